@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The import rule, read from the syntax tree: a package imports only from lower lines.
+
+1. ``cli``, the only layer that reads ``config``
+2. ``workflows``, ``reports``
+3. ``interfaces``, ``training``, ``evaluation``
+4. ``inputs``, ``outputs``, ``imaging``, ``network``, ``degrade``, ``metrics``: never each other
+5. ``exceptions``, ``data``, ``boilerplate``
+
+and third-party packages have homes: torch at module top only in ``network`` and ``training``,
+nipype in ``interfaces`` and ``workflows``, pybids in ``inputs/collect.py``, argparse in ``cli``.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "bmex_bids"
+
+LINES = (
+    {"cli", "__main__"},
+    {"workflows", "reports", "config"},
+    {"interfaces", "training", "evaluation"},
+    {"inputs", "outputs", "imaging", "network", "degrade", "metrics"},
+    {"exceptions", "data", "boilerplate"},
+    {"__init__"},  # of the package itself: the version, which all may read
+)
+LINE = {part: number for number, parts in enumerate(LINES, start=1) for part in parts}
+
+#: third-party package -> (where it may be imported, whether the rule holds inside functions too)
+HOMES: dict[str, tuple[tuple[str, ...], bool]] = {
+    "torch": (("network/", "training/"), False),
+    "nipype": (("interfaces/", "workflows/"), True),
+    "niworkflows": (("interfaces/", "workflows/", "reports/"), True),
+    "nireports": (("interfaces/", "workflows/", "reports/"), True),
+    "bids": (("inputs/collect.py",), True),
+    "argparse": (("cli/",), True),
+}
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported module: its full name, the line, and whether it happens on import."""
+
+    name: str
+    line: int
+    on_import: bool
+
+
+def imports(tree: ast.Module, module: str, is_package: bool) -> Iterator[Import]:
+    """Every import in a syntax tree; ``if TYPE_CHECKING`` blocks do not happen on import."""
+
+    def walk(node: ast.AST, on_import: bool) -> Iterator[Import]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.Import):
+                for alias in child.names:
+                    yield Import(alias.name, child.lineno, on_import)
+            elif isinstance(child, ast.ImportFrom):
+                base = child.module or ""
+                if child.level:
+                    parts = module.split(".")
+                    parts = parts[: len(parts) - child.level + is_package]
+                    base = ".".join([*parts, base] if base else parts)
+                for alias in child.names:
+                    # "from bmex_bids import config" imports a part, not a name of the root
+                    yield Import(f"{base}.{alias.name}", child.lineno, on_import)
+            elif isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+                yield from walk(child, False)
+            else:
+                inside = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+                yield from walk(child, on_import and not inside)
+
+    yield from walk(tree, True)
+
+
+def part_of(name: str) -> str | None:
+    """The part of bmex_bids a full module name belongs to; None for third parties."""
+    root, _, rest = name.partition(".")
+    if root != "bmex_bids":
+        return None
+    first = rest.split(".")[0]
+    return first if first in LINE else "__init__"
+
+
+def offences(relative: str, source: str) -> list[str]:
+    """What a file of the package imports although the rule forbids it."""
+    path = Path(relative)
+    module = ".".join(["bmex_bids", *path.with_suffix("").parts]).removesuffix(".__init__")
+    own = path.parts[0].removesuffix(".py")
+    found = []
+    for item in imports(ast.parse(source), module, path.name == "__init__.py"):
+        part = part_of(item.name)
+        where = f"bmex_bids/{relative}:{item.line}"
+        if part is None:
+            root = item.name.split(".")[0]
+            homes, everywhere = HOMES.get(root, ((), False))
+            if homes and (item.on_import or everywhere) and not relative.startswith(homes):
+                found.append(f"{where}: {root} belongs in {' and '.join(homes)}")
+        elif own == "__init__":
+            if item.on_import and part != "exceptions":
+                found.append(f"{where}: importing bmex_bids must not import {part}")
+        elif part == "config" and own not in {"cli", "config"}:
+            found.append(f"{where}: only cli reads config")
+        elif part != own and LINE[part] <= LINE[own]:
+            found.append(f"{where}: {own} (line {LINE[own]}) imports {part} (line {LINE[part]})")
+    return found
+
+
+FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("relative", FILES)
+def test_imports_only_from_lower_lines(relative: str) -> None:
+    assert offences(relative, (PACKAGE / relative).read_text(encoding="utf-8")) == []
+
+
+def test_every_part_has_a_line() -> None:
+    parts = {Path(name).parts[0].removesuffix(".py") for name in FILES}
+    assert parts <= set(LINE), "give the new part a line in LINES, or put it into an old one"
+
+
+@pytest.mark.parametrize(
+    ("relative", "source", "word"),
+    [
+        ("imaging/mask.py", "from bmex_bids.network import predict", "imports network"),
+        ("imaging/mask.py", "from ..network import predict", "imports network"),
+        ("imaging/mask.py", "def f():\n    import bmex_bids.cli.run", "imports cli"),
+        ("workflows/base.py", "from bmex_bids import config", "only cli reads config"),
+        ("reports/individual.py", "import bmex_bids.workflows.base", "imports workflows"),
+        ("metrics/tissue.py", "import torch.nn as nn", "torch belongs in"),
+        ("cli/run.py", "if True:\n    from nipype import config", "nipype belongs in"),
+        ("inputs/age.py", "def f():\n    from bids import BIDSLayout", "bids belongs in"),
+        ("__init__.py", "from bmex_bids.cli.run import main", "must not import cli"),
+    ],
+)
+def test_the_rule_finds_an_offence(relative: str, source: str, word: str) -> None:
+    (message,) = offences(relative, source)
+    assert word in message
+
+
+@pytest.mark.parametrize(
+    ("relative", "source"),
+    [
+        (
+            "imaging/mask.py",
+            "from . import orientation\nfrom bmex_bids.exceptions import MaskError",
+        ),
+        (
+            "interfaces/enhance.py",
+            "def f():\n    import torch\n    from bmex_bids.network import x",
+        ),
+        ("interfaces/enhance.py", "if TYPE_CHECKING:\n    import torch"),
+        ("network/adunet.py", "import torch"),
+        ("cli/run.py", "from bmex_bids import __version__\nfrom bmex_bids.config import Config"),
+        ("__init__.py", "def __getattr__(name):\n    from bmex_bids.network import predict"),
+    ],
+)
+def test_the_rule_lets_good_imports_pass(relative: str, source: str) -> None:
+    assert offences(relative, source) == []
