@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """``bmex-demo``: one image enhanced, from nothing but the installed packages.
 
-The image is the MNI152 template (ICBM 2009a, symmetric, 1 mm) that the nilearn package carries: the
-average of 152 adult brains, already without skull.  Our own motion simulator degrades it, so the
-truth is known and the result can be measured.
+The image is the MNI152 template (ICBM 2009a, symmetric, 1 mm) that the nilearn package carries:
+the average of 152 adult brains, already without skull.  Our own motion simulator degrades it, so
+the truth is known and the result can be measured.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from bmex_bids.exceptions import BmexError, OutputError
 
 if TYPE_CHECKING:
     import nibabel as nib
-    import numpy as np
     from numpy.typing import NDArray
 
 LABEL = "0001"
