@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Loss of resolution: thick slices, smoothing, random phase of k-space lines."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.ndimage
+from numpy.typing import NDArray
+
+from bmex_bids.degrade.motion import Trajectory, apply_motion
+
+Array = NDArray[np.float32]
+
+
+def thick_slices(image: Array, axis: int, factor: float) -> Array:
+    """Average slabs of ``factor`` voxels along one axis, then interpolate back linearly.
+
+    This is what a scan with slices ``factor`` times as thick looks like after the resampling that
+    every pipeline does first.  The slab profile is a box; its edges may cut voxels.
+
+    Parameters
+    ----------
+    image : (X, Y, Z) array, kept unit
+    axis : the through-plane axis
+    factor : slice thickness in voxels, ≥ 1; 1 is the identity
+    """
+    if factor < 1:
+        raise ValueError(f"expected a slice thickness of at least one voxel, got {factor}")
+    n = image.shape[axis]
+    matrix = _interpolation_matrix(n, factor) @ _slab_matrix(n, factor)
+    moved = np.tensordot(matrix.astype(np.float32), image, axes=(1, axis))
+    return np.ascontiguousarray(np.moveaxis(moved, 0, axis), dtype=np.float32)
+
+
+def slab_centres(n: int, factor: float) -> NDArray[np.float64]:
+    """Voxel coordinates of the slab centres; slabs tile n voxels, from the first voxel's lower edge."""
+    count = max(int(np.ceil(n / factor - 1e-9)), 1)
+    return (np.arange(count) + 0.5) * factor - 0.5
+
+
+def _slab_matrix(n: int, factor: float) -> NDArray[np.float64]:
+    """(slabs, n): the share of each voxel in each slab; rows sum to 1."""
+    centres = slab_centres(n, factor)[:, np.newaxis]
+    voxels = np.arange(n)[np.newaxis]
+    lower = np.maximum(voxels - 0.5, centres - factor / 2)
+    upper = np.minimum(voxels + 0.5, centres + factor / 2)
+    overlap = np.clip(upper - lower, 0, None)
+    total = overlap.sum(axis=1, keepdims=True)
+    return np.asarray(overlap / np.where(total > 0, total, 1))
+
+
+def _interpolation_matrix(n: int, factor: float) -> NDArray[np.float64]:
+    """(n, slabs): linear interpolation from slab centres to voxels, constant beyond the ends."""
+    centres = slab_centres(n, factor)
+    identity = np.eye(len(centres))
+    voxels = np.arange(n)
+    return np.stack([np.interp(voxels, centres, row) for row in identity], axis=1)
+
+
+def smooth(image: Array, spacing: tuple[float, float, float], fwhm_mm: float) -> Array:
+    """Gaussian smoothing; ``fwhm_mm`` is the kernel's full width at half maximum."""
+    sigma = [fwhm_mm / (2 * np.sqrt(2 * np.log(2)) * step) for step in spacing]
+    result: Array = scipy.ndimage.gaussian_filter(image, sigma, mode="nearest", truncate=3.0)
+    return result
+
+
+def line_jitter(image: Array, shifts: NDArray[np.float64], *, phase_axis: int, readout_axis: int) -> Array:
+    """Shift each k-space line by a random amount along the read-out axis.
+
+    The result is blurred and faintly ghosted (NETWORK.md §7: "blur by random phase per line").
+
+    Parameters
+    ----------
+    image : (X, Y, Z) array
+    shifts : (image.shape[phase_axis],) voxels along ``readout_axis``
+    """
+    translations = np.zeros((len(shifts), 3))
+    translations[:, readout_axis] = shifts
+    pose = Trajectory(translations, np.zeros_like(translations))
+    return apply_motion(image, (1.0, 1.0, 1.0), pose, phase_axis=phase_axis)

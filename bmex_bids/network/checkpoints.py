@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Read weight files into networks: what each variant's file looks like, in one table.
+
+Nothing is ever unpickled but tensors (``weights_only=True``), so a weight file cannot run code.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from bmex_bids.exceptions import WeightsError
+from bmex_bids.network.bmex import BMEX
+from bmex_bids.network.compact import CompactBMEX
+
+State = Mapping[str, Tensor]
+
+
+def from_published(name: str) -> str:
+    """The name of a published BME-X tensor in :class:`~bmex_bids.network.bmex.BMEX`.
+
+    >>> from_published("conv4_1_recon.weight"), from_published("bn2.running_var")
+    ('recon.conv4_1.weight', 'tissue.bn2.running_var')
+    >>> from_published("conv1_con.bias")
+    'conv1_con.bias'
+    """
+    layer, _, kind = name.rpartition(".")
+    if layer.endswith("_con"):
+        return name
+    if layer.endswith("_recon"):
+        return f"recon.{layer.removesuffix('_recon')}.{kind}"
+    return f"tissue.{layer}.{kind}"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How a family of weight files becomes a network."""
+
+    build: Callable[[State], nn.Module]  # makes the empty network; sizes are read from the tensors
+    rename: Callable[[str], str]
+
+
+def _published(state: State) -> nn.Module:
+    return BMEX(width=_channels(state, "conv1.weight"))
+
+
+def _compact(state: State) -> nn.Module:
+    tissue = state.get("tissue.stem.weight")
+    blocks = sum(1 for key in state if key.startswith("enhance.enc1.") and key.endswith("conv1.weight"))
+    return CompactBMEX(
+        width=_channels(state, "enhance.stem.weight"),
+        tissue_width=0 if tissue is None else int(tissue.shape[0]),
+        blocks=blocks,
+    )
+
+
+def _channels(state: State, key: str) -> int:
+    if key not in state:
+        raise WeightsError(
+            f"expected a tensor named {key!r} in the weight file, found {len(state)} others; "
+            "is this a file of another network?"
+        )
+    return int(state[key].shape[0])
+
+
+VARIANTS: Mapping[str, Variant] = {
+    "bmex-pytorch": Variant(_published, from_published),
+    "bmex-compact": Variant(_compact, lambda name: name),
+}
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Tensors of a ``.safetensors`` or ``.pt`` file, as float32 (counters stay whole numbers).
+
+    A state dict under the key ``state_dict`` is unwrapped.  Raises WeightsError for a missing or damaged
+    file, and for a pickle that holds anything but tensors.
+    """
+    if not path.exists():
+        raise WeightsError(f"expected a weight file at {path}, found none")
+    try:
+        if path.suffix == ".safetensors":
+            state: Any = load_file(str(path))
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        raise WeightsError(
+            f"{path} cannot be read as network weights ({type(error).__name__}: {error}); "
+            "it is damaged, or holds more than tensors, which is refused; fetch it again"
+        ) from error
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise WeightsError(f"expected a dictionary of tensors in {path}, got {type(state).__name__}")
+    return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+
+
+def load_network(path: Path, variant: str) -> nn.Module:
+    """The network of a weight file, in evaluation mode, float32, on the CPU.
+
+    Missing, surplus or misshapen tensors raise a WeightsError that names them.
+    """
+    if variant not in VARIANTS:
+        raise WeightsError(f"expected a network variant of {sorted(VARIANTS)}, got {variant!r}")
+    state = read_state(path)
+    network = VARIANTS[variant].build(state)
+    renamed = {VARIANTS[variant].rename(name): tensor for name, tensor in state.items()}
+    expected = network.state_dict()
+    missing = sorted(set(expected) - set(renamed))
+    surplus = sorted(set(renamed) - set(expected))
+    shapes = [
+        f"{name} {tuple(renamed[name].shape)} instead of {tuple(expected[name].shape)}"
+        for name in sorted(set(expected) & set(renamed))
+        if renamed[name].shape != expected[name].shape
+    ]
+    if missing or surplus or shapes:
+        raise WeightsError(
+            f"{path.name} does not fit the network {variant!r}: "
+            + "; ".join(
+                f"{label} {', '.join(names[:5])}{' …' if len(names) > 5 else ''}"
+                for label, names in (("missing", missing), ("surplus", surplus), ("misshapen", shapes))
+                if names
+            )
+        )
+    network.load_state_dict(renamed)
+    return network.eval()

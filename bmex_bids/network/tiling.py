@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Overlapping tiles over a box, and the weighted sum that puts their results together.
+
+::
+
+    one axis, tile 5, step 3:    |0 1 2 3 4|
+                                       |3 4 5 6 7|
+                                          |4 5 6 7 8|   the last tile ends at the end
+
+Every voxel is covered; where tiles overlap, results are averaged with weights that fall off towards a
+tile's border, where a convolution sees padding instead of the image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+Box = tuple[slice, slice, slice]
+
+
+def starts(length: int, tile: int, step: int) -> list[int]:
+    """First indices of tiles of one axis.
+
+    >>> starts(9, 5, 3)
+    [0, 3, 4]
+    >>> starts(5, 5, 3)
+    [0]
+    """
+    if tile > length:
+        raise ValueError(f"expected a tile of at most {length} voxels, got {tile}")
+    result = list(range(0, length - tile, step))
+    return [*result, length - tile]
+
+
+def boxes(shape: tuple[int, int, int], tile: tuple[int, int, int], overlap: int) -> Iterator[Box]:
+    """Tiles that cover ``shape``; neighbours share at least ``overlap`` voxels."""
+    axes = [starts(n, t, max(t - overlap, 1)) for n, t in zip(shape, tile, strict=True)]
+    for corner in product(*axes):
+        a, b, c = (slice(s, s + t) for s, t in zip(corner, tile, strict=True))
+        yield a, b, c
+
+
+def tile_weight(tile: tuple[int, int, int], overlap: int) -> NDArray[np.float32]:
+    """Weights that rise linearly from the border over ``overlap`` voxels, never zero."""
+    ramps = []
+    for n in tile:
+        distance = np.minimum(np.arange(n), np.arange(n)[::-1]) + 1.0
+        ramps.append(np.minimum(distance / (overlap + 1), 1.0))
+    weight: NDArray[np.float32] = np.einsum("i,j,k->ijk", *ramps).astype(np.float32)
+    return weight
+
+
+@dataclass
+class WeightedSum:
+    """Running sums of tile results over a volume; memory is taken once."""
+
+    total: NDArray[np.float32]  # (channels, D, H, W)
+    weight: NDArray[np.float32]  # (D, H, W)
+
+    @classmethod
+    def zeros(cls, channels: int, shape: tuple[int, int, int]) -> WeightedSum:
+        """An empty sum for ``channels`` values a voxel."""
+        return cls(np.zeros((channels, *shape), np.float32), np.zeros(shape, np.float32))
+
+    def add(self, box: Box, values: NDArray[np.float32], weight: NDArray[np.float32]) -> None:
+        """Add (channels, …) values of one tile."""
+        self.total[(slice(None), *box)] += values * weight
+        self.weight[box] += weight
+
+    def result(self) -> NDArray[np.float32]:
+        """The weighted mean, (channels, D, H, W); zero where no tile was."""
+        return np.divide(
+            self.total, self.weight, out=np.zeros_like(self.total), where=self.weight > 0
+        )

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Train the compact enhancement network (``bmex-train enhance``)."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from bmex_bids.degrade.recipe import Recipe, severity
+from bmex_bids.network.compact import CompactBMEX
+from bmex_bids.training.loop import Schedule, fit
+from bmex_bids.training.loss import JointLoss
+from bmex_bids.training.pairs import (
+    VALIDATION_IMAGES,
+    CleanImage,
+    PatchChunks,
+    load_sources,
+    prepare,
+)
+
+LOGGER = logging.getLogger(__name__)
+
+CELLS = ("noise 2.5%", "minor", "moderate", "severe", "2.4 mm", "clean")
+
+
+@dataclass(frozen=True)
+class EnhanceConfig:
+    """Everything that decides the weights, besides the data."""
+
+    width: int = 24
+    tissue_width: int = 12
+    blocks: int = 1
+    patch: int = 48
+    loss: JointLoss = field(default_factory=JointLoss)
+    schedule: Schedule = field(default_factory=Schedule)
+
+
+def cell_recipe(cell: str, seed: int) -> Recipe:
+    """The degradation of a validation cell (NETWORK.md §7); units are template units."""
+    rng = np.random.default_rng(seed)
+    if cell == "clean":
+        return Recipe(())
+    if cell == "noise 2.5%":
+        return Recipe(({"kind": "rician-noise", "sigma": 25.0, "seed": seed},))
+    if cell.endswith(" mm"):
+        return Recipe(({"kind": "low-resolution", "axis": 2, "thickness_mm": float(cell[:-3])},))
+    return severity(cell, rng)
+
+
+def psnr_inside(image: np.ndarray, reference: np.ndarray, mask: np.ndarray) -> float:
+    """10 log10(1000² / mean squared error inside the mask), template units."""
+    error = float(np.mean((image[mask] - reference[mask]) ** 2))
+    return 10 * np.log10(1000.0**2 / max(error, 1e-12))
+
+
+class Validation:
+    """PSNR gain in each cell on a few central patches of images never trained on."""
+
+    def __init__(self, images: list[CleanImage], *, patch: int = 64) -> None:
+        self.samples: list[tuple[str, np.ndarray, np.ndarray, np.ndarray]] = []
+        for seed, clean in enumerate(images):
+            for cell in CELLS:
+                bad = cell_recipe(cell, seed).apply(clean.data, clean.spacing)
+                bad = np.where(clean.mask, np.clip(bad, 0, None), 0).astype(np.float32)
+                middle = np.array(clean.mask.shape) // 2
+                for shift in (-16, 24):
+                    start = np.clip(middle - patch // 2 + [shift, shift, 0], 0, np.array(clean.mask.shape) - patch)
+                    box = tuple(slice(s, s + patch) for s in start)
+                    part = [np.transpose(v[box], (2, 0, 1)) for v in (bad, clean.data, clean.mask)]
+                    self.samples.append((cell, part[0], part[1], part[2]))
+
+    @torch.no_grad()
+    def __call__(self, model: nn.Module) -> dict[str, float]:
+        """Mean gain in dB by cell; for ``clean`` the PSNR of the output against the input."""
+        device = next(model.parameters()).device
+        gains: dict[str, list[float]] = {cell: [] for cell in CELLS}
+        model.eval()
+        for cell, bad, clean, mask in self.samples:
+            _, image = model(torch.from_numpy(np.ascontiguousarray(bad))[None, None].to(device))
+            after = psnr_inside(image[0, 0].cpu().numpy(), clean, mask)
+            before = 0.0 if cell == "clean" else psnr_inside(bad, clean, mask)
+            gains[cell].append(after - before)
+        model.train()
+        return {cell: float(np.mean(values)) for cell, values in gains.items()}
+
+
+def train(data_dir: Path, out_dir: Path, config: EnhanceConfig, *, resume: bool = True) -> Path:
+    """Train from the data in ``data_dir``; returns the float16 safetensors file with the weights."""
+    torch.set_num_threads(config.schedule.threads)
+    torch.manual_seed(config.schedule.seed)
+    LOGGER.info("seed %d; preparing images", config.schedule.seed)
+    sources = load_sources(data_dir)
+    held_out = [prepare(data_dir / name, group, contrast) for name, group, contrast in VALIDATION_IMAGES]
+    validation = Validation(held_out)
+    model = CompactBMEX(config.width, config.tissue_width, config.blocks)
+    LOGGER.info("%d parameters", sum(p.numel() for p in model.parameters()))
+    chunks = PatchChunks(
+        sources, seed=config.schedule.seed, chunks=10**6, patch=config.patch
+    )
+
+    def loss(network: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+        bad, clean, mask, labels = batch
+        scores, image = network(bad)
+        return config.loss(scores, image, clean, mask, labels)
+
+    average = fit(model, chunks, loss, validation, out_dir, config.schedule, resume=resume)
+    target = out_dir / "enhance.safetensors"
+    half = {key: value.to(torch.float16).contiguous() for key, value in average.state.items()}
+    temporary = target.with_name(target.name + ".tmp")
+    save_file(half, str(temporary))
+    temporary.replace(target)
+    return target

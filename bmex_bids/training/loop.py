@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training loop: reproducible, resumable, logged.
+
+The batches are a function of the step (see :mod:`bmex_bids.training.pairs`), so that a run killed at any
+moment goes on from its last checkpoint with the very batches it would have seen.  An exponential moving
+average of the weights is what is validated and exported: it takes the place of a long annealing phase
+and lets a run be stopped whenever time is up.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+LOGGER = logging.getLogger(__name__)
+Batch = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast.  Steps are optimiser steps; ``minutes`` is a limit on the wall clock."""
+
+    steps: int = 6000
+    batch: int = 4
+    rate: float = 8e-4
+    warmup: int = 100
+    final_rate: float = 0.05  # share of ``rate`` at the last step
+    weight_decay: float = 1e-4
+    average: float = 0.998
+    minutes: float = math.inf
+    validate_every: int = 250
+    seed: int = 20261121
+    threads: int = 2
+    device: str = "cpu"
+
+    def rate_at(self, step: int) -> float:
+        """Linear warm-up, then half a cosine."""
+        if step < self.warmup:
+            return self.rate * (step + 1) / self.warmup
+        t = min((step - self.warmup) / max(self.steps - self.warmup, 1), 1.0)
+        return self.rate * (self.final_rate + (1 - self.final_rate) * 0.5 * (1 + math.cos(math.pi * t)))
+
+
+class Average:
+    """Exponential moving average of a model's parameters."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.state = {k: v.detach().clone() for k, v in model.state_dict().items()}
+
+    def update(self, model: nn.Module, step: int) -> None:
+        """Blend in the current parameters; early steps count more (a bias correction)."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        with torch.no_grad():
+            for key, value in model.state_dict().items():
+                self.state[key].lerp_(value, 1 - decay)
+
+
+def save_atomically(state: dict[str, Any], path: Path) -> None:
+    """Write a checkpoint under a temporary name, then rename it."""
+    temporary = path.with_name(path.name + ".tmp")
+    torch.save(state, temporary)
+    os.replace(temporary, path)
+
+
+def fit(
+    model: nn.Module,
+    chunks: Dataset[Batch],
+    loss: Callable[[nn.Module, Batch], Tensor],
+    validate: Callable[[nn.Module], dict[str, float]],
+    out_dir: Path,
+    schedule: Schedule,
+    *,
+    resume: bool = True,
+) -> Average:
+    """Train ``model`` and return the averaged weights.
+
+    Parameters
+    ----------
+    model : the network, on the CPU
+    chunks : item ``i`` is a tuple of stacked samples; it is cut into batches in order
+    loss : of the model and one batch, on the schedule's device
+    validate : figures of the averaged model, written to ``log.csv``
+    out_dir : gets ``checkpoint.pt``, ``log.csv`` and ``schedule.json``
+    schedule : see :class:`Schedule`
+    resume : go on from ``out_dir/checkpoint.pt`` when it is there
+    """
+    out_dir.mkdir(parents=True, exist_ok=True)
+    (out_dir / "schedule.json").write_text(json.dumps(asdict(schedule), indent=2))
+    torch.manual_seed(schedule.seed)
+    torch.set_num_threads(schedule.threads)
+    device = torch.device(schedule.device)
+    model = model.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    optimiser = torch.optim.AdamW(
+        model.parameters(), lr=schedule.rate, weight_decay=schedule.weight_decay, betas=(0.9, 0.99)
+    )
+    average = Average(model, schedule.average)
+    start = 0
+    checkpoint = out_dir / "checkpoint.pt"
+    if resume and checkpoint.exists():
+        state = torch.load(checkpoint, map_location=device, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        average.state = state["average"]
+        start = int(state["step"])
+        LOGGER.info("resuming at step %d from %s", start, checkpoint)
+
+    def store(step: int) -> None:
+        save_atomically(
+            {
+                "model": model.state_dict(),
+                "optimiser": optimiser.state_dict(),
+                "average": average.state,
+                "step": step,
+            },
+            checkpoint,
+        )
+
+    begun, running = time.monotonic(), 0.0
+    step = start
+    for step, batch in enumerate(_batches(chunks, schedule, start), start=start):
+        if step >= schedule.steps or (time.monotonic() - begun) / 60 > schedule.minutes:
+            break
+        for group in optimiser.param_groups:
+            group["lr"] = schedule.rate_at(step)
+        value = loss(model, tuple(part.to(device, non_blocking=True) for part in batch))
+        optimiser.zero_grad(set_to_none=True)
+        value.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        average.update(model, step)
+        running += float(value.detach())
+        if (step + 1) % 25 == 0:
+            LOGGER.info(
+                "step %d of %d · loss %.5f · %.1f min", step + 1, schedule.steps, running / 25,
+                (time.monotonic() - begun) / 60,
+            )
+            last, running = running / 25, 0.0
+        if (step + 1) % schedule.validate_every == 0:
+            store(step + 1)
+            current = {k: v.clone() for k, v in model.state_dict().items()}
+            model.load_state_dict(average.state)
+            figures = {"loss": last, "rate": schedule.rate_at(step), **validate(model)}
+            model.load_state_dict(current)
+            _log(out_dir / "log.csv", {"step": step + 1, "minutes": (time.monotonic() - begun) / 60, **figures})
+            LOGGER.info("step %d · %s", step + 1, " · ".join(f"{k} {v:.3f}" for k, v in figures.items()))
+    store(step)
+    return average
+
+
+def _batches(chunks: Dataset[Batch], schedule: Schedule, start: int) -> Iterator[Batch]:
+    """Batches from step ``start`` on; one worker process prepares chunks ahead."""
+    size = len(chunks[0][0])  # type: ignore[arg-type]
+    per_chunk = size // schedule.batch
+    first, offset = divmod(start, per_chunk)
+    order = range(first, len(chunks))  # type: ignore[arg-type]
+    loader = DataLoader(
+        chunks,
+        batch_size=None,
+        sampler=order,
+        num_workers=1,
+        prefetch_factor=2,
+        worker_init_fn=_quiet_worker,
+    )
+    for chunk in loader:
+        for k in range(offset, per_chunk):
+            yield tuple(part[k * schedule.batch : (k + 1) * schedule.batch] for part in chunk)
+        offset = 0
+
+
+def _quiet_worker(worker: int) -> None:
+    torch.set_num_threads(1)
+    os.nice(1)
+
+
+def _log(path: Path, row: dict[str, float]) -> None:
+    new = not path.exists()
+    with path.open("a", newline="") as stream:
+        writer = csv.DictWriter(stream, fieldnames=list(row))
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
