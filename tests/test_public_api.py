@@ -9,8 +9,9 @@ import inspect
 import re
 from pathlib import Path
 
-import bmex_bids
 import pytest
+
+import bmex_bids
 from bmex_bids import exceptions
 
 ROOT = Path(__file__).resolve().parents[1]
