@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy.ndimage import gaussian_filter
+
+from bmex_bids.degrade.intensity import bias_field, gamma
+from bmex_bids.degrade.recipe import ACTS, SEVERITIES, Recipe, draw
+
+NAMES = ["clean", *SEVERITIES, "low-resolution", "noise", "smoothing", "mixed"]
+
+
+@pytest.fixture
+def image() -> np.ndarray:
+    blocks = np.zeros((24, 28, 26), np.float32)
+    blocks[6:18, 7:20, 6:19] = 400
+    blocks[9:12, 9:14, 9:15] = 700
+    return gaussian_filter(blocks, 1)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_read_from_json_makes_the_same_image(name, image):
+    recipe = draw(name, np.random.default_rng(7))
+    again = Recipe.from_json(recipe.to_json())
+    spacing = (0.8, 0.8, 0.8)
+    assert_array_equal(recipe.apply(image, spacing), again.apply(image, spacing))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_same_seed_draws_the_same_recipe(name):
+    assert draw(name, np.random.default_rng(3)) == draw(name, np.random.default_rng(3))
+
+
+def test_clean_changes_nothing(image):
+    assert_array_equal(draw("clean", np.random.default_rng(0)).apply(image, (1, 1, 1)), image)
+
+
+def test_the_input_is_not_changed(image):
+    before = image.copy()
+    for seed in range(5):
+        draw("mixed", np.random.default_rng(seed)).apply(image, (0.8, 0.8, 0.8))
+    assert_array_equal(image, before)
+
+
+def test_severities_grow(image):
+    error = [
+        np.abs(draw(name, np.random.default_rng(0)).apply(image, (0.8,) * 3) - image).mean()
+        for name in ("minor", "moderate", "severe")
+    ]
+    assert error == sorted(error)
+
+
+def test_mixed_draws_every_kind_that_pairs_may_have():
+    rng = np.random.default_rng(0)
+    kinds = {step["kind"] for _ in range(200) for step in draw("mixed", rng).steps}
+    assert {"motion-periodic", "motion-piecewise", "low-resolution", "rician-noise"} <= kinds
+    assert kinds <= set(ACTS)
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(ValueError, match="expected one of"):
+        draw("terrible", np.random.default_rng(0))
+    with pytest.raises(ValueError, match="expected steps of"):
+        Recipe.from_json('{"steps": [{"kind": "magic"}]}')
+
+
+def test_bias_field_is_exact_at_the_corners():
+    control = np.zeros((2, 2, 2))
+    control[1, 0, 1] = np.log(3.0)
+    result = bias_field(np.full((5, 5, 5), 10, np.float32), control)
+    assert result[4, 0, 4] == pytest.approx(30, rel=1e-5)
+    assert result[0, 4, 0] == pytest.approx(10, rel=1e-5)
+
+
+def test_gamma_keeps_zero_and_the_reference():
+    values = np.array([[[0.0, 250.0, 500.0]]], np.float32)
+    assert_allclose(gamma(values, 2.0, 500.0).ravel(), [0, 125, 500], rtol=1e-6)
