@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Nodes of the stage *enhance*: the network, and the way back to the input's grid."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    File,
+    OutputMultiObject,
+    SimpleInterface,
+    TraitedSpec,
+    traits,
+)
+
+from bmex_bids.interfaces.files import data_of, on_original_grid, read, with_data, write
+from bmex_bids.interfaces.preprocess import weight_record
+
+#: the network's tissue numbers and names, in the order of every list of probability maps
+TISSUES = {1: "CSF", 2: "GM", 3: "WM"}
+#: network number → BIDS number (BEP 011 and BIDS derivatives: 1 GM, 2 WM, 3 CSF)
+TO_BIDS = {0: 0, 1: 3, 2: 1, 3: 2}
+
+
+class EnhanceInput(BaseInterfaceInputSpec):
+    in_file = File(exists=True, mandatory=True, desc="matched image, template units")
+    mask = File(exists=True, mandatory=True, desc="network grid")
+    weights = traits.Dict(mandatory=True, desc="record of the enhancement network")
+    device = traits.Str("auto", usedefault=True)
+    use_gpu = traits.Bool(False, usedefault=True, nohash=True)
+    num_threads = traits.Int(1, usedefault=True, nohash=True)
+
+
+class EnhanceOutput(TraitedSpec):
+    out_file = File(exists=True, desc="enhanced, template units, zero outside the mask")
+    labels = File(exists=True, desc="0 background, 1 CSF, 2 GM, 3 WM")
+    probabilities = OutputMultiObject(File(exists=True), desc="CSF, GM, WM")
+    provenance = traits.Dict(desc="weights, device, precision, seconds")
+
+
+class Enhance(SimpleInterface):
+    """Run the network."""
+
+    input_spec = EnhanceInput
+    output_spec = EnhanceOutput
+
+    def _run_interface(self, runtime: Any) -> Any:
+        from bmex_bids.network.predict import enhance
+
+        image = read(self.inputs.in_file)
+        record = weight_record(self.inputs.weights)
+        result = enhance(
+            data_of(image),
+            data_of(read(self.inputs.mask, "uint8")) > 0,
+            record,
+            device=self.inputs.device,
+            threads=self.inputs.num_threads,
+        )
+        cwd = runtime.cwd
+        self._results["out_file"] = write(with_data(result.image, image), cwd, "enhanced.nii.gz")
+        self._results["labels"] = write(with_data(result.labels, image), cwd, "labels.nii.gz")
+        self._results["probabilities"] = [
+            write(with_data(result.probabilities[number], image), cwd, f"{name}.nii.gz")
+            for number, name in TISSUES.items()
+        ]
+        self._results["provenance"] = {
+            "weights": record.name,
+            "weights_sha256": record.sha256,
+            "weights_licence": record.licence,
+            "weights_source": record.source,
+            "weights_version": record.version,
+            "variant": record.variant,
+            "device": result.device,
+            "precision": result.precision,
+            "seconds": round(float(result.seconds), 2),
+        }
+        return runtime
+
+
+class RestoreInput(BaseInterfaceInputSpec):
+    original = File(exists=True, mandatory=True, desc="raw image")
+    head = File(exists=True, mandatory=True, desc="LPS native grid, input intensities, corrected")
+    mask = File(exists=True, mandatory=True, desc="LPS native grid")
+    mask_res = File(exists=True, mandatory=True, desc="network grid")
+    enhanced = File(exists=True, mandatory=True, desc="network grid, template units")
+    probabilities = traits.List(File(exists=True), mandatory=True, desc="CSF, GM, WM")
+    intensity_json = File(exists=True, mandatory=True)
+
+
+class RestoreOutput(TraitedSpec):
+    enhanced_native = File(exists=True, desc="template units, zero outside the mask")
+    preproc_native = File(exists=True, desc="the head, input intensities")
+    mask_native = File(exists=True, desc="uint8")
+    dseg_native = File(exists=True, desc="0 none, 1 GM, 2 WM, 3 CSF")
+    probseg_native = OutputMultiObject(File(exists=True), desc="CSF, GM, WM")
+
+
+class Restore(SimpleInterface):
+    """Back to the input's grid, its axes and its intensities."""
+
+    input_spec = RestoreInput
+    output_spec = RestoreOutput
+
+    def _run_interface(self, runtime: Any) -> Any:
+        import nibabel as nib
+        import numpy as np
+
+        raw = nib.load(self.inputs.original)
+        grid = (tuple(raw.shape[:3]), raw.affine)
+        mask = to_axes_of(read(self.inputs.mask, "uint8"), grid) > 0
+        head = to_axes_of(read(self.inputs.head), grid)
+        enhanced, *maps = resampled_inside(
+            [read(path) for path in (self.inputs.enhanced, *self.inputs.probabilities)],
+            read(self.inputs.mask_res),
+            grid,
+            mask,
+        )
+        total = np.maximum(np.sum(maps, axis=0), np.float32(1e-6))
+        tissue = np.where(mask, np.argmax(maps, axis=0) + 1, 0)
+        lookup = np.array([TO_BIDS[number] for number in range(len(TO_BIDS))], dtype=np.uint8)
+        chain = json.loads(Path(self.inputs.intensity_json).read_text())
+        preproc = into_head(enhanced, head, mask, chain, raw.affine)
+
+        def save(data: Any, name: str, dtype: Any = np.float32) -> str:
+            image = on_original_grid(data, self.inputs.original, dtype)
+            return write(image, runtime.cwd, f"{name}.nii.gz")
+
+        self._results["mask_native"] = save(mask, "mask_native", np.uint8)
+        self._results["enhanced_native"] = save(enhanced, "enhanced_native")
+        self._results["preproc_native"] = save(preproc, "preproc_native")
+        self._results["dseg_native"] = save(lookup[tissue], "dseg_native", np.uint8)
+        self._results["probseg_native"] = [
+            save(part / total * mask, f"{name}_native")
+            for name, part in zip(TISSUES.values(), maps, strict=True)
+        ]
+        return runtime
+
+
+def to_axes_of(image: Any, grid: Any) -> Any:
+    """Voxels of an image whose grid is ``grid`` but for the order and direction of its axes."""
+    from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
+
+    change = ornt_transform(io_orientation(image.affine), io_orientation(grid[1]))
+    data = apply_orientation(data_of(image), change)
+    if data.shape != grid[0]:
+        raise ValueError(f"expected shape {grid[0]} after reorientation, got {data.shape}")
+    return data
+
+
+def resampled_inside(images: Sequence[Any], support: Any, grid: Any, mask: Any) -> list[Any]:
+    """Images resampled to a grid (linear), zero outside ``mask``; their zeros outside count nothing.
+
+    At the brain's border a plain interpolation would mix in the zeros outside.  So the image and its
+    support are both resampled and the one is divided by the other; a voxel of the mask that the
+    support does not reach takes the value of the nearest one that it does.
+
+    Parameters
+    ----------
+    images : on one grid, zero outside ``support``
+    support : on the same grid, 1 inside, 0 outside
+    grid : (shape, affine)
+    mask : bool, on that grid
+    """
+    import numpy as np
+    import scipy.ndimage
+
+    from bmex_bids.imaging.resampling import resample_like
+
+    weight = data_of(resample_like(support, grid))
+    known = mask & (weight > 0.05)
+    results = []
+    nearest = None
+    if known.any() and not known[mask].all():
+        nearest = scipy.ndimage.distance_transform_edt(
+            ~known, return_distances=False, return_indices=True
+        )
+    for image in images:
+        values = data_of(resample_like(image, grid))
+        values = np.where(known, values / np.maximum(weight, 0.05), 0).astype(np.float32)
+        if nearest is not None:
+            missing = mask & ~known
+            values[missing] = values[tuple(index[missing] for index in nearest)]
+        results.append(values)
+    return results
+
+
+def into_head(enhanced: Any, head: Any, mask: Any, chain: dict[str, Any], affine: Any) -> Any:
+    """The enhanced brain in input intensities, blended into its head.
+
+    Template units go back through the inverse of the histogram matching and of the scaling.
+    """
+    import numpy as np
+
+    from bmex_bids.imaging.intensity import HistogramMatch, IntensityScale
+    from bmex_bids.imaging.mask import blend_into_head
+    from bmex_bids.imaging.orientation import voxel_sizes
+
+    match = HistogramMatch(**{key: tuple(value) for key, value in chain["match"].items()})
+    scale = IntensityScale(**chain["scale"])
+    brain = np.where(mask, scale.invert(match.invert(enhanced)), 0).astype(np.float32)
+    return blend_into_head(head, brain, mask, voxel_sizes(affine))

@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Nodes of the stage *preprocess*: from a raw image to what the network is fed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    File,
+    SimpleInterface,
+    TraitedSpec,
+    traits,
+)
+
+from bmex_bids.interfaces.files import data_of, read, with_data, write
+
+
+class ConformInput(BaseInterfaceInputSpec):
+    in_file = File(exists=True, mandatory=True, desc="raw image")
+
+
+class ConformOutput(TraitedSpec):
+    out_file = File(exists=True, desc="float32, axes closest to LPS+, input intensities")
+    original = File(exists=True, desc="the raw image, unchanged")
+
+
+class Conform(SimpleInterface):
+    """Check a raw image and bring its axes into the working order."""
+
+    input_spec = ConformInput
+    output_spec = ConformOutput
+
+    def _run_interface(self, runtime: Any) -> Any:
+        from bmex_bids.imaging.orientation import conform, load_image
+
+        image = conform(load_image(self.inputs.in_file))
+        self._results["out_file"] = write(image, runtime.cwd, "conformed.nii.gz")
+        self._results["original"] = str(Path(self.inputs.in_file).absolute())
+        return runtime
+
+
+class CorrectHeadInput(BaseInterfaceInputSpec):
+    in_file = File(exists=True, mandatory=True, desc="conformed image")
+    num_threads = traits.Int(1, usedefault=True, nohash=True, desc="for ITK")
+
+
+class CorrectHeadOutput(TraitedSpec):
+    corrected = File(exists=True, desc="0…1000, N4 over the head")
+    head = File(exists=True, desc="the same, not clipped, in input intensities")
+    scale_file = File(exists=True, desc="JSON: lower and upper input intensity of 0…1000")
+
+
+class CorrectHead(SimpleInterface):
+    """Robust intensities 0…1000, then bias correction over the head."""
+
+    input_spec = CorrectHeadInput
+    output_spec = CorrectHeadOutput
+
+    def _run_interface(self, runtime: Any) -> Any:
+        from bmex_bids.imaging.intensity import n4, rescale_robust
+
+        limit_itk_threads(self.inputs.num_threads)
+        image = read(self.inputs.in_file)
+        data = data_of(image)
+        scaled, scale = rescale_robust(data)
+        region = with_data(head_region(scaled), image)
+        corrected, field = n4(with_data(scaled, image), region)
+        head = scale.invert(scale.apply(data) / data_of(field))
+        # a background of exactly zero, as in a stripped image, stays one
+        head[data == 0] = 0
+        self._results["corrected"] = write(corrected, runtime.cwd, "corrected.nii.gz")
+        self._results["head"] = write(with_data(head, image), runtime.cwd, "head.nii.gz")
+        self._results["scale_file"] = write_json(
+            dataclasses.asdict(scale), runtime.cwd, "scale.json"
+        )
+        return runtime
+
+
+class MaskBrainInput(BaseInterfaceInputSpec):
+    in_file = File(exists=True, mandatory=True, desc="conformed image")
+    corrected = File(exists=True, mandatory=True, desc="0…1000, N4 over the head")
+    skull_strip = traits.Enum("auto", "skip", "force", usedefault=True)
+    weights = traits.Dict(desc="record of the stripping network; not needed for skip")
+    device = traits.Str("auto", usedefault=True)
+    use_gpu = traits.Bool(False, usedefault=True, nohash=True)
+    age_months = traits.Either(None, traits.Float(), usedefault=True, desc="None: not known")
+    fetal = traits.Bool(False, usedefault=True)
+    num_threads = traits.Int(1, usedefault=True, nohash=True)
+
+
+class MaskBrainOutput(TraitedSpec):
+    out_file = File(exists=True, desc="uint8 mask")
+    stripped = traits.Bool(desc="the image came without a skull")
+    mask_info = traits.Dict(desc="volume_litres, components, border_contact, warnings, method, …")
+
+
+class MaskBrain(SimpleInterface):
+    """Find the brain: the image's own zeros, or the stripping network; clean it; judge it."""
+
+    input_spec = MaskBrainInput
+    output_spec = MaskBrainOutput
+
+    def _run_interface(self, runtime: Any) -> Any:
+        import numpy as np
+
+        from bmex_bids.imaging.mask import check_mask, clean_mask, is_stripped
+        from bmex_bids.imaging.orientation import voxel_sizes
+
+        image = read(self.inputs.in_file)
+        mode = self.inputs.skull_strip
+        stripped = mode == "skip" or (mode == "auto" and is_stripped(image))
+        info: dict[str, Any] = {"method": "given: the image has no skull"}
+        if stripped:
+            found = data_of(image) != 0
+        else:
+            from bmex_bids.network.stripper import brain_probability
+
+            record = weight_record(self.inputs.weights)
+            found = (
+                brain_probability(
+                    data_of(read(self.inputs.corrected)),
+                    voxel_sizes(image.affine),
+                    record,
+                    device=self.inputs.device,
+                    threads=self.inputs.num_threads,
+                )
+                > 0.5
+            )
+            info = {
+                "method": "stripping network",
+                "weights": record.name,
+                "weights_sha256": record.sha256,
+                "weights_licence": record.licence,
+            }
+        mask = clean_mask(with_data(found.astype(np.uint8), image))
+        check = check_mask(mask, age_months=self.inputs.age_months, fetal=self.inputs.fetal)
+        info |= dataclasses.asdict(check)
+        info["warnings"] = list(check.warnings)
+        self._results["out_file"] = write(mask, runtime.cwd, "mask.nii.gz")
+        self._results["stripped"] = bool(stripped)
+        self._results["mask_info"] = info
+        return runtime
+
+
+class CorrectBrainInput(BaseInterfaceInputSpec):
+    in_file = File(exists=True, mandatory=True, desc="0…1000, N4 over the head")
+    mask = File(exists=True, mandatory=True)
+    spacing_mm = traits.Float(mandatory=True, desc="of the network's grid")
+    num_threads = traits.Int(1, usedefault=True, nohash=True)
+
+
+class CorrectBrainOutput(TraitedSpec):
+    out_file = File(exists=True, desc="network grid, 0…1000, N4 within the brain")
+    mask_res = File(exists=True, desc="network grid, uint8")
+
+
+class CorrectBrain(SimpleInterface):
+    """Bias correction within the brain, then the network's grid."""
+
+    input_spec = CorrectBrainInput
+    output_spec = CorrectBrainOutput
+
+    def _run_interface(self, runtime: Any) -> Any:
+        import numpy as np
+
+        from bmex_bids.imaging.intensity import n4
+        from bmex_bids.imaging.resampling import resample_to_spacing
+
+        limit_itk_threads(self.inputs.num_threads)
+        mask = read(self.inputs.mask)
+        corrected, _ = n4(read(self.inputs.in_file), mask)
+        image = resample_to_spacing(corrected, self.inputs.spacing_mm)
+        inside = resample_to_spacing(mask, self.inputs.spacing_mm)
+        brain = with_data((data_of(inside) > 0.5).astype(np.uint8), inside)
+        self._results["out_file"] = write(image, runtime.cwd, "brain.nii.gz")
+        self._results["mask_res"] = write(brain, runtime.cwd, "mask_res.nii.gz")
+        return runtime
+
+
+class MatchHistogramInput(BaseInterfaceInputSpec):
+    in_file = File(exists=True, mandatory=True, desc="network grid, 0…1000")
+    mask = File(exists=True, mandatory=True, desc="network grid")
+    scale_file = File(exists=True, mandatory=True)
+    age_group = traits.Str(mandatory=True)
+    contrast = traits.Enum("T1w", "T2w", mandatory=True)
+    method = traits.Enum("brain", "published", usedefault=True)
+
+
+class MatchHistogramOutput(TraitedSpec):
+    out_file = File(exists=True, desc="template units, zero outside the mask")
+    intensity_json = File(exists=True, desc="input intensities → 0…1000 → template units")
+
+
+class MatchHistogram(SimpleInterface):
+    """Match the brain's histogram to its age's reference."""
+
+    input_spec = MatchHistogramInput
+    output_spec = MatchHistogramOutput
+
+    def _run_interface(self, runtime: Any) -> Any:
+        from bmex_bids.imaging.intensity import load_histogram, match_histogram
+
+        image = read(self.inputs.in_file)
+        mask = data_of(read(self.inputs.mask, "uint8")) > 0
+        data = data_of(image)
+        data[~mask] = 0
+        reference = load_histogram(self.inputs.age_group, self.inputs.contrast)
+        matched, match = match_histogram(data, reference, mask, method=self.inputs.method)
+        chain = {
+            "scale": json.loads(Path(self.inputs.scale_file).read_text()),
+            "match": dataclasses.asdict(match),
+            "method": self.inputs.method,
+            "age_group": self.inputs.age_group,
+            "contrast": self.inputs.contrast,
+        }
+        self._results["out_file"] = write(with_data(matched, image), runtime.cwd, "matched.nii.gz")
+        self._results["intensity_json"] = write_json(chain, runtime.cwd, "intensity.json")
+        return runtime
+
+
+def head_region(scaled: Any) -> Any:
+    """Voxels that a bias fit over the head uses: brighter than half the mean of what is not air.
+
+    ``scaled`` is 0…1000; returns uint8 of its shape.
+    """
+    import numpy as np
+
+    tissue = scaled[scaled > scaled.mean()]
+    threshold = 0.5 * float(tissue.mean()) if tissue.size else 0.0
+    return (scaled > threshold).astype(np.uint8)
+
+
+def limit_itk_threads(threads: int) -> None:
+    """Let ITK use so many threads in this process."""
+    import SimpleITK as sitk
+
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(int(threads))
+
+
+def weight_record(table: dict[str, Any]) -> Any:
+    """The :class:`~bmex_bids.network.registry.WeightRecord` that travels as a plain dict."""
+    from bmex_bids.network.registry import WeightRecord
+
+    values = dict(table, path=Path(table["path"]))
+    for key in ("age_groups", "contrasts"):
+        values[key] = tuple(values[key])
+    return WeightRecord(**values)
+
+
+def write_json(table: Any, folder: str | Path, name: str) -> str:
+    """Save a table as ``folder/name`` and return its absolute path."""
+    path = Path(folder).absolute() / name
+    path.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
+    return str(path)

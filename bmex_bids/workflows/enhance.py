@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The stages *enhance* and *quality*: the network, the figures, and back to the input's grid."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nipype.interfaces.utility import IdentityInterface
+from nipype.pipeline.engine import Node, Workflow
+
+from bmex_bids.interfaces.enhance import Enhance, Restore
+from bmex_bids.interfaces.quality import MeasureQuality
+
+INPUTS = ["matched", "mask", "mask_res", "head", "original", "intensity_json"]
+OUTPUTS = [
+    "enhanced_res",
+    "dseg_res",
+    "probseg_res",
+    "enhanced_native",
+    "preproc_native",
+    "mask_native",
+    "dseg_native",
+    "probseg_native",
+    "quality",
+    "provenance",
+]
+
+
+def init_enhance_wf(
+    *,
+    weights: dict[str, Any],
+    device: str = "auto",
+    use_gpu: bool = False,
+    omp_nthreads: int = 1,
+    mem_gb: float = 1.0,
+    name: str = "enhance_wf",
+) -> Workflow:
+    """Classify the tissues, enhance, measure, and go back to the input's grid and intensities.
+
+    Parameters
+    ----------
+    weights : record of the enhancement network as a dict
+    device, use_gpu : for the network
+    mem_gb : what a node needs for an image of this size
+
+    Inputs
+    ------
+    matched, mask, mask_res, head, original, intensity_json : see ``init_preprocess_wf``
+
+    Outputs
+    -------
+    enhanced_res : network grid, template units, zero outside the mask
+    dseg_res : network grid, 0 background, 1 CSF, 2 GM, 3 WM
+    probseg_res : network grid, [CSF, GM, WM]
+    enhanced_native : input grid, template units
+    preproc_native : input grid and intensities, the enhanced brain in its head
+    mask_native : input grid, uint8
+    dseg_native : input grid, 0 none, 1 GM, 2 WM, 3 CSF
+    probseg_native : input grid, [CSF, GM, WM]
+    quality : tct_before, tct_after, qi
+    provenance : weights, device, precision, seconds
+    """
+    workflow = Workflow(name=name)
+    workflow.__desc__ = (
+        "Tissues were classified and the image was enhanced, knowing the tissues, with the weights "
+        f"*{weights['name']}* in overlapping tiles whose results were averaged; the result was "
+        "brought back to the grid and the intensities of the input."
+    )
+    inputnode = Node(IdentityInterface(fields=INPUTS), name="inputnode")
+    network = Node(
+        Enhance(weights=weights, device=device, use_gpu=use_gpu, num_threads=omp_nthreads),
+        name="network",
+        n_procs=omp_nthreads,
+        mem_gb=2 * mem_gb,
+    )
+    quality = Node(MeasureQuality(), name="quality", mem_gb=mem_gb)
+    restore = Node(Restore(), name="restore", mem_gb=2 * mem_gb)
+    outputnode = Node(IdentityInterface(fields=OUTPUTS), name="outputnode")
+    workflow.connect(
+        [
+            (inputnode, network, [("matched", "in_file"), ("mask_res", "mask")]),
+            (inputnode, quality, [("matched", "before")]),
+            (network, quality, [("out_file", "after"), ("labels", "labels")]),
+            (
+                inputnode,
+                restore,
+                [(field, field) for field in ("original", "head", "mask", "mask_res")],
+            ),
+            (inputnode, restore, [("intensity_json", "intensity_json")]),
+            (network, restore, [("out_file", "enhanced"), ("probabilities", "probabilities")]),
+            (
+                network,
+                outputnode,
+                [
+                    ("out_file", "enhanced_res"),
+                    ("labels", "dseg_res"),
+                    ("probabilities", "probseg_res"),
+                    ("provenance", "provenance"),
+                ],
+            ),
+            (quality, outputnode, [("quality", "quality")]),
+            (
+                restore,
+                outputnode,
+                [(field, field) for field in OUTPUTS if field.endswith("_native")],
+            ),
+        ]
+    )
+    return workflow
