@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -82,7 +81,7 @@ def _demo(options: argparse.Namespace, start: float) -> int:
         return code
 
     _say(start, "3/4 bids-validator-deno on the output")
-    valid = validate(output)
+    valid = check(output)
 
     _say(start, "4/4 measured inside the brain, against the template before it was degraded")
     before, after = measure(
@@ -174,25 +173,18 @@ def _dataset_texts() -> dict[str, str]:
     }
 
 
-def validate(output: Path) -> bool:
-    """Run bids-validator-deno on a dataset, show what it says, and say whether it has no error."""
-    command = Path(sys.executable).with_name("bids-validator-deno")
-    program = str(command) if command.exists() else "bids-validator-deno"
-    try:
-        done = subprocess.run(  # noqa: S603 - a program of our own environment, paths of our own
-            [program, "--ignoreWarnings", str(output)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    except FileNotFoundError as error:
+def check(output: Path) -> bool:
+    """Show the validator's errors, and say whether there are none."""
+    from bmex_bids.cli.validation import PROGRAM, summary, validate
+
+    errors = validate(output)
+    if errors is None:
         raise BmexError(
-            "expected the program bids-validator-deno, found none. "
-            "Install it: pip install bids-validator-deno"
-        ) from error
-    if done.returncode:
-        print(done.stdout + done.stderr)
-    return done.returncode == 0
+            f"expected the program {PROGRAM}, found none that runs; "
+            "install it: pip install bids-validator-deno"
+        )
+    print(*summary(errors), sep="\n", end="\n" if errors else "")
+    return not errors
 
 
 def measure(
