@@ -125,7 +125,9 @@ class Config:
         try:
             table = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
-            raise UsageError(f"expected TOML, got: {error}; mend the file or do without") from error
+            raise UsageError(
+                f"expected TOML, got: {error}; mend the file or do without"
+            ) from error
         return _build(cls, table, "the configuration")
 
 
@@ -182,6 +184,6 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
         return float(value)
     if type(value) is not hint:
         raise UsageError(
-            f"expected {getattr(hint, '__name__', hint)} for {name}, got {value!r}; correct the file"
+            f"expected {getattr(hint, '__name__', hint)} for {name}, got {value!r}; mend the file"
         )
     return value

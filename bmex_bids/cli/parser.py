@@ -33,7 +33,7 @@ MEMORY_UNITS = {"K": 2**-20, "M": 2**-10, "G": 1.0, "T": 2.0**10}  # in 2^30 byt
 def parse(argv: Sequence[str] | None = None) -> Config:
     """The configuration of a command line.
 
-    ``--help``, ``--version`` and what argparse itself refuses end the program (exit codes 0 and 2).
+    ``--help``, ``--version`` and what argparse itself refuses end the program (exit code 0 or 2).
 
     Raises
     ------
@@ -289,7 +289,9 @@ def _number(kind: Callable[[str], float], *, at_least: float) -> Callable[[str],
             value = math.nan
         if not (math.isfinite(value) and value >= at_least):
             whole = "a whole number" if kind is int else "a number"
-            raise argparse.ArgumentTypeError(f"expected {whole} of {at_least} or more, got {text!r}")
+            raise argparse.ArgumentTypeError(
+                f"expected {whole} of {at_least} or more, got {text!r}"
+            )
         return value
 
     return convert

@@ -152,11 +152,11 @@ def to_axes_of(image: Any, grid: Any) -> Any:
 
 
 def resampled_inside(images: Sequence[Any], support: Any, grid: Any, mask: Any) -> list[Any]:
-    """Images resampled to a grid (linear), zero outside ``mask``; their zeros outside count nothing.
+    """Images resampled to a grid (linear), zero outside ``mask``.
 
-    At the brain's border a plain interpolation would mix in the zeros outside.  So the image and its
-    support are both resampled and the one is divided by the other; a voxel of the mask that the
-    support does not reach takes the value of the nearest one that it does.
+    At the brain's border a plain interpolation would mix in the zeros outside.  So the image and
+    its support are both resampled and the one is divided by the other; a voxel of the mask that
+    the support does not reach takes the value of the nearest one that it does.
 
     Parameters
     ----------

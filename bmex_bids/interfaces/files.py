@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import nibabel as nib
-    import numpy as np
     from numpy.typing import NDArray
 
 
@@ -71,14 +70,20 @@ def on_original_grid(data: NDArray[Any], original: str | Path, dtype: Any) -> ni
     return nib.Nifti1Image(np.asarray(data, dtype=dtype), raw.affine, header)
 
 
-def voxel_count(path: str | Path) -> int | None:
-    """Number of voxels by the header of a raw image, or None where it cannot be read."""
+def voxel_count(path: str | Path, spacing_mm: float) -> int | None:
+    """Voxels of a raw image by its header, at its own or the working spacing: the larger number.
+
+    None where the header cannot be read.
+    """
     import math
 
     import nibabel as nib
     from nibabel.filebasedimages import ImageFileError
 
     try:
-        return math.prod(nib.load(path).shape)
+        header = nib.load(path).header
+        count = math.prod(header.get_data_shape()[:3])
+        volume = math.prod(float(size) for size in header.get_zooms()[:3])
     except (ImageFileError, OSError, EOFError, ValueError):
         return None
+    return max(count, round(count * volume / spacing_mm**3))

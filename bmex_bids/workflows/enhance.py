@@ -62,9 +62,9 @@ def init_enhance_wf(
     """
     workflow = Workflow(name=name)
     workflow.__desc__ = (
-        "Tissues were classified and the image was enhanced, knowing the tissues, with the weights "
-        f"*{weights['name']}* in overlapping tiles whose results were averaged; the result was "
-        "brought back to the grid and the intensities of the input."
+        "Tissues were classified and the image was enhanced, knowing the tissues, with the "
+        f"weights *{weights['name']}* in overlapping tiles whose results were averaged; the "
+        "result was brought back to the grid and the intensities of the input."
     )
     inputnode = Node(IdentityInterface(fields=INPUTS), name="inputnode")
     network = Node(

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run tells while it runs, and what became of each image."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bmex_bids.workflows.execution import Event
+
+
+@dataclass
+class Track:
+    """One image of the run: what is left to do, and how it went."""
+
+    name: str
+    number: int
+    pending: set[str]
+    begun: float | None = None
+    seconds: float | None = None
+    step: str = ""
+    reason: str | None = None
+    said: set[str] = field(default_factory=set)
+
+    @property
+    def status(self) -> str:
+        """``"done"``, ``"failed"``, or ``"not run"`` when the run ended before it did."""
+        if self.reason is not None:
+            return "failed"
+        return "not run" if self.pending else "done"
+
+
+class Progress:
+    """Listens to the workflow and says one line for each image and step.
+
+    Parameters
+    ----------
+    steps : for each image's workflow, in order: the image's name, and the full names of its nodes
+    say : where a line goes
+    clock : seconds, monotonic
+    """
+
+    def __init__(
+        self,
+        steps: Mapping[str, tuple[str, set[str]]],
+        *,
+        say: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._say, self._clock = say, clock
+        self._start = clock()
+        self.tracks = {
+            workflow: Track(name, number, set(nodes))
+            for number, (workflow, (name, nodes)) in enumerate(steps.items(), start=1)
+        }
+
+    def __call__(self, event: Event) -> None:
+        """Take note of an event, and say what is new."""
+        track = self.tracks[event.workflow]
+        if track.begun is None:
+            track.begun = self._clock()
+        if event.status == "start":
+            if event.step not in track.said and track.reason is None:
+                track.said.add(event.step)
+                self._line(track, event.step)
+            return
+        track.pending.discard(event.node)
+        track.seconds = self._clock() - track.begun
+        if event.status == "exception" and track.reason is None:
+            track.step, track.reason = event.step, event.reason or "no reason was given"
+            self._line(track, f"FAILED in {track.step}: {track.reason}")
+        elif not track.pending and track.reason is None:
+            self._line(track, f"done in {track.seconds:.0f} s")
+
+    def _line(self, track: Track, text: str) -> None:
+        elapsed = round(self._clock() - self._start)
+        stamp = f"{elapsed // 3600:02d}:{elapsed // 60 % 60:02d}:{elapsed % 60:02d}"
+        self._say(f"[{stamp}] image {track.number} of {len(self.tracks)}  {track.name}  {text}")

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One workflow per planned image, and the workflow that holds them all."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nipype.pipeline.engine import Workflow
+
+from bmex_bids.interfaces.files import voxel_count
+from bmex_bids.workflows.enhance import init_enhance_wf
+from bmex_bids.workflows.outputs import init_outputs_wf
+from bmex_bids.workflows.preprocess import init_preprocess_wf
+from bmex_bids.workflows.report import init_report_wf
+
+if TYPE_CHECKING:
+    from bmex_bids.inputs.plan import PlannedImage
+    from bmex_bids.network.registry import WeightRecord
+
+RUN_WORKFLOW = "bmex_wf"
+#: arrays of float32 that a node holds at once, about
+ARRAYS_AT_ONCE = 10
+#: nodes without an image of known size
+DEFAULT_MEM_GB = 1.0
+
+
+def init_run_wf(workflows: Sequence[Workflow], *, work_dir: Path) -> Workflow:
+    """All images side by side; nothing connects them, so none can stop another."""
+    workflow = Workflow(name=RUN_WORKFLOW, base_dir=str(work_dir))
+    workflow.add_nodes(list(workflows))
+    return workflow
+
+
+def init_image_wf(
+    planned: PlannedImage,
+    *,
+    bids_dir: Path,
+    output_dir: Path,
+    weights: WeightRecord,
+    strip_weights: WeightRecord | None = None,
+    skull_strip: str = "auto",
+    device: str = "auto",
+    use_gpu: bool = False,
+    omp_nthreads: int = 1,
+) -> Workflow:
+    """From one raw image to its derivatives and its pictures.
+
+    Parameters
+    ----------
+    planned : a runnable image with its age group and spacing
+    bids_dir, output_dir : the two datasets
+    weights : of the enhancement network
+    strip_weights : of the stripping network; None where ``skull_strip`` is ``"skip"``
+    skull_strip : auto, skip or force
+    device, use_gpu : for the networks; nodes with ``use_gpu`` wait for a GPU slot
+    omp_nthreads : threads of one node
+    """
+    if planned.age_group is None or planned.spacing_mm is None:
+        raise ValueError(f"expected an image with an age group, got {planned.name} without")
+    mem_gb = memory_gb(planned.image.path, planned.spacing_mm)
+    workflow = Workflow(name=workflow_name(planned.name))
+    preprocess = init_preprocess_wf(
+        planned.image.path,
+        contrast=planned.image.suffix,
+        age_group=planned.age_group,
+        spacing_mm=planned.spacing_mm,
+        age_months=planned.age.months if planned.age else None,
+        fetal=planned.age_group == "fetal",
+        skull_strip=skull_strip,
+        strip_weights=None if strip_weights is None else as_table(strip_weights),
+        histogram_method=histogram_method(weights),
+        device=device,
+        use_gpu=use_gpu and skull_strip != "skip",
+        omp_nthreads=omp_nthreads,
+        mem_gb=mem_gb,
+    )
+    enhance = init_enhance_wf(
+        weights=as_table(weights),
+        device=device,
+        use_gpu=use_gpu,
+        omp_nthreads=omp_nthreads,
+        mem_gb=mem_gb,
+    )
+    outputs = init_outputs_wf(planned, bids_dir=bids_dir, output_dir=output_dir)
+    report = init_report_wf(planned, output_dir=output_dir)
+    connect_by_name(workflow, preprocess, enhance)
+    for target in (outputs, report):
+        connect_by_name(workflow, preprocess, target)
+        connect_by_name(workflow, enhance, target)
+    return workflow
+
+
+def connect_by_name(workflow: Workflow, source: Workflow, target: Workflow) -> None:
+    """Connect each output of ``source`` to the input of ``target`` that has its name."""
+    offered = source.get_node("outputnode").interface._fields
+    wanted = target.get_node("inputnode").interface._fields
+    workflow.connect(
+        [
+            (source, target, [(f"outputnode.{field}", f"inputnode.{field}")])
+            for field in offered
+            if field in wanted
+        ]
+    )
+
+
+def workflow_name(image: str) -> str:
+    """A Nipype name for an image.
+
+    >>> workflow_name("sub-0001_ses-V01_T1w")
+    'sub_0001_ses_V01_T1w_wf'
+    """
+    return re.sub(r"\W", "_", image) + "_wf"
+
+
+def histogram_method(weights: WeightRecord) -> str:
+    """The published weights want the published matching (see ``imaging.intensity``)."""
+    return "published" if weights.variant == "bmex-pytorch" else "brain"
+
+
+def as_table(record: WeightRecord) -> dict[str, Any]:
+    """A weight record as plain values, so that Nipype can hash and store it."""
+    table = dataclasses.asdict(record)
+    return {
+        key: str(value)
+        if isinstance(value, Path)
+        else list(value)
+        if isinstance(value, tuple)
+        else value
+        for key, value in table.items()
+    }
+
+
+def memory_gb(path: Path, spacing_mm: float) -> float:
+    """What a node needs for an image, in 2^30 bytes, by the image's size."""
+    count = voxel_count(path, spacing_mm)
+    if count is None:
+        return DEFAULT_MEM_GB
+    return round(max(0.2, count * 4 * ARRAYS_AT_ONCE / 2**30), 2)

@@ -1,0 +1,315 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How Nipype is run: its settings, what it reports while it runs, and what failed and why.
+
+Nipype's own plugins would do, but for four things that users of pipelines wait for in vain:
+
+* images are done one after the other, so the first result comes early;
+* a step that needs many processors is not overtaken for ever by those that need few;
+* a worker that the kernel kills (memory) fails its image, instead of the run waiting for ever;
+* the reason of a failure is known when it happens.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import re
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from traceback import format_exception
+from typing import Any
+
+import networkx as nx
+from nipype import config as nipype_config
+from nipype import logging as nipype_logging
+from nipype.interfaces.utility import IdentityInterface
+from nipype.pipeline.engine import Workflow
+from nipype.pipeline.engine.utils import topological_sort
+from nipype.pipeline.plugins.base import PluginBase
+from nipype.pipeline.plugins.multiproc import MultiProcPlugin, run_node
+from nipype.pipeline.plugins.tools import report_crash
+
+POLL_SECONDS = 0.2
+WORKER_DIED = (
+    "expected a worker process to finish this step, but it died, most likely killed because the "
+    "memory was full; use fewer processors (--nprocs), set --mem-mb, or give the run more memory"
+)
+#: what a step is called in progress lines, by the name of its node (or of its workflow)
+STEPS: Mapping[str, str] = {
+    "conform": "preprocess: read, check, conform",
+    "correct_head": "preprocess: intensities and bias field",
+    "find_brain": "preprocess: brain mask",
+    "correct_brain": "preprocess: bias field in the brain, network grid",
+    "match_histogram": "preprocess: match the age's histogram",
+    "network": "enhance: tissues and image",
+    "quality": "quality: tissue contrast before and after",
+    "restore": "enhance: back to the input's grid and intensities",
+    "outputs_wf": "outputs: derivatives and sidecars",
+    "report_wf": "report: pictures",
+}
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to a node.
+
+    Attributes
+    ----------
+    workflow : name of the image's workflow
+    node : full name of the node
+    step : in words
+    status : ``"start"``, ``"end"`` or ``"exception"``
+    reason : of an exception, in one line; else None
+    """
+
+    workflow: str
+    node: str
+    step: str
+    status: str
+    reason: str | None = None
+
+
+Listener = Callable[[Event], None]
+
+
+def configure(*, crash_dir: Path, verbosity: int = 0, stop_on_first_crash: bool = False) -> None:
+    """Nipype's settings for this process; call it before any node is made.
+
+    Crash files are text.  Nipype says nothing unless ``verbosity`` is 1 (its progress) or 2.
+    """
+    nipype_config.update_config(
+        {
+            "logging": dict.fromkeys(
+                ("workflow_level", "interface_level", "utils_level"), level_name(verbosity)
+            ),
+            "execution": {
+                "crashdump_dir": str(crash_dir),
+                "crashfile_format": "txt",
+                "stop_on_first_crash": str(stop_on_first_crash).lower(),
+                "remove_unnecessary_outputs": "false",
+                "create_report": "false",
+                "get_linked_libs": "false",
+                "check_version": "false",
+                "poll_sleep_duration": str(POLL_SECONDS),
+            },
+        }
+    )
+    quieten(verbosity)
+
+
+def level_name(verbosity: int) -> str:
+    """Level of Nipype's loggers for a number of ``-v``."""
+    return ("CRITICAL", "INFO", "DEBUG")[min(verbosity, 2)]
+
+
+def quieten(verbosity: int) -> None:
+    """Set the loggers, and the warnings of libraries, of this process."""
+    for name in ("workflow_level", "interface_level", "utils_level"):
+        nipype_config.set("logging", name, level_name(verbosity))
+    nipype_logging.update_logging(nipype_config)
+    logging.getLogger("bmex_bids").setLevel(
+        (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbosity, 2)]
+    )
+
+
+def run(
+    workflow: Workflow,
+    *,
+    listener: Listener,
+    order: Sequence[str] = (),
+    nprocs: int = 1,
+    memory_gb: float | None = None,
+    gpu_slots: int = 0,
+    verbosity: int = 0,
+) -> None:
+    """Run a workflow of independent images to its end, whatever fails.
+
+    Parameters
+    ----------
+    workflow : from ``init_run_wf``
+    listener : called in this process for each event
+    order : names of the images' workflows, the most urgent first
+    nprocs : one process for each step in parallel; with 1, all happens in this process
+    memory_gb, gpu_slots : what the steps share
+    """
+    arguments: dict[str, Any] = {"status_callback": partial(_tell, listener)}
+    if nprocs == 1:
+        workflow.run(plugin=SerialPlugin(arguments))
+        return
+    arguments |= {
+        "n_procs": nprocs,
+        "n_gpu_procs": gpu_slots,
+        "raise_insufficient": False,
+        "order": {name: number for number, name in enumerate(order)},
+        "verbosity": verbosity,
+    }
+    if memory_gb is not None:
+        arguments["memory_gb"] = memory_gb
+    plugin = PoolPlugin(arguments)
+    try:
+        workflow.run(plugin=plugin)
+    except RuntimeError:
+        if not plugin.failed:  # else the listener knows, and the others were done
+            raise
+    finally:
+        plugin.pool.shutdown(wait=False, cancel_futures=True)
+
+
+def steps_of(workflow: Workflow) -> set[str]:
+    """Full names of the nodes of a workflow of :func:`run` that do work."""
+    names = set()
+    for name in workflow.list_node_names():
+        if not isinstance(workflow.get_node(name).interface, IdentityInterface):
+            names.add(f"{workflow.fullname}.{name}")
+    return names
+
+
+def _tell(listener: Listener, node: Any, status: str) -> None:
+    """Translate Nipype's call into an event."""
+    parts = node.fullname.split(".")
+    named = next((part for part in reversed(parts) if part in STEPS), None)
+    reason = None
+    if status == "exception":
+        reason = reason_of(getattr(node, "_traceback", None) or "")
+    listener(
+        Event(
+            workflow=parts[1] if len(parts) > 2 else parts[0],
+            node=node.fullname,
+            step=STEPS[named] if named else ".".join(parts[2:]),
+            status=status,
+            reason=reason,
+        )
+    )
+
+
+def reason_of(traceback: str | Sequence[str]) -> str:
+    """The message at the end of a traceback; the type too, unless the error is one of ours.
+
+    >>> reason_of(["Traceback ...", "bmex_bids.exceptions.MaskError: expected a mask, got none"])
+    'expected a mask, got none'
+    >>> reason_of("ValueError: math domain error")
+    'ValueError: math domain error'
+    """
+    text = traceback if isinstance(traceback, str) else "".join(traceback)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    for line in reversed(lines):
+        found = re.match(r"(?:([\w.]+)\.)?(\w+(?:Error|Exception|Problem|Died)): (.*)", line)
+        if found:
+            home, name, message = found.groups()
+            return message if (home or "").startswith("bmex_bids.") else f"{name}: {message}"
+    return lines[-1] if lines else "no reason was given; see the crash file"
+
+
+class SerialPlugin(PluginBase):
+    """One node after another in this process, image after image."""
+
+    def run(self, graph: nx.DiGraph, config: Any, updatehash: bool = False) -> None:
+        """Run all nodes but those that need one that failed."""
+        folder = Path.cwd()
+        stop = str(config["execution"]["stop_on_first_crash"]).lower() == "true"
+        dropped: set[Any] = set()
+        nodes, _ = topological_sort(graph, depth_first=True)
+        try:
+            for node in nodes:
+                if node in dropped:
+                    continue
+                self._status_callback(node, "start")
+                try:
+                    node.run(updatehash=updatehash)
+                except Exception:  # noqa: BLE001 - whatever a node raises is its image's failure
+                    node._traceback = format_exception(*sys.exc_info())
+                    report_crash(node, traceback=node._traceback)
+                    self._status_callback(node, "exception")
+                    if stop:
+                        break
+                    dropped |= nx.descendants(graph, node)
+                else:
+                    self._status_callback(node, "end")
+        finally:
+            os.chdir(folder)
+
+
+class PoolPlugin(MultiProcPlugin):
+    """Nipype's MultiProc with strict priorities, and workers whose death is noticed."""
+
+    def __init__(self, plugin_args: dict[str, Any]) -> None:
+        super().__init__(plugin_args=plugin_args)
+        self.failed = False
+        self.pool.shutdown()
+        self.pool = self._new_pool()
+
+    def _new_pool(self) -> ProcessPoolExecutor:
+        # never fork: this process has threads (torch, ITK) and perhaps a GPU
+        methods = multiprocessing.get_all_start_methods()
+        method = "forkserver" if "forkserver" in methods else "spawn"
+        return ProcessPoolExecutor(
+            max_workers=self.processors,
+            mp_context=multiprocessing.get_context(method),
+            initializer=_start_worker,
+            initargs=(self._cwd, self.plugin_args.get("verbosity", 0)),
+        )
+
+    def _submit_job(self, node: Any, updatehash: bool = False) -> int:
+        self._taskid += 1
+        arguments = (run_node, node, updatehash, self._taskid)
+        try:
+            future = self.pool.submit(*arguments)
+        except BrokenProcessPool:
+            self.pool = self._new_pool()
+            future = self.pool.submit(*arguments)
+        self._task_obj[self._taskid] = future
+        future.add_done_callback(partial(self._store, self._taskid))
+        return int(self._taskid)
+
+    def _store(self, taskid: int, future: Future[dict[str, Any]]) -> None:
+        try:
+            result = future.result()
+        except BrokenProcessPool:
+            result = {"result": None, "traceback": [f"WorkerDied: {WORKER_DIED}"]}
+        except Exception:  # noqa: BLE001 - a result that cannot be sent is that node's failure
+            result = {"result": None, "traceback": format_exception(*sys.exc_info())}
+        self._taskresult[taskid] = result
+
+    def _clean_queue(self, jobid: int, graph: nx.DiGraph, result: Any = None) -> Any:
+        self.failed = True
+        node = self.procs[jobid]
+        traceback = (result or {}).get("traceback")
+        node._traceback = traceback or format_exception(*sys.exc_info())
+        return super()._clean_queue(jobid, graph, result=result)
+
+    def _sort_jobs(self, jobids: Sequence[int], scheduler: str = "tsort") -> list[int]:
+        """The most urgent jobs that fit now; none behind the first that has to wait."""
+        order = self.plugin_args.get("order", {})
+
+        def urgency(jobid: int) -> tuple[int, int]:
+            parts = self.procs[jobid].fullname.split(".")
+            image = parts[1] if len(parts) > 2 else parts[0]
+            return order.get(image, len(order)), int(jobid)
+
+        memory, processors, gpus = self._check_resources(self.pending_tasks)
+        chosen = []
+        for jobid in sorted(jobids, key=urgency):
+            node = self.procs[jobid]
+            memory -= min(node.mem_gb, self.memory_gb)
+            processors -= min(node.n_procs, self.processors)
+            gpus -= bool(node.is_gpu_node())
+            if min(processors, gpus) < 0 or (memory < 0 and (chosen or self.pending_tasks)):
+                break
+            chosen.append(jobid)
+        return chosen
+
+
+def _start_worker(folder: str, verbosity: int) -> None:
+    """What a new worker process does first."""
+    os.chdir(folder)
+    os.environ["NIPYPE_NO_ET"] = "1"
+    if verbosity == 0:
+        warnings.simplefilter("ignore")
+    quieten(verbosity)

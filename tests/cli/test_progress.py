@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import pytest
+
+from bmex_bids.cli.progress import Progress
+from bmex_bids.workflows.execution import Event
+
+
+@pytest.fixture
+def scene():
+    """Two images of two nodes each, a clock that is set by hand, and the lines said."""
+    time, lines = [0.0], []
+    progress = Progress(
+        {"a_wf": ("sub-01_T1w", {"a.1", "a.2"}), "b_wf": ("sub-02_T1w", {"b.1", "b.2"})},
+        say=lines.append,
+        clock=lambda: time[0],
+    )
+
+    def event(node: str, status: str, at: float, reason: str | None = None) -> None:
+        time[0] = at
+        workflow = node[0] + "_wf"
+        progress(Event(workflow, node, f"step {node[-1]}", status, reason))
+
+    return progress, event, lines
+
+
+def test_a_line_for_each_step_and_one_at_the_end(scene):
+    progress, event, lines = scene
+    event("a.1", "start", 0)
+    event("a.1", "end", 5)
+    event("a.2", "start", 5)
+    event("a.2", "end", 3661)
+    assert lines == [
+        "[00:00:00] image 1 of 2  sub-01_T1w  step 1",
+        "[00:00:05] image 1 of 2  sub-01_T1w  step 2",
+        "[01:01:01] image 1 of 2  sub-01_T1w  done in 3661 s",
+    ]
+    assert progress.tracks["a_wf"].status == "done"
+    assert progress.tracks["b_wf"].status == "not run"
+
+
+def test_a_failure_is_said_once_with_its_reason(scene):
+    progress, event, lines = scene
+    event("b.1", "start", 0)
+    event("b.1", "exception", 2, "no brain")
+    event("b.2", "exception", 3, "no brain either")
+    assert lines[1:] == ["[00:00:02] image 2 of 2  sub-02_T1w  FAILED in step 1: no brain"]
+    assert progress.tracks["b_wf"].status == "failed"
+    assert progress.tracks["b_wf"].reason == "no brain"
+
+
+def test_nodes_that_share_a_step_share_a_line(scene):
+    progress, _, lines = scene
+    progress(Event("a_wf", "a.1", "outputs", "start"))
+    progress(Event("a_wf", "a.2", "outputs", "start"))
+    assert len(lines) == 1
+
+
+def test_nodes_that_do_not_count_do_not_end_an_image(scene):
+    progress, event, lines = scene
+    for node in ("a.1", "a.x", "a.y"):
+        event(node, "end", 1)
+    assert progress.tracks["a_wf"].status == "not run"
+    assert lines == []

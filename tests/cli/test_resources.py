@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import pytest
+
+from bmex_bids.cli import resources
+
+
+@pytest.fixture
+def system(tmp_path, monkeypatch):
+    """An empty /proc and /sys/fs/cgroup, and a machine of 16 processors."""
+    monkeypatch.setattr(resources, "_affinity", lambda: 16)
+
+    def write(path: str, text: str) -> None:
+        target = tmp_path / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text + "\n")
+
+    write("proc/self/cgroup", "0::/")
+    folders = {"cgroup": tmp_path / "cgroup", "proc": tmp_path / "proc"}
+    return write, folders
+
+
+def test_without_limits_all_processors(system):
+    assert resources.available_cpus({}, **system[1]) == 16
+
+
+def test_the_quota_of_a_container_in_cgroup_2(system):
+    write, folders = system
+    write("cgroup/cpu.max", "250000 100000")
+    assert resources.cpu_quota(**folders) == 2.5
+    assert resources.available_cpus({}, **folders) == 3
+
+
+def test_no_quota_in_cgroup_2(system):
+    write, folders = system
+    write("cgroup/cpu.max", "max 100000")
+    assert resources.available_cpus({}, **folders) == 16
+
+
+def test_the_tightest_quota_of_nested_groups_counts(system):
+    write, folders = system
+    write("proc/self/cgroup", "0::/slice/job")
+    write("cgroup/slice/cpu.max", "200000 100000")
+    write("cgroup/slice/job/cpu.max", "400000 100000")
+    assert resources.available_cpus({}, **folders) == 2
+
+
+def test_the_quota_in_cgroup_1(system):
+    write, folders = system
+    write("proc/self/cgroup", "4:memory:/job\n3:cpu,cpuacct:/job")
+    write("cgroup/cpu/job/cpu.cfs_quota_us", "400000")
+    write("cgroup/cpu/job/cpu.cfs_period_us", "100000")
+    assert resources.available_cpus({}, **folders) == 4
+    write("cgroup/cpu/job/cpu.cfs_quota_us", "-1")
+    assert resources.available_cpus({}, **folders) == 16
+
+
+def test_what_slurm_gave(system):
+    environ = {"SLURM_CPUS_PER_TASK": "6", "SLURM_CPUS_ON_NODE": "12"}
+    assert resources.available_cpus(environ, **system[1]) == 6
+    assert resources.available_cpus({"SLURM_CPUS_ON_NODE": "12"}, **system[1]) == 12
+
+
+def test_at_least_one_processor(system):
+    write, folders = system
+    write("cgroup/cpu.max", "1000 100000")
+    assert resources.available_cpus({}, **folders) == 1
+
+
+def test_memory_of_a_container_and_of_slurm(system):
+    write, folders = system
+    write("cgroup/memory.max", str(2**30))
+    assert resources.available_memory_gb({}, **folders) == 1.0
+    assert resources.available_memory_gb({"SLURM_MEM_PER_NODE": "512"}, **folders) == 0.5
