@@ -1,0 +1,394 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole app, from the command line to a valid dataset, on small brains and a tiny network.
+
+The network is untrained: its last layers are zero, so it returns its input.  What comes out is then
+known: ``desc-preproc`` is the input, but for the bias correction.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+
+from bmex_bids.cli.run import main
+from bmex_bids.cli.validation import validate
+from bmex_bids.config import Config
+
+GROUPS = ("fetal", "month0", "month3", "month6", "month9", "month12", "month18", "month24")
+
+
+@pytest.fixture(scope="module")
+def tiny_records(tmp_path_factory):
+    """Weight records of a network so small that a brain takes a second."""
+    import torch
+    from safetensors.torch import save_file
+
+    from bmex_bids.network.compact import CompactBMEX
+    from bmex_bids.network.registry import WeightRecord
+
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_file(CompactBMEX(width=4, tissue_width=4).state_dict(), path)
+    common = {
+        "path": path,
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "licence": "Apache-2.0",
+        "source": "made by a test",
+        "description": "untrained",
+        "variant": "bmex-compact",
+        "input_units": "template units",
+        "version": "0",
+    }
+    return [
+        WeightRecord(
+            name="tiny", kind="enhance", age_groups=GROUPS, contrasts=("T1w", "T2w"), **common
+        ),
+        WeightRecord(name="tiny-strip", kind="strip", age_groups=(), contrasts=(), **common),
+    ]
+
+
+@pytest.fixture(autouse=True)
+def tiny_network(tiny_records, monkeypatch, tmp_path):
+    """The tiny network takes the bundled one's place; the current folder is the test's own."""
+    monkeypatch.setattr("bmex_bids.network.registry.bundled", lambda: tiny_records)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def brain(head_phantom):
+    """A stripped brain of a newborn, 0.13 litres, in any orientation, stored as a scanner would."""
+
+    def make(orientation: str = "LPS", oblique: float = 0.0, seed: int = 0) -> nib.Nifti1Image:
+        phantom = head_phantom(spacing=2.5, size=0.47, seed=seed)
+        image = nib.Nifti1Image(
+            np.rint(np.asarray(phantom.brain.dataobj) * 3).astype(np.int16), phantom.image.affine
+        )
+        wanted = axcodes2ornt(tuple(orientation))
+        image = image.as_reoriented(ornt_transform(io_orientation(image.affine), wanted))
+        cos, sin = np.cos(np.deg2rad(oblique)), np.sin(np.deg2rad(oblique))
+        turn = np.array([[cos, -sin, 0, 0], [sin, cos, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
+        turned = nib.Nifti1Image(np.asarray(image.dataobj), turn @ image.affine)
+        turned.set_qform(turned.affine, 1)
+        turned.set_sform(turned.affine, 2)
+        turned.header.set_xyzt_units("mm", "sec")
+        return turned
+
+    return make
+
+
+def participants(*labels: str, age: float = 0.5) -> dict[str, object]:
+    """The tables of a dataset whose participants are of one age, in months."""
+    return {
+        "README.md": "Small brains, made by a test.\n" * 20,
+        "participants.tsv": [{"participant_id": f"sub-{x}", "age": age} for x in labels],
+        "participants.json": {"age": {"Description": "age", "Units": "months"}},
+    }
+
+
+def bmex(bids: Path, *flags: str, out: str = "out") -> int:
+    """Run the app as the command line does, in this process; return its exit code."""
+    return main([str(bids), out, "participant", "--nprocs", "1", *flags])
+
+
+def status_of(out: Path) -> list[dict[str, str]]:
+    """The rows of the status table of the only run."""
+    (table,) = out.glob("logs/*/status.tsv")
+    header, *rows = [line.split("\t") for line in table.read_text().splitlines()]
+    return [dict(zip(header, row, strict=True)) for row in rows]
+
+
+def derivatives(out: Path) -> set[str]:
+    """Names of all images of the output."""
+    return {path.name for path in out.rglob("*.nii.gz")}
+
+
+IMAGES = (
+    "{stem}_desc-enhanced_{suffix}.nii.gz",
+    "{stem}_res-{res}_desc-enhanced_{suffix}.nii.gz",
+    "{stem}_desc-preproc_{suffix}.nii.gz",
+    "{stem}_desc-brain_mask.nii.gz",
+    "{stem}_desc-enhanced_dseg.nii.gz",
+    "{stem}_label-CSF_desc-enhanced_probseg.nii.gz",
+    "{stem}_label-GM_desc-enhanced_probseg.nii.gz",
+    "{stem}_label-WM_desc-enhanced_probseg.nii.gz",
+)
+
+
+def expected(stem: str, suffix: str = "T1w", res: str = "0p8") -> set[str]:
+    return {name.format(stem=stem, suffix=suffix, res=res) for name in IMAGES}
+
+
+def test_three_storage_orders_and_a_session_come_out_valid(bids_skeleton, brain, tmp_path, capsys):
+    bids = bids_skeleton(
+        {
+            **participants("01", "02", "03"),
+            "sub-01/anat/sub-01_T1w.nii.gz": brain("LAS"),
+            "sub-02/ses-A/anat/sub-02_ses-A_run-1_T1w.nii.gz": brain("PIR"),
+            "sub-03/anat/sub-03_T2w.nii.gz": brain("RAS", oblique=20),
+        }
+    )
+    assert bmex(bids) == 0
+
+    out = tmp_path / "out"
+    assert derivatives(out) == (
+        expected("sub-01") | expected("sub-02_ses-A_run-1") | expected("sub-03", "T2w")
+    )
+    assert validate(out) == []
+    for raw_path in bids.rglob("sub-*.nii.gz"):
+        raw = nib.load(raw_path)
+        folder = out / raw_path.parent.relative_to(bids)
+        stem, suffix = raw_path.name.removesuffix(".nii.gz").rsplit("_", 1)
+        for name in expected(stem, suffix):
+            image = nib.load(folder / name)
+            assert np.isfinite(image.get_fdata()).all()
+            assert (folder / name.replace(".nii.gz", ".json")).is_file()
+            if "_res-" in name:
+                np.testing.assert_allclose(image.header.get_zooms(), 0.8, atol=1e-4)
+                continue
+            assert image.shape == raw.shape, name
+            np.testing.assert_array_equal(image.affine, raw.affine, err_msg=name)
+            assert image.header["sform_code"] == raw.header["sform_code"], name
+            assert image.header["qform_code"] == raw.header["qform_code"], name
+        _check_the_values(raw, folder, stem, suffix)
+
+    printed = capsys.readouterr().out
+    assert "image 1 of 3  sub-01_T1w  preprocess: brain mask" in printed
+    assert "image 3 of 3  sub-03_T2w  done in" in printed
+    assert [row["status"] for row in status_of(out)] == ["done"] * 3
+    for page in ("sub-01.html", "sub-02_ses-A.html", "sub-03.html"):
+        assert (out / page).is_file()
+    (settings,) = out.glob("logs/*/config.toml")
+    assert Config.from_toml(settings.read_text()).paths.bids_dir == bids
+    assert (out / ".bidsignore").is_file()
+
+
+def _check_the_values(raw: nib.Nifti1Image, folder: Path, stem: str, suffix: str) -> None:
+    def load(name: str) -> np.ndarray:
+        return nib.load(folder / f"{stem}_{name}.nii.gz").get_fdata()
+
+    truth = raw.get_fdata()
+    inside = truth > 0
+    mask = load("desc-brain_mask") > 0
+    assert 2 * (mask & inside).sum() / (mask.sum() + inside.sum()) > 0.98
+    # a network that changes nothing gives the input back, but for the bias correction
+    preproc = load(f"desc-preproc_{suffix}")
+    assert np.corrcoef(preproc[mask], truth[mask])[0, 1] > 0.97
+    assert np.median(preproc[mask]) == pytest.approx(np.median(truth[mask]), rel=0.1)
+    enhanced = load(f"desc-enhanced_{suffix}")
+    assert not enhanced[~mask].any()
+    assert 100 < np.median(enhanced[mask]) < 1000
+    total = sum(load(f"label-{name}_desc-enhanced_probseg") for name in ("CSF", "GM", "WM"))
+    np.testing.assert_allclose(total, mask, atol=1e-3)
+    assert set(np.unique(load("desc-enhanced_dseg")[mask])) <= {1, 2, 3}
+
+
+def test_a_fetus_comes_at_its_own_resolution(bids_skeleton, brain, tmp_path):
+    bids = bids_skeleton(
+        {**participants("01"), "sub-01/anat/sub-01_T2w.nii.gz": brain()},
+    )
+    assert bmex(bids, "--age-months", "6.5", "--fetal") == 0
+    assert derivatives(tmp_path / "out") == expected("sub-01", "T2w", "0p75")
+
+
+def test_one_bad_image_among_good_ones_and_one_without_an_age(
+    bids_skeleton, brain, tmp_path, capsys
+):
+    bids = bids_skeleton(
+        {
+            **participants("01", "02"),
+            "sub-01/anat/sub-01_T1w.nii.gz": brain(),
+            "sub-02/anat/sub-02_T1w.nii.gz": b"not an image at all",
+            "sub-03/anat/sub-03_T1w.nii.gz": brain(),
+        }
+    )
+    assert bmex(bids) == 3
+    out = tmp_path / "out"
+    assert derivatives(out) == expected("sub-01")
+    rows = {row["image"]: row for row in status_of(out)}
+    assert rows["sub-01_T1w"]["status"] == "done"
+    assert rows["sub-02_T1w"]["status"] == "failed"
+    assert "expected a complete NIfTI image" in rows["sub-02_T1w"]["reason"]
+    assert rows["sub-03_T1w"]["status"] == "skipped"
+    assert "age" in rows["sub-03_T1w"]["reason"]
+    printed = capsys.readouterr()
+    assert "FAILED in preprocess" in printed.out
+    assert "expected a complete NIfTI image" in printed.err
+    assert "Traceback" not in printed.out + printed.err
+    assert list(out.glob("logs/*/crash-*.txt"))
+    assert validate(out) == []
+
+
+def test_several_processes(bids_skeleton, brain, tmp_path):
+    bids = bids_skeleton(
+        {
+            **participants("01", "02"),
+            "sub-01/anat/sub-01_T1w.nii.gz": brain(),
+            "sub-02/anat/sub-02_T1w.nii.gz": b"not an image at all",
+        }
+    )
+    assert bmex(bids, "--nprocs", "2", "--omp-nthreads", "1") == 3
+    assert derivatives(tmp_path / "out") == expected("sub-01")
+
+
+def _with_nan(image: nib.Nifti1Image) -> nib.Nifti1Image:
+    data = image.get_fdata(dtype=np.float32)
+    data[3, 4, 5] = np.nan
+    return nib.Nifti1Image(data, image.affine)
+
+
+def _four_volumes(image: nib.Nifti1Image) -> nib.Nifti1Image:
+    return nib.Nifti1Image(np.stack([np.asarray(image.dataobj)] * 4, axis=-1), image.affine)
+
+
+def _zeros(image: nib.Nifti1Image) -> nib.Nifti1Image:
+    return nib.Nifti1Image(np.zeros(image.shape, np.int16), image.affine)
+
+
+def _cut_off(image: nib.Nifti1Image) -> bytes:
+    return gzip.compress(image.to_bytes())[:-4000]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda _: b"not an image at all", "expected a complete NIfTI image"),
+        (_cut_off, "expected a complete NIfTI image"),
+        (_four_volumes, "expected a three-dimensional image"),
+        (_zeros, "zero everywhere"),
+        (_with_nan, "1 voxels that are NaN or infinite"),
+    ],
+    ids=["unreadable", "truncated", "4D", "all zero", "NaN"],
+)
+def test_a_bad_image_leaves_nothing_but_its_reason(
+    bids_skeleton, brain, tmp_path, capsys, spoil, words
+):
+    bids = bids_skeleton({**participants("01"), "sub-01/anat/sub-01_T1w.nii.gz": spoil(brain())})
+    assert bmex(bids, "--skip-bids-validation") == 1
+    out = tmp_path / "out"
+    assert words in capsys.readouterr().err
+    assert words in status_of(out)[0]["reason"]
+    assert derivatives(out) == set()
+    assert not [path for path in out.rglob("sub-*/**/*") if path.is_file()]
+
+
+def refused(code: int, *words: str, bids: Path, capsys, out: str = "out", flags=()) -> None:
+    """A run that must end with a code and a message, before anything is written."""
+    before = sorted(Path.cwd().rglob("*"))
+    assert bmex(bids, *flags, out=out) == code
+    message = capsys.readouterr().err
+    for word in words:
+        assert word in message
+    assert "Traceback" not in message
+    assert sorted(Path.cwd().rglob("*")) == before
+
+
+def test_a_missing_dataset(tmp_path, capsys):
+    refused(2, "expected a dataset folder", "mounted", bids=tmp_path / "no", capsys=capsys)
+
+
+@pytest.mark.parametrize("flags", [(), ("--skip-bids-validation",)])
+def test_an_empty_folder(tmp_path, capsys, flags):
+    (tmp_path / "bids").mkdir()
+    refused(4, "expected", bids=tmp_path / "bids", capsys=capsys, flags=flags)
+
+
+def test_a_dataset_without_images(bids_skeleton, capsys):
+    bids = bids_skeleton(participants("01"))
+    refused(4, "T1w", bids=bids, capsys=capsys)
+
+
+def test_a_dataset_of_images_without_age(bids_skeleton, brain, capsys):
+    bids = bids_skeleton({"sub-01/anat/sub-01_T1w.nii.gz": brain()})
+    refused(4, "can be processed", bids=bids, capsys=capsys, flags=["--skip-bids-validation"])
+
+
+def test_an_unknown_participant(bids_skeleton, brain, capsys):
+    bids = bids_skeleton({**participants("01"), "sub-01/anat/sub-01_T1w.nii.gz": brain()})
+    refused(2, "99", "mount", bids=bids, capsys=capsys, flags=["--participant-label", "01", "99"])
+
+
+def test_output_inside_the_input(bids_skeleton, brain, capsys):
+    bids = bids_skeleton({**participants("01"), "sub-01/anat/sub-01_T1w.nii.gz": brain()})
+    inside = str(bids / "derivatives" / "bmex")
+    refused(2, "outside the dataset", bids=bids, out=inside, capsys=capsys)
+
+
+def test_work_inside_the_input(bids_skeleton, brain, capsys):
+    bids = bids_skeleton({**participants("01"), "sub-01/anat/sub-01_T1w.nii.gz": brain()})
+    refused(2, "with -w", bids=bids, capsys=capsys, flags=["-w", str(bids / "work")])
+
+
+def test_an_output_that_is_a_file(bids_skeleton, brain, tmp_path, capsys):
+    bids = bids_skeleton({**participants("01"), "sub-01/anat/sub-01_T1w.nii.gz": brain()})
+    (tmp_path / "file").write_text("mine")
+    flags = ["-w", str(tmp_path)]
+    refused(5, "can be written", bids=bids, out="file/out", capsys=capsys, flags=flags)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_an_output_that_cannot_be_written(bids_skeleton, brain, tmp_path, capsys):
+    bids = bids_skeleton({**participants("01"), "sub-01/anat/sub-01_T1w.nii.gz": brain()})
+    (tmp_path / "locked").mkdir(mode=0o555)
+    refused(5, "permissions", bids=bids, out="locked/out", capsys=capsys, flags=["-w", "."])
+
+
+def test_a_gpu_that_is_not_there(bids_skeleton, brain, capsys):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    bids = bids_skeleton({**participants("01"), "sub-01/anat/sub-01_T1w.nii.gz": brain()})
+    refused(5, "--device cpu", bids=bids, capsys=capsys, flags=["--device", "cuda"])
+
+
+def test_unknown_weights(bids_skeleton, brain, capsys):
+    bids = bids_skeleton({**participants("01"), "sub-01/anat/sub-01_T1w.nii.gz": brain()})
+    refused(5, "tiny", bids=bids, capsys=capsys, flags=["--weights", "magic"])
+
+
+def test_a_dry_run_tells_all_and_writes_nothing(bids_skeleton, brain, capsys):
+    bids = bids_skeleton(
+        {
+            **participants("01"),
+            "sub-01/anat/sub-01_T1w.nii.gz": brain(),
+            "sub-02/anat/sub-02_T1w.nii.gz": brain(),
+        }
+    )
+    before = sorted(Path.cwd().rglob("*"))
+    assert bmex(bids, "--dry-run") == 0
+    printed = capsys.readouterr().out
+    assert "2 images, 1 to process on cpu" in printed
+    assert "sub-01_T1w: age 0.5 months (" in printed
+    assert "model month0, weights tiny, 0.8 mm → sub-01/anat" in printed
+    assert "sub-02_T1w: skipped: " in printed
+    assert sorted(Path.cwd().rglob("*")) == before
+
+
+def test_as_a_program():
+    done = subprocess.run(
+        [sys.executable, "-m", "bmex_bids", "/nowhere", "out", "participant"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("bmex: expected a dataset folder at /nowhere")
+
+
+def test_sidecars_name_age_model_and_weights(bids_skeleton, brain, tmp_path):
+    bids = bids_skeleton({**participants("01"), "sub-01/anat/sub-01_T1w.nii.gz": brain()})
+    assert bmex(bids, "--skull-strip", "skip") == 0
+    sidecar = tmp_path / "out/sub-01/anat/sub-01_desc-enhanced_T1w.json"
+    text = json.dumps(json.loads(sidecar.read_text()))
+    for word in ("participants.tsv", "month0", "tiny", "made by a test", "tct_after"):
+        assert word in text, word

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from bmex_bids.imaging.orientation import conform
+from bmex_bids.interfaces.enhance import Restore, resampled_inside, to_axes_of
+
+
+def test_what_lies_outside_the_support_is_not_mixed_in():
+    # one axis, from 1 mm to 0.5 mm: the brain is 10 up to its last voxel, and 0 outside
+    data = np.zeros((8, 8, 8), np.float32)
+    data[:4] = 10
+    image = nib.Nifti1Image(data, np.eye(4))
+    support = nib.Nifti1Image((data > 0).astype(np.float32), np.eye(4))
+    affine = np.diag([0.5, 1, 1, 1])
+    mask = np.zeros((16, 8, 8), bool)
+    mask[:8] = True
+    (result,) = resampled_inside([image], support, ((16, 8, 8), affine), mask)
+    np.testing.assert_allclose(result[:8], 10, rtol=1e-5)
+    assert not result[8:].any()
+
+
+def test_a_part_of_the_mask_beyond_the_support_takes_the_nearest_value():
+    data = np.zeros((8, 8, 8), np.float32)
+    data[2] = 5
+    data[3] = 7
+    image = nib.Nifti1Image(data, np.eye(4))
+    support = nib.Nifti1Image((data > 0).astype(np.float32), np.eye(4))
+    mask = np.zeros((8, 8, 8), bool)
+    mask[2:6] = True
+    (result,) = resampled_inside([image], support, ((8, 8, 8), np.eye(4)), mask)
+    assert result[:, 4, 4].tolist() == [0, 0, 5, 7, 7, 7, 0, 0]
+
+
+@pytest.mark.parametrize("orientation", ["LPS", "RAS", "LAS", "PIR", "SAL"])
+def test_axes_come_back_without_interpolation(make_image, orientation):
+    image = make_image(orientation, (4, 5, 6), spacing=(1, 2, 3), oblique=12)
+    back = to_axes_of(conform(image), (image.shape, image.affine))
+    np.testing.assert_array_equal(back, np.asarray(image.dataobj))
+
+
+@pytest.mark.parametrize(
+    ("orientation", "oblique"), [("LPS", 0), ("LAS", 0), ("PIR", 0), ("SAL", 15)]
+)
+def test_restore_returns_to_the_grid_and_the_intensities_of_the_input(
+    make_image, tmp_path, monkeypatch, orientation, oblique
+):
+    monkeypatch.chdir(tmp_path)
+    shape = (20, 22, 24)
+    box = np.zeros(shape, bool)
+    box[5:15, 5:15, 5:15] = True
+    values = np.where(box, 300, 80) + np.arange(shape[0])[:, None, None]
+    raw = make_image(
+        orientation, data=values, dtype="int16", oblique=oblique, path=tmp_path / "raw.nii.gz"
+    )
+    lps = conform(nib.Nifti1Image(values.astype(np.float32), raw.affine))
+    mask = conform(nib.Nifti1Image(box.astype(np.uint8), raw.affine))
+    inside = np.asarray(mask.dataobj) > 0
+    # 0...1000 is ten times the input's intensity; template units are half of that
+    chain = {
+        "scale": {"lower": 0.0, "upper": 100.0},
+        "match": {"source": [0.0, 10.0, 5000.0], "reference": [0.0, 5.0, 2500.0]},
+    }
+    (tmp_path / "chain.json").write_text(json.dumps(chain))
+
+    def save(data, name):
+        nib.save(nib.Nifti1Image(data.astype(np.float32), lps.affine), tmp_path / name)
+        return str(tmp_path / name)
+
+    template_units = np.where(inside, np.asarray(lps.dataobj) * 10 / 2, 0)
+    grey = np.where(inside, 0.75, 0)
+    result = Restore(
+        original=str(tmp_path / "raw.nii.gz"),
+        head=save(np.asarray(lps.dataobj), "head.nii.gz"),
+        mask=save(inside, "mask.nii.gz"),
+        mask_res=save(inside, "mask_res.nii.gz"),
+        enhanced=save(template_units, "enhanced.nii.gz"),
+        probabilities=[
+            save(np.where(inside, 0.25, 0), "csf.nii.gz"),
+            save(grey, "gm.nii.gz"),
+            save(np.zeros_like(grey), "wm.nii.gz"),
+        ],
+        intensity_json=str(tmp_path / "chain.json"),
+    ).run()
+
+    def load(path):
+        image = nib.load(path)
+        assert image.shape == shape
+        np.testing.assert_array_equal(image.affine, raw.affine)
+        return np.asanyarray(image.dataobj)
+
+    np.testing.assert_array_equal(load(result.outputs.mask_native), box)
+    # a network that changes nothing gives the input back, head and brain
+    np.testing.assert_allclose(load(result.outputs.preproc_native), values, rtol=1e-4)
+    np.testing.assert_allclose(
+        load(result.outputs.enhanced_native), np.where(box, values * 5, 0), rtol=1e-4
+    )
+    np.testing.assert_array_equal(load(result.outputs.dseg_native), box * 1)  # BIDS: 1 is GM
+    csf, gm, wm = (load(path) for path in result.outputs.probseg_native)
+    np.testing.assert_allclose(csf, box * 0.25, atol=1e-6)
+    np.testing.assert_allclose(gm, box * 0.75, atol=1e-6)
+    assert not wm.any()

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from bmex_bids.exceptions import MaskError
+from bmex_bids.interfaces.preprocess import (
+    Conform,
+    CorrectBrain,
+    CorrectHead,
+    MaskBrain,
+    MatchHistogram,
+    head_region,
+)
+
+
+@pytest.fixture
+def saved(tmp_path, monkeypatch):
+    """Save an image in a folder of its own, which is also the current one."""
+    monkeypatch.chdir(tmp_path)
+
+    def save(image, name="image.nii.gz"):
+        nib.save(image, tmp_path / name)
+        return str(tmp_path / name)
+
+    return save
+
+
+def voxels(path):
+    return np.asanyarray(nib.load(path).dataobj)
+
+
+def test_conform_hands_on_the_raw_image_and_a_copy_in_the_working_order(make_image, saved):
+    raw = saved(make_image("SAR", (9, 10, 11), "int16"))
+    outputs = Conform(in_file=raw).run().outputs
+    assert outputs.original == raw
+    assert nib.aff2axcodes(nib.load(outputs.out_file).affine) == ("L", "P", "S")
+
+
+def test_the_corrected_head_has_the_intensities_of_the_input(head_phantom, saved):
+    head = head_phantom(spacing=6.0)
+    data = np.asarray(head.image.dataobj) * 7 + 20  # a scanner's own units
+    outputs = CorrectHead(in_file=saved(nib.Nifti1Image(data, head.image.affine))).run().outputs
+    scale = json.loads(Path(outputs.scale_file).read_text())
+    assert 0 <= scale["lower"] < 60
+    assert 5000 < scale["upper"] < 8000
+    corrected, restored = voxels(outputs.corrected), voxels(outputs.head)
+    assert corrected.min() >= 0
+    white = head.tissues == 3
+    assert np.median(restored[white]) == pytest.approx(np.median(data[white]), rel=0.1)
+
+
+def test_the_background_of_a_stripped_image_stays_zero(head_phantom, saved):
+    head = head_phantom(spacing=6.0)
+    outputs = CorrectHead(in_file=saved(head.brain)).run().outputs
+    assert not voxels(outputs.head)[~head.mask].any()
+
+
+def test_the_region_of_a_bias_fit_leaves_out_air(head_phantom):
+    head = head_phantom(spacing=6.0)
+    region = head_region(np.asarray(head.image.dataobj)) > 0
+    assert region[head.tissues == 3].mean() > 0.99
+    corner = region[:3, :3, :3]
+    assert not corner.any()
+
+
+@pytest.mark.parametrize("mode", ["auto", "skip"])
+def test_the_mask_of_a_stripped_image_is_its_brain(head_phantom, saved, mode):
+    head = head_phantom(spacing=4.0)
+    brain = saved(head.brain)
+    outputs = MaskBrain(in_file=brain, corrected=brain, skull_strip=mode).run().outputs
+    assert outputs.stripped is True
+    mask = voxels(outputs.out_file) > 0
+    assert (mask & head.mask).sum() > 0.99 * head.mask.sum()
+    assert outputs.mask_info["volume_litres"] == pytest.approx(head.litres, rel=0.02)
+    assert outputs.mask_info["components"] == 1
+
+
+@pytest.mark.parametrize("mode", ["auto", "force"])
+def test_a_head_is_given_to_the_stripping_network(head_phantom, saved, monkeypatch, mode):
+    from bmex_bids.network import stripper
+
+    head = head_phantom(spacing=4.0)
+    asked = {}
+
+    def brain_probability(data, spacing, record, **options):
+        asked.update(options, spacing=spacing, name=record.name)
+        return np.where(head.mask, 0.9, 0.2).astype(np.float32)
+
+    monkeypatch.setattr(stripper, "brain_probability", brain_probability)
+    image = saved(head.image if mode == "auto" else head.brain)
+    record = {
+        "name": "strip-0",
+        "kind": "strip",
+        "path": "/nowhere",
+        "sha256": "0" * 64,
+        "licence": "none",
+        "source": "",
+        "description": "",
+        "variant": "",
+        "input_units": "",
+        "age_groups": [],
+        "contrasts": [],
+        "version": "0",
+    }
+    outputs = (
+        MaskBrain(in_file=image, corrected=image, skull_strip=mode, weights=record, num_threads=2)
+        .run()
+        .outputs
+    )
+    assert outputs.stripped is False
+    assert outputs.mask_info["weights"] == "strip-0"
+    assert asked == {"device": "auto", "threads": 2, "spacing": (4.0, 4.0, 4.0), "name": "strip-0"}
+    mask = voxels(outputs.out_file) > 0
+    assert (mask & head.mask).sum() > 0.98 * mask.sum()
+
+
+def test_a_mask_that_is_no_brain_is_refused(head_phantom, saved):
+    head = head_phantom(spacing=4.0, size=0.3)  # 35 millilitres
+    brain = saved(head.brain)
+    with pytest.raises(MaskError, match="litres at this age"):
+        MaskBrain(in_file=brain, corrected=brain, skull_strip="skip", age_months=360.0).run()
+
+
+def test_the_brain_comes_on_the_grid_of_the_network(head_phantom, saved):
+    head = head_phantom(spacing=6.0)
+    mask = nib.Nifti1Image(head.mask.astype(np.uint8), head.image.affine)
+    outputs = (
+        CorrectBrain(in_file=saved(head.image), mask=saved(mask, "mask.nii.gz"), spacing_mm=3.0)
+        .run()
+        .outputs
+    )
+    image, inside = nib.load(outputs.out_file), nib.load(outputs.mask_res)
+    np.testing.assert_allclose(image.header.get_zooms(), 3.0)
+    assert image.shape == inside.shape
+    assert inside.get_data_dtype() == np.uint8
+    litres = voxels(outputs.mask_res).sum() * 27 / 1e6
+    assert litres == pytest.approx(head.litres, rel=0.03)
+
+
+def test_the_matched_image_is_zero_outside_the_brain_and_its_map_is_written(head_phantom, saved):
+    head = head_phantom(spacing=6.0)
+    scale = Path("scale.json").absolute()
+    scale.write_text(json.dumps({"lower": 0.0, "upper": 2000.0}))
+    mask = nib.Nifti1Image(head.mask.astype(np.uint8), head.image.affine)
+    outputs = (
+        MatchHistogram(
+            in_file=saved(head.image),
+            mask=saved(mask, "mask.nii.gz"),
+            scale_file=str(scale),
+            age_group="month24",
+            contrast="T1w",
+        )
+        .run()
+        .outputs
+    )
+    matched = voxels(outputs.out_file)
+    assert not matched[~head.mask].any()
+    means = [matched[head.tissues == label].mean() for label in (1, 2, 3)]
+    assert means == sorted(means)
+    chain = json.loads(Path(outputs.intensity_json).read_text())
+    assert chain["scale"] == {"lower": 0.0, "upper": 2000.0}
+    assert len(chain["match"]["source"]) == len(chain["match"]["reference"])

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Failures, priorities and what is heard of them, in one process and in several."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+from nipype.interfaces.base import BaseInterfaceInputSpec, SimpleInterface, TraitedSpec, traits
+from nipype.interfaces.utility import IdentityInterface
+from nipype.pipeline.engine import Node, Workflow
+
+from bmex_bids.exceptions import MaskError
+from bmex_bids.workflows import execution
+
+
+class StepInput(BaseInterfaceInputSpec):
+    value = traits.Int(0, usedefault=True)
+    act = traits.Str("", usedefault=True)
+
+
+class StepOutput(TraitedSpec):
+    value = traits.Int()
+
+
+class Step(SimpleInterface):
+    """Add one, or fail in the way asked for."""
+
+    input_spec = StepInput
+    output_spec = StepOutput
+
+    def _run_interface(self, runtime):
+        if self.inputs.act == "raise":
+            raise MaskError("expected a brain, got a walnut; look at it")
+        if self.inputs.act == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        self._results["value"] = self.inputs.value + 1
+        return runtime
+
+
+def image_wf(name: str, act: str = "", n_procs: int = 1) -> Workflow:
+    """Three steps one after the other; the second may fail."""
+    workflow = Workflow(name=name)
+    first = Node(Step(), name="conform")
+    second = Node(Step(act=act), name="find_brain", n_procs=n_procs)
+    third = Node(Step(), name="last")
+    out = Node(IdentityInterface(fields=["value"]), name="outputnode")
+    workflow.connect(
+        [
+            (first, second, [("value", "value")]),
+            (second, third, [("value", "value")]),
+            (third, out, [("value", "value")]),
+        ]
+    )
+    return workflow
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Run workflows; return the events and the folder of crash files."""
+
+    def go(*workflows, nprocs=1, stop=False):
+        execution.configure(crash_dir=tmp_path / "crash", stop_on_first_crash=stop)
+        whole = Workflow(name="all", base_dir=str(tmp_path / "work"))
+        whole.add_nodes(list(workflows))
+        events = []
+        execution.run(
+            whole,
+            listener=events.append,
+            order=[workflow.name for workflow in workflows],
+            nprocs=nprocs,
+        )
+        return events, tmp_path / "crash"
+
+    return go
+
+
+def ended(events):
+    return [
+        (event.workflow, event.node.split(".")[-1]) for event in events if event.status == "end"
+    ]
+
+
+@pytest.mark.parametrize("nprocs", [1, 2])
+def test_a_failing_image_stops_no_other(run, nprocs):
+    events, crash_dir = run(
+        image_wf("a_wf"), image_wf("b_wf", "raise"), image_wf("c_wf"), nprocs=nprocs
+    )
+    assert sorted(ended(events)) == [
+        ("a_wf", "conform"),
+        ("a_wf", "find_brain"),
+        ("a_wf", "last"),
+        ("b_wf", "conform"),
+        ("c_wf", "conform"),
+        ("c_wf", "find_brain"),
+        ("c_wf", "last"),
+    ]
+    (failure,) = [event for event in events if event.status == "exception"]
+    assert failure.workflow == "b_wf"
+    assert failure.step == "preprocess: brain mask"
+    assert failure.reason == "expected a brain, got a walnut; look at it"
+    (crash,) = crash_dir.glob("crash-*.txt")
+    assert "walnut" in crash.read_text()
+
+
+def test_one_image_after_the_other_in_one_process(run):
+    events, _ = run(image_wf("a_wf"), image_wf("b_wf"))
+    assert [name for name, _ in ended(events)] == ["a_wf"] * 3 + ["b_wf"] * 3
+
+
+def test_the_first_image_is_not_overtaken_in_several_processes(run):
+    """Its second step needs both processors, while others have work for one."""
+    events, _ = run(image_wf("a_wf", n_procs=2), image_wf("b_wf"), image_wf("c_wf"), nprocs=2)
+    order = ended(events)
+    assert order.index(("a_wf", "find_brain")) < order.index(("c_wf", "find_brain"))
+    assert len(order) == 9
+
+
+def test_a_killed_worker_fails_its_image_and_the_run_goes_on(run):
+    events, _ = run(image_wf("a_wf", "die", n_procs=2), image_wf("b_wf"), nprocs=2)
+    (failure,) = [event for event in events if event.status == "exception"]
+    assert failure.workflow == "a_wf"
+    assert "memory was full" in failure.reason
+    assert ("b_wf", "last") in ended(events)
+
+
+def test_stopping_at_the_first_crash(run):
+    events, _ = run(image_wf("a_wf", "raise"), image_wf("b_wf"), stop=True)
+    assert ended(events) == [("a_wf", "conform")]
+
+
+def test_stopping_at_the_first_crash_in_several_processes(run):
+    events, _ = run(image_wf("a_wf", "raise"), image_wf("b_wf", n_procs=2), nprocs=2, stop=True)
+    assert [event.workflow for event in events if event.status == "exception"] == ["a_wf"]
+    assert ("b_wf", "last") not in ended(events)
+
+
+def test_steps_are_the_nodes_that_work():
+    whole = Workflow(name="all")
+    part = image_wf("a_wf")
+    whole.add_nodes([part])
+    assert execution.steps_of(part) == {"all.a_wf.conform", "all.a_wf.find_brain", "all.a_wf.last"}
+
+
+def test_the_reason_is_the_last_line_of_a_traceback():
+    text = "Traceback\n  File x\nValueError: one\n\nDuring handling\n\tKeyError: 'two'\n"
+    assert execution.reason_of(text) == "KeyError: 'two'"
+    assert execution.reason_of("") == "no reason was given; see the crash file"
