@@ -17,7 +17,7 @@ from bmex_bids.cli.parser import parse
 from bmex_bids.cli.progress import Progress
 from bmex_bids.cli.resources import available_memory_gb
 from bmex_bids.config import Config
-from bmex_bids.exceptions import BmexError, EnvironmentProblem, NoInputError, OutputError
+from bmex_bids.exceptions import BmexError, NoInputError, OutputError
 
 if TYPE_CHECKING:
     from bmex_bids.inputs.plan import PlannedImage
@@ -241,7 +241,61 @@ def _say(line: str) -> None:
 def _finish(
     config: Config, planned: Sequence[PlannedImage], progress: Progress, seconds: float
 ) -> int:
-    raise EnvironmentProblem("TODO")
+    """Status table, reports, summary; the exit code.
+
+    The status table is made from what the workflow reported, and everything else from the table.
+    """
+    from bmex_bids.outputs.dataset import write_status
+    from bmex_bids.reports.individual import write_subject_report
+
+    rows = status_rows(planned, progress)
+    write_status(config.log_dir / "status.tsv", rows)
+    done = [image for image, row in zip(planned, rows, strict=True) if row["status"] == "done"]
+    for subject, session in sorted(
+        {(image.image.subject, image.image.session) for image in done},
+        key=lambda pair: (pair[0], pair[1] or ""),
+    ):
+        write_subject_report(config.paths.output_dir, subject, session)
+    bad = [row for row in rows if row["status"] in {"failed", "not run"}]
+    for row in bad:
+        print(f"bmex: {row['image']} {row['status']}: {row['reason']}", file=sys.stderr)
+    skipped = sum(row["status"] == "skipped" for row in rows)
+    print(
+        f"{len(done)} done, {len(bad)} failed, {skipped} skipped in {seconds:.0f} s; "
+        f"output {config.paths.output_dir}, log {config.log_dir}"
+    )
+    if not bad:
+        return EXIT_DONE
+    return EXIT_PARTIAL if done else EXIT_FAILED
+
+
+def status_rows(planned: Sequence[PlannedImage], progress: Progress) -> list[dict[str, str]]:
+    """One row an image, in the plan's order: what became of it, and why."""
+    tracks = {track.name: track for track in progress.tracks.values()}
+    rows = []
+    for image in planned:
+        track = tracks.get(image.name)
+        if track is None:
+            status, step, reason, seconds = "skipped", "", image.skip_reason or "", None
+        else:
+            status, step, reason, seconds = (
+                track.status,
+                track.step,
+                track.reason or "",
+                track.seconds,
+            )
+            if status == "not run":
+                reason = "the run ended before it"
+        rows.append(
+            {
+                "image": image.name,
+                "status": status,
+                "step": step,
+                "seconds": "" if seconds is None else f"{seconds:.1f}",
+                "reason": reason,
+            }
+        )
+    return rows
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The whole app, from the command line to a valid dataset, on small brains and a tiny network.
 
-The network is untrained: its last layers are zero, so it returns its input.  What comes out is then
-known: ``desc-preproc`` is the input, but for the bias correction.
+The network is untrained: its last layers are zero, so it returns its input.  What comes out is
+then known: ``desc-preproc`` is the input, but for the bias correction.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def tiny_network(tiny_records, monkeypatch, tmp_path):
 
 @pytest.fixture
 def brain(head_phantom):
-    """A stripped brain of a newborn, 0.13 litres, in any orientation, stored as a scanner would."""
+    """A stripped brain of a newborn, 0.13 litres, in any orientation, as a scanner stores it."""
 
     def make(orientation: str = "LPS", oblique: float = 0.0, seed: int = 0) -> nib.Nifti1Image:
         phantom = head_phantom(spacing=2.5, size=0.47, seed=seed)
