@@ -163,7 +163,7 @@ def draw(name: str, rng: np.random.Generator, *, intensity_range: float = 1000.0
 def _draw_mixed(rng: np.random.Generator, intensity_range: float) -> Recipe:
     """What the training pairs are made with: motion, slices and noise, alone and together."""
     steps: list[Step] = []
-    if rng.random() < 0.65:
+    if rng.random() < 0.5:
         steps.append(_draw_motion(rng))
         if rng.random() < 0.35:
             steps.extend(_maybe_jitter(rng, float(rng.uniform(0.2, 1.2)), 1))
@@ -178,12 +178,13 @@ def _draw_mixed(rng: np.random.Generator, intensity_range: float) -> Recipe:
 
 def _draw_motion(rng: np.random.Generator) -> Step:
     choice = rng.random()
-    if choice < 0.7:
-        return _draw_periodic(rng, float(rng.uniform(0.2, 4.0)), float(rng.uniform(0.02, 0.5)), 1)
+    if choice < 0.75:  # mostly mild: the square favours small amplitudes
+        amplitude = 0.2 + 3.3 * float(rng.random()) ** 2
+        return _draw_periodic(rng, amplitude, float(rng.uniform(0.02, 0.5)), 1)
     count = int(rng.integers(2, 5))
-    smooth = bool(choice > 0.85)
+    smooth = bool(choice > 0.87)
     times = [0.0, *sorted(float(t) for t in rng.uniform(0.1, 0.9, count - 1))]
-    scale = float(rng.uniform(0.2, 2.5))
+    scale = 0.2 + 2.0 * float(rng.random()) ** 2
     poses = [[0.0] * 6] + [[float(v) for v in rng.normal(0, scale / 2, 6)] for _ in range(count - 1)]
     return {
         "kind": "motion-piecewise",

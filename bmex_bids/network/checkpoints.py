@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from bmex_bids.exceptions import WeightsError
 from bmex_bids.network.bmex import BMEX
-from bmex_bids.network.compact import CompactBMEX
+from bmex_bids.network.compact import CompactBMEX, HalfUNet
 
 State = Mapping[str, Tensor]
 
@@ -62,6 +62,10 @@ def _compact(state: State) -> nn.Module:
     )
 
 
+def _strip(state: State) -> nn.Module:
+    return HalfUNet(1, 1, _channels(state, "stem.weight"))
+
+
 def _channels(state: State, key: str) -> int:
     if key not in state:
         raise WeightsError(
@@ -74,6 +78,7 @@ def _channels(state: State, key: str) -> int:
 VARIANTS: Mapping[str, Variant] = {
     "bmex-pytorch": Variant(_published, from_published),
     "bmex-compact": Variant(_compact, lambda name: name),
+    "bmex-strip": Variant(_strip, lambda name: name),
 }
 
 

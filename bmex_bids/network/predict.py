@@ -18,13 +18,16 @@ from torch import nn
 from bmex_bids.exceptions import DeviceError, ImageError
 from bmex_bids.network.checkpoints import load_network
 from bmex_bids.network.registry import WeightRecord
-from bmex_bids.network.tiling import WeightedSum, boxes, tile_weight
+from bmex_bids.network.tiling import (
+    WeightedSum,
+    boxes,
+    network_order,
+    tile_weight,
+    volume_order,
+)
 
 LOGGER = logging.getLogger(__name__)
 
-#: axes (x, y, z) of an LPS array in the order that the network is fed: (z, x, y)
-TO_NETWORK = (2, 0, 1)
-FROM_NETWORK = (1, 2, 0)
 MULTIPLE = 8  # three halvings
 MARGIN = 8  # voxels around the brain that the network may see
 TILE = 96
@@ -124,14 +127,14 @@ def enhance(
     begun = time.monotonic()
     box = brain_box(mask)
     inside = mask[box]
-    brain = np.where(inside, data[box], 0).astype(np.float32).transpose(TO_NETWORK)
+    brain = network_order(np.where(inside, data[box], 0).astype(np.float32))
     shape = brain.shape
     padded = [-(-n // MULTIPLE) * MULTIPLE for n in shape]
     brain = np.pad(brain, [(0, p - n) for p, n in zip(padded, shape, strict=True)])
     scores, image = _run_tiles(network, brain, where, tile, overlap)
     crop = tuple(slice(0, n) for n in shape)
-    image = image[crop].transpose(FROM_NETWORK)
-    scores = scores[(slice(None), *crop)].transpose(0, *(k + 1 for k in FROM_NETWORK))
+    image = volume_order(image[crop])
+    scores = volume_order(scores[(slice(None), *crop)])
     probabilities = _tissue_probabilities(scores, inside)
     result = Enhancement(
         image=_embed(np.where(inside, np.clip(image, 0, None), 0), box, data.shape),

@@ -16,11 +16,26 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 Box = tuple[slice, slice, slice]
+T = TypeVar("T", "NDArray[Any]", Tensor)
+
+
+def network_order(volume: T) -> T:
+    """Axes (x, y, z) of an LPS volume → (z, x, y), the order in which the networks are fed."""
+    return volume.transpose(2, 0, 1) if isinstance(volume, np.ndarray) else volume.permute(2, 0, 1)
+
+
+def volume_order(fed: T) -> T:
+    """The inverse of :func:`network_order`; leading axes (channels) stay in front."""
+    lead = tuple(range(fed.ndim - 3))
+    axes = (*lead, *(len(lead) + k for k in (1, 2, 0)))
+    return fed.transpose(axes) if isinstance(fed, np.ndarray) else fed.permute(axes)
 
 
 def starts(length: int, tile: int, step: int) -> list[int]:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bmex_bids.degrade.recipe import Recipe, severity
 from bmex_bids.network.compact import CompactBMEX
-from bmex_bids.training.loop import Schedule, fit
+from bmex_bids.network.tiling import network_order
+from bmex_bids.training.loop import Schedule, export_half, fit
 from bmex_bids.training.loss import JointLoss
 from bmex_bids.training.pairs import (
     VALIDATION_IMAGES,
@@ -72,7 +72,7 @@ class Validation:
                 for shift in (-16, 24):
                     start = np.clip(middle - patch // 2 + [shift, shift, 0], 0, np.array(clean.mask.shape) - patch)
                     box = tuple(slice(s, s + patch) for s in start)
-                    part = [np.transpose(v[box], (2, 0, 1)) for v in (bad, clean.data, clean.mask)]
+                    part = [network_order(v[box]) for v in (bad, clean.data, clean.mask)]
                     self.samples.append((cell, part[0], part[1], part[2]))
 
     @torch.no_grad()
@@ -107,12 +107,7 @@ def train(data_dir: Path, out_dir: Path, config: EnhanceConfig, *, resume: bool 
     def loss(network: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
         bad, clean, mask, labels = batch
         scores, image = network(bad)
-        return config.loss(scores, image, clean, mask, labels)
+        return config.loss(scores, image, bad, clean, mask, labels)
 
     average = fit(model, chunks, loss, validation, out_dir, config.schedule, resume=resume)
-    target = out_dir / "enhance.safetensors"
-    half = {key: value.to(torch.float16).contiguous() for key, value in average.state.items()}
-    temporary = target.with_name(target.name + ".tmp")
-    save_file(half, str(temporary))
-    temporary.replace(target)
-    return target
+    return export_half(average, out_dir / "enhance.safetensors")

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -34,11 +35,11 @@ class Schedule:
 
     steps: int = 6000
     batch: int = 4
-    rate: float = 8e-4
+    rate: float = 1.5e-3
     warmup: int = 100
     final_rate: float = 0.05  # share of ``rate`` at the last step
     weight_decay: float = 1e-4
-    average: float = 0.998
+    average: float = 0.997
     minutes: float = math.inf
     validate_every: int = 250
     seed: int = 20261121
@@ -73,6 +74,14 @@ def save_atomically(state: dict[str, Any], path: Path) -> None:
     temporary = path.with_name(path.name + ".tmp")
     torch.save(state, temporary)
     os.replace(temporary, path)
+
+
+def export_half(average: Average, target: Path) -> Path:
+    """Write averaged weights as float16 safetensors, under a temporary name first."""
+    temporary = target.with_name(target.name + ".tmp")
+    save_file({k: v.cpu().to(torch.float16).contiguous() for k, v in average.state.items()}, str(temporary))
+    os.replace(temporary, target)
+    return target
 
 
 def fit(

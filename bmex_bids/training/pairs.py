@@ -28,6 +28,7 @@ from bmex_bids.exceptions import UsageError
 from bmex_bids.imaging.intensity import load_histogram, match_histogram, n4, rescale_robust
 from bmex_bids.imaging.orientation import conform, load_image
 from bmex_bids.imaging.resampling import resample_to_spacing
+from bmex_bids.network.tiling import network_order
 from bmex_bids.training.labels import contrast_is_sure, tissue_labels
 
 Array = NDArray[np.float32]
@@ -192,10 +193,14 @@ def paint(brain: LabelBrain, rng: np.random.Generator) -> CleanImage:
 
 # ---------------------------------------------------------------- pairs
 def degrade_like_app(clean: CleanImage, rng: np.random.Generator, kind: str = "mixed") -> Array:
-    """Degrade a clean brain by a drawn recipe, mask it, and match its histogram again."""
+    """Degrade a clean brain by a drawn recipe, mask it, and (half the time) match its histogram again.
+
+    The app matches every image, so the network must undo what matching does to a noisy histogram; the
+    other half keeps it from relying on that.
+    """
     bad = draw(kind, rng).apply(clean.data, clean.spacing)
     bad = np.where(clean.mask, np.clip(bad, 0, None), 0).astype(np.float32)
-    if clean.age_group:
+    if clean.age_group and rng.random() < 0.5:
         matched, _ = match_histogram(bad, load_histogram(clean.age_group, clean.contrast), clean.mask)
         bad = np.where(clean.mask, matched, 0).astype(np.float32)
     return bad
@@ -287,7 +292,7 @@ class PatchChunks(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
                     for s in np.clip(centre - self.patch // 2, 0, np.array(clean.mask.shape) - self.patch)
                 )
                 for stack, volume in zip(stacks, volumes, strict=True):
-                    stack.append(np.transpose(volume[box], (2, 0, 1)))
+                    stack.append(network_order(volume[box]))
         order = rng.permutation(len(stacks[0]))
         bad, target, mask, labels = (np.stack([stack[k] for k in order]) for stack in stacks)
         return (

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Train the stripping network (``bmex-train strip``)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from bmex_bids.exceptions import UsageError
+from bmex_bids.network.compact import HalfUNet
+from bmex_bids.training.loop import Schedule, export_half, fit
+from bmex_bids.training.synthesis import HeadMap, as_tensors, load_head, synthesise
+
+LOGGER = logging.getLogger(__name__)
+TRAINING_MAPS = tuple(f"label-maps/training_seg_{k:02d}.nii.gz" for k in range(1, 17))
+VALIDATION_MAPS = tuple(f"label-maps/training_seg_{k:02d}.nii.gz" for k in range(17, 21))
+
+
+@dataclass(frozen=True)
+class StripConfig:
+    """Everything that decides the weights, besides the data."""
+
+    width: int = 16
+    chunk: int = 4  # heads a chunk
+    schedule: Schedule = field(
+        default_factory=lambda: Schedule(steps=3000, batch=1, rate=1.5e-3, average=0.99, validate_every=100)
+    )
+
+
+class HeadChunks(Dataset[tuple[Tensor, Tensor]]):
+    """Chunk ``i`` → heads (n, 1, Z, X, Y) and their brains; a function of (seed, i)."""
+
+    def __init__(self, heads: Sequence[HeadMap], *, seed: int, chunks: int, size: int = 4) -> None:
+        self.heads, self.seed, self.chunks, self.size = heads, seed, chunks, size
+
+    def __len__(self) -> int:
+        return self.chunks
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        rng = np.random.default_rng([self.seed, index])
+        images, brains = [], []
+        for _ in range(self.size):
+            head = self.heads[int(rng.integers(len(self.heads)))]
+            image, brain = as_tensors(*synthesise(head, rng))
+            images.append(image)
+            brains.append(brain)
+        return torch.stack(images), torch.stack(brains)
+
+
+def loss_of(logits: Tensor, brain: Tensor) -> Tensor:
+    """Soft Dice loss plus cross-entropy against the fraction of brain."""
+    probability = torch.sigmoid(logits)
+    overlap = 2 * (probability * brain).sum() / (probability.sum() + brain.sum()).clamp_min(1)
+    return (1 - overlap) + F.binary_cross_entropy_with_logits(logits, brain)
+
+
+def soft_dice(logits: Tensor, brain: Tensor) -> float:
+    """Dice of the two thresholded at one half."""
+    a, b = logits > 0, brain > 0.5
+    return float(2 * (a & b).sum() / (a.sum() + b.sum()).clamp_min(1))
+
+
+class Validation:
+    """Dice on fixed heads from label maps that never train."""
+
+    def __init__(self, heads: Sequence[HeadMap], *, contrasts: int = 4, seed: int = 17) -> None:
+        rng = np.random.default_rng(seed)
+        self.samples = [as_tensors(*synthesise(head, rng)) for head in heads for _ in range(contrasts)]
+
+    @torch.no_grad()
+    def __call__(self, model: nn.Module) -> dict[str, float]:
+        device = next(model.parameters()).device
+        model.eval()
+        dice = [soft_dice(model(x[None].to(device))[0].cpu(), y) for x, y in self.samples]
+        model.train()
+        return {"Dice": float(np.mean(dice)), "worst": float(np.min(dice))}
+
+
+def train(data_dir: Path, out_dir: Path, config: StripConfig, *, resume: bool = True) -> Path:
+    """Train from the label maps in ``data_dir``; returns the float16 safetensors file."""
+    missing = [name for name in TRAINING_MAPS + VALIDATION_MAPS if not (data_dir / name).exists()]
+    if missing:
+        raise UsageError(
+            f"expected label maps in {data_dir}, but {len(missing)} are missing (first: {missing[0]}); "
+            "give their folder with --data"
+        )
+    torch.set_num_threads(config.schedule.threads)
+    torch.manual_seed(config.schedule.seed)
+    LOGGER.info("seed %d; reading label maps", config.schedule.seed)
+    chunks = HeadChunks(
+        [load_head(data_dir / name) for name in TRAINING_MAPS],
+        seed=config.schedule.seed,
+        chunks=10**6,
+        size=config.chunk,
+    )
+    validation = Validation([load_head(data_dir / name) for name in VALIDATION_MAPS])
+    model = HalfUNet(1, 1, config.width)
+    LOGGER.info("%d parameters", sum(p.numel() for p in model.parameters()))
+
+    def loss(network: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+        image, brain = batch
+        return loss_of(network(image), brain)
+
+    average = fit(model, chunks, loss, validation, out_dir, config.schedule, resume=resume)
+    return export_half(average, out_dir / "strip.safetensors")

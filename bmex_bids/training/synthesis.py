@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Heads synthesised from label maps, in any contrast: training data for brain extraction.
+
+The idea is that of SynthSeg and SynthStrip (Billot et al., Med. Image Anal. 2023; Hoopes et al., NeuroImage
+2022): a network that has seen every contrast, resolution, field of view and size that chance can make does
+not care which one a scanner made.  Everything happens on a 2 mm grid; partial volume is kept by carrying
+the fraction of each tissue in each voxel instead of its label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import scipy.ndimage
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bmex_bids.degrade.blur import thick_slices
+from bmex_bids.degrade.intensity import bias_field
+from bmex_bids.degrade.noise import rician
+from bmex_bids.imaging.orientation import conform, load_image
+from bmex_bids.network.stripper import GRID_MM, normalise
+
+Array = NDArray[np.float32]
+
+#: FreeSurfer numbers of the tissues; what is left above zero is extra-cerebral, each label by itself
+TISSUES: Mapping[str, tuple[int, ...]] = {
+    "cortex": (3, 42),
+    "white": (2, 41, 85, 25, 57),
+    "deep": (10, 49, 11, 50, 12, 51, 13, 52, 17, 53, 18, 54, 26, 58, 28, 60, 136, 137, 163, 164),
+    "cerebellar-cortex": (8, 47),
+    "cerebellar-white": (7, 46),
+    "stem": (16,),
+    "ventricles": (4, 43, 5, 44, 14, 15, 30, 31, 62, 63, 72),
+    "fluid": (24,),
+}
+BRAIN = tuple(name for name in TISSUES if name != "fluid")
+#: plausible brightness (low, high) of tissues, 0…1; extra-cerebral tissues are drawn freely
+LIKE_T1 = {
+    "cortex": (0.45, 0.65), "white": (0.7, 0.95), "deep": (0.55, 0.8), "cerebellar-cortex": (0.45, 0.65),
+    "cerebellar-white": (0.7, 0.95), "stem": (0.65, 0.9), "ventricles": (0.1, 0.3), "fluid": (0.08, 0.3),
+}  # fmt: skip
+LIKE_T2 = {
+    "cortex": (0.4, 0.6), "white": (0.25, 0.45), "deep": (0.3, 0.5), "cerebellar-cortex": (0.4, 0.6),
+    "cerebellar-white": (0.25, 0.45), "stem": (0.25, 0.45), "ventricles": (0.8, 1.0), "fluid": (0.75, 1.0),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class HeadMap:
+    """A head as tissue fractions on the 2 mm grid, axes LPS.
+
+    fractions : (tissues, X, Y, Z) uint8, 0…255; their sum is 255 inside the head
+    brain : (X, Y, Z) uint8, fraction of brain: tissue and ventricles, with the fluid of narrow sulci
+    """
+
+    name: str
+    tissues: tuple[str, ...]
+    fractions: NDArray[np.uint8]
+    brain: NDArray[np.uint8]
+
+
+def brain_of(labels: NDArray[np.int32], spacing: tuple[float, float, float]) -> NDArray[np.bool_]:
+    """The brain of a label map as a mask: its tissues, closed by 3 mm over the sulci, holes filled."""
+    members = [number for name in BRAIN for number in TISSUES[name]]
+    mask = np.isin(labels, members)
+    grown = scipy.ndimage.distance_transform_edt(~mask, sampling=spacing) <= 3.0
+    closed = scipy.ndimage.distance_transform_edt(grown, sampling=spacing) > 3.0
+    return np.asarray(scipy.ndimage.binary_fill_holes(closed | mask))
+
+
+def read_labels(path: Path) -> NDArray[np.int32]:
+    """A label map, 1 mm, conformed to LPS, cropped to its head with a margin."""
+    labels = np.rint(np.asarray(conform(load_image(path)).dataobj)).astype(np.int32)
+    where = [np.flatnonzero((labels > 0).any(axis=tuple(k for k in range(3) if k != a))) for a in range(3)]
+    box = tuple(slice(max(int(w[0]) - 4, 0), int(w[-1]) + 5) for w in where)
+    labels = labels[box]
+    return np.pad(labels, [(0, n % 2) for n in labels.shape])
+
+
+def load_head(path: Path) -> HeadMap:
+    """Read a label map and turn it into fractions on the 2 mm grid."""
+    labels = read_labels(path)
+    known = {number for members in TISSUES.values() for number in members}
+    others = sorted(set(np.unique(labels).tolist()) - known - {0})
+    table = {**TISSUES, **{f"outside-{number}": (number,) for number in others}}
+    fractions = [_halve(np.isin(labels, members)) for members in table.values()]
+    return HeadMap(
+        path.name.split(".")[0],
+        tuple(table),
+        np.stack(fractions),
+        _halve(brain_of(labels, (1.0, 1.0, 1.0))),
+    )
+
+
+def _halve(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Share of each 2×2×2 block that is true, 0…255."""
+    x, y, z = (n // 2 for n in mask.shape)
+    blocks = mask[: 2 * x, : 2 * y, : 2 * z].reshape(x, 2, y, 2, z, 2)
+    return np.asarray(np.rint(blocks.mean(axis=(1, 3, 5)) * 255), dtype=np.uint8)
+
+
+def draw_brightness(tissues: tuple[str, ...], rng: np.random.Generator) -> Array:
+    """One brightness a tissue: T1-like, T2-like, or anything."""
+    kind = rng.choice(["any", "t1", "t2"], p=[0.4, 0.4, 0.2])
+    limits = {"any": {}, "t1": LIKE_T1, "t2": LIKE_T2}[str(kind)]
+    return np.array([rng.uniform(*limits.get(name, (0.0, 1.0))) for name in tissues], dtype=np.float32)
+
+
+def synthesise(
+    head: HeadMap, rng: np.random.Generator, *, size: tuple[int, int, int] = (104, 120, 104)
+) -> tuple[Array, Array]:
+    """A head in a random contrast, pose, size and quality, and its brain.
+
+    Parameters
+    ----------
+    head : the label map
+    rng : decides everything
+    size : (X, Y, Z) of the result on the 2 mm grid; heads may reach beyond it
+
+    Returns
+    -------
+    image, brain : (X, Y, Z); image normalised as for the network, brain fraction 0…1
+    """
+    brightness = draw_brightness(head.tissues, rng)
+    fractions = head.fractions.astype(np.float32) / 255
+    image = np.tensordot(brightness, fractions, axes=1)
+    rough = (rng.uniform(0, 0.08, len(brightness))).astype(np.float32)
+    image += np.tensordot(rough, fractions, axes=1) * rng.standard_normal(image.shape, dtype=np.float32)
+    image = np.clip(image, 0, None)
+    if rng.random() < 0.5:
+        image = scipy.ndimage.gaussian_filter(image, rng.uniform(0.1, 0.8))
+    if rng.random() < 0.15:  # the rest of the head taken away, or nearly
+        keep = scipy.ndimage.binary_dilation(head.brain > 0, iterations=int(rng.integers(1, 8)))
+        image = image * keep
+    image, brain = _deform(image, head.brain.astype(np.float32) / 255, rng, size)
+    image = _crop_view(image, rng)
+    if rng.random() < 0.7:
+        control = rng.normal(0, rng.uniform(0.05, 0.35), (4, 4, 4))
+        image = bias_field(image, control)
+    if rng.random() < 0.35:
+        image = thick_slices(image, int(rng.integers(3)), float(rng.uniform(1.0, 3.0)))
+    image = np.clip(image, 0, None) ** np.float32(np.exp(rng.normal(0, 0.25)))
+    if rng.random() < 0.8:
+        image = rician(image, float(rng.uniform(0.0, 0.08)), rng)
+    return normalise(torch.from_numpy(np.ascontiguousarray(image))).numpy(), brain
+
+
+def _deform(
+    image: Array, brain: Array, rng: np.random.Generator, size: tuple[int, int, int]
+) -> tuple[Array, Array]:
+    """Rotate, scale (fetus to adult), shear, shift, mirror and warp both alike."""
+    angles = np.deg2rad(rng.normal(0, 10, 3))
+    scale = rng.uniform(0.85, 1.12) if rng.random() < 0.6 else rng.uniform(0.5, 1.0)
+    matrix = np.diag(scale * rng.uniform(0.93, 1.07, 3))
+    matrix += rng.normal(0, 0.03, (3, 3))
+    for axis, angle in enumerate(angles):
+        a, b = [k for k in range(3) if k != axis]
+        turn = np.eye(3)
+        turn[a, a] = turn[b, b] = np.cos(angle)
+        turn[a, b], turn[b, a] = -np.sin(angle), np.sin(angle)
+        matrix = matrix @ turn
+    if rng.random() < 0.5:
+        matrix[:, 0] *= -1  # the left-right axis comes first
+    inverse = np.linalg.inv(matrix)
+    shift = rng.normal(0, 5, 3)
+    grid = [np.arange(n, dtype=np.float32) - (n - 1) / 2 - s for n, s in zip(size, shift, strict=True)]
+    x, y, z = np.meshgrid(*grid, indexing="ij", copy=False)
+    points = np.stack([x, y, z], axis=-1) @ inverse.T.astype(np.float32)
+    coarse = rng.normal(0, rng.uniform(0, 2.0), (3, 5, 5, 5)).astype(np.float32)
+    warp = F.interpolate(
+        torch.from_numpy(coarse)[None], size=size, mode="trilinear", align_corners=True
+    )[0].permute(1, 2, 3, 0)
+    where = torch.from_numpy(points.astype(np.float32)) + warp
+    half = torch.tensor([(n - 1) / 2 for n in image.shape])
+    normal = (where / half).flip(-1)[None]  # grid_sample wants (z, y, x) in −1…1
+    both = torch.from_numpy(np.stack([image, brain]))[None]
+    moved = F.grid_sample(both, normal, mode="bilinear", padding_mode="zeros", align_corners=True)[0]
+    return moved[0].numpy(), moved[1].numpy()
+
+
+def _crop_view(image: Array, rng: np.random.Generator) -> Array:
+    """Cut the field of view: below (neck), above, and at the sides; the cut part is empty."""
+    result = image.copy()
+    if rng.random() < 0.5:  # LPS: low z is inferior
+        result[:, :, : int(rng.integers(0, max(image.shape[2] // 3, 1)))] = 0
+    for axis in range(3):
+        if rng.random() < 0.1:
+            index: list[slice] = [slice(None)] * 3
+            width = int(rng.integers(1, 12))
+            index[axis] = slice(-width, None) if rng.random() < 0.5 else slice(0, width)
+            result[tuple(index)] = 0
+    return result
+
+
+def as_tensors(image: Array, brain: Array) -> tuple[Tensor, Tensor]:
+    """(1, Z, X, Y) tensors in the network's order of axes."""
+    return tuple(
+        torch.from_numpy(np.ascontiguousarray(a.transpose(2, 0, 1)))[None] for a in (image, brain)
+    )  # type: ignore[return-value]
+
+
+__all__ = ["BRAIN", "GRID_MM", "TISSUES", "HeadMap", "as_tensors", "brain_of", "load_head", "synthesise"]
