@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Find the images of a BIDS dataset."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bmex_bids.exceptions import NoInputError, UsageError
+
+SUFFIXES = ("T1w", "T2w")
+EXTENSIONS = (".nii.gz", ".nii")
+#: folders that hold no raw images
+IGNORED = ("derivatives", "sourcedata", "code", "stimuli", "models", "logs", "work")
+MOUNT_HINT = "inside a container, check that the dataset's folder is mounted"
+
+
+@dataclass(frozen=True)
+class SourceImage:
+    """One anatomical image of the dataset.
+
+    Attributes
+    ----------
+    path : absolute
+    entities : in the order of the file name, such as ``{"sub": "0001", "ses": "V01", "run": "1"}``
+    suffix : ``"T1w"`` or ``"T2w"``
+    metadata : of its JSON sidecars, the nearer overruling the farther
+    root : the dataset's folder
+    """
+
+    path: Path
+    entities: Mapping[str, str]
+    suffix: str
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    root: Path = Path()
+
+    @property
+    def stem(self) -> str:
+        """All entities as in the file name: ``sub-0001_ses-V01_run-1``."""
+        return "_".join(f"{key}-{value}" for key, value in self.entities.items())
+
+    @property
+    def name(self) -> str:
+        """Stem and suffix: ``sub-0001_ses-V01_T1w``."""
+        return f"{self.stem}_{self.suffix}"
+
+    @property
+    def subject(self) -> str:
+        """Label without ``sub-``."""
+        return self.entities["sub"]
+
+    @property
+    def session(self) -> str | None:
+        """Label without ``ses-``, or None."""
+        return self.entities.get("ses")
+
+    @property
+    def relative_path(self) -> str:
+        """From the dataset's folder, with forward slashes."""
+        return self.path.relative_to(self.root).as_posix()
+
+
+def collect(
+    bids_dir: Path,
+    *,
+    participants: Sequence[str] | None = None,
+    sessions: Sequence[str] | None = None,
+    suffixes: Sequence[str] = SUFFIXES,
+    runs: Sequence[str] | None = None,
+) -> list[SourceImage]:
+    """The T1w and T2w images of a dataset, sorted by name.
+
+    Parameters
+    ----------
+    bids_dir : the dataset; what lies in ``derivatives`` and ``sourcedata`` is left alone
+    participants, sessions, runs : labels without prefix; None takes all
+    suffixes : of ``"T1w"`` and ``"T2w"``
+
+    Raises
+    ------
+    UsageError
+        The folder is missing, or a label that was asked for is not there.
+    NoInputError
+        There is no image.
+    """
+    bids_dir = Path(bids_dir).absolute()
+    if not bids_dir.is_dir():
+        raise UsageError(f"expected a BIDS dataset in {bids_dir}, found no such folder; {MOUNT_HINT}")
+    subjects = {p.name.removeprefix("sub-") for p in bids_dir.glob("sub-*") if p.is_dir()}
+    if not subjects:
+        raise NoInputError(
+            f"expected folders named sub-<label> in {bids_dir}, found none; is this the dataset's top "
+            f"folder? {MOUNT_HINT}"
+        )
+    _require("participant", participants, subjects, bids_dir)
+    found = [
+        image
+        for image in _images(bids_dir, participants)
+        if image.suffix in suffixes and (participants is None or image.subject in participants)
+    ]
+    present = {image.session for image in found if image.session}
+    folders = {p.name.removeprefix("ses-") for p in bids_dir.glob("sub-*/ses-*") if p.is_dir()}
+    _require("session", sessions, present | folders, bids_dir)
+    found = [
+        image
+        for image in found
+        if (sessions is None or image.session in sessions)
+        and (runs is None or _same_number(image.entities.get("run"), runs))
+    ]
+    if not found:
+        wanted = " or ".join(suffixes)
+        raise NoInputError(
+            f"expected a {wanted} image (sub-*/[ses-*/]anat/*_{suffixes[0]}.nii.gz) in {bids_dir} for the "
+            "labels asked for, found none; check the labels and the file names"
+        )
+    return sorted(found, key=lambda image: image.relative_path)
+
+
+def _same_number(label: str | None, wanted: Sequence[str]) -> bool:
+    """Run indices are numbers: 1 and 01 are the same."""
+    return label is not None and label.lstrip("0") in {item.lstrip("0") for item in wanted}
+
+
+def _require(what: str, wanted: Sequence[str] | None, present: set[str], bids_dir: Path) -> None:
+    absent = sorted(set(wanted or ()) - present)
+    if absent:
+        some = ", ".join(sorted(present)[:10]) or "none"
+        raise UsageError(
+            f"expected {what} {', '.join(absent)} in {bids_dir}, found only {some}"
+            f"{' …' if len(present) > 10 else ''}; check the label, and {MOUNT_HINT}"
+        )
+
+
+def _images(bids_dir: Path, participants: Sequence[str] | None) -> Iterator[SourceImage]:
+    from bids.layout import BIDSLayout, BIDSLayoutIndexer
+
+    # other participants' folders need not be walked; on big datasets that is most of the time
+    ignore = [re.compile(rf"^/(?:{'|'.join(IGNORED)})(?:/|$)"), re.compile(r"/\.")]
+    if participants:
+        labels = "|".join(re.escape(label) for label in participants)
+        ignore.append(re.compile(rf"^/sub-(?!(?:{labels})(?:/|$))"))
+    layout = BIDSLayout(
+        bids_dir,
+        validate=False,
+        derivatives=False,
+        indexer=BIDSLayoutIndexer(validate=False, index_metadata=False, ignore=ignore),
+    )
+    for file in layout.get(datatype="anat", extension=list(EXTENSIONS)):
+        path = Path(file.path)
+        parsed = parse_name(path.name)
+        if parsed is not None:
+            entities, suffix = parsed
+            yield SourceImage(path, entities, suffix, sidecar_metadata(path, bids_dir), bids_dir)
+
+
+def parse_name(name: str) -> tuple[dict[str, str], str] | None:
+    """Entities and suffix of a BIDS file name; None for a name that is not one.
+
+    >>> parse_name("sub-01_ses-a_run-2_T1w.nii.gz")
+    ({'sub': '01', 'ses': 'a', 'run': '2'}, 'T1w')
+    >>> parse_name("localizer.nii.gz") is None
+    True
+    """
+    stem = name.split(".")[0]
+    *pairs, suffix = stem.split("_")
+    entities = {}
+    for pair in pairs:
+        key, dash, value = pair.partition("-")
+        if not dash or not key or not value:
+            return None
+        entities[key] = value
+    return (entities, suffix) if "sub" in entities else None
+
+
+def sidecar_metadata(path: Path, root: Path) -> dict[str, Any]:
+    """Metadata of an image by BIDS' inheritance: JSON files from the dataset's top down to the image.
+
+    A JSON file applies when its suffix is the image's and all its entities are the image's too; what
+    cannot be read as JSON is passed over.
+    """
+    parsed = parse_name(path.name)
+    if parsed is None:
+        return {}
+    entities, suffix = parsed
+    folders = [path.parent]
+    while folders[-1] != root and root in folders[-1].parents:
+        folders.append(folders[-1].parent)
+    metadata: dict[str, Any] = {}
+    for folder in reversed(folders):
+        for candidate in sorted(folder.glob(f"*{suffix}.json"), key=lambda p: len(p.name)):
+            stem = candidate.name.split(".")[0]
+            own = {} if stem == suffix else (parse_name(candidate.name) or _entities(stem))[0]
+            if all(entities.get(key) == value for key, value in own.items()):
+                metadata.update(_read_json(candidate))
+    return metadata
+
+
+def _entities(stem: str) -> tuple[dict[str, str], str]:
+    """Entities of a name without ``sub``, such as ``task-rest_bold``; a name that is none fits nothing."""
+    *pairs, suffix = stem.split("_")
+    split = [pair.partition("-") for pair in pairs]
+    if not all(dash for _, dash, _ in split):
+        return {"": stem}, suffix
+    return {key: value for key, _, value in split}, suffix
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What will be done with each image, or why nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bmex_bids.exceptions import AgeError
+from bmex_bids.inputs.age import Age, age_group, find_age, near_boundary
+from bmex_bids.inputs.collect import SourceImage
+
+#: edge of a voxel of the network's grid, mm, and its name in the ``res`` entity
+SPACING = (0.8, "0p8")
+FETAL_SPACING = (0.75, "0p75")
+
+
+@dataclass(frozen=True)
+class PlannedImage:
+    """An image with all that was decided before anything runs.
+
+    ``skip_reason`` is None for an image that can be processed; then age, age group, spacing (mm) and
+    resolution are set.  ``output_dir`` is relative to the output folder.
+    """
+
+    image: SourceImage
+    age: Age | None
+    age_group: str | None
+    spacing_mm: float | None
+    resolution: str | None
+    output_dir: str
+    warnings: tuple[str, ...] = ()
+    skip_reason: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Of the image: ``sub-0001_ses-V01_T1w``."""
+        return self.image.name
+
+    @property
+    def runnable(self) -> bool:
+        """Whether nothing stands in the way."""
+        return self.skip_reason is None
+
+
+def plan(
+    images: Sequence[SourceImage],
+    bids_dir: Path,
+    *,
+    override_months: float | None = None,
+    fetal: bool = False,
+) -> list[PlannedImage]:
+    """Join each image with its age and its model.
+
+    An image without a usable age, or for whose age and contrast there is no model (a fetal T1w), is
+    planned with the reason for skipping it.
+    """
+    return [_plan_one(image, Path(bids_dir), override_months, fetal) for image in images]
+
+
+def _plan_one(
+    image: SourceImage, bids_dir: Path, override_months: float | None, fetal: bool
+) -> PlannedImage:
+    parts = [f"sub-{image.subject}"] + ([f"ses-{image.session}"] if image.session else []) + ["anat"]
+    output_dir = "/".join(parts)
+    try:
+        age = find_age(image, bids_dir, override_months=override_months, fetal=fetal)
+    except AgeError as error:
+        return PlannedImage(image, None, None, None, None, output_dir, (), str(error))
+    group = age_group(age)
+    spacing, resolution = FETAL_SPACING if age.fetal else SPACING
+    notes = near_boundary(age)
+    warnings = (*age.warnings, *((notes,) if notes else ()))
+    reason = None
+    if age.fetal and image.suffix != "T2w":
+        reason = "there is a fetal model for T2w images only; a fetal T1w cannot be enhanced"
+    return PlannedImage(image, age, group, spacing, resolution, output_dir, warnings, reason)
