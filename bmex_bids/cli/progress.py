@@ -22,15 +22,20 @@ class Track:
     begun: float | None = None
     seconds: float | None = None
     step: str = ""
+    failed: bool = False
     reason: str | None = None
     said: set[str] = field(default_factory=set)
 
     @property
     def status(self) -> str:
-        """``"done"``, ``"failed"``, or ``"not run"`` when the run ended before it did."""
-        if self.reason is not None:
+        """``"waiting"``, ``"running"``, ``"done"``, ``"failed"``, or in the end ``"not run"``."""
+        if self.failed:
             return "failed"
-        return "not run" if self.pending else "done"
+        if not self.pending:
+            return "done"
+        if self.reason is not None:
+            return "not run"
+        return "waiting" if self.begun is None else "running"
 
 
 class Progress:
@@ -40,6 +45,7 @@ class Progress:
     ----------
     steps : for each image's workflow, in order: the image's name, and the full names of its nodes
     say : where a line goes
+    changed : called when an image has begun or ended
     clock : seconds, monotonic
     """
 
@@ -48,9 +54,10 @@ class Progress:
         steps: Mapping[str, tuple[str, set[str]]],
         *,
         say: Callable[[str], None],
+        changed: Callable[[Progress], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._say, self._clock = say, clock
+        self._say, self._changed, self._clock = say, changed, clock
         self._start = clock()
         self.tracks = {
             workflow: Track(name, number, set(nodes))
@@ -60,20 +67,34 @@ class Progress:
     def __call__(self, event: Event) -> None:
         """Take note of an event, and say what is new."""
         track = self.tracks[event.workflow]
+        before = track.status
+        self._note(track, event)
+        if track.status != before:
+            self._changed(self)
+
+    def _note(self, track: Track, event: Event) -> None:
         if track.begun is None:
             track.begun = self._clock()
         if event.status == "start":
-            if event.step not in track.said and track.reason is None:
+            if event.step not in track.said and not track.failed:
                 track.said.add(event.step)
                 self._line(track, event.step)
             return
         track.pending.discard(event.node)
         track.seconds = self._clock() - track.begun
-        if event.status == "exception" and track.reason is None:
-            track.step, track.reason = event.step, event.reason or "no reason was given"
+        if track.failed:
+            return
+        if event.status == "exception":
+            track.failed, track.step, track.reason = True, event.step, event.reason
             self._line(track, f"FAILED in {track.step}: {track.reason}")
-        elif not track.pending and track.reason is None:
+        elif not track.pending:
             self._line(track, f"done in {track.seconds:.0f} s")
+
+    def end(self) -> None:
+        """The run is over: what is not done will not be."""
+        for track in self.tracks.values():
+            if track.status in {"waiting", "running"}:
+                track.reason = "the run ended before this image was done"
 
     def _line(self, track: Track, text: str) -> None:
         elapsed = round(self._clock() - self._start)

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from bmex_bids.inputs.plan import PlannedImage
     from bmex_bids.network.registry import WeightRecord
 
+Row = dict[str, str]
 EXIT_DONE, EXIT_FAILED, EXIT_PARTIAL, EXIT_INTERRUPTED = 0, 1, 3, 130
 
 
@@ -45,6 +48,7 @@ def _surroundings(config: Config) -> Iterator[None]:
     """Thread limits for the libraries, no call home, and no chatter of libraries without ``-v``.
 
     Set before anything heavy is loaded, inherited by the worker processes, put back afterwards.
+    A SIGTERM (``docker stop``, SLURM) ends the run as Ctrl-C does.
     """
     threads = str(config.resources.omp_nthreads)
     wanted = {
@@ -56,12 +60,17 @@ def _surroundings(config: Config) -> Iterator[None]:
     }
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if in_main_thread:  # Python allows handlers nowhere else
+        terminate = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with warnings.catch_warnings():
             if config.execution.verbosity == 0:
                 warnings.simplefilter("ignore")
             yield
     finally:
+        if in_main_thread:
+            signal.signal(signal.SIGTERM, terminate)
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)
@@ -87,8 +96,8 @@ def _run(config: Config) -> int:
     if config.execution.dry_run:
         return EXIT_DONE
     _prepare_folders(config)
-    progress = _process(config, runnable, weights, device)
-    return _finish(config, planned, progress, time.monotonic() - start)
+    rows = _process(config, planned, weights, device)
+    return _finish(config, planned, rows, time.monotonic() - start)
 
 
 def _validate(bids_dir: Path) -> None:
@@ -120,7 +129,7 @@ def _plan(config: Config) -> list[PlannedImage]:
         suffixes=chosen.modalities,
         runs=chosen.runs,
     )
-    return plan(images, bids_dir, override_months=config.age.months, fetal=config.age.fetal)
+    return list(plan(images, bids_dir, override_months=config.age.months, fetal=config.age.fetal))
 
 
 def _weights(config: Config, image: PlannedImage) -> WeightRecord:
@@ -185,11 +194,13 @@ def _prepare_folders(config: Config) -> None:
 
 def _process(
     config: Config,
-    runnable: Sequence[PlannedImage],
+    planned: Sequence[PlannedImage],
     weights: dict[str, WeightRecord],
     device: str,
-) -> Progress:
+) -> list[Row]:
+    """Run the workflow; keep the status table up to date; return its rows."""
     from bmex_bids.network.registry import select
+    from bmex_bids.outputs.dataset import write_status
     from bmex_bids.workflows import base, execution
 
     execution.configure(
@@ -197,6 +208,7 @@ def _process(
         verbosity=config.execution.verbosity,
         stop_on_first_crash=config.execution.stop_on_first_crash,
     )
+    runnable = [image for image in planned if image.runnable]
     skull_strip = config.processing.skull_strip
     strip_weights = None if skull_strip == "skip" else select("strip")
     on_gpu = device.startswith("cuda")
@@ -215,87 +227,80 @@ def _process(
         for image in runnable
     ]
     whole = base.init_run_wf(workflows, work_dir=config.paths.work_dir)
+
+    def note(progress: Progress) -> None:
+        write_status(config.log_dir / "status.tsv", status_rows(planned, progress))
+
     progress = Progress(
         {
             workflow.name: (image.name, execution.steps_of(workflow))
             for workflow, image in zip(workflows, runnable, strict=True)
         },
         say=_say,
+        changed=note,
     )
-    execution.run(
-        whole,
-        listener=progress,
-        order=[workflow.name for workflow in workflows],
-        nprocs=min(config.resources.nprocs, config.resources.omp_nthreads * len(workflows)),
-        memory_gb=config.resources.mem_gb or 0.9 * available_memory_gb(),
-        gpu_slots=int(on_gpu),
-        verbosity=config.execution.verbosity,
-    )
-    return progress
+    try:
+        execution.run(
+            whole,
+            listener=progress,
+            order=[workflow.name for workflow in workflows],
+            nprocs=config.resources.nprocs,
+            memory_gb=config.resources.mem_gb or 0.9 * available_memory_gb(),
+            gpu_slots=int(on_gpu),
+            verbosity=config.execution.verbosity,
+        )
+    finally:
+        progress.end()
+        note(progress)
+    return status_rows(planned, progress)
 
 
 def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def _finish(
-    config: Config, planned: Sequence[PlannedImage], progress: Progress, seconds: float
-) -> int:
-    """Status table, reports, summary; the exit code.
-
-    The status table is made from what the workflow reported, and everything else from the table.
-    """
-    from bmex_bids.outputs.dataset import write_status
-    from bmex_bids.reports.individual import write_subject_report
-
-    rows = status_rows(planned, progress)
-    write_status(config.log_dir / "status.tsv", rows)
-    done = [image for image, row in zip(planned, rows, strict=True) if row["status"] == "done"]
-    for subject, session in sorted(
-        {(image.image.subject, image.image.session) for image in done},
-        key=lambda pair: (pair[0], pair[1] or ""),
-    ):
-        write_subject_report(config.paths.output_dir, subject, session)
-    bad = [row for row in rows if row["status"] in {"failed", "not run"}]
-    for row in bad:
-        print(f"bmex: {row['image']} {row['status']}: {row['reason']}", file=sys.stderr)
-    skipped = sum(row["status"] == "skipped" for row in rows)
-    print(
-        f"{len(done)} done, {len(bad)} failed, {skipped} skipped in {seconds:.0f} s; "
-        f"output {config.paths.output_dir}, log {config.log_dir}"
-    )
-    if not bad:
-        return EXIT_DONE
-    return EXIT_PARTIAL if done else EXIT_FAILED
-
-
-def status_rows(planned: Sequence[PlannedImage], progress: Progress) -> list[dict[str, str]]:
+def status_rows(planned: Sequence[PlannedImage], progress: Progress) -> list[Row]:
     """One row an image, in the plan's order: what became of it, and why."""
     tracks = {track.name: track for track in progress.tracks.values()}
     rows = []
     for image in planned:
+        row = dict.fromkeys(("image", "status", "step", "seconds", "reason"), "")
+        row["image"] = image.name
         track = tracks.get(image.name)
         if track is None:
-            status, step, reason, seconds = "skipped", "", image.skip_reason or "", None
+            row |= {"status": "skipped", "reason": image.skip_reason or ""}
         else:
-            status, step, reason, seconds = (
-                track.status,
-                track.step,
-                track.reason or "",
-                track.seconds,
-            )
-            if status == "not run":
-                reason = "the run ended before it"
-        rows.append(
-            {
-                "image": image.name,
-                "status": status,
-                "step": step,
-                "seconds": "" if seconds is None else f"{seconds:.1f}",
-                "reason": reason,
-            }
-        )
+            row |= {"status": track.status, "step": track.step, "reason": track.reason or ""}
+            if track.seconds is not None:
+                row["seconds"] = f"{track.seconds:.1f}"
+        rows.append(row)
     return rows
+
+
+def _finish(
+    config: Config, planned: Sequence[PlannedImage], rows: Sequence[Row], seconds: float
+) -> int:
+    """Reports of what is done, a summary, and the exit code; all from the rows of the table."""
+    from bmex_bids.reports.individual import write_subject_report
+
+    output_dir = config.paths.output_dir
+    done = [image for image, row in zip(planned, rows, strict=True) if row["status"] == "done"]
+    pages = {(image.image.subject, image.image.session) for image in done}
+    for subject, session in sorted(pages, key=lambda page: (page[0], page[1] or "")):
+        write_subject_report(output_dir, subject, session)
+    counts = dict.fromkeys(("done", "failed", "not run", "skipped"), 0)
+    for row in rows:
+        counts[row["status"]] += 1
+        if row["status"] != "done":
+            where = f" in {row['step']}" if row["step"] else ""
+            print(f"bmex: {row['image']} {row['status']}{where}: {row['reason']}", file=sys.stderr)
+    print(
+        ", ".join(f"{number} {status}" for status, number in counts.items() if number)
+        + f" in {seconds:.0f} s\noutput: {output_dir}\nlog: {config.log_dir}"
+    )
+    if not counts["failed"] + counts["not run"]:
+        return EXIT_DONE
+    return EXIT_PARTIAL if done else EXIT_FAILED
 
 
 if __name__ == "__main__":

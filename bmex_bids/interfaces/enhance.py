@@ -109,7 +109,7 @@ class Restore(SimpleInterface):
         import nibabel as nib
         import numpy as np
 
-        raw = nib.load(self.inputs.original)
+        raw: Any = nib.load(self.inputs.original)
         grid = (tuple(raw.shape[:3]), raw.affine)
         mask = to_axes_of(read(self.inputs.mask, "uint8"), grid) > 0
         head = to_axes_of(read(self.inputs.head), grid)
@@ -170,22 +170,41 @@ def resampled_inside(images: Sequence[Any], support: Any, grid: Any, mask: Any) 
 
     from bmex_bids.imaging.resampling import resample_like
 
-    weight = data_of(resample_like(support, grid))
-    known = mask & (weight > 0.05)
-    results = []
+    shape, affine = grid
+    box = bounding_box(mask)
+    shift = np.eye(4)
+    shift[:3, 3] = [side.start for side in box]
+    inside = mask[box]
+    part = (inside.shape, affine @ shift)  # outside the box nothing is wanted
+
+    weight = data_of(resample_like(support, part))
+    known = inside & (weight > 0.05)
+    missing = inside & ~known
     nearest = None
-    if known.any() and not known[mask].all():
+    if known.any() and missing.any():
         nearest = scipy.ndimage.distance_transform_edt(
             ~known, return_distances=False, return_indices=True
         )
+    results = []
     for image in images:
-        values = data_of(resample_like(image, grid))
+        values = data_of(resample_like(image, part))
         values = np.where(known, values / np.maximum(weight, 0.05), 0).astype(np.float32)
         if nearest is not None:
-            missing = mask & ~known
             values[missing] = values[tuple(index[missing] for index in nearest)]
-        results.append(values)
+        whole = np.zeros(shape, np.float32)
+        whole[box] = values
+        results.append(whole)
     return results
+
+
+def bounding_box(mask: Any) -> tuple[slice, slice, slice]:
+    """The smallest box around the true voxels of a mask (the whole array when there are none)."""
+    import numpy as np
+    import scipy.ndimage
+
+    found = scipy.ndimage.find_objects(np.asarray(mask, dtype=np.int8))
+    x, y, z = found[0] if found else tuple(slice(0, n) for n in mask.shape)
+    return x, y, z
 
 
 def into_head(enhanced: Any, head: Any, mask: Any, chain: dict[str, Any], affine: Any) -> Any:

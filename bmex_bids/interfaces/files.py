@@ -17,7 +17,7 @@ def read(path: str | Path, dtype: Any = "float32") -> nib.Nifti1Image:
     import nibabel as nib
     import numpy as np
 
-    image = nib.load(path)
+    image: Any = nib.load(path)
     return nib.Nifti1Image(np.asarray(image.dataobj).astype(dtype, copy=False), image.affine)
 
 
@@ -58,7 +58,7 @@ def on_original_grid(data: NDArray[Any], original: str | Path, dtype: Any) -> ni
     import nibabel as nib
     import numpy as np
 
-    raw = nib.load(original)
+    raw: Any = nib.load(original)
     header = nib.Nifti1Header.from_header(raw.header)
     header.extensions.clear()
     for key in ("descrip", "aux_file", "intent_name", "db_name"):
@@ -81,7 +81,7 @@ def voxel_count(path: str | Path, spacing_mm: float) -> int | None:
     from nibabel.filebasedimages import ImageFileError
 
     try:
-        header = nib.load(path).header
+        header: Any = nib.load(path).header
         count = math.prod(header.get_data_shape()[:3])
         volume = math.prod(float(size) for size in header.get_zooms()[:3])
     except (ImageFileError, OSError, EOFError, ValueError):

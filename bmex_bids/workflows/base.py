@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from nipype.pipeline.engine import Workflow
 
+from bmex_bids import __version__
 from bmex_bids.interfaces.files import voxel_count
 from bmex_bids.workflows.enhance import init_enhance_wf
 from bmex_bids.workflows.outputs import init_outputs_wf
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from bmex_bids.inputs.plan import PlannedImage
     from bmex_bids.network.registry import WeightRecord
 
-RUN_WORKFLOW = "bmex_wf"
+#: the version is in it, so that intermediate files of another version are not taken for ours
+RUN_WORKFLOW = f"bmex_{__version__}_wf".replace(".", "_")
 #: arrays of float32 that a node holds at once, about
 ARRAYS_AT_ONCE = 10
 #: nodes without an image of known size

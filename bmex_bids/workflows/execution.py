@@ -110,13 +110,14 @@ def level_name(verbosity: int) -> str:
 
 
 def quieten(verbosity: int) -> None:
-    """Set the loggers, and the warnings of libraries, of this process."""
+    """Set the loggers of this process: Nipype's and ours."""
     for name in ("workflow_level", "interface_level", "utils_level"):
         nipype_config.set("logging", name, level_name(verbosity))
     nipype_logging.update_logging(nipype_config)
-    logging.getLogger("bmex_bids").setLevel(
-        (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbosity, 2)]
-    )
+    ours = logging.getLogger("bmex_bids")
+    ours.setLevel((logging.WARNING, logging.INFO, logging.DEBUG)[min(verbosity, 2)])
+    if verbosity and not ours.handlers:
+        ours.addHandler(logging.StreamHandler())
 
 
 def run(
@@ -158,6 +159,10 @@ def run(
     except RuntimeError:
         if not plugin.failed:  # else the listener knows, and the others were done
             raise
+    except KeyboardInterrupt:
+        for child in multiprocessing.active_children():
+            child.terminate()
+        raise
     finally:
         plugin.pool.shutdown(wait=False, cancel_futures=True)
 
@@ -239,6 +244,8 @@ class SerialPlugin(PluginBase):
 class PoolPlugin(MultiProcPlugin):
     """Nipype's MultiProc with strict priorities, and workers whose death is noticed."""
 
+    pool: ProcessPoolExecutor
+
     def __init__(self, plugin_args: dict[str, Any]) -> None:
         super().__init__(plugin_args=plugin_args)
         self.failed = False
@@ -258,12 +265,12 @@ class PoolPlugin(MultiProcPlugin):
 
     def _submit_job(self, node: Any, updatehash: bool = False) -> int:
         self._taskid += 1
-        arguments = (run_node, node, updatehash, self._taskid)
+        task = partial(run_node, node, updatehash, self._taskid)
         try:
-            future = self.pool.submit(*arguments)
+            future = self.pool.submit(task)
         except BrokenProcessPool:
             self.pool = self._new_pool()
-            future = self.pool.submit(*arguments)
+            future = self.pool.submit(task)
         self._task_obj[self._taskid] = future
         future.add_done_callback(partial(self._store, self._taskid))
         return int(self._taskid)
@@ -294,7 +301,7 @@ class PoolPlugin(MultiProcPlugin):
             return order.get(image, len(order)), int(jobid)
 
         memory, processors, gpus = self._check_resources(self.pending_tasks)
-        chosen = []
+        chosen: list[int] = []
         for jobid in sorted(jobids, key=urgency):
             node = self.procs[jobid]
             memory -= min(node.mem_gb, self.memory_gb)

@@ -37,7 +37,11 @@ def test_a_line_for_each_step_and_one_at_the_end(scene):
         "[01:01:01] image 1 of 2  sub-01_T1w  done in 3661 s",
     ]
     assert progress.tracks["a_wf"].status == "done"
+    assert progress.tracks["b_wf"].status == "waiting"
+    progress.end()
+    assert progress.tracks["a_wf"].status == "done"
     assert progress.tracks["b_wf"].status == "not run"
+    assert progress.tracks["b_wf"].reason == "the run ended before this image was done"
 
 
 def test_a_failure_is_said_once_with_its_reason(scene):
@@ -61,5 +65,18 @@ def test_nodes_that_do_not_count_do_not_end_an_image(scene):
     progress, event, lines = scene
     for node in ("a.1", "a.x", "a.y"):
         event(node, "end", 1)
-    assert progress.tracks["a_wf"].status == "not run"
+    assert progress.tracks["a_wf"].status == "running"
     assert lines == []
+
+
+def test_a_change_of_status_is_told_and_nothing_else():
+    seen = []
+    progress = Progress(
+        {"a_wf": ("sub-01_T1w", {"a.1", "a.2"})},
+        say=lambda _: None,
+        changed=lambda progress: seen.append(progress.tracks["a_wf"].status),
+    )
+    for node in ("a.1", "a.2"):
+        progress(Event("a_wf", node, node, "start"))
+        progress(Event("a_wf", node, node, "end"))
+    assert seen == ["running", "done"]
