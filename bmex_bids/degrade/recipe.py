@@ -163,6 +163,8 @@ def draw(name: str, rng: np.random.Generator, *, intensity_range: float = 1000.0
 def _draw_mixed(rng: np.random.Generator, intensity_range: float) -> Recipe:
     """What the training pairs are made with: motion, slices and noise, alone and together."""
     steps: list[Step] = []
+    if rng.random() < 0.05:
+        return Recipe(())
     if rng.random() < 0.5:
         steps.append(_draw_motion(rng))
         if rng.random() < 0.35:
@@ -171,7 +173,7 @@ def _draw_mixed(rng: np.random.Generator, intensity_range: float) -> Recipe:
         steps.append(_draw_slices(rng))
     elif rng.random() < 0.1:
         steps.append({"kind": "smoothing", "fwhm_mm": float(rng.uniform(0.5, 2.0))})
-    if rng.random() < 0.5:
+    if not steps or rng.random() < 0.35:
         steps.append(_draw_noise(rng, intensity_range))
     return Recipe(tuple(steps))
 

@@ -24,7 +24,7 @@ class JointLoss:
     """
 
     tissue: float = 0.1
-    floor: float = 4.0  # template units; how well a clean patch has to be kept
+    floor: float = 20.0  # template units; small ones let clean patches forbid any change
 
     def __call__(
         self,

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Node of the stage *outputs*: one image's derivatives.
+
+niworkflows' DerivativesDataSink is not used here: it replaces the ``Resolution`` of a ``res-0p8`` image by
+"Unknown", puts added entities behind ``desc``, and copies in place, so that a killed run leaves half a file.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from nipype.interfaces.base import BaseInterfaceInputSpec, File, SimpleInterface, TraitedSpec, traits
+
+
+class SaveDerivativesInput(BaseInterfaceInputSpec):
+    bids_dir = traits.Str(mandatory=True)
+    output_dir = traits.Str(mandatory=True)
+    planned = traits.Dict(mandatory=True, desc="stem, suffix, source, folder, spacing, resolution, age …")
+    enhanced_res = File(exists=True, mandatory=True)
+    enhanced_native = File(exists=True, mandatory=True)
+    preproc_native = File(exists=True, mandatory=True)
+    mask_native = File(exists=True, mandatory=True)
+    dseg_native = File(exists=True, mandatory=True)
+    probseg_native = traits.List(File(exists=True), mandatory=True, desc="CSF, GM, WM")
+    mask_info = traits.Dict(mandatory=True)
+    quality = traits.Dict(mandatory=True)
+    provenance = traits.Dict(mandatory=True)
+    stripped = traits.Bool(mandatory=True)
+
+
+class SaveDerivativesOutput(TraitedSpec):
+    out_files = traits.List(File(exists=True), desc="all images that were written")
+
+
+class SaveDerivatives(SimpleInterface):
+    """Write one image's derivatives and their sidecars, each file whole or not at all."""
+
+    input_spec = SaveDerivativesInput
+    output_spec = SaveDerivativesOutput
+    _always_run = True
+
+    def _run_interface(self, runtime: Any) -> Any:
+        from bmex_bids.outputs.dataset import write_dataset
+        from bmex_bids.outputs.files import copy_whole, write_json
+        from bmex_bids.outputs.sidecar import PRODUCTS, product_name, sidecar
+
+        planned = self.inputs.planned
+        output_dir = Path(self.inputs.output_dir)
+        folder = output_dir / planned["folder"]
+        record = processing_record(
+            planned, self.inputs.provenance, self.inputs.mask_info, self.inputs.quality
+        )
+        write_dataset(Path(self.inputs.bids_dir), output_dir)
+        written = []
+        for product in PRODUCTS:
+            names = {
+                extension: product_name(
+                    product, planned["stem"], planned["suffix"], planned["resolution"], extension
+                )
+                for extension in (".nii.gz", ".json")
+            }
+            table = sidecar(
+                product,
+                source=planned["source"],
+                spacing_mm=planned["spacing_mm"],
+                metadata=planned["metadata"],
+                processing=record,
+                stripped_input=self.inputs.stripped,
+            )
+            write_json(folder / names[".json"], table)
+            source = Path(field_value(self.inputs, product.field))
+            written.append(str(copy_whole(source, folder / names[".nii.gz"])))
+        self._results["out_files"] = written
+        return runtime
+
+
+def field_value(inputs: Any, field: str) -> str:
+    """An input by its name; ``name[1]`` is the second of a list."""
+    match = re.fullmatch(r"(\w+)(?:\[(\d+)\])?", field)
+    if match is None:
+        raise ValueError(f"expected the name of an input, got {field!r}")
+    value = getattr(inputs, match[1])
+    return str(value[int(match[2])] if match[2] else value)
+
+
+def processing_record(
+    planned: dict[str, Any],
+    provenance: dict[str, Any],
+    mask_info: dict[str, Any],
+    quality: dict[str, Any],
+) -> dict[str, Any]:
+    """What goes under the key ``BMEX`` of each sidecar."""
+    from bmex_bids import __version__
+
+    mask = {key: value for key, value in mask_info.items() if key != "warnings"}
+    return {
+        "Version": __version__,
+        "Age": planned["age"],
+        "Model": planned["age_group"],
+        "Weights": {
+            "Name": provenance["weights"],
+            "SHA256": provenance["weights_sha256"],
+            "License": provenance["weights_licence"],
+            "Source": provenance["weights_source"],
+        },
+        "Device": provenance["device"],
+        "Precision": provenance["precision"],
+        "NetworkSeconds": provenance["seconds"],
+        "Mask": mask,
+        "Quality": quality,
+        "Warnings": [*planned["warnings"], *mask_info.get("warnings", [])],
+    }

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bmex_bids.exceptions import OutputError
+
+
+def write_whole(target: Path, fill: Callable[[Path], object]) -> Path:
+    """Let ``fill`` write a temporary file beside ``target``, then rename it.
+
+    A run that is killed leaves the old file or none, never half of one.  Raises OutputError when the
+    file system refuses.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            fill(temporary)
+            temporary.chmod(0o666 & ~_umask())
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"expected to write {target}, got: {error.strerror or error}; free some space or change the "
+            "permissions, then run the same command again"
+        ) from error
+    return target
+
+
+def _umask() -> int:
+    """The process's mask of permissions (which can only be read by setting it)."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+def write_text(target: Path, text: str) -> Path:
+    """Write a text file, whole, as UTF-8."""
+    return write_whole(target, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def write_json(target: Path, table: Any) -> Path:
+    """Write a JSON file, whole."""
+    return write_text(target, json.dumps(table, indent=2, ensure_ascii=False) + "\n")
+
+
+def copy_whole(source: Path, target: Path) -> Path:
+    """Copy a file, whole."""
+    return write_whole(target, lambda path: shutil.copyfile(source, path))

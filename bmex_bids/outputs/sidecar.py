@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names and JSON sidecars of the derivatives of one image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+#: metadata of the raw image that would be wrong, or is said otherwise, of a derivative
+NOT_CARRIED = frozenset(
+    {"SkullStripped", "Sources", "SpatialReference", "Resolution", "Type", "Age", "BMEX", "IsotropicVoxelSize"}
+)
+TISSUES = ("CSF", "GM", "WM")
+TISSUE_NAMES = {"CSF": "cerebrospinal fluid", "GM": "grey matter", "WM": "white matter"}
+
+
+@dataclass(frozen=True)
+class Product:
+    """One output image: which file of the workflow becomes it, its name, and what it is.
+
+    Attributes
+    ----------
+    field : of the workflow; ``probseg_native[0]`` is the first of a list
+    entities : between the source's entities and the suffix, desc last
+    suffix : None takes the source's
+    grid : ``"native"`` or ``"res"``
+    kind : decides the sidecar
+    """
+
+    field: str
+    entities: str
+    suffix: str | None
+    grid: str
+    kind: str
+    description: str
+
+
+PRODUCTS: tuple[Product, ...] = (
+    Product(
+        "enhanced_native", "desc-enhanced", None, "native", "image",
+        "Enhanced brain on the input's grid, in the units of the age's histogram reference (0 to about 1000); "
+        "zero outside the brain mask",
+    ),
+    Product(
+        "enhanced_res", "res-{resolution}_desc-enhanced", None, "res", "image",
+        "Enhanced brain on the network's grid, in the units of the age's histogram reference (0 to about "
+        "1000); zero outside the brain mask",
+    ),
+    Product(
+        "preproc_native", "desc-preproc", None, "native", "preproc",
+        "Bias-corrected image in the input's intensities with the enhanced brain in place, the seam blended",
+    ),
+    Product(
+        "mask_native", "desc-brain", "mask", "native", "mask", "Brain mask",
+    ),
+    Product(
+        "dseg_native", "desc-enhanced", "dseg", "native", "dseg",
+        "Tissues as the network classified them: 1 GM, 2 WM, 3 CSF",
+    ),
+    *(
+        Product(
+            f"probseg_native[{k}]", f"label-{tissue}_desc-enhanced", "probseg", "native", "probseg",
+            f"Probability of {TISSUE_NAMES[tissue]} as the network classified it",
+        )
+        for k, tissue in enumerate(TISSUES)
+    ),
+)  # fmt: skip
+
+
+def product_name(product: Product, stem: str, suffix: str, resolution: str, extension: str) -> str:
+    """File name of a product.
+
+    >>> product_name(PRODUCTS[1], "sub-01_run-2", "T1w", "0p8", ".nii.gz")
+    'sub-01_run-2_res-0p8_desc-enhanced_T1w.nii.gz'
+    >>> product_name(PRODUCTS[3], "sub-01", "T1w", "0p8", ".json")
+    'sub-01_desc-brain_mask.json'
+    """
+    entities = product.entities.format(resolution=resolution)
+    return f"{stem}_{entities}_{product.suffix or suffix}{extension}"
+
+
+def sidecar(
+    product: Product,
+    *,
+    source: str,
+    spacing_mm: float,
+    metadata: Mapping[str, Any],
+    processing: Mapping[str, Any],
+    stripped_input: bool,
+) -> dict[str, Any]:
+    """The JSON sidecar of a product.
+
+    Parameters
+    ----------
+    source : the raw image, relative to the raw dataset
+    spacing_mm : of the network's grid
+    metadata : of the raw image; carried over where it holds for the product
+    processing : age, weights, figures …, kept under the key ``BMEX``
+    stripped_input : whether the raw image came without a skull
+    """
+    result: dict[str, Any] = {"Description": product.description}
+    if product.kind in {"image", "preproc"}:
+        result.update({k: v for k, v in metadata.items() if k not in NOT_CARRIED})
+        result["SkullStripped"] = product.kind == "image" or stripped_input
+    if product.kind == "mask":
+        result["Type"] = "Brain"
+    if product.kind == "dseg":
+        result["Manual"] = False
+    if product.grid == "res":
+        result["Resolution"] = f"{spacing_mm:g} mm isotropic, the network's grid; axes of the input"
+    result["Sources"] = [f"bids:raw:{source}"]
+    result["SpatialReference"] = f"bids:raw:{source}" if product.grid == "native" else "orig"
+    result["BMEX"] = finite(processing)
+    return result
+
+
+def finite(value: Any) -> Any:
+    """The same value with numbers that JSON does not have (NaN, infinity) as None."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(part) for part in value]
+    return value

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The stage *outputs*: one image's derivatives into the output dataset."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nipype.interfaces.utility import IdentityInterface
+from nipype.pipeline.engine import Node, Workflow
+
+from bmex_bids.interfaces.outputs import SaveDerivatives
+
+if TYPE_CHECKING:
+    from bmex_bids.inputs.age import Age
+    from bmex_bids.inputs.plan import PlannedImage
+
+INPUTS = [
+    "enhanced_res",
+    "enhanced_native",
+    "preproc_native",
+    "mask_native",
+    "dseg_native",
+    "probseg_native",
+    "mask_info",
+    "quality",
+    "provenance",
+    "stripped",
+]
+
+
+def age_table(age: Age) -> dict[str, Any]:
+    """An age as plain values; its warnings are among the image's."""
+    table = dataclasses.asdict(age)
+    del table["warnings"]
+    return table
+
+
+def plan_table(planned: PlannedImage) -> dict[str, Any]:
+    """A planned image as plain values, for nodes to hash and store."""
+    return {
+        "name": planned.name,
+        "stem": planned.image.stem,
+        "suffix": planned.image.suffix,
+        "source": planned.image.relative_path,
+        "folder": planned.output_dir,
+        "subject": planned.image.subject,
+        "session": planned.image.session or "",
+        "spacing_mm": planned.spacing_mm,
+        "resolution": planned.resolution,
+        "age": None if planned.age is None else age_table(planned.age),
+        "age_group": planned.age_group,
+        "metadata": dict(planned.image.metadata),
+        "warnings": list(planned.warnings),
+    }
+
+
+def init_outputs_wf(
+    planned: PlannedImage, *, bids_dir: Path, output_dir: Path, name: str = "outputs_wf"
+) -> Workflow:
+    """Write the derivatives of one image.
+
+    Inputs
+    ------
+    the fields of :data:`INPUTS`, as ``init_preprocess_wf`` and ``init_enhance_wf`` give them
+    """
+    workflow = Workflow(name=name)
+    inputnode = Node(IdentityInterface(fields=INPUTS), name="inputnode")
+    table = plan_table(planned)
+    save = Node(
+        SaveDerivatives(bids_dir=str(bids_dir), output_dir=str(output_dir), planned=table), name="save"
+    )
+    workflow.connect([(inputnode, save, [(field, field) for field in INPUTS])])
+    return workflow
