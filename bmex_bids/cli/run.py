@@ -156,7 +156,8 @@ def _table(
 ) -> Iterator[str]:
     """What will be done with each image, or why nothing."""
     runnable = sum(image.runnable for image in planned)
-    yield f"{len(planned)} images, {runnable} to process on {device}"
+    plural = "" if len(planned) == 1 else "s"
+    yield f"{len(planned)} image{plural}, {runnable} to process on {device}"
     for image in planned:
         if image.age is None or image.skip_reason is not None:
             yield f"  {image.name}: skipped: {image.skip_reason}"
@@ -200,7 +201,7 @@ def _process(
 ) -> list[Row]:
     """Run the workflow; keep the status table up to date; return its rows."""
     from bmex_bids.network.registry import select
-    from bmex_bids.outputs.dataset import write_status
+    from bmex_bids.outputs.dataset import write_dataset, write_status
     from bmex_bids.workflows import base, execution
 
     execution.configure(
@@ -239,6 +240,8 @@ def _process(
         say=_say,
         changed=note,
     )
+    write_dataset(config.paths.bids_dir, config.paths.output_dir)
+    note(progress)
     try:
         execution.run(
             whole,

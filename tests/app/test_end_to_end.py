@@ -182,8 +182,8 @@ def _check_the_values(raw: nib.Nifti1Image, folder: Path, stem: str, suffix: str
     assert 2 * (mask & inside).sum() / (mask.sum() + inside.sum()) > 0.98
     # a network that changes nothing gives the input back, but for the bias correction
     preproc = load(f"desc-preproc_{suffix}")
-    assert np.corrcoef(preproc[mask], truth[mask])[0, 1] > 0.97
-    assert np.median(preproc[mask]) == pytest.approx(np.median(truth[mask]), rel=0.1)
+    assert np.corrcoef(preproc[mask], truth[mask])[0, 1] > 0.95
+    assert preproc[mask].mean() == pytest.approx(truth[mask].mean(), rel=0.1)
     enhanced = load(f"desc-enhanced_{suffix}")
     assert not enhanced[~mask].any()
     assert 100 < np.median(enhanced[mask]) < 1000
@@ -303,8 +303,9 @@ def test_an_empty_folder(tmp_path, capsys, flags):
 
 
 def test_a_dataset_without_images(bids_skeleton, capsys):
-    bids = bids_skeleton(participants("01"))
-    refused(4, "T1w", bids=bids, capsys=capsys)
+    other = {"sub-01/dwi/sub-01_dwi.json": {"Modality": "MR"}}
+    bids = bids_skeleton({**participants("01"), **other})
+    refused(4, "expected a T1w or T2w image", bids=bids, capsys=capsys)
 
 
 def test_a_dataset_of_images_without_age(bids_skeleton, brain, capsys):
