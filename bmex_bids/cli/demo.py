@@ -200,11 +200,12 @@ def measure(
 
     from bmex_bids.metrics.reference import psnr
 
-    truth = np.asarray(clean.dataobj, dtype=np.float32)
+    # float64: in single precision, numpy's line through two million voxels loses its slope
+    truth = np.asarray(clean.dataobj, dtype=np.float64)
     mask = truth > 0
 
     def figure(path: Path) -> float:
-        values = np.asarray(nib.load(path).dataobj, dtype=np.float32)  # type: ignore[attr-defined]
+        values = np.asarray(nib.load(path).dataobj, dtype=np.float64)  # type: ignore[attr-defined]
         slope, offset = np.polyfit(values[mask], truth[mask], 1)
         return float(psnr(slope * values + offset, truth, mask, peak))
 
