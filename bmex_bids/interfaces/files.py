@@ -41,6 +41,7 @@ def write(image: nib.Nifti1Image, folder: str | Path, name: str) -> str:
 
     path = Path(folder).absolute() / name
     temporary = path.with_name(f".{os.getpid()}.{name}")
+    image.header.set_xyzt_units("mm", "sec")
     nib.save(image, temporary)
     temporary.replace(path)
     return str(path)

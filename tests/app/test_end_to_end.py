@@ -11,6 +11,8 @@ import gzip
 import hashlib
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -62,6 +64,15 @@ def tiny_network(tiny_records, monkeypatch, tmp_path):
     """The tiny network takes the bundled one's place; the current folder is the test's own."""
     monkeypatch.setattr("bmex_bids.network.registry.bundled", lambda: tiny_records)
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def few_pictures(monkeypatch):
+    """Pictures take most of the time: one test has all of them, the others the summary only."""
+    from bmex_bids.interfaces import reportlets
+
+    only = {"summary": reportlets.write_summary}
+    monkeypatch.setattr(reportlets, "drawings", lambda: only)
 
 
 @pytest.fixture
@@ -145,21 +156,10 @@ def test_three_storage_orders_and_a_session_come_out_valid(bids_skeleton, brain,
     )
     assert validate(out) == []
     for raw_path in bids.rglob("sub-*.nii.gz"):
-        raw = nib.load(raw_path)
         folder = out / raw_path.parent.relative_to(bids)
         stem, suffix = raw_path.name.removesuffix(".nii.gz").rsplit("_", 1)
-        for name in expected(stem, suffix):
-            image = nib.load(folder / name)
-            assert np.isfinite(image.get_fdata()).all()
-            assert (folder / name.replace(".nii.gz", ".json")).is_file()
-            if "_res-" in name:
-                np.testing.assert_allclose(image.header.get_zooms(), 0.8, atol=1e-4)
-                continue
-            assert image.shape == raw.shape, name
-            np.testing.assert_array_equal(image.affine, raw.affine, err_msg=name)
-            assert image.header["sform_code"] == raw.header["sform_code"], name
-            assert image.header["qform_code"] == raw.header["qform_code"], name
-        _check_the_values(raw, folder, stem, suffix)
+        _check_the_grids(nib.load(raw_path), folder, expected(stem, suffix))
+        _check_the_values(nib.load(raw_path), folder, stem, suffix)
 
     printed = capsys.readouterr().out
     assert "image 1 of 3  sub-01_T1w  preprocess: brain mask" in printed
@@ -169,7 +169,20 @@ def test_three_storage_orders_and_a_session_come_out_valid(bids_skeleton, brain,
         assert (out / page).is_file()
     (settings,) = out.glob("logs/*/config.toml")
     assert Config.from_toml(settings.read_text()).paths.bids_dir == bids
-    assert (out / ".bidsignore").is_file()
+
+
+def _check_the_grids(raw: nib.Nifti1Image, folder: Path, names: set[str]) -> None:
+    for name in names:
+        image = nib.load(folder / name)
+        assert np.isfinite(image.get_fdata()).all()
+        assert (folder / name.replace(".nii.gz", ".json")).is_file()
+        if "_res-" in name:
+            np.testing.assert_allclose(image.header.get_zooms(), 0.8, atol=1e-4)
+            continue
+        assert image.shape == raw.shape, name
+        np.testing.assert_array_equal(image.affine, raw.affine, err_msg=name)
+        assert image.header["sform_code"] == raw.header["sform_code"], name
+        assert image.header["qform_code"] == raw.header["qform_code"], name
 
 
 def _check_the_values(raw: nib.Nifti1Image, folder: Path, stem: str, suffix: str) -> None:
@@ -226,18 +239,6 @@ def test_one_bad_image_among_good_ones_and_one_without_an_age(
     assert "Traceback" not in printed.out + printed.err
     assert list(out.glob("logs/*/crash-*.txt"))
     assert validate(out) == []
-
-
-def test_several_processes(bids_skeleton, brain, tmp_path):
-    bids = bids_skeleton(
-        {
-            **participants("01", "02"),
-            "sub-01/anat/sub-01_T1w.nii.gz": brain(),
-            "sub-02/anat/sub-02_T1w.nii.gz": b"not an image at all",
-        }
-    )
-    assert bmex(bids, "--nprocs", "2", "--omp-nthreads", "1") == 3
-    assert derivatives(tmp_path / "out") == expected("sub-01")
 
 
 def _with_nan(image: nib.Nifti1Image) -> nib.Nifti1Image:
@@ -386,10 +387,74 @@ def test_as_a_program():
     assert done.stderr.startswith("bmex: expected a dataset folder at /nowhere")
 
 
-def test_sidecars_name_age_model_and_weights(bids_skeleton, brain, tmp_path):
-    bids = bids_skeleton({**participants("01"), "sub-01/anat/sub-01_T1w.nii.gz": brain()})
-    assert bmex(bids, "--skull-strip", "skip") == 0
-    sidecar = tmp_path / "out/sub-01/anat/sub-01_desc-enhanced_T1w.json"
-    text = json.dumps(json.loads(sidecar.read_text()))
+def test_several_processes_the_whole_report_and_what_a_sidecar_tells(
+    bids_skeleton, brain, tmp_path
+):
+    # the pictures are drawn in a worker process, which few_pictures does not reach
+    bids = bids_skeleton(
+        {
+            **participants("01", "02"),
+            "sub-01/anat/sub-01_T1w.nii.gz": brain(),
+            "sub-02/anat/sub-02_T1w.nii.gz": b"not an image at all",
+        }
+    )
+    flags = ["--nprocs", "2", "--omp-nthreads", "1", "--skull-strip", "skip"]
+    assert bmex(bids, *flags) == 3
+    out = tmp_path / "out"
+    assert [row["status"] for row in status_of(out)] == ["done", "failed"]
+    assert derivatives(out) == expected("sub-01")
+    assert validate(out) == []
+    text = (out / "sub-01/anat/sub-01_desc-enhanced_T1w.json").read_text()
     for word in ("participants.tsv", "month0", "tiny", "made by a test", "tct_after"):
         assert word in text, word
+    page = (out / "sub-01.html").read_text()
+    pictures = sorted(path.name for path in (out / "sub-01/figures").glob("*.svg"))
+    assert len(pictures) >= 4
+    for picture in pictures:
+        assert picture in page
+    assert "http" not in page.replace("http://www.w3.org", "")  # opens without a network
+
+
+def test_a_head_keeps_what_is_outside_its_brain(
+    bids_skeleton, head_phantom, tmp_path, monkeypatch
+):
+    phantom = head_phantom(spacing=2.5, size=0.47)
+    monkeypatch.setattr(
+        "bmex_bids.network.stripper.brain_probability",
+        lambda *_, **__: phantom.mask.astype(np.float32),
+    )
+    bids = bids_skeleton({**participants("01"), "sub-01/anat/sub-01_T1w.nii.gz": phantom.image})
+    assert bmex(bids, "--skull-strip", "force") == 0
+    anat = tmp_path / "out/sub-01/anat"
+    truth = phantom.image.get_fdata()
+    preproc = nib.load(anat / "sub-01_desc-preproc_T1w.nii.gz").get_fdata()
+    scalp = truth > 800
+    assert preproc[scalp].mean() == pytest.approx(truth[scalp].mean(), rel=0.1)
+    sidecar = json.loads((anat / "sub-01_desc-preproc_T1w.json").read_text())
+    assert sidecar["SkullStripped"] is False
+    assert "tiny-strip" in json.dumps(sidecar)
+    enhanced = json.loads((anat / "sub-01_desc-enhanced_T1w.json").read_text())
+    assert enhanced["SkullStripped"] is True
+
+
+def test_a_second_run_fills_an_output_that_was_deleted(bids_skeleton, brain, tmp_path):
+    bids = bids_skeleton({**participants("01"), "sub-01/anat/sub-01_T1w.nii.gz": brain()})
+    assert bmex(bids) == 0
+    shutil.rmtree(tmp_path / "out")
+    assert bmex(bids) == 0
+    assert derivatives(tmp_path / "out") == expected("sub-01")
+
+
+def test_an_interrupted_run_says_what_it_did_not_do(
+    bids_skeleton, brain, tmp_path, monkeypatch, capsys
+):
+    def interrupted(*_: object, **__: object) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr("bmex_bids.workflows.execution.run", interrupted)
+    bids = bids_skeleton({**participants("01"), "sub-01/anat/sub-01_T1w.nii.gz": brain()})
+    before = signal.getsignal(signal.SIGTERM)
+    assert bmex(bids) == 130
+    assert "interrupted" in capsys.readouterr().err
+    assert [row["status"] for row in status_of(tmp_path / "out")] == ["not run"]
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The workflows can be built and their graphs expanded without running anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from nipype.pipeline.engine.utils import generate_expanded_graph
+
+from bmex_bids.inputs.age import Age
+from bmex_bids.inputs.collect import SourceImage
+from bmex_bids.inputs.plan import PlannedImage
+from bmex_bids.network.registry import WeightRecord
+from bmex_bids.workflows import base
+
+RECORD = WeightRecord(
+    name="some",
+    kind="enhance",
+    path=Path("/weights/some.safetensors"),
+    sha256="0" * 64,
+    licence="Apache-2.0",
+    source="here",
+    description="",
+    variant="bmex-compact",
+    input_units="template units",
+    age_groups=("month24",),
+    contrasts=("T1w",),
+    version="1",
+)
+
+
+@pytest.fixture
+def planned(make_image, tmp_path):
+    """Plan an image of 100 x 100 x 100 voxels of 1 mm."""
+
+    def make(subject: str = "01") -> PlannedImage:
+        path = tmp_path / "bids" / f"sub-{subject}_T1w.nii.gz"
+        make_image("LPS", (100, 100, 100), "uint8", path=path)
+        image = SourceImage(path, {"sub": subject}, "T1w", {}, tmp_path / "bids")
+        age = Age(30.0, False, "30", "months", "participants.tsv", "age")
+        return PlannedImage(image, age, "month24", 0.8, "0p8", f"sub-{subject}/anat")
+
+    return make
+
+
+@pytest.fixture
+def build(tmp_path):
+    def make(planned: PlannedImage, **options):
+        return base.init_image_wf(
+            planned,
+            bids_dir=tmp_path / "bids",
+            output_dir=tmp_path / "out",
+            weights=RECORD,
+            **options,
+        )
+
+    return make
+
+
+def expanded(workflow):
+    """Full names of the nodes that would run, and the edges between them."""
+    graph = generate_expanded_graph(workflow._create_flat_graph())
+    return {node.fullname: node for node in graph.nodes()}, graph
+
+
+def test_every_stage_of_an_image_is_there_and_connected(planned, build):
+    nodes, graph = expanded(build(planned()))
+    assert {name.removeprefix("sub_01_T1w_wf.") for name in nodes} == {
+        "preprocess_wf.conform",
+        "preprocess_wf.correct_head",
+        "preprocess_wf.find_brain",
+        "preprocess_wf.correct_brain",
+        "preprocess_wf.match_histogram",
+        "enhance_wf.network",
+        "enhance_wf.quality",
+        "enhance_wf.restore",
+        "outputs_wf.save",
+        "report_wf.pictures",
+    }
+    for name, node in nodes.items():
+        wanted = {field for field, trait in node.inputs.traits().items() if trait.mandatory}
+        connected = {
+            field for _, _, edge in graph.in_edges(node, data=True) for _, field in edge["connect"]
+        }
+        given = set(node.inputs.get_traitsfree())
+        assert wanted <= connected | given, name
+
+
+def test_images_share_no_node(planned, build, tmp_path):
+    whole = base.init_run_wf(
+        [build(planned("01")), build(planned("02"))], work_dir=tmp_path / "work"
+    )
+    nodes, graph = expanded(whole)
+    assert len(nodes) == 20
+    assert all(a.fullname.split(".")[1] == b.fullname.split(".")[1] for a, b in graph.edges())
+
+
+def test_the_memory_of_a_node_grows_with_the_image(planned, build):
+    image = planned()
+    at_network_spacing = 100**3 / 0.8**3
+    expected = at_network_spacing * 4 * base.ARRAYS_AT_ONCE / 2**30
+    assert base.memory_gb(image.image.path, 0.8) == pytest.approx(max(expected, 0.2), abs=0.01)
+    assert base.memory_gb(Path("/nowhere.nii.gz"), 0.8) == base.DEFAULT_MEM_GB
+
+
+def test_only_the_networks_ask_for_a_gpu(planned, build):
+    nodes, _ = expanded(build(planned(), device="cuda", use_gpu=True))
+    asking = {name.split(".")[-1] for name, node in nodes.items() if node.is_gpu_node()}
+    assert asking == {"find_brain", "network"}
+    nodes, _ = expanded(build(planned(), device="cuda", use_gpu=True, skull_strip="skip"))
+    asking = {name.split(".")[-1] for name, node in nodes.items() if node.is_gpu_node()}
+    assert asking == {"network"}
+
+
+def test_published_weights_get_the_published_matching():
+    import dataclasses
+
+    published = dataclasses.replace(RECORD, variant="bmex-pytorch")
+    assert base.histogram_method(published) == "published"
+    assert base.histogram_method(RECORD) == "brain"
+
+
+def test_an_image_without_an_age_group_is_no_work(planned, build):
+    import dataclasses
+
+    with pytest.raises(ValueError, match="age group"):
+        build(dataclasses.replace(planned(), age_group=None))
