@@ -35,7 +35,7 @@ def thick_slices(image: Array, axis: int, factor: float) -> Array:
 def slab_centres(n: int, factor: float) -> NDArray[np.float64]:
     """Voxel coordinates of the slab centres; slabs tile n voxels, from the first voxel's lower edge."""
     count = max(int(np.ceil(n / factor - 1e-9)), 1)
-    return (np.arange(count) + 0.5) * factor - 0.5
+    return np.asarray((np.arange(count) + 0.5) * factor - 0.5, dtype=np.float64)
 
 
 def _slab_matrix(n: int, factor: float) -> NDArray[np.float64]:
@@ -64,7 +64,9 @@ def smooth(image: Array, spacing: tuple[float, float, float], fwhm_mm: float) ->
     return result
 
 
-def line_jitter(image: Array, shifts: NDArray[np.float64], *, phase_axis: int, readout_axis: int) -> Array:
+def line_jitter(
+    image: Array, shifts: NDArray[np.float64], *, phase_axis: int, readout_axis: int
+) -> Array:
     """Shift each k-space line by a random amount along the read-out axis.
 
     The result is blurred and faintly ghosted (NETWORK.md §7: "blur by random phase per line").

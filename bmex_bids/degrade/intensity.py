@@ -14,7 +14,10 @@ def bias_field(image: Array, control: NDArray[np.float64]) -> Array:
     """Multiply by exp of a smooth field, interpolated from a coarse grid of log-values."""
     control = np.asarray(control, dtype=np.float32)
     # coordinates of each voxel on the control grid, whose corners are the image's corners
-    axes = [np.linspace(0, c - 1, n, dtype=np.float32) for c, n in zip(control.shape, image.shape, strict=True)]
+    axes = [
+        np.linspace(0, c - 1, n, dtype=np.float32)
+        for c, n in zip(control.shape, image.shape, strict=True)
+    ]
     field = control
     for axis, where in enumerate(axes):
         low = np.clip(np.floor(where).astype(int), 0, max(control.shape[axis] - 2, 0))
@@ -36,6 +39,8 @@ def gamma(image: Array, exponent: float, reference: float) -> Array:
 
 def texture(shape: tuple[int, int, int], sigma_voxels: float, rng: np.random.Generator) -> Array:
     """Smooth random field of zero mean and unit standard deviation."""
-    field = scipy.ndimage.gaussian_filter(rng.standard_normal(shape, dtype=np.float32), sigma_voxels)
+    field = scipy.ndimage.gaussian_filter(
+        rng.standard_normal(shape, dtype=np.float32), sigma_voxels
+    )
     result: Array = (field - field.mean()) / (field.std() + np.float32(1e-12))
     return result

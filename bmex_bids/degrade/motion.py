@@ -76,7 +76,9 @@ def periodic(
     return Trajectory(wave * amplitude[:3], wave * amplitude[3:])
 
 
-def piecewise(n_lines: int, times: list[float], poses: list[list[float]], *, smooth: bool) -> Trajectory:
+def piecewise(
+    n_lines: int, times: list[float], poses: list[list[float]], *, smooth: bool
+) -> Trajectory:
     """Sudden (steps) or continuous (linear between knots) motion.
 
     Parameters
@@ -155,7 +157,9 @@ def apply_motion(
     image = np.asarray(image, dtype=np.float32)
     n = image.shape[phase_axis]
     if len(trajectory.translations) != n:
-        raise ValueError(f"expected one pose for each of {n} lines, got {len(trajectory.translations)}")
+        raise ValueError(
+            f"expected one pose for each of {n} lines, got {len(trajectory.translations)}"
+        )
     step = np.asarray(spacing, dtype=np.float64)
     labels, centres = _quantise(trajectory.rotations, max_rotations)
     order = np.fft.ifftshift(np.arange(n))  # time index of each FFT frequency
@@ -170,10 +174,12 @@ def apply_motion(
         index[phase_axis] = chosen
         hybrid[tuple(index)] = lines[tuple(index)]
     hybrid = _translate_lines(hybrid, trajectory.translations[order] / step, phase_axis)
-    return np.abs(scipy.fft.ifft(hybrid, axis=phase_axis)).astype(np.float32, copy=False)
+    return np.asarray(np.abs(scipy.fft.ifft(hybrid, axis=phase_axis)), dtype=np.float32)
 
 
-def _translate_lines(hybrid: NDArray[np.complex64], shifts: NDArray[np.float64], phase_axis: int) -> NDArray[np.complex64]:
+def _translate_lines(
+    hybrid: NDArray[np.complex64], shifts: NDArray[np.float64], phase_axis: int
+) -> NDArray[np.complex64]:
     """Multiply each line of k-space by the phase ramp of its own translation (voxels).
 
     ``hybrid`` is in Fourier space along ``phase_axis`` only; the other two axes are taken there when a
@@ -199,7 +205,9 @@ def _translate_lines(hybrid: NDArray[np.complex64], shifts: NDArray[np.float64],
     return hybrid
 
 
-def _quantise(rotations: NDArray[np.float64], most: int) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+def _quantise(
+    rotations: NDArray[np.float64], most: int
+) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
     """Group poses of similar rotation: along the direction in which the rotation varies most."""
     centre = rotations.mean(axis=0)
     deviation = rotations - centre

@@ -22,4 +22,4 @@ def rician(image: Array, sigma: float, rng: np.random.Generator) -> Array:
     """
     real = gaussian(image, sigma, rng)
     imaginary = np.float32(sigma) * rng.standard_normal(image.shape, dtype=np.float32)
-    return np.hypot(real, imaginary)
+    return np.asarray(np.hypot(real, imaginary), dtype=np.float32)

@@ -54,7 +54,8 @@ def _piecewise(image: Array, spacing: Spacing, step: Step) -> Array:
 
 def _jitter(image: Array, spacing: Spacing, step: Step) -> Array:
     axis = int(step["phase_axis"])
-    shifts = np.random.default_rng(step["seed"]).normal(0, step["sigma"], image.shape[axis])
+    rng = np.random.default_rng(step["seed"])
+    shifts: NDArray[np.float64] = float(step["sigma"]) * rng.standard_normal((image.shape[axis],))
     middle = slice(image.shape[axis] // 2 - 4, image.shape[axis] // 2 + 5)
     shifts -= shifts[middle].mean()
     return blur.line_jitter(image, shifts, phase_axis=axis, readout_axis=int(step["readout_axis"]))
@@ -126,12 +127,17 @@ class Recipe:
         return cls(tuple(steps))
 
 
-def severity(name: str, rng: np.random.Generator, *, phase_axis: int = 1, blur_sigma: float = 0.0) -> Recipe:
+def severity(
+    name: str, rng: np.random.Generator, *, phase_axis: int = 1, blur_sigma: float = 0.0
+) -> Recipe:
     """Periodic motion of a named severity: both along the phase axis and as a nod about axis 0."""
     if name not in SEVERITIES:
         raise ValueError(f"expected a severity of {list(SEVERITIES)}, got {name!r}")
     amplitude, frequency = SEVERITIES[name]
-    return Recipe((_draw_periodic(rng, amplitude, frequency, phase_axis),) + _maybe_jitter(rng, blur_sigma, phase_axis))
+    return Recipe(
+        (_draw_periodic(rng, amplitude, frequency, phase_axis),)
+        + _maybe_jitter(rng, blur_sigma, phase_axis)
+    )
 
 
 def draw(name: str, rng: np.random.Generator, *, intensity_range: float = 1000.0) -> Recipe:
@@ -187,7 +193,9 @@ def _draw_motion(rng: np.random.Generator) -> Step:
     smooth = bool(choice > 0.87)
     times = [0.0, *sorted(float(t) for t in rng.uniform(0.1, 0.9, count - 1))]
     scale = 0.2 + 2.0 * float(rng.random()) ** 2
-    poses = [[0.0] * 6] + [[float(v) for v in rng.normal(0, scale / 2, 6)] for _ in range(count - 1)]
+    poses = [[0.0] * 6] + [
+        [float(v) for v in rng.normal(0, scale / 2, 6)] for _ in range(count - 1)
+    ]
     return {
         "kind": "motion-piecewise",
         "times": times,
@@ -198,7 +206,9 @@ def _draw_motion(rng: np.random.Generator) -> Step:
     }
 
 
-def _draw_periodic(rng: np.random.Generator, amplitude: float, frequency: float, phase_axis: int) -> Step:
+def _draw_periodic(
+    rng: np.random.Generator, amplitude: float, frequency: float, phase_axis: int
+) -> Step:
     share = np.zeros(6)
     share[:3] = rng.normal(0, 1, 3)
     share[:3] *= amplitude / (np.linalg.norm(share[:3]) + 1e-9)

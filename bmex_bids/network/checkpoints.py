@@ -63,7 +63,7 @@ def _compact(state: State) -> nn.Module:
 
 
 def _strip(state: State) -> nn.Module:
-    return HalfUNet(1, 1, _channels(state, "stem.weight"))
+    return HalfUNet(1, 1, _channels(state, "stem.weight"), norm="mid.0.norm1.weight" in state)
 
 
 def _channels(state: State, key: str) -> int:

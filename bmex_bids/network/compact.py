@@ -56,10 +56,16 @@ def shuffle(x: Tensor) -> Tensor:
 
 
 class Residual(nn.Module):
-    """x + conv(relu(conv(relu(x)))), the second convolution starting at zero."""
+    """x + conv(relu(conv(relu(x)))), the second convolution starting at zero.
 
-    def __init__(self, width: int) -> None:
+    With ``norm``, instance normalisation comes before each relu; only for networks that see a whole
+    volume at once, since its statistics would differ from tile to tile.
+    """
+
+    def __init__(self, width: int, norm: bool = False) -> None:
         super().__init__()
+        self.norm1 = nn.InstanceNorm3d(width, affine=True) if norm else nn.Identity()
+        self.norm2 = nn.InstanceNorm3d(width, affine=True) if norm else nn.Identity()
         self.conv1 = nn.Conv3d(width, width, 3, padding=1)
         self.conv2 = nn.Conv3d(width, width, 3, padding=1)
         nn.init.kaiming_normal_(self.conv1.weight, nonlinearity="relu")
@@ -68,28 +74,35 @@ class Residual(nn.Module):
         nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv2(F.relu(self.conv1(F.relu(x))))
+        x1 = self.conv1(F.relu(self.norm1(x)))
+        return x + self.conv2(F.relu(self.norm2(x1)))
 
 
 class HalfUNet(nn.Module):
     """A U-Net whose finest features are at half resolution; input sizes are multiples of 8.
 
-    ``width`` channels at 1/2, twice that at 1/4, four times at 1/8.
+    ``width`` channels at 1/2, twice that at 1/4, four times at 1/8; ``norm`` as in :class:`Residual`.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, width: int, blocks: int = 1) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, width: int, blocks: int = 1, norm: bool = False
+    ) -> None:
         super().__init__()
         w1, w2, w3 = width, 2 * width, 4 * width
+
+        def stack(channels: int, count: int) -> nn.Sequential:
+            return nn.Sequential(*[Residual(channels, norm) for _ in range(count)])
+
         self.stem = nn.Conv3d(8 * in_channels, w1, 3, padding=1)
-        self.enc1 = nn.Sequential(*[Residual(w1) for _ in range(blocks)])
+        self.enc1 = stack(w1, blocks)
         self.down1 = nn.Conv3d(w1, w2, 2, stride=2)
-        self.enc2 = nn.Sequential(*[Residual(w2) for _ in range(blocks)])
+        self.enc2 = stack(w2, blocks)
         self.down2 = nn.Conv3d(w2, w3, 2, stride=2)
-        self.mid = nn.Sequential(Residual(w3), Residual(w3))
+        self.mid = stack(w3, 2)
         self.up2 = nn.ConvTranspose3d(w3, w2, 2, stride=2)
-        self.dec2 = nn.Sequential(*[Residual(w2) for _ in range(blocks)])
+        self.dec2 = stack(w2, blocks)
         self.up1 = nn.ConvTranspose3d(w2, w1, 2, stride=2)
-        self.dec1 = nn.Sequential(*[Residual(w1) for _ in range(blocks)])
+        self.dec1 = stack(w1, blocks)
         self.head = nn.Conv3d(w1, 8 * out_channels, 3, padding=1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]

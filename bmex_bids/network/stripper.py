@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Brain extraction: the probability of brain at each voxel, whatever the contrast.
 
-The network sees the whole head at 2 mm; the probability is brought back to the image's grid by linear
+The network sees the whole head at 3 mm; the probability is brought back to the image's grid by linear
 interpolation, and a threshold of one half then cuts with sub-voxel accuracy.
 """
 
@@ -23,7 +23,7 @@ from bmex_bids.network.predict import resolve_device
 from bmex_bids.network.registry import WeightRecord
 from bmex_bids.network.tiling import network_order, volume_order
 
-GRID_MM = 2.0
+GRID_MM = 3.0
 MULTIPLE = 8
 PERCENTILES = (1.0, 99.5)
 

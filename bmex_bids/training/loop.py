@@ -171,8 +171,8 @@ def fit(
 
 def _batches(chunks: Dataset[Batch], schedule: Schedule, start: int) -> Iterator[Batch]:
     """Batches from step ``start`` on; one worker process prepares chunks ahead."""
-    size = len(chunks[0][0])  # type: ignore[arg-type]
-    per_chunk = size // schedule.batch
+    known = getattr(chunks, "samples", None)  # else one has to be made to be counted
+    per_chunk = int(known or len(chunks[0][0])) // schedule.batch
     first, offset = divmod(start, per_chunk)
     order = range(first, len(chunks))  # type: ignore[arg-type]
     loader = DataLoader(

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -258,9 +259,16 @@ def load_sources(data_dir: Path) -> Sources:
 
 
 class PatchChunks(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
-    """Chunk ``i`` → shuffled patches (bad, clean, mask, labels), each (n, 1, P, P, P), labels (n, P, P, P).
+    """Chunk ``i`` → shuffled patches (bad, clean, mask, labels).
 
-    Axes are put into the order that the network is fed: (z, x, y) of LPS.
+    Each is (n, 1, P, P, P), labels (n, P, P, P), axes in the network's order (z, x, y) of LPS.
+
+    Degrading a volume takes seconds, a training step less than one, so volumes are used more than once;
+    but a chunk made of two volumes only taught the network those two faults, and the next chunk
+    the opposite (300 steps without any gain).  So a window slides over an endless row of degraded volumes:
+    chunk ``i`` takes a few patches from each of volumes ``stride·i … stride·i + window − 1``, and the next
+    chunk exchanges ``stride`` of them.  Volumes are remembered, not stored: each is a function of the seed
+    and its number, so chunks are too.
     """
 
     def __init__(
@@ -270,34 +278,49 @@ class PatchChunks(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         seed: int,
         chunks: int,
         patch: int = 48,
-        images: int = 2,
-        patches_per_image: int = 36,
+        window: int = 24,
+        stride: int = 2,
+        patches_per_volume: int = 2,
     ) -> None:
-        self.sources, self.seed, self.chunks = sources, seed, chunks
-        self.patch, self.images, self.patches_per_image = patch, images, patches_per_image
+        self.sources, self.seed, self.chunks, self.patch = sources, seed, chunks, patch
+        self.window, self.stride, self.patches_per_volume = window, stride, patches_per_volume
+        self._volumes: dict[int, tuple[Array, CleanImage]] = {}
 
     def __len__(self) -> int:
         return self.chunks
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        rng = np.random.default_rng([self.seed, index])
-        stacks: list[list[Array]] = [[], [], [], []]
-        for _ in range(self.images):
+    @property
+    def samples(self) -> int:
+        """Patches in a chunk."""
+        return self.window * self.patches_per_volume
+
+    def volume(self, number: int) -> tuple[Array, CleanImage]:
+        """Degraded and clean volume of a number."""
+        if number not in self._volumes:
+            rng = np.random.default_rng([self.seed, 0, number])
             clean = _augment(self.sources.pick(rng), rng)
-            volumes = (degrade_like_app(clean, rng), clean.data, clean.mask, clean.labels)
+            self._volumes[number] = (degrade_like_app(clean, rng), clean)
+        return self._volumes[number]
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        rng = np.random.default_rng([self.seed, 1, index])
+        first = self.stride * index
+        for old in [number for number in self._volumes if number < first]:
+            del self._volumes[old]
+        stacks: list[list[NDArray[Any]]] = [[], [], [], []]
+        for number in range(first, first + self.window):
+            bad, clean = self.volume(number)
             centres = np.argwhere(clean.mask)
-            for centre in centres[rng.integers(len(centres), size=self.patches_per_image)]:
-                box = tuple(
-                    slice(s, s + self.patch)
-                    for s in np.clip(centre - self.patch // 2, 0, np.array(clean.mask.shape) - self.patch)
-                )
-                for stack, volume in zip(stacks, volumes, strict=True):
-                    stack.append(network_order(volume[box]))
-        order = rng.permutation(len(stacks[0]))
-        bad, target, mask, labels = (np.stack([stack[k] for k in order]) for stack in stacks)
-        return (
-            torch.from_numpy(bad)[:, None],
-            torch.from_numpy(target)[:, None],
-            torch.from_numpy(mask)[:, None],
-            torch.from_numpy(labels),
+            room = np.array(clean.mask.shape) - self.patch
+            for centre in centres[rng.integers(len(centres), size=self.patches_per_volume)]:
+                corner = np.clip(centre - self.patch // 2, 0, room)
+                box = tuple(slice(int(c), int(c) + self.patch) for c in corner)
+                for stack, whole in zip(
+                    stacks, (bad, clean.data, clean.mask, clean.labels), strict=True
+                ):
+                    stack.append(network_order(whole[box]))
+        order = rng.permutation(self.samples)
+        bads, targets, masks, labels = (
+            torch.from_numpy(np.stack([stack[k] for k in order])) for stack in stacks
         )
+        return bads[:, None], targets[:, None], masks[:, None], labels

@@ -44,6 +44,11 @@ class HeadChunks(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return self.chunks
 
+    @property
+    def samples(self) -> int:
+        """Heads in a chunk."""
+        return self.size
+
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         rng = np.random.default_rng([self.seed, index])
         images, brains = [], []
@@ -102,7 +107,7 @@ def train(data_dir: Path, out_dir: Path, config: StripConfig, *, resume: bool = 
         size=config.chunk,
     )
     validation = Validation([load_head(data_dir / name) for name in VALIDATION_MAPS])
-    model = HalfUNet(1, 1, config.width)
+    model = HalfUNet(1, 1, config.width, norm=True)
     LOGGER.info("%d parameters", sum(p.numel() for p in model.parameters()))
 
     def loss(network: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:

@@ -3,8 +3,8 @@
 
 The idea is that of SynthSeg and SynthStrip (Billot et al., Med. Image Anal. 2023; Hoopes et al., NeuroImage
 2022): a network that has seen every contrast, resolution, field of view and size that chance can make does
-not care which one a scanner made.  Everything happens on a 2 mm grid; partial volume is kept by carrying
-the fraction of each tissue in each voxel instead of its label.
+not care which one a scanner made.  Heads are kept at 2 mm as the fraction of each tissue in each voxel, so
+that partial volume survives, and come out on the network's grid.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from bmex_bids.imaging.orientation import conform, load_image
 from bmex_bids.network.stripper import GRID_MM, normalise
 
 Array = NDArray[np.float32]
+
+HEAD_MM = 2.0
 
 #: FreeSurfer numbers of the tissues; what is left above zero is extra-cerebral, each label by itself
 TISSUES: Mapping[str, tuple[int, ...]] = {
@@ -113,7 +115,7 @@ def draw_brightness(tissues: tuple[str, ...], rng: np.random.Generator) -> Array
 
 
 def synthesise(
-    head: HeadMap, rng: np.random.Generator, *, size: tuple[int, int, int] = (104, 120, 104)
+    head: HeadMap, rng: np.random.Generator, *, size: tuple[int, int, int] = (72, 80, 72)
 ) -> tuple[Array, Array]:
     """A head in a random contrast, pose, size and quality, and its brain.
 
@@ -121,7 +123,7 @@ def synthesise(
     ----------
     head : the label map
     rng : decides everything
-    size : (X, Y, Z) of the result on the 2 mm grid; heads may reach beyond it
+    size : (X, Y, Z) of the result on the network's grid; heads may reach beyond it
 
     Returns
     -------
@@ -144,7 +146,7 @@ def synthesise(
         control = rng.normal(0, rng.uniform(0.05, 0.35), (4, 4, 4))
         image = bias_field(image, control)
     if rng.random() < 0.35:
-        image = thick_slices(image, int(rng.integers(3)), float(rng.uniform(1.0, 3.0)))
+        image = thick_slices(image, int(rng.integers(3)), float(rng.uniform(1.0, 2.2)))
     image = np.clip(image, 0, None) ** np.float32(np.exp(rng.normal(0, 0.25)))
     if rng.random() < 0.8:
         image = rician(image, float(rng.uniform(0.0, 0.08)), rng)
@@ -169,7 +171,11 @@ def _deform(
         matrix[:, 0] *= -1  # the left-right axis comes first
     inverse = np.linalg.inv(matrix)
     shift = rng.normal(0, 5, 3)
-    grid = [np.arange(n, dtype=np.float32) - (n - 1) / 2 - s for n, s in zip(size, shift, strict=True)]
+    step = np.float32(GRID_MM / HEAD_MM)
+    grid = [
+        (np.arange(n, dtype=np.float32) - (n - 1) / 2) * step - s
+        for n, s in zip(size, shift, strict=True)
+    ]
     x, y, z = np.meshgrid(*grid, indexing="ij", copy=False)
     points = np.stack([x, y, z], axis=-1) @ inverse.T.astype(np.float32)
     coarse = rng.normal(0, rng.uniform(0, 2.0), (3, 5, 5, 5)).astype(np.float32)
@@ -192,7 +198,7 @@ def _crop_view(image: Array, rng: np.random.Generator) -> Array:
     for axis in range(3):
         if rng.random() < 0.1:
             index: list[slice] = [slice(None)] * 3
-            width = int(rng.integers(1, 12))
+            width = int(rng.integers(1, 8))
             index[axis] = slice(-width, None) if rng.random() < 0.5 else slice(0, width)
             result[tuple(index)] = 0
     return result

@@ -60,7 +60,9 @@ def test_one_moved_line_has_the_known_phase_ramp(blob):
 def test_translation_keeps_the_energy(blob):
     path = periodic(48, np.array([0.7, 1.1, 0.9, 0, 0, 0]), 0.12, 0.3)
     moved = apply_motion(blob, SPACING, path.centred())
-    assert (moved.astype(float) ** 2).sum() == pytest.approx((blob.astype(float) ** 2).sum(), rel=1e-5)
+    assert (moved.astype(float) ** 2).sum() == pytest.approx(
+        (blob.astype(float) ** 2).sum(), rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -92,7 +94,9 @@ def test_rotation_allows_for_anisotropic_voxels(blob):
     centre = (weights * np.arange(48)).sum() / weights.sum()
     lever = (30 - (44 - 1) / 2) * 2.0
     arm = 24 - (48 - 1) / 2
-    assert centre - 23.5 == pytest.approx(arm * np.cos(np.deg2rad(5)) - lever * np.sin(np.deg2rad(5)), abs=0.05)
+    assert centre - 23.5 == pytest.approx(
+        arm * np.cos(np.deg2rad(5)) - lever * np.sin(np.deg2rad(5)), abs=0.05
+    )
 
 
 def test_centred_motion_rests_in_the_middle_of_k_space():
