@@ -77,3 +77,16 @@ def test_psnr_of_as_many_voxels_as_a_brain_has(tmp_path):
     nib.save(nib.Nifti1Image(truth / 2, np.eye(4)), path)
     before, after = demo.measure(clean, path, path, peak=1000)
     assert min(before, after) > 100  # the same image in another unit; in float32 it was 11 dB
+
+
+def test_psnr_does_not_depend_on_shading(head_phantom, tmp_path):
+    clean = head_phantom(spacing=4.0, noise=0.0).brain
+    values = np.asarray(clean.dataobj)
+    ramp = np.linspace(0.8, 1.2, values.shape[1])[None, :, None]
+    noise = np.random.default_rng(0).normal(0, 20, values.shape) * (values > 0)
+    plain, shaded = tmp_path / "plain.nii.gz", tmp_path / "shaded.nii.gz"
+    nib.save(nib.Nifti1Image((values + noise).astype(np.float32), clean.affine), plain)
+    nib.save(nib.Nifti1Image(((values + noise) * ramp).astype(np.float32), clean.affine), shaded)
+    before, after = demo.measure(clean, plain, shaded, peak=1000)
+    assert before == pytest.approx(20 * math.log10(1000 / 20), abs=0.2)
+    assert after == pytest.approx(before, abs=0.5)
