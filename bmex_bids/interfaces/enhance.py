@@ -25,6 +25,9 @@ TISSUES = {1: "CSF", 2: "GM", 3: "WM"}
 #: network number → BIDS number (BEP 011 and BIDS derivatives: 1 GM, 2 WM, 3 CSF)
 TO_BIDS = {0: 0, 1: 3, 2: 1, 3: 2}
 
+#: voxels around the brain that interpolation may look at
+MARGIN = 4
+
 
 class EnhanceInput(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="matched image, template units")
@@ -118,6 +121,7 @@ class Restore(SimpleInterface):
             read(self.inputs.mask_res),
             grid,
             mask,
+            orders=(3, 1, 1, 1),
         )
         total = np.maximum(np.sum(maps, axis=0), np.float32(1e-6))
         tissue = np.where(mask, np.argmax(maps, axis=0) + 1, 0)
@@ -151,59 +155,80 @@ def to_axes_of(image: Any, grid: Any) -> Any:
     return data
 
 
-def resampled_inside(images: Sequence[Any], support: Any, grid: Any, mask: Any) -> list[Any]:
-    """Images resampled to a grid (linear), zero outside ``mask``.
+def resampled_inside(
+    images: Sequence[Any], support: Any, grid: Any, mask: Any, *, orders: Sequence[int]
+) -> list[Any]:
+    """Images resampled to a grid, zero outside ``mask``.
 
-    At the brain's border a plain interpolation would mix in the zeros outside.  So the image and
-    its support are both resampled and the one is divided by the other; a voxel of the mask that
-    the support does not reach takes the value of the nearest one that it does.
+    At the brain's border interpolation would mix in the zeros outside, so these first take the
+    value of the nearest voxel inside.  A cubic spline (order 3) is what keeps an image sharp: a
+    head of 0.88 mm that goes to 0.8 mm and back differs from itself by 28 dB with linear
+    interpolation both ways and by 39 dB with cubic.
 
     Parameters
     ----------
-    images : on one grid, zero outside ``support``
-    support : on the same grid, 1 inside, 0 outside
+    images : on one grid
+    support : on the same grid, 1 where the images have values, 0 outside
     grid : (shape, affine)
     mask : bool, on that grid
+    orders : of interpolation, one for each image
     """
+    import nibabel as nib
     import numpy as np
     import scipy.ndimage
 
     from bmex_bids.imaging.resampling import resample_like
 
     shape, affine = grid
-    box = bounding_box(mask)
-    shift = np.eye(4)
-    shift[:3, 3] = [side.start for side in box]
-    inside = mask[box]
-    part = (inside.shape, affine @ shift)  # outside the box nothing is wanted
-
-    weight = data_of(resample_like(support, part))
-    known = inside & (weight > 0.05)
-    missing = inside & ~known
-    nearest = None
-    if known.any() and missing.any():
-        nearest = scipy.ndimage.distance_transform_edt(
-            ~known, return_distances=False, return_indices=True
-        )
+    source = bounding_box(data_of(support) > 0, margin=MARGIN)
+    target = bounding_box(mask)  # outside this box nothing is wanted
+    nearest = scipy.ndimage.distance_transform_edt(
+        data_of(support)[source] == 0, return_distances=False, return_indices=True
+    )
+    part = (mask[target].shape, corner_at(affine, target))
+    start = corner_at(support.affine, source)
     results = []
-    for image in images:
-        values = data_of(resample_like(image, part))
-        values = np.where(known, values / np.maximum(weight, 0.05), 0).astype(np.float32)
-        if nearest is not None:
-            values[missing] = values[tuple(index[missing] for index in nearest)]
+    for image, order in zip(images, orders, strict=True):
+        filled = nib.Nifti1Image(data_of(image)[source][tuple(nearest)], start)
+        used = 0 if voxels_coincide(start, part[1]) else order
+        values = data_of(resample_like(filled, part, order=used))
         whole = np.zeros(shape, np.float32)
-        whole[box] = values
+        whole[target] = np.where(mask[target], np.clip(values, 0, None), 0)
         results.append(whole)
     return results
 
 
-def bounding_box(mask: Any) -> tuple[slice, slice, slice]:
-    """The smallest box around the true voxels of a mask (the whole array when there are none)."""
+def corner_at(affine: Any, box: tuple[slice, slice, slice]) -> Any:
+    """The affine of a part of an array."""
+    import numpy as np
+
+    shift = np.eye(4)
+    shift[:3, 3] = [side.start for side in box]
+    return affine @ shift
+
+
+def voxels_coincide(source: Any, target: Any) -> bool:
+    """Whether each voxel of one grid lies on a voxel of the other, so nothing is interpolated."""
+    import numpy as np
+
+    step = np.linalg.inv(source) @ target
+    return bool(
+        np.allclose(step, np.rint(step), atol=1e-3)
+        and np.allclose(np.abs(np.rint(step[:3, :3])).sum(axis=0), 1)
+    )
+
+
+def bounding_box(mask: Any, margin: int = 0) -> tuple[slice, slice, slice]:
+    """The box around the true voxels of a mask, with a margin (all, when there are none)."""
     import numpy as np
     import scipy.ndimage
 
     found = scipy.ndimage.find_objects(np.asarray(mask, dtype=np.int8))
-    x, y, z = found[0] if found else tuple(slice(0, n) for n in mask.shape)
+    box = found[0] if found else tuple(slice(0, n) for n in mask.shape)
+    x, y, z = (
+        slice(max(side.start - margin, 0), min(side.stop + margin, n))
+        for side, n in zip(box, mask.shape, strict=True)
+    )
     return x, y, z
 
 

@@ -150,6 +150,7 @@ class CorrectBrainInput(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="0…1000, N4 over the head")
     mask = File(exists=True, mandatory=True)
     spacing_mm = traits.Float(mandatory=True, desc="of the network's grid")
+    order = traits.Enum(3, 1, usedefault=True, desc="of interpolation")
     num_threads = traits.Int(1, usedefault=True, nohash=True)
 
 
@@ -173,7 +174,8 @@ class CorrectBrain(SimpleInterface):
         limit_itk_threads(self.inputs.num_threads)
         mask = read(self.inputs.mask)
         corrected, _ = n4(read(self.inputs.in_file), mask)
-        image = resample_to_spacing(corrected, self.inputs.spacing_mm)
+        image = resample_to_spacing(corrected, self.inputs.spacing_mm, order=self.inputs.order)
+        image = with_data(np.clip(data_of(image), 0, None), image)  # a spline may undershoot
         inside = resample_to_spacing(mask, self.inputs.spacing_mm)
         brain = with_data((data_of(inside) > 0.5).astype(np.uint8), inside)
         self._results["out_file"] = write(image, runtime.cwd, "brain.nii.gz")

@@ -74,7 +74,7 @@ def init_image_wf(
         fetal=planned.age_group == "fetal",
         skull_strip=skull_strip,
         strip_weights=None if strip_weights is None else as_table(strip_weights),
-        histogram_method=histogram_method(weights),
+        **input_preparation(weights),
         device=device,
         use_gpu=use_gpu and skull_strip != "skip",
         omp_nthreads=omp_nthreads,
@@ -118,9 +118,15 @@ def workflow_name(image: str) -> str:
     return re.sub(r"\W", "_", image) + "_wf"
 
 
-def histogram_method(weights: WeightRecord) -> str:
-    """The published weights want the published matching (see ``imaging.intensity``)."""
-    return "published" if weights.variant == "bmex-pytorch" else "brain"
+def input_preparation(weights: WeightRecord) -> dict[str, Any]:
+    """How a network's input is resampled and matched: as in its training.
+
+    The published weights know linear interpolation and the published histogram matching (see
+    ``imaging.intensity.match_histogram``); ours know a sharper image, matched inside the brain.
+    """
+    if weights.variant == "bmex-pytorch":
+        return {"histogram_method": "published", "order": 1}
+    return {"histogram_method": "brain", "order": 3}
 
 
 def as_table(record: WeightRecord) -> dict[str, Any]:

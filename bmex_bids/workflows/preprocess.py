@@ -43,6 +43,7 @@ def init_preprocess_wf(
     skull_strip: str = "auto",
     strip_weights: dict[str, Any] | None = None,
     histogram_method: str = "brain",
+    order: int = 3,
     device: str = "auto",
     use_gpu: bool = False,
     omp_nthreads: int = 1,
@@ -60,6 +61,7 @@ def init_preprocess_wf(
     skull_strip : auto, skip or force
     strip_weights : record of the stripping network as a dict; None where it is not needed
     histogram_method : ``"brain"`` or ``"published"`` (see ``imaging.intensity.match_histogram``)
+    order : of interpolation to the network's grid
     device, use_gpu : for the stripping network
     mem_gb : what a node needs for an image of this size
 
@@ -106,7 +108,7 @@ def init_preprocess_wf(
     if strip_weights is not None:
         find_brain.inputs.weights = strip_weights
     correct_brain = Node(
-        CorrectBrain(spacing_mm=spacing_mm, num_threads=omp_nthreads),
+        CorrectBrain(spacing_mm=spacing_mm, order=order, num_threads=omp_nthreads),
         name="correct_brain",
         n_procs=omp_nthreads,
         mem_gb=mem_gb,

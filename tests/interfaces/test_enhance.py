@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bmex_bids.imaging.orientation import conform
-from bmex_bids.interfaces.enhance import Restore, resampled_inside, to_axes_of
+from bmex_bids.interfaces.enhance import Restore, resampled_inside, to_axes_of, voxels_coincide
 
 
 def test_what_lies_outside_the_support_is_not_mixed_in():
@@ -20,7 +20,7 @@ def test_what_lies_outside_the_support_is_not_mixed_in():
     affine = np.diag([0.5, 1, 1, 1])
     mask = np.zeros((16, 8, 8), bool)
     mask[:8] = True
-    (result,) = resampled_inside([image], support, ((16, 8, 8), affine), mask)
+    (result,) = resampled_inside([image], support, ((16, 8, 8), affine), mask, orders=[3])
     np.testing.assert_allclose(result[:8], 10, rtol=1e-5)
     assert not result[8:].any()
 
@@ -33,8 +33,34 @@ def test_a_part_of_the_mask_beyond_the_support_takes_the_nearest_value():
     support = nib.Nifti1Image((data > 0).astype(np.float32), np.eye(4))
     mask = np.zeros((8, 8, 8), bool)
     mask[2:6] = True
-    (result,) = resampled_inside([image], support, ((8, 8, 8), np.eye(4)), mask)
+    (result,) = resampled_inside([image], support, ((8, 8, 8), np.eye(4)), mask, orders=[3])
     assert result[:, 4, 4].tolist() == [0, 0, 5, 7, 7, 7, 0, 0]
+
+
+def test_there_and_back_again_a_sharp_image_stays_sharp(head_phantom):
+    from bmex_bids.imaging.resampling import resample_to_spacing
+
+    phantom = head_phantom(spacing=4.0, noise=0.0)
+    smooth = np.asarray(phantom.image.dataobj)
+    image = nib.Nifti1Image(smooth, phantom.image.affine)
+    finer = resample_to_spacing(image, 3.6, order=3)
+    support = nib.Nifti1Image(np.ones(finer.shape, np.float32), finer.affine)
+    grid = (image.shape, image.affine)
+    errors = [
+        np.abs(resampled_inside([finer], support, grid, phantom.mask, orders=[order])[0] - smooth)[
+            phantom.mask
+        ].mean()
+        for order in (1, 3)
+    ]
+    assert errors[1] < 0.6 * errors[0]
+
+
+def test_voxels_that_coincide_are_not_interpolated():
+    assert voxels_coincide(np.diag([2, 2, 2, 1.0]), np.diag([-2, 2, 2, 1.0]))
+    shifted = np.diag([2, 2, 2, 1.0])
+    shifted[0, 3] = 1.0
+    assert not voxels_coincide(np.diag([2, 2, 2, 1.0]), shifted)
+    assert not voxels_coincide(np.diag([2, 2, 2, 1.0]), np.diag([4, 2, 2, 1.0]))
 
 
 @pytest.mark.parametrize("orientation", ["LPS", "RAS", "LAS", "PIR", "SAL"])

@@ -113,12 +113,12 @@ def test_only_the_networks_ask_for_a_gpu(planned, build):
     assert asking == {"network"}
 
 
-def test_published_weights_get_the_published_matching():
+def test_published_weights_get_the_published_preparation():
     import dataclasses
 
     published = dataclasses.replace(RECORD, variant="bmex-pytorch")
-    assert base.histogram_method(published) == "published"
-    assert base.histogram_method(RECORD) == "brain"
+    assert base.input_preparation(published) == {"histogram_method": "published", "order": 1}
+    assert base.input_preparation(RECORD) == {"histogram_method": "brain", "order": 3}
 
 
 def test_an_image_without_an_age_group_is_no_work(planned, build):
