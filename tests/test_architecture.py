@@ -2,8 +2,8 @@
 """The import rule, read from the syntax tree: a package imports only from lower lines.
 
 1. ``cli``, the only layer that reads ``config``
-2. ``workflows``, ``reports``
-3. ``interfaces``, ``training``, ``evaluation``
+2. ``workflows``, ``reports``, ``evaluation`` (which judges what ``training`` makes)
+3. ``interfaces``, ``training``
 4. ``inputs``, ``outputs``, ``imaging``, ``network``, ``degrade``, ``metrics``: never each other
 5. ``exceptions``, ``data``, ``boilerplate``
 
@@ -25,8 +25,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "bmex_bids"
 LINES = (
     {"__main__"},
     {"cli"},
-    {"workflows", "reports", "config"},
-    {"interfaces", "training", "evaluation"},
+    {"workflows", "reports", "evaluation", "config"},
+    {"interfaces", "training"},
     {"inputs", "outputs", "imaging", "network", "degrade", "metrics"},
     {"exceptions", "data", "boilerplate"},
     {"__init__"},  # of the package itself: the version, which all may read
