@@ -38,7 +38,11 @@ class EnhanceConfig:
     blocks: int = 1
     patch: int = 48
     loss: JointLoss = field(default_factory=JointLoss)
-    schedule: Schedule = field(default_factory=Schedule)
+    schedule: Schedule = field(
+        default_factory=lambda: Schedule(
+            steps=2400, batch=2, rate=1.5e-3, warmup=50, average=0.99, validate_every=100
+        )
+    )
 
 
 def cell_recipe(cell: str, seed: int) -> Recipe:

@@ -269,6 +269,9 @@ class PatchChunks(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
     chunk ``i`` takes a few patches from each of volumes ``stride·i … stride·i + window − 1``, and the next
     chunk exchanges ``stride`` of them.  Volumes are remembered, not stored: each is a function of the seed
     and its number, so chunks are too.
+
+    The first ``easy_volumes`` have noise only.  Noise asks for smoothing, blur for the opposite: shown
+    both from the start, a network that cannot tell them apart yet learns to do nothing.
     """
 
     def __init__(
@@ -281,9 +284,11 @@ class PatchChunks(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         window: int = 24,
         stride: int = 2,
         patches_per_volume: int = 2,
+        easy_volumes: int = 40,
     ) -> None:
         self.sources, self.seed, self.chunks, self.patch = sources, seed, chunks, patch
         self.window, self.stride, self.patches_per_volume = window, stride, patches_per_volume
+        self.easy_volumes = easy_volumes
         self._volumes: dict[int, tuple[Array, CleanImage]] = {}
 
     def __len__(self) -> int:
@@ -299,7 +304,8 @@ class PatchChunks(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         if number not in self._volumes:
             rng = np.random.default_rng([self.seed, 0, number])
             clean = _augment(self.sources.pick(rng), rng)
-            self._volumes[number] = (degrade_like_app(clean, rng), clean)
+            kind = "noise" if number < self.easy_volumes else "mixed"
+            self._volumes[number] = (degrade_like_app(clean, rng, kind), clean)
         return self._volumes[number]
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -31,7 +31,9 @@ class StripConfig:
     width: int = 16
     chunk: int = 4  # heads a chunk
     schedule: Schedule = field(
-        default_factory=lambda: Schedule(steps=3000, batch=1, rate=1.5e-3, average=0.99, validate_every=100)
+        default_factory=lambda: Schedule(
+            steps=2500, batch=2, rate=2e-3, average=0.99, validate_every=200
+        )
     )
 
 
