@@ -7,7 +7,7 @@
 
 FROM python:3.11-slim-bookworm AS build
 ARG TORCH=cpu
-ARG TORCH_CPU_INDEX=https://download.pytorch.org/whl/cpu
+ARG TORCH_CPU_INDEX=
 WORKDIR /build
 # Locked dependencies first: this layer is made again only when one of these three files changes.
 COPY containers/install.sh constraints.txt setup.cfg /build/
