@@ -89,6 +89,8 @@ def init_image_wf(
     )
     outputs = init_outputs_wf(planned, bids_dir=bids_dir, output_dir=output_dir)
     report = init_report_wf(planned, output_dir=output_dir)
+    for name in report.list_node_names():
+        report.get_node(name)._mem_gb = mem_gb  # Nipype has no public way to set it later
     connect_by_name(workflow, preprocess, enhance)
     for target in (outputs, report):
         connect_by_name(workflow, preprocess, target)

@@ -197,7 +197,7 @@ def _tell(listener: Listener, node: Any, status: str) -> None:
 def reason_of(traceback: str | Sequence[str]) -> str:
     """The message at the end of a traceback; the type too, unless the error is one of ours.
 
-    >>> reason_of(["Traceback ...", "bmex_bids.exceptions.MaskError: expected a mask, got none"])
+    >>> reason_of("Traceback ...\\nbmex_bids.exceptions.MaskError: expected a mask, got none")
     'expected a mask, got none'
     >>> reason_of("ValueError: math domain error")
     'ValueError: math domain error'
