@@ -1,23 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
 """Node of the stage *outputs*: one image's derivatives.
 
-niworkflows' DerivativesDataSink is not used here: it replaces the ``Resolution`` of a ``res-0p8`` image by
-"Unknown", puts added entities behind ``desc``, and copies in place, so that a killed run leaves half a file.
+niworkflows' DerivativesDataSink is not used here: it replaces the ``Resolution`` of a ``res-0p8``
+image by "Unknown", puts added entities behind ``desc``, and copies in place, so that a killed run
+leaves half a file, or an image without its sidecar, which BIDS does not allow.
 """
 
 from __future__ import annotations
 
 import re
+import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nipype.interfaces.base import BaseInterfaceInputSpec, File, SimpleInterface, TraitedSpec, traits
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    File,
+    SimpleInterface,
+    TraitedSpec,
+    traits,
+)
 
 
 class SaveDerivativesInput(BaseInterfaceInputSpec):
     bids_dir = traits.Str(mandatory=True)
     output_dir = traits.Str(mandatory=True)
-    planned = traits.Dict(mandatory=True, desc="stem, suffix, source, folder, spacing, resolution, age …")
+    planned = traits.Dict(
+        mandatory=True, desc="stem, suffix, source, folder, spacing, resolution, age …"
+    )
     enhanced_res = File(exists=True, mandatory=True)
     enhanced_native = File(exists=True, mandatory=True)
     preproc_native = File(exists=True, mandatory=True)
@@ -35,7 +47,7 @@ class SaveDerivativesOutput(TraitedSpec):
 
 
 class SaveDerivatives(SimpleInterface):
-    """Write one image's derivatives and their sidecars, each file whole or not at all."""
+    """Write one image's derivatives and their sidecars, all of them or none."""
 
     input_spec = SaveDerivativesInput
     output_spec = SaveDerivativesOutput
@@ -43,7 +55,7 @@ class SaveDerivatives(SimpleInterface):
 
     def _run_interface(self, runtime: Any) -> Any:
         from bmex_bids.outputs.dataset import write_dataset
-        from bmex_bids.outputs.files import copy_whole, write_json
+        from bmex_bids.outputs.files import as_json, write_together
         from bmex_bids.outputs.sidecar import PRODUCTS, product_name, sidecar
 
         planned = self.inputs.planned
@@ -53,14 +65,20 @@ class SaveDerivatives(SimpleInterface):
             planned, self.inputs.provenance, self.inputs.mask_info, self.inputs.quality
         )
         write_dataset(Path(self.inputs.bids_dir), output_dir)
-        written = []
+        fills: dict[Path, Callable[[Path], object]] = {}
+        images = []
         for product in PRODUCTS:
-            names = {
-                extension: product_name(
-                    product, planned["stem"], planned["suffix"], planned["resolution"], extension
+            sidecar_name, image_name = (
+                product_name(
+                    product,
+                    planned["stem"],
+                    planned["suffix"],
+                    planned["resolution"],
+                    extension,
+                    space=planned.get("space", ""),
                 )
-                for extension in (".nii.gz", ".json")
-            }
+                for extension in (".json", ".nii.gz")
+            )
             table = sidecar(
                 product,
                 source=planned["source"],
@@ -69,10 +87,14 @@ class SaveDerivatives(SimpleInterface):
                 processing=record,
                 stripped_input=self.inputs.stripped,
             )
-            write_json(folder / names[".json"], table)
-            source = Path(field_value(self.inputs, product.field))
-            written.append(str(copy_whole(source, folder / names[".nii.gz"])))
-        self._results["out_files"] = written
+            source = field_value(self.inputs, product.field)
+            fills[folder / sidecar_name] = partial(
+                Path.write_text, data=as_json(table), encoding="utf-8"
+            )
+            fills[folder / image_name] = partial(shutil.copyfile, source)
+            images.append(str(folder / image_name))
+        write_together(fills)
+        self._results["out_files"] = images
         return runtime
 
 

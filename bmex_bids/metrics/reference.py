@@ -13,11 +13,13 @@ Array = NDArray[np.floating[Any]]
 Mask = NDArray[np.bool_]
 
 
-def _inside(image: Array, reference: Array, mask: Mask) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _inside(
+    image: Array, reference: Array, mask: Mask
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     if not image.shape == reference.shape == mask.shape:
         raise ValueError(
-            f"expected image, reference and mask of one shape, got {image.shape}, {reference.shape}, "
-            f"{mask.shape}"
+            f"expected image, reference and mask of one shape, got {image.shape}, "
+            f"{reference.shape}, {mask.shape}"
         )
     chosen = np.asarray(mask, dtype=bool)
     if not chosen.any():
@@ -45,13 +47,22 @@ def psnr(image: Array, reference: Array, mask: Mask, data_range: float) -> float
 def ssim(image: Array, reference: Array, mask: Mask, data_range: float) -> float:
     """Mean structural similarity inside the mask, −1…1, 1 is best.
 
-    The three-dimensional map of Wang et al. (IEEE Trans. Image Process. 2004) with a Gaussian window of
-    1.5 voxels, computed by scikit-image; the mean is taken over the mask.
+    ::
+
+        SSIM = (2 m_x m_r + c1) (2 s_xr + c2) / ((m_x² + m_r² + c1) (s_x² + s_r² + c2))
+        c1 = (0.01 range)², c2 = (0.03 range)²
+
+    m, s² and s_xr are means, variances and the covariance in a three-dimensional Gaussian window
+    of 1.5 voxels (Wang et al., IEEE Trans. Image Process. 13:600, 2004), computed by scikit-image
+    on the whole image; the mean of the map is taken over the mask.  ``data_range`` is in the
+    images' units.
     """
     from skimage.metrics import structural_similarity
 
     _inside(image, reference, mask)
-    _, full = structural_similarity(
+    if data_range <= 0:
+        raise ValueError(f"expected a positive data range, got {data_range}")
+    _, full = structural_similarity(  # type: ignore[no-untyped-call]
         reference.astype(np.float64),
         image.astype(np.float64),
         data_range=data_range,

@@ -18,8 +18,8 @@ GM, WM = 2, 3
 def tct(image: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]]) -> float:
     """Tissue contrast t: ``|mean_WM − mean_GM| / sqrt(var_WM + var_GM)`` (Sun et al. 2025).
 
-    Zero or more; more contrast and less noise are higher.  NaN where a tissue is absent, infinite where
-    both are constant and differ.
+    Zero or more, without unit; more contrast and less noise are higher.  NaN where a tissue is
+    absent or both are constant and equal, infinite where both are constant and differ.
     """
     white, grey = (image[labels == k].astype(np.float64) for k in (WM, GM))
     if not white.size or not grey.size:
@@ -38,8 +38,8 @@ def quality_index(
 ) -> float:
     """Quality index: TCT of the original over TCT of the enhanced image (Sun et al. 2025).
 
-    Near 1, the image was good already; the lower, the more there was to mend.  NaN where it cannot be
-    measured.
+    Near 1, the image was good already; the lower, the more there was to mend.  NaN where it cannot
+    be measured.
     """
     best = tct(after, labels)
     return tct(before, labels) / best if best > 0 else math.nan

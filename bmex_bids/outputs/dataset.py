@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The dataset around the derivatives: its description, what validators leave out, the status of a run."""
+"""The dataset around the derivatives: description, what validators leave out, status of a run."""
 
 from __future__ import annotations
 
@@ -16,12 +16,17 @@ NAME = "bmex_bids: enhanced structural brain MRI"
 BIDS_VERSION = "1.10.0"
 CODE_URL = "https://github.com/bmex-bids/bmex_bids"
 ACKNOWLEDGE = (
-    "Please cite Sun et al., Nat. Biomed. Eng. 9:521-538 (2025), doi:10.1038/s41551-024-01283-7, and say which "
-    "weights were used (the sidecars name them)."
+    "Please cite Sun et al., Nat. Biomed. Eng. 9:521-538 (2025), doi:10.1038/s41551-024-01283-7, "
+    "and say which weights were used (the sidecars name them)."
 )
 #: without trailing slashes: validator 3.0.2 does not take "figures/" to cover nested folders
 IGNORED = ("*.html", "logs", "figures", "sub-*/figures", "sub-*/ses-*/figures", "group_*", "work")
-DSEG_TABLE = "index\tname\tabbreviation\n1\tGrey Matter\tGM\n2\tWhite Matter\tWM\n3\tCerebrospinal Fluid\tCSF\n"
+DSEG_TABLE = """\
+index\tname\tabbreviation
+1\tGrey Matter\tGM
+2\tWhite Matter\tWM
+3\tCerebrospinal Fluid\tCSF
+"""
 
 
 def describe(bids_dir: Path, output_dir: Path) -> dict[str, Any]:
@@ -63,14 +68,16 @@ def describe(bids_dir: Path, output_dir: Path) -> dict[str, Any]:
 
 def _raw_description(bids_dir: Path) -> dict[str, Any]:
     try:
-        content = json.loads((bids_dir / "dataset_description.json").read_text(encoding="utf-8-sig"))
+        content = json.loads(
+            (bids_dir / "dataset_description.json").read_text(encoding="utf-8-sig")
+        )
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
 
 
 def write_dataset(bids_dir: Path, output_dir: Path) -> None:
-    """Description, ``.bidsignore`` and the table of tissue labels; written only where they change."""
+    """Description, ``.bidsignore`` and the tissues' names; written only where they change."""
     wanted = {
         "dataset_description.json": json.dumps(describe(bids_dir, output_dir), indent=2) + "\n",
         ".bidsignore": "\n".join(IGNORED) + "\n",
@@ -92,5 +99,3 @@ def write_status(path: Path, rows: Sequence[Mapping[str, str]]) -> Path:
 
 def _cell(value: str) -> str:
     return " ".join(str(value).split())
-
-

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +17,43 @@ from bmex_bids.exceptions import OutputError
 def write_whole(target: Path, fill: Callable[[Path], object]) -> Path:
     """Let ``fill`` write a temporary file beside ``target``, then rename it.
 
-    A run that is killed leaves the old file or none, never half of one.  Raises OutputError when the
-    file system refuses.
+    A run that is killed leaves the old file or none, never half of one.  Raises OutputError when
+    the file system refuses.
     """
+    write_together({target: fill})
+    return target
+
+
+def write_together(fills: Mapping[Path, Callable[[Path], object]]) -> None:
+    """Write several files that belong together: nothing is renamed before all are complete.
+
+    For an image without its sidecar, or a sidecar without its image, is not BIDS.
+
+    Parameters
+    ----------
+    fills : target → what writes it, given a temporary path beside the target
+    """
+    staged: dict[Path, Path] = {}
+    target = Path()
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        os.close(handle)
-        temporary = Path(name)
         try:
-            fill(temporary)
-            temporary.chmod(0o666 & ~_umask())
-            os.replace(temporary, target)
+            for target, fill in fills.items():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+                os.close(handle)
+                staged[target] = Path(name)
+                fill(staged[target])
+                staged[target].chmod(0o666 & ~_umask())
+            for target, temporary in staged.items():
+                temporary.replace(target)
         finally:
-            temporary.unlink(missing_ok=True)
+            for temporary in staged.values():
+                temporary.unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(
-            f"expected to write {target}, got: {error.strerror or error}; free some space or change the "
-            "permissions, then run the same command again"
+            f"expected to write {target}, got: {error.strerror or error}; free some space or "
+            "change the permissions, then run the same command again"
         ) from error
-    return target
 
 
 def _umask() -> int:
@@ -53,7 +70,12 @@ def write_text(target: Path, text: str) -> Path:
 
 def write_json(target: Path, table: Any) -> Path:
     """Write a JSON file, whole."""
-    return write_text(target, json.dumps(table, indent=2, ensure_ascii=False) + "\n")
+    return write_text(target, as_json(table))
+
+
+def as_json(table: Any) -> str:
+    """JSON as this package writes it."""
+    return json.dumps(table, indent=2, ensure_ascii=False) + "\n"
 
 
 def copy_whole(source: Path, target: Path) -> Path:

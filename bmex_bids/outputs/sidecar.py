@@ -6,11 +6,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 #: metadata of the raw image that would be wrong, or is said otherwise, of a derivative
 NOT_CARRIED = frozenset(
-    {"SkullStripped", "Sources", "SpatialReference", "Resolution", "Type", "Age", "BMEX", "IsotropicVoxelSize"}
+    {
+        "SkullStripped",
+        "Sources",
+        "SpatialReference",
+        "Resolution",
+        "Type",
+        "Age",
+        "BMEX",
+        "IsotropicVoxelSize",
+    }
 )
 TISSUES = ("CSF", "GM", "WM")
 TISSUE_NAMES = {"CSF": "cerebrospinal fluid", "GM": "grey matter", "WM": "white matter"}
@@ -40,17 +50,18 @@ class Product:
 PRODUCTS: tuple[Product, ...] = (
     Product(
         "enhanced_native", "desc-enhanced", None, "native", "image",
-        "Enhanced brain on the input's grid, in the units of the age's histogram reference (0 to about 1000); "
-        "zero outside the brain mask",
+        "Enhanced brain on the input's grid, in the units of the age's histogram reference "
+        "(0 to about 1000); zero outside the brain mask",
     ),
     Product(
         "enhanced_res", "res-{resolution}_desc-enhanced", None, "res", "image",
-        "Enhanced brain on the network's grid, in the units of the age's histogram reference (0 to about "
-        "1000); zero outside the brain mask",
+        "Enhanced brain on the network's grid, in the units of the age's histogram reference "
+        "(0 to about 1000); zero outside the brain mask",
     ),
     Product(
         "preproc_native", "desc-preproc", None, "native", "preproc",
-        "Bias-corrected image in the input's intensities with the enhanced brain in place, the seam blended",
+        "Bias-corrected image in the input's intensities with the enhanced brain in place, the "
+        "seam blended",
     ),
     Product(
         "mask_native", "desc-brain", "mask", "native", "mask", "Brain mask",
@@ -61,7 +72,8 @@ PRODUCTS: tuple[Product, ...] = (
     ),
     *(
         Product(
-            f"probseg_native[{k}]", f"label-{tissue}_desc-enhanced", "probseg", "native", "probseg",
+            f"probseg_native[{k}]", f"label-{tissue}_desc-enhanced", "probseg", "native",
+            "probseg",
             f"Probability of {TISSUE_NAMES[tissue]} as the network classified it",
         )
         for k, tissue in enumerate(TISSUES)
@@ -69,16 +81,42 @@ PRODUCTS: tuple[Product, ...] = (
 )  # fmt: skip
 
 
-def product_name(product: Product, stem: str, suffix: str, resolution: str, extension: str) -> str:
+def product_name(
+    product: Product, stem: str, suffix: str, resolution: str, extension: str, *, space: str = ""
+) -> str:
     """File name of a product.
+
+    Parameters
+    ----------
+    stem, suffix : of the source; all its entities are kept
+    resolution : label of the network's grid
+    space : of a product whose name does not say the contrast, where the source has a sibling of
+        another contrast (see :func:`distinct_space`)
 
     >>> product_name(PRODUCTS[1], "sub-01_run-2", "T1w", "0p8", ".nii.gz")
     'sub-01_run-2_res-0p8_desc-enhanced_T1w.nii.gz'
     >>> product_name(PRODUCTS[3], "sub-01", "T1w", "0p8", ".json")
     'sub-01_desc-brain_mask.json'
+    >>> product_name(PRODUCTS[3], "sub-01", "T2w", "0p8", ".json", space="T2w")
+    'sub-01_space-T2w_desc-brain_mask.json'
     """
     entities = product.entities.format(resolution=resolution)
+    if space and product.suffix is not None:
+        stem, chunk, label = stem.partition("_chunk-")  # BIDS wants space before chunk
+        entities = f"space-{space}{chunk}{label}_{entities}"
     return f"{stem}_{entities}_{product.suffix or suffix}{extension}"
+
+
+def distinct_space(image: Path, stem: str, suffix: str) -> str:
+    """``"T2w"`` for a T2w image beside a T1w image with the same entities, else nothing.
+
+    The masks and tissues of both would have one name, and the last to finish would win.  What
+    decides is what the raw dataset holds, not what is chosen for a run, so that names stay.
+    """
+    if suffix == "T1w":
+        return ""
+    siblings = (image.with_name(f"{stem}_T1w{extension}") for extension in (".nii.gz", ".nii"))
+    return suffix if any(path.exists() for path in siblings) else ""
 
 
 def sidecar(
@@ -109,7 +147,9 @@ def sidecar(
     if product.kind == "dseg":
         result["Manual"] = False
     if product.grid == "res":
-        result["Resolution"] = f"{spacing_mm:g} mm isotropic, the network's grid; axes of the input"
+        result["Resolution"] = (
+            f"{spacing_mm:g} mm isotropic, the network's grid; axes of the input"
+        )
     result["Sources"] = [f"bids:raw:{source}"]
     result["SpatialReference"] = f"bids:raw:{source}" if product.grid == "native" else "orig"
     result["BMEX"] = finite(processing)

@@ -11,6 +11,7 @@ from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline.engine import Node, Workflow
 
 from bmex_bids.interfaces.outputs import SaveDerivatives
+from bmex_bids.outputs.sidecar import distinct_space
 
 if TYPE_CHECKING:
     from bmex_bids.inputs.age import Age
@@ -49,6 +50,7 @@ def plan_table(planned: PlannedImage) -> dict[str, Any]:
         "session": planned.image.session or "",
         "spacing_mm": planned.spacing_mm,
         "resolution": planned.resolution,
+        "space": distinct_space(planned.image.path, planned.image.stem, planned.image.suffix),
         "age": None if planned.age is None else age_table(planned.age),
         "age_group": planned.age_group,
         "metadata": dict(planned.image.metadata),
@@ -69,7 +71,8 @@ def init_outputs_wf(
     inputnode = Node(IdentityInterface(fields=INPUTS), name="inputnode")
     table = plan_table(planned)
     save = Node(
-        SaveDerivatives(bids_dir=str(bids_dir), output_dir=str(output_dir), planned=table), name="save"
+        SaveDerivatives(bids_dir=str(bids_dir), output_dir=str(output_dir), planned=table),
+        name="save",
     )
     workflow.connect([(inputnode, save, [(field, field) for field in INPUTS])])
     return workflow

@@ -29,7 +29,9 @@ INPUTS = [
 ]
 
 
-def init_report_wf(planned: PlannedImage, *, output_dir: Path, name: str = "report_wf") -> Workflow:
+def init_report_wf(
+    planned: PlannedImage, *, output_dir: Path, name: str = "report_wf"
+) -> Workflow:
     """Pictures and summary of one image into ``sub-*/figures`` of the output.
 
     Inputs
