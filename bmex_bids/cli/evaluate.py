@@ -18,8 +18,8 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line of ``bmex-evaluate``."""
     parser = argparse.ArgumentParser(
         prog="bmex-evaluate",
-        description="Measure what the weights mend: PSNR inside the brain on two unseen images that are "
-        "degraded by simulation, and the overlap of the stripping network on synthetic heads.",
+        description="Measure what the weights mend: PSNR inside the brain on two unseen images that "
+        "are degraded by simulation, and the overlap of the stripping network on synthetic heads.",
     )
     parser.add_argument(
         "--quick",
@@ -90,10 +90,9 @@ def _stripping(options: argparse.Namespace) -> None:
         figures.append(value)
         print(f"{name:<24}{value:>8.4f}", flush=True)
     mean = sum(figures) / len(figures)
-    print(
-        f"{'mean':<24}{mean:>8.4f}   goal ≥ {DICE_GOAL:g} {'reached' if mean >= DICE_GOAL else 'NOT reached'}"
-        f"\n{'worst':<24}{min(figures):>8.4f}"
-    )
+    verdict = "reached" if mean >= DICE_GOAL else "NOT reached"
+    print(f"{'mean':<24}{mean:>8.4f}   goal ≥ {DICE_GOAL:g} {verdict}")
+    print(f"{'worst':<24}{min(figures):>8.4f}")
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line of ``bmex-train``."""
     parser = argparse.ArgumentParser(
         prog="bmex-train",
-        description="Train the enhancement or the stripping network. A run that was stopped goes on from its "
-        "last checkpoint when the same command is given again.",
+        description="Train the enhancement or the stripping network. A run that was stopped goes on "
+        "from its last checkpoint when the same command is given again.",
     )
     parser.add_argument("network", choices=["enhance", "strip"], help="which of the two")
     parser.add_argument(

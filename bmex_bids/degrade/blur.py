@@ -33,7 +33,8 @@ def thick_slices(image: Array, axis: int, factor: float) -> Array:
 
 
 def slab_centres(n: int, factor: float) -> NDArray[np.float64]:
-    """Voxel coordinates of the slab centres; slabs tile n voxels, from the first voxel's lower edge."""
+    """Voxel coordinates of the slab centres; slabs tile n voxels, from the first voxel's lower
+    edge."""
     count = max(int(np.ceil(n / factor - 1e-9)), 1)
     return np.asarray((np.arange(count) + 0.5) * factor - 0.5, dtype=np.float64)
 

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rigid head motion, seen by a 3-D scan that fills k-space plane by plane.
 
-A three-dimensional MPRAGE-like scan acquires, in each repetition, every sample that shares one index
-along the phase-encoding axis.  All of those see the head in one pose, so motion is a pose a
-phase-encoding index ("line"), and a degraded image is put together from lines of k-space of the head
-in its different poses.
+A three-dimensional MPRAGE-like scan acquires, in each repetition, every sample that shares one
+index along the phase-encoding axis.  All of those see the head in one pose, so motion is a pose a
+phase-encoding index ("line"), and a degraded image is put together from lines of k-space of the
+head in its different poses.
 
 * A translation multiplies k-space by a phase ramp (the Fourier shift theorem): exact.
-* A rotation is three shears, each a phase ramp along one axis: band-limited, no interpolation blur,
-  and the total energy stays.
+* A rotation is three shears, each a phase ramp along one axis: band-limited, no interpolation
+  blur, and the total energy stays.
 
 Only a finite number of different rotations is computed (``max_rotations``); each line takes the
 nearest one.  Translations are exact for each line.
@@ -44,7 +44,8 @@ class Trajectory:
     def centred(self) -> Trajectory:
         """The same motion, with the mean pose of the central eighth of k-space taken as rest.
 
-        Without this, motion during the centre of k-space would shift the whole image, and a degraded
+        Without this, motion during the centre of k-space would shift the whole image, and a
+        degraded
         image and its clean original would not lie on top of each other.
         """
         n = len(self.translations)
@@ -99,7 +100,8 @@ def piecewise(
 
 
 def shear(image: Array, along: int, by: int, slope: float) -> Array:
-    """Shift each line along one axis by ``slope`` × its distance from the centre of another axis."""
+    """Shift each line along one axis by ``slope`` × its distance from the centre of another
+    axis."""
     n = image.shape[along]
     spectrum = scipy.fft.rfft(image, axis=along)
     frequency = np.fft.rfftfreq(n).astype(np.float32)
@@ -182,7 +184,8 @@ def _translate_lines(
 ) -> NDArray[np.complex64]:
     """Multiply each line of k-space by the phase ramp of its own translation (voxels).
 
-    ``hybrid`` is in Fourier space along ``phase_axis`` only; the other two axes are taken there when a
+    ``hybrid`` is in Fourier space along ``phase_axis`` only; the other two axes are taken there
+    when a
     shift along them is asked for.
     """
     n = hybrid.shape[phase_axis]

@@ -17,7 +17,8 @@ def gaussian(image: Array, sigma: float, rng: np.random.Generator) -> Array:
 def rician(image: Array, sigma: float, rng: np.random.Generator) -> Array:
     """The magnitude of a complex image with Gaussian noise ``sigma`` in both channels.
 
-    E[result²] = image² + 2 sigma² (Gudbjartsson and Patz, Magn. Reson. Med. 1995); where the image is
+    E[result²] = image² + 2 sigma² (Gudbjartsson and Patz, Magn. Reson. Med. 1995); where the
+    image is
     zero the result is Rayleigh distributed with mean sigma·sqrt(pi/2).
     """
     real = gaussian(image, sigma, rng)
