@@ -34,14 +34,18 @@ class IntensityScale:
 
     def apply(self, data: Array) -> Array:
         """Input intensities → 0…1000, not clipped."""
-        return np.asarray((data - self.lower) * (TOP / (self.upper - self.lower)), dtype=np.float32)
+        return np.asarray(
+            (data - self.lower) * (TOP / (self.upper - self.lower)), dtype=np.float32
+        )
 
     def invert(self, data: Array) -> Array:
         """0…1000 → input intensities."""
         return np.asarray(data * ((self.upper - self.lower) / TOP) + self.lower, dtype=np.float32)
 
 
-def rescale_robust(data: Array, mask: NDArray[np.bool_] | None = None) -> tuple[Array, IntensityScale]:
+def rescale_robust(
+    data: Array, mask: NDArray[np.bool_] | None = None
+) -> tuple[Array, IntensityScale]:
     """Clip to robust percentiles and scale to 0…1000.
 
     The lower end is the 0.5th percentile of all voxels (background), the upper the 99.9th of the voxels
@@ -86,14 +90,19 @@ def n4(
     if not inside.any():
         raise ImageError("expected a mask with voxels for the bias correction, got an empty one")
     spacing = voxel_sizes(image.affine)
-    factors = [max(1, min(round(shrink_mm / step), n // 4)) for step, n in zip(spacing, data.shape, strict=True)]
+    factors = [
+        max(1, min(round(shrink_mm / step), n // 4))
+        for step, n in zip(spacing, data.shape, strict=True)
+    ]
     whole = _to_sitk(np.clip(data, 0, None) + 1.0, spacing)  # a logarithm wants positive numbers
     region = _to_sitk(inside.astype(np.uint8), spacing)
     corrector = sitk.N4BiasFieldCorrectionImageFilter()
     corrector.SetMaximumNumberOfIterations(list(iterations))
     small_mask = sitk.Shrink(region, factors)
     if not sitk.GetArrayViewFromImage(small_mask).any():
-        small_mask = sitk.Cast(sitk.Shrink(sitk.Cast(region, sitk.sitkFloat32), factors) >= 0, sitk.sitkUInt8)
+        small_mask = sitk.Cast(
+            sitk.Shrink(sitk.Cast(region, sitk.sitkFloat32), factors) >= 0, sitk.sitkUInt8
+        )
     corrector.Execute(sitk.Shrink(whole, factors), small_mask)
     log_field = sitk.GetArrayFromImage(corrector.GetLogBiasFieldAsImage(whole)).transpose(2, 1, 0)
     field = np.exp(np.clip(log_field, -2, 2)).astype(np.float32)
@@ -214,7 +223,9 @@ def match_histogram(
         brain = data[inside].astype(np.float64)
         counts = reference.astype(np.float64).copy()
         counts[0] = 0
-        source = _knots(np.minimum(brain, np.quantile(brain, ROBUST_SHARE)), np.ones(brain.size), 0.0)
+        source = _knots(
+            np.minimum(brain, np.quantile(brain, ROBUST_SHARE)), np.ones(brain.size), 0.0
+        )
         top = int(np.searchsorted(np.cumsum(counts), ROBUST_SHARE * counts.sum()))
         target = _knots(np.minimum(values, top), counts, 0.0)
         source[:2] = target[:2] = 0.0  # zero stays zero, whatever the darkest voxel
@@ -224,7 +235,9 @@ def match_histogram(
     return np.where(inside, match.apply(data), 0).astype(np.float32), match
 
 
-def _knots(values: NDArray[np.float64], weights: NDArray[np.generic], threshold: float) -> NDArray[np.float64]:
+def _knots(
+    values: NDArray[np.float64], weights: NDArray[np.generic], threshold: float
+) -> NDArray[np.float64]:
     """Minimum, threshold, 7 quantiles above the threshold, and maximum, as ITK finds them.
 
     ITK bins the values from threshold to maximum and interpolates inside a bin; quantiles below one half are
@@ -234,7 +247,10 @@ def _knots(values: NDArray[np.float64], weights: NDArray[np.generic], threshold:
     low, high = float(values[present].min()), float(values[present].max())
     used = present & (values >= threshold)
     frequency, edges = np.histogram(
-        values[used], bins=LEVELS, range=(threshold, high), weights=weights[used].astype(np.float64)
+        values[used],
+        bins=LEVELS,
+        range=(threshold, high),
+        weights=weights[used].astype(np.float64),
     )
     share = frequency / frequency.sum()
     left = np.concatenate([[0.0], np.cumsum(share)])

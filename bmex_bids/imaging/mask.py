@@ -58,7 +58,9 @@ def is_stripped(image: nib.Nifti1Image) -> bool:
     return not _has_dark_shell(np.abs(data), largest, spacing)
 
 
-def _has_dark_shell(data: NDArray[np.generic], foreground: Mask, spacing: tuple[float, ...]) -> bool:
+def _has_dark_shell(
+    data: NDArray[np.generic], foreground: Mask, spacing: tuple[float, ...]
+) -> bool:
     """Median intensity by depth (1 mm steps): does it fall below 60 % of both surface and depth?"""
     filled = scipy.ndimage.binary_fill_holes(foreground)
     depth = _depth(filled, spacing)
@@ -137,7 +139,9 @@ def _clean(original: Mask, spacing: tuple[float, ...], opening_mm: float) -> Mas
     if core.any():
         core = _largest(core)
         # what lies within the opening's reach of the core belongs to it (geodesic opening)
-        reach = scipy.ndimage.distance_transform_edt(~core, sampling=spacing) <= opening_mm + max(spacing)
+        reach = scipy.ndimage.distance_transform_edt(~core, sampling=spacing) <= opening_mm + max(
+            spacing
+        )
         chosen = _largest(original & reach)
     else:
         chosen = _largest(original)
@@ -183,7 +187,9 @@ def plausible_litres(age_months: float | None, fetal: bool) -> tuple[float, floa
     return ANY_LITRES
 
 
-def check_mask(mask: nib.Nifti1Image, *, age_months: float | None = None, fetal: bool = False) -> MaskCheck:
+def check_mask(
+    mask: nib.Nifti1Image, *, age_months: float | None = None, fetal: bool = False
+) -> MaskCheck:
     """Refuse a mask that cannot be a brain; warn of one that is odd.
 
     Raises
@@ -199,7 +205,9 @@ def check_mask(mask: nib.Nifti1Image, *, age_months: float | None = None, fetal:
         "or check the age"
     )
     if not inside.any():
-        raise MaskError(f"expected a brain mask of {low:g} to {high:g} litres, got an empty one; {advice}")
+        raise MaskError(
+            f"expected a brain mask of {low:g} to {high:g} litres, got an empty one; {advice}"
+        )
     if not 0.5 * low <= litres <= 1.5 * high:
         raise MaskError(
             f"expected a brain mask of {low:g} to {high:g} litres at this age, got {litres:.3f}; {advice}"
@@ -208,16 +216,25 @@ def check_mask(mask: nib.Nifti1Image, *, age_months: float | None = None, fetal:
     contact = border_contact(inside)
     warnings = []
     if not low <= litres <= high:
-        warnings.append(f"brain mask of {litres:.2f} litres; {low:g} to {high:g} are usual at this age")
+        warnings.append(
+            f"brain mask of {litres:.2f} litres; {low:g} to {high:g} are usual at this age"
+        )
     if components > 1:
         warnings.append(f"brain mask in {components} pieces")
     if contact > 0.02:
-        warnings.append(f"{100 * contact:.0f} % of the brain mask's surface lies on the border of the image")
+        warnings.append(
+            f"{100 * contact:.0f} % of the brain mask's surface lies on the border of the image"
+        )
     return MaskCheck(litres, int(components), contact, tuple(warnings))
 
 
 def blend_into_head(
-    head: Array, brain: Array, mask: Mask, spacing: tuple[float, float, float], *, width_mm: float = 2.0
+    head: Array,
+    brain: Array,
+    mask: Mask,
+    spacing: tuple[float, float, float],
+    *,
+    width_mm: float = 2.0,
 ) -> Array:
     """Put a brain into its head, with a smooth seam just inside the mask's border.
 
@@ -234,7 +251,9 @@ def blend_into_head(
     if mask.any():
         box = bounding_box(mask, margin=1)
         depth[box] = _depth(mask[box], spacing)
-    half_voxel = 0.5 * min(spacing)  # the distance is to the next voxel's centre, the border lies between
+    half_voxel = 0.5 * min(
+        spacing
+    )  # the distance is to the next voxel's centre, the border lies between
     weight = np.clip((depth - half_voxel) / max(width_mm, 1e-6), 0, 1).astype(np.float32)
     if width_mm <= 0:
         weight = mask.astype(np.float32)

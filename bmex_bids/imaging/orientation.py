@@ -8,6 +8,7 @@ an oblique grid stays oblique.
 
 from __future__ import annotations
 
+import gzip
 import zlib
 from pathlib import Path
 
@@ -46,6 +47,7 @@ def load_image(path: str | Path) -> nib.Nifti1Image:
     try:
         image = nib.load(path)
         data = np.asanyarray(image.dataobj)
+        _check_compressed(path)
     except (ImageFileError, OSError, EOFError, ValueError, zlib.error) as error:
         raise ImageError(
             f"expected a complete NIfTI image in {path}, got {type(error).__name__}: {error}; the file is "
@@ -63,6 +65,14 @@ def load_image(path: str | Path) -> nib.Nifti1Image:
     data = data.astype(np.float32)
     _check_values(data, path.name)
     return nib.Nifti1Image(data, _checked_affine(image, path.name))
+
+
+def _check_compressed(path: Path) -> None:
+    """Read a compressed file to its end: only there does gzip compare the checksum."""
+    if path.suffix == ".gz":
+        with gzip.open(path) as stream:
+            while stream.read(1 << 20):
+                pass
 
 
 def _check_values(data: np.ndarray[tuple[int, ...], np.dtype[np.float32]], name: str) -> None:
@@ -84,9 +94,16 @@ def _check_values(data: np.ndarray[tuple[int, ...], np.dtype[np.float32]], name:
 
 def _checked_affine(image: nib.spatialimages.SpatialImage, name: str) -> np.ndarray:  # type: ignore[type-arg]
     affine = np.asarray(image.affine, dtype=np.float64)
-    spacing = np.sqrt((affine[:3, :3] ** 2).sum(axis=0)) if np.isfinite(affine).all() else np.zeros(3)
+    spacing = (
+        np.sqrt((affine[:3, :3] ** 2).sum(axis=0)) if np.isfinite(affine).all() else np.zeros(3)
+    )
     volume = abs(np.linalg.det(affine[:3, :3])) if spacing.all() else 0.0
-    if volume < 1e-3 * np.prod(spacing) or not spacing.all() or spacing.min() < 0.05 or spacing.max() > 20:
+    if (
+        volume < 1e-3 * np.prod(spacing)
+        or not spacing.all()
+        or spacing.min() < 0.05
+        or spacing.max() > 20
+    ):
         raise ImageError(
             f"expected an affine with voxels of 0.05 to 20 mm in {name}, got spacing "
             f"{np.round(spacing, 4).tolist()} and volume {volume:.3g} mm³; its header (sform, qform, pixdim) "

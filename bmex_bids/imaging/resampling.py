@@ -13,7 +13,9 @@ from bmex_bids.imaging.orientation import voxel_sizes
 Grid = tuple[tuple[int, ...], NDArray[np.float64]]
 
 
-def grid_of_spacing(shape: tuple[int, ...], affine: NDArray[np.float64], spacing_mm: float) -> Grid:
+def grid_of_spacing(
+    shape: tuple[int, ...], affine: NDArray[np.float64], spacing_mm: float
+) -> Grid:
     """Shape and affine of an isotropic grid over the same field of view.
 
     ::
@@ -34,7 +36,9 @@ def grid_of_spacing(shape: tuple[int, ...], affine: NDArray[np.float64], spacing
     return tuple(int(n) for n in new), result
 
 
-def resample_to_spacing(image: nib.Nifti1Image, spacing_mm: float, *, order: int = 1) -> nib.Nifti1Image:
+def resample_to_spacing(
+    image: nib.Nifti1Image, spacing_mm: float, *, order: int = 1
+) -> nib.Nifti1Image:
     """Resample to isotropic voxels, same axes, same field of view.
 
     An image whose voxels have that size already is returned as it is.  Axes that get coarser are smoothed
@@ -42,7 +46,9 @@ def resample_to_spacing(image: nib.Nifti1Image, spacing_mm: float, *, order: int
     """
     if np.allclose(voxel_sizes(image.affine), spacing_mm, atol=1e-3):
         return image
-    return resample_like(image, grid_of_spacing(image.shape, image.affine, spacing_mm), order=order)
+    return resample_like(
+        image, grid_of_spacing(image.shape, image.affine, spacing_mm), order=order
+    )
 
 
 def resample_like(
@@ -66,6 +72,9 @@ def resample_like(
     if order > 0:
         data = _antialias(data.astype(np.float32, copy=False), image.affine, affine)
     to_source = np.linalg.inv(image.affine) @ affine
+    whole = np.round(to_source)
+    if np.allclose(to_source, whole, rtol=0, atol=1e-5):
+        to_source = whole  # voxel on voxel: values are copied, zero stays exactly zero
     to_source[np.abs(to_source) < 1e-9] = 0
     # a grid's edge voxels reach half a voxel beyond their centres: repeat them there, zero further out
     result = scipy.ndimage.affine_transform(

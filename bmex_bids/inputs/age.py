@@ -114,14 +114,16 @@ def near_boundary(age: Age) -> str | None:
         return None
     for start, group in GROUPS[1:]:
         if abs(age.months - start) < 1:
-            return (
-                f"age of {age.months:.2f} months is within a month of {start:g}, where model {group} begins"
-            )
+            return f"age of {age.months:.2f} months is within a month of {start:g}, where model {group} begins"
     return None
 
 
 def find_age(
-    image: SourceImage, bids_dir: Path, *, override_months: float | None = None, fetal: bool = False
+    image: SourceImage,
+    bids_dir: Path,
+    *,
+    override_months: float | None = None,
+    fetal: bool = False,
 ) -> Age:
     """The age at an image.
 
@@ -139,7 +141,14 @@ def find_age(
     """
     if override_months is not None:
         return _checked(
-            Age(override_months, fetal, f"{override_months:g}", "months", "command line", "--age-months")
+            Age(
+                override_months,
+                fetal,
+                f"{override_months:g}",
+                "months",
+                "command line",
+                "--age-months",
+            )
         )
     bids_dir = Path(bids_dir).absolute()
     looked: list[str] = []
@@ -151,7 +160,11 @@ def find_age(
             if age is not None:
                 notes = (*((warning,) if warning else ()), *age.warnings)
                 return _checked(replace(age, warnings=notes))
-    where = ", ".join(looked) if looked else "no scans, sessions or participants table with a row for it"
+    where = (
+        ", ".join(looked)
+        if looked
+        else "no scans, sessions or participants table with a row for it"
+    )
     raise AgeError(
         f"expected an age for {image.name} in a column {', '.join(COLUMNS)} of its scans.tsv, sessions.tsv "
         f"or participants.tsv, found {where}{' without one' if looked else ''}; add it, or give --age-months"
@@ -228,7 +241,10 @@ def _scan_rows(
         return fitting, None
     if len(rows) == 1:
         written = rows[0].get("filename", "")
-        return rows, f"the only row of the scans table names {written or 'no file'}, not {name}; taken all the same"
+        return (
+            rows,
+            f"the only row of the scans table names {written or 'no file'}, not {name}; taken all the same",
+        )
     return [], None
 
 
@@ -266,7 +282,9 @@ def _age_of_row(row: Mapping[str, str], table: Path, relative: str, fetal: bool)
         if unit is None:
             unit = implied or said
         elif said is not None and unit_days(said) != unit_days(unit):
-            warnings.append(f"{relative} says {written!r}, its sidecar {said!r}; the former is taken")
+            warnings.append(
+                f"{relative} says {written!r}, its sidecar {said!r}; the former is taken"
+            )
         if unit is None:
             unit = "gestational_weeks" if fetal else "years"
             warnings.append(
@@ -292,7 +310,9 @@ def parse_age(text: str) -> tuple[float, str | None] | None:
     >>> parse_age("six") is None
     True
     """
-    match = re.fullmatch(r"\s*([+-]?\d+(?:[.,]\d+)?(?:[eE][+-]?\d+)?)\s*\+?\s*([A-Za-z][A-Za-z _-]*)?\s*", text)
+    match = re.fullmatch(
+        r"\s*([+-]?\d+(?:[.,]\d+)?(?:[eE][+-]?\d+)?)\s*\+?\s*([A-Za-z][A-Za-z _-]*)?\s*", text
+    )
     if match is None:
         return None
     number = float(match[1].replace(",", "."))
@@ -302,7 +322,12 @@ def parse_age(text: str) -> tuple[float, str | None] | None:
 def unit_days(unit: str) -> tuple[float, bool] | None:
     """Days of a unit, and whether it counts from conception; None for an unknown one.
 
-    >>> unit_days("Years"), unit_days("gestational weeks"), unit_days("week"), unit_days("fortnight")
+    >>> (
+    ...     unit_days("Years"),
+    ...     unit_days("gestational weeks"),
+    ...     unit_days("week"),
+    ...     unit_days("fortnight"),
+    ... )
     ((365.25, False), (7.0, True), (7.0, False), None)
     """
     words = re.split(r"[\s_-]+", unit.strip().lower())
@@ -316,7 +341,11 @@ def _column_unit(table: Path, column: str) -> str | None:
         sidecar = json.loads(table.with_suffix(".json").read_text(encoding="utf-8-sig"))
     except (OSError, ValueError):
         return None
-    described = {str(key).lower(): value for key, value in sidecar.items()} if isinstance(sidecar, dict) else {}
+    described = (
+        {str(key).lower(): value for key, value in sidecar.items()}
+        if isinstance(sidecar, dict)
+        else {}
+    )
     entry = described.get(column)
     if not isinstance(entry, dict):
         return None

@@ -89,7 +89,9 @@ def collect(
     """
     bids_dir = Path(bids_dir).absolute()
     if not bids_dir.is_dir():
-        raise UsageError(f"expected a BIDS dataset in {bids_dir}, found no such folder; {MOUNT_HINT}")
+        raise UsageError(
+            f"expected a BIDS dataset in {bids_dir}, found no such folder; {MOUNT_HINT}"
+        )
     subjects = {p.name.removeprefix("sub-") for p in bids_dir.glob("sub-*") if p.is_dir()}
     if not subjects:
         raise NoInputError(

@@ -62,7 +62,9 @@ def plan(
 def _plan_one(
     image: SourceImage, bids_dir: Path, override_months: float | None, fetal: bool
 ) -> PlannedImage:
-    parts = [f"sub-{image.subject}"] + ([f"ses-{image.session}"] if image.session else []) + ["anat"]
+    parts = (
+        [f"sub-{image.subject}"] + ([f"ses-{image.session}"] if image.session else []) + ["anat"]
+    )
     output_dir = "/".join(parts)
     try:
         age = find_age(image, bids_dir, override_months=override_months, fetal=fetal)

@@ -7,10 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nipype.interfaces.base import BaseInterfaceInputSpec, File, SimpleInterface, TraitedSpec, traits
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    File,
+    SimpleInterface,
+    TraitedSpec,
+    traits,
+)
 
 #: panels along each axis of a mosaic
 CUTS = 5
+#: of outlines, in points
+LINE_WIDTH = 1.2
 
 
 class ReportletsInput(BaseInterfaceInputSpec):
@@ -80,12 +88,24 @@ def cropped(path: str, support: str, margin: int = 6) -> Any:
     return image.slicer[tuple(box)]
 
 
-def window(image: Any) -> dict[str, float]:
-    """Display limits of a picture: zero to a little above the brightest percent of the brain."""
+def upright(image: Any) -> Any:
+    """The same voxels as if the grid lay along the world's axes.
+
+    An oblique grid is drawn as it is stored, not cut anew: the panels stay as large as the brain and
+    show voxels, not interpolation.
+    """
+    from nireports.tools.ndimage import rotate_affine, rotation2canonical
+
+    return rotate_affine(image, rot=rotation2canonical(image))
+
+
+def window(*images: Any) -> dict[str, float]:
+    """Display limits that suit all images: zero to a little above the brightest of the brain."""
     import numpy as np
 
-    values = np.asarray(image.dataobj)
-    return {"vmin": 0.0, "vmax": float(np.percentile(values[values > 0], 99.5)) * 1.05}
+    brains = (np.asarray(image.dataobj) for image in images)
+    brightest = max(float(np.percentile(brain[brain > 0], 99.5)) for brain in brains)
+    return {"vmin": 0.0, "vmax": brightest * 1.05}
 
 
 def draw_before_after(inputs: Any, target: Path) -> None:
@@ -96,10 +116,12 @@ def draw_before_after(inputs: Any, target: Path) -> None:
     from nireports.reportlets.mosaic import plot_registration
     from nireports.reportlets.utils import compose_view, cuts_from_bbox
 
-    before = cropped(inputs.matched, inputs.mask_res)
-    after = cropped(inputs.enhanced_res, inputs.mask_res)
-    cuts = cuts_from_bbox(cropped(inputs.mask_res, inputs.mask_res), cuts=CUTS)
-    limits = window(before)
+    before, after, box = (
+        upright(cropped(path, inputs.mask_res))
+        for path in (inputs.matched, inputs.enhanced_res, inputs.mask_res)
+    )
+    cuts = cuts_from_bbox(box, cuts=CUTS)
+    limits = window(before, after)
 
     def panel(image: Any, name: str, label: str) -> Any:
         return plot_registration(
@@ -136,25 +158,35 @@ def draw_tissues(inputs: Any, target: Path) -> None:
     values = np.asarray(labels.dataobj)
     mask = cropped(inputs.mask_res, inputs.mask_res)
     parts = [
-        nib.Nifti1Image((values > threshold).astype(np.uint8), labels.affine) for threshold in (2, 1)
+        nib.Nifti1Image((values > threshold).astype(np.uint8), labels.affine)
+        for threshold in (2, 1)
     ]
     _contours(image, parts, mask, target, colors=["#ffd166", "#06d6a0"])
 
 
 def _contours(image: Any, parts: list[Any], box: Any, target: Path, *, colors: list[str]) -> None:
-    from nireports.reportlets.mosaic import plot_segs
-    from nireports.reportlets.utils import compose_view
+    """Outlines of masks on an image, cut along three axes.
 
-    figures = plot_segs(
-        image_nii=image,
-        seg_niis=parts,
-        bbox_nii=box,
-        masked=False,
-        compress=False,
-        colors=colors,
-        **window(image),
-    )
-    compose_view(figures, fg_svgs=None, out_file=str(target))
+    nireports' ``plot_segs`` has lines of half a point, which are lost on a page of this width.
+    """
+    from nilearn.plotting import plot_anat
+    from nireports.reportlets.mosaic import fromstring  # of svgutils, vendored in newer releases
+    from nireports.reportlets.utils import compose_view, cuts_from_bbox, extract_svg
+
+    image, box, *parts = (upright(part) for part in (image, box, *parts))
+    cuts = cuts_from_bbox(box, cuts=CUTS)
+    rows = []
+    for axis in "zxy":
+        display = plot_anat(
+            image, display_mode=axis, cut_coords=cuts[axis], colorbar=False, **window(image)
+        )
+        for part, color in zip(parts, colors, strict=True):
+            display.add_contours(part, levels=[0.5], colors=[color], linewidths=LINE_WIDTH)
+        # every row has its own name on the page, as the mosaics of nireports have
+        svg = extract_svg(display, compress=False).replace("figure_1", f"{target.stem}-{axis}", 1)
+        display.close()
+        rows.append(fromstring(svg))
+    compose_view(rows, fg_svgs=None, out_file=str(target))  # type: ignore[arg-type]
 
 
 def draw_histogram(inputs: Any, target: Path) -> None:
@@ -181,7 +213,9 @@ def draw_histogram(inputs: Any, target: Path) -> None:
             density, _ = np.histogram(values, bins, density=True)
             axes.plot(bins[:-1] + 2.5, density, label=label, color=colour)
         density, _ = np.histogram(np.arange(reference.size), bins, weights=reference, density=True)
-        axes.plot(bins[:-1] + 2.5, density, "--", label="reference of the age", color="#d55e00", lw=1)
+        axes.plot(
+            bins[:-1] + 2.5, density, "--", label="reference of the age", color="#d55e00", lw=1
+        )
         axes.set(xlabel="intensity (template units)", ylabel="share of the brain", yticks=[])
         axes.set_xlim(0, float(np.percentile(values, 99.9)) * 1.15)
         axes.legend(frameon=False)
@@ -218,4 +252,3 @@ def write_summary(inputs: Any, target: Path) -> None:
 
 def _figure(value: float | None) -> str:
     return "not measured" if value is None else f"{value:.2f}"
-

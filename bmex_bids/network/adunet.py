@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The published network: a dense U-Net ("ADU-Net", Wang et al., MICCAI 2018) of base width w.
 
-Written from a table of the published layers; layers carry the published numbers, so that a published
-state dict loads by name (see :mod:`bmex_bids.network.checkpoints`).  All convolutions are 3×3×3 with
-padding 1 and a bias.  A dense step is BN → ReLU → convolution → dropout → concatenation.
+Written from a table of the published layers; layers carry the published numbers, so that a
+published state dict loads by name (see :mod:`bmex_bids.network.checkpoints`).  All convolutions
+are 3×3×3 with padding 1 and a bias.  A dense step is BN → ReLU → convolution → dropout →
+concatenation.
 
 Two irregularities of the PyTorch release are kept, since its weights were trained with them:
 
 1. dense B, first concatenation: the new features come before the old;
-2. dense D: what enters the third concatenation is the activated tensor (after bn18 and ReLU), not the
+2. dense D: what enters the third concatenation is the activated tensor (after bn18 and ReLU), not
+the
    raw one.
 """
 
@@ -54,7 +56,8 @@ def norm_widths(table: dict[str, tuple[int, int]]) -> dict[str, int]:
     widths = {name: table[name][1] for name in names}
     dense = {
         "A": ("2", "3", "4", "4_1"), "B": ("6", "7", "8", "9"), "C": ("12", "13", "14", "15"),
-        "D": ("16", "17", "18", "19"), "E": ("20", "21", "22", "23"), "F": ("24", "25", "26", "27"),
+        "D": ("16", "17", "18", "19"),
+        "E": ("20", "21", "22", "23"), "F": ("24", "25", "26", "27"),
         "G": ("28", "29", "30", "31"),
     }  # fmt: skip
     for first, *grown in dense.values():

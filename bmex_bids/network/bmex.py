@@ -15,8 +15,9 @@ CONNECTION = 32  # channels each of tissue and image features handed to the seco
 class BMEX(nn.Module):
     """The published pair of networks, base width w.
 
-    ``forward`` takes template units, (N, 1, D, H, W) with sizes that are multiples of 8, and returns
-    the rectified tissue scores (N, 4, D, H, W) and the enhanced image (N, 1, D, H, W), template units.
+    ``forward`` takes template units, (N, 1, D, H, W) with sizes that are multiples of 8, and
+    returns the rectified tissue scores (N, 4, D, H, W) and the enhanced image (N, 1, D, H, W),
+    template units.
     """
 
     def __init__(self, width: int = 64) -> None:

@@ -52,7 +52,9 @@ def _published(state: State) -> nn.Module:
 
 def _compact(state: State) -> nn.Module:
     tissue = state.get("tissue.stem.weight")
-    blocks = sum(1 for key in state if key.startswith("enhance.enc1.") and key.endswith("conv1.weight"))
+    blocks = sum(
+        1 for key in state if key.startswith("enhance.enc1.") and key.endswith("conv1.weight")
+    )
     return CompactBMEX(
         width=_channels(state, "enhance.stem.weight"),
         tissue_width=0 if tissue is None else int(tissue.shape[0]),
@@ -83,8 +85,8 @@ VARIANTS: Mapping[str, Variant] = {
 def read_state(path: Path) -> dict[str, Tensor]:
     """Tensors of a ``.safetensors`` or ``.pt`` file, as float32 (counters stay whole numbers).
 
-    A state dict under the key ``state_dict`` is unwrapped.  Raises WeightsError for a missing or damaged
-    file, and for a pickle that holds anything but tensors.
+    A state dict under the key ``state_dict`` is unwrapped.  Raises WeightsError for a missing or
+    damaged file, and for a pickle that holds anything but tensors.
     """
     if not path.exists():
         raise WeightsError(f"expected a weight file at {path}, found none")
@@ -93,7 +95,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
             state: Any = load_file(str(path))
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001: damage makes an unpickler raise anything
+    except Exception as error:  # damage makes an unpickler raise anything
         raise WeightsError(
             f"{path} cannot be read as network weights ({type(error).__name__}: {error}); "
             "it is damaged, or holds more than tensors, which is refused; fetch it again"
@@ -101,7 +103,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise WeightsError(f"expected a dictionary of tensors in {path}, got {type(state).__name__}")
+        raise WeightsError(
+            f"expected a dictionary of tensors in {path}, got {type(state).__name__}"
+        )
     return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
 
 
@@ -128,7 +132,11 @@ def load_network(path: Path, variant: str) -> nn.Module:
             f"{path.name} does not fit the network {variant!r}: "
             + "; ".join(
                 f"{label} {', '.join(names[:5])}{' …' if len(names) > 5 else ''}"
-                for label, names in (("missing", missing), ("surplus", surplus), ("misshapen", shapes))
+                for label, names in (
+                    ("missing", missing),
+                    ("surplus", surplus),
+                    ("misshapen", shapes),
+                )
                 if names
             )
         )

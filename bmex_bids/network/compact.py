@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """The compact network whose weights we train and bundle.
 
-It keeps the idea of BME-X, tissues first and the image from them, and spends the arithmetic where two
-processor cores can train it:
+It keeps the idea of BME-X, tissues first and the image from them, and spends the arithmetic where
+two processor cores can train it:
 
-* features live at half resolution and below; a voxel-unshuffle moves each 2×2×2 block of voxels into
-  eight channels, so nothing is lost on the way in or out;
-* no batch statistics anywhere, so that training and inference compute the same function, whatever the
-  tile (batches of two to four made batch normalisation disagree with itself);
+* features live at half resolution and below; a voxel-unshuffle moves each 2×2×2 block of voxels
+  into eight channels, so nothing is lost on the way in or out;
+* no batch statistics anywhere, so that training and inference compute the same function, whatever
+  the tile (batches of two to four made batch normalisation disagree with itself);
 * the enhancement network returns a correction that is added to its input: a clean image asks for
   nothing.
 
-* the image enters as two channels of unit size, its local mean and the detail on top of it, and the
-  correction leaves in units of detail.  Fed as one channel, the brightness (some 400 template units) hid
-  the noise and blur (some 30) that is to be mended, and training hardly moved.
+* the image enters as two channels of unit size, its local mean and the detail on top of it, and
+  the correction leaves in units of detail.  Fed as one channel, the brightness (some 400 template
+  units) hid the noise and blur (some 30) that is to be mended, and training hardly moved.
 
 Intensities are in template units (roughly 0…1000).
 """
@@ -33,7 +33,8 @@ CLASSES = 4  # background, CSF, GM, WM
 def split(x: Tensor) -> Tensor:
     """(N, 1, …) template units → (N, 2, …): local mean and detail, about unit size, zero outside.
 
-    The mean is taken over brain voxels only (those above zero), so a mask's edge makes no edge here.
+    The mean is taken over brain voxels only (those above zero), so a mask's edge makes no edge
+    here.
     """
     inside = (x > 0).to(x.dtype)
     weight = F.avg_pool3d(inside, WINDOW, 1, WINDOW // 2)
@@ -58,8 +59,8 @@ def shuffle(x: Tensor) -> Tensor:
 class Residual(nn.Module):
     """x + conv(relu(conv(relu(x)))), the second convolution starting at zero.
 
-    With ``norm``, instance normalisation comes before each relu; only for networks that see a whole
-    volume at once, since its statistics would differ from tile to tile.
+    With ``norm``, instance normalisation comes before each relu; only for networks that see a
+    whole volume at once, since its statistics would differ from tile to tile.
     """
 
     def __init__(self, width: int, norm: bool = False) -> None:
@@ -81,7 +82,8 @@ class Residual(nn.Module):
 class HalfUNet(nn.Module):
     """A U-Net whose finest features are at half resolution; input sizes are multiples of 8.
 
-    ``width`` channels at 1/2, twice that at 1/4, four times at 1/8; ``norm`` as in :class:`Residual`.
+    ``width`` channels at 1/2, twice that at 1/4, four times at 1/8; ``norm`` as in
+    :class:`Residual`.
     """
 
     def __init__(
@@ -119,9 +121,10 @@ class HalfUNet(nn.Module):
 class CompactBMEX(nn.Module):
     """Tissue classification, then tissue-aware enhancement.
 
-    ``forward`` takes template units, (N, 1, D, H, W) with sizes that are multiples of 8, and returns
-    the tissue scores (N, 4, D, H, W) before softmax and the enhanced image (N, 1, D, H, W) in template
-    units.  ``tissue_width=0`` leaves the tissue module out (the paper's ablation); its scores are zero.
+    ``forward`` takes template units, (N, 1, D, H, W) with sizes that are multiples of 8, and
+    returns the tissue scores (N, 4, D, H, W) before softmax and the enhanced image (N, 1, D, H, W)
+    in template units.  ``tissue_width=0`` leaves the tissue module out (the paper's ablation); its
+    scores are zero.
     """
 
     def __init__(self, width: int = 32, tissue_width: int = 16, blocks: int = 1) -> None:

@@ -56,19 +56,21 @@ class Enhancement:
 
 
 def resolve_device(name: str = "auto") -> torch.device:
-    """``auto`` takes a GPU when there is one; a GPU that is asked for and absent is a DeviceError."""
+    """``auto`` takes a GPU when there is one; one asked for and absent is a DeviceError."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise DeviceError(f"expected a device of auto, cpu, cuda or cuda:N, got {name!r}") from error
+        raise DeviceError(
+            f"expected a device of auto, cpu, cuda or cuda:N, got {name!r}"
+        ) from error
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
             raise DeviceError(
-                f"expected a CUDA device {name!r}, found {count} on this machine; use --device cpu, "
-                "or run the container with --gpus all (Docker) or --nv (Singularity)"
+                f"expected a CUDA device {name!r}, found {count} on this machine; use --device "
+                "cpu, or run the container with --gpus all (Docker) or --nv (Singularity)"
             )
     elif device.type != "cpu":
         raise DeviceError(f"expected a device of auto, cpu, cuda or cuda:N, got {name!r}")
@@ -90,7 +92,11 @@ def brain_box(mask: NDArray[np.bool_], margin: int = MARGIN) -> tuple[slice, sli
     for axis in range(3):
         other = tuple(k for k in range(3) if k != axis)
         where = np.flatnonzero(mask.any(axis=other))
-        sides.append(slice(max(int(where[0]) - margin, 0), min(int(where[-1]) + 1 + margin, mask.shape[axis])))
+        sides.append(
+            slice(
+                max(int(where[0]) - margin, 0), min(int(where[-1]) + 1 + margin, mask.shape[axis])
+            )
+        )
     return sides[0], sides[1], sides[2]
 
 
@@ -118,7 +124,8 @@ def enhance(
     """
     if data.shape != mask.shape or data.ndim != 3:
         raise ImageError(
-            f"expected an image and a mask of one three-dimensional shape, got {data.shape} and {mask.shape}"
+            "expected an image and a mask of one three-dimensional shape, got "
+            f"{data.shape} and {mask.shape}"
         )
     mask = np.asarray(mask, dtype=bool)
     where = resolve_device(device)
@@ -171,10 +178,13 @@ def _run_tiles(
     return total[:4], total[4]
 
 
-def _tissue_probabilities(scores: NDArray[np.float32], inside: NDArray[np.bool_]) -> NDArray[np.float32]:
+def _tissue_probabilities(
+    scores: NDArray[np.float32], inside: NDArray[np.bool_]
+) -> NDArray[np.float32]:
     """Softmax of the scores; outside the mask the background is certain.
 
-    Inside the mask the background's share is given to the tissues, since a mask says that there is one.
+    Inside the mask the background's share is given to the tissues, since a mask says that there is
+    one.
     """
     tissues = np.exp(scores[1:] - scores[1:].max(axis=0))
     tissues /= tissues.sum(axis=0)
@@ -185,7 +195,9 @@ def _labels(probabilities: NDArray[np.float32], inside: NDArray[np.bool_]) -> ND
     return np.where(inside, probabilities[1:].argmax(axis=0) + 1, 0).astype(np.uint8)
 
 
-def _embed(part: NDArray, box: tuple[slice, slice, slice], shape: tuple[int, ...], fill: float = 0) -> NDArray:  # type: ignore[type-arg]
+def _embed(
+    part: NDArray, box: tuple[slice, slice, slice], shape: tuple[int, ...], fill: float = 0
+) -> NDArray:  # type: ignore[type-arg]
     whole = np.full(shape, fill, dtype=part.dtype if part.dtype == np.uint8 else np.float32)
     whole[box] = part
     return whole

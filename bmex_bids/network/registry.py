@@ -74,7 +74,11 @@ def published_file(age_group: str, contrast: str) -> str:
     >>> published_file("month18", "T1w"), published_file("fetal", "T2w")
     ('BMEX-Month18-T1-model.pt', 'BMEX-Fetal-T2-model.pt')
     """
-    age = age_group.capitalize() if age_group == "fetal" else f"Month{age_group.removeprefix('month')}"
+    age = (
+        age_group.capitalize()
+        if age_group == "fetal"
+        else f"Month{age_group.removeprefix('month')}"
+    )
     return f"BMEX-{age}-{contrast.removesuffix('w')}-model.pt"
 
 
@@ -83,9 +87,9 @@ def published(weights_dir: Path, age_group: str, contrast: str) -> WeightRecord:
     path = weights_dir / published_file(age_group, contrast)
     if not path.exists():
         raise WeightsError(
-            f"expected the published weights {path.name} in {weights_dir}, found none; download them "
-            "from the links in the BME-X project's README (DBC-Lab/Brain_MRI_Enhancement) and put them "
-            "there, or use --weights bundled"
+            f"expected the published weights {path.name} in {weights_dir}, found none; "
+            "download them from the links in the BME-X project's README "
+            "(DBC-Lab/Brain_MRI_Enhancement) and put them there, or use --weights bundled"
         )
     return WeightRecord(
         name=f"{PUBLISHED}-{age_group}-{contrast}",
@@ -94,8 +98,8 @@ def published(weights_dir: Path, age_group: str, contrast: str) -> WeightRecord:
         sha256=sha256(path),
         licence="as published (MIT)",
         source="Sun et al., Nat. Biomed. Eng. 2025, doi:10.1038/s41551-024-01283-7",
-        description="published BME-X weights, supplied by the user; not verified against a checksum, "
-        "since none was published",
+        description="published BME-X weights, supplied by the user; not verified against a "
+        "checksum, since none was published",
         variant="bmex-pytorch",
         input_units="template units",
         age_groups=(age_group,),
@@ -118,8 +122,9 @@ def select(
     ----------
     kind : ``"enhance"`` or ``"strip"``
     age_group, contrast : of the image; None where it does not matter (stripping)
-    weights : ``"bundled"``; ``"bmex-1.0.5"`` (published, from ``weights_dir``); the name of one bundled set;
-        ``"auto"``: published when ``weights_dir`` holds the file for this age, else bundled
+    weights : ``"bundled"``; ``"bmex-1.0.5"`` (published, from ``weights_dir``); the name of one
+        bundled set; ``"auto"``: published when ``weights_dir`` holds the file for this age, else
+        bundled
     weights_dir : folder with the published files
 
     Raises
@@ -128,17 +133,22 @@ def select(
         Nothing fits, the file is missing, or its checksum is wrong.
     """
     if kind == "enhance" and weights in ("auto", PUBLISHED) and age_group and contrast:
-        here = weights_dir is not None and (weights_dir / published_file(age_group, contrast)).exists()
+        here = (
+            weights_dir is not None
+            and (weights_dir / published_file(age_group, contrast)).exists()
+        )
         if weights == PUBLISHED and weights_dir is None:
             raise WeightsError(
-                f"--weights {PUBLISHED} needs the folder with the published files: give --weights-dir"
+                f"--weights {PUBLISHED} needs the folder with the published files: "
+                "give --weights-dir"
             )
         if weights_dir is not None and (here or weights == PUBLISHED):
             return published(weights_dir, age_group, contrast)
     names = {record.name for record in bundled()}
     if weights not in {"auto", "bundled", PUBLISHED, *names}:
         raise WeightsError(
-            f"expected --weights of auto, bundled, {PUBLISHED} or one of {sorted(names)}, got {weights!r}"
+            f"expected --weights of auto, bundled, {PUBLISHED} or one of "
+            f"{sorted(names)}, got {weights!r}"
         )
     fitting = [
         record
@@ -148,7 +158,8 @@ def select(
     ]
     if not fitting:
         raise WeightsError(
-            f"no weights of kind {kind!r} for age group {age_group} and contrast {contrast} (--weights {weights})"
+            f"no weights of kind {kind!r} for age group {age_group} and contrast {contrast} "
+            f"(--weights {weights})"
         )
     record = fitting[0]
     verify(record.path, record.sha256)
@@ -162,8 +173,8 @@ def verify(path: Path, expected: str) -> None:
     found = sha256(path)
     if found != expected:
         raise WeightsError(
-            f"expected {path.name} to have SHA-256 {expected}, found {found}; the file is damaged: "
-            "install the package again"
+            f"expected {path.name} to have SHA-256 {expected}, found {found}; the file is "
+            "damaged: install the package again"
         )
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Brain extraction: the probability of brain at each voxel, whatever the contrast.
 
-The network sees the whole head at 3 mm; the probability is brought back to the image's grid by linear
-interpolation, and a threshold of one half then cuts with sub-voxel accuracy.
+The network sees the whole head at 3 mm; the probability is brought back to the image's grid by
+linear interpolation, and a threshold of one half then cuts with sub-voxel accuracy.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ def normalise(data: Tensor) -> Tensor:
     if flat.numel() == 0:
         return torch.zeros_like(data)
     flat = flat[:: max(flat.numel() // 200_000, 1)]
-    low, high = torch.quantile(flat, torch.tensor([q / 100 for q in PERCENTILES], device=flat.device))
+    low, high = torch.quantile(
+        flat, torch.tensor([q / 100 for q in PERCENTILES], device=flat.device)
+    )
     return ((data - low) / (high - low).clamp_min(1e-6)).clamp(-0.5, 2.0)
 
 
@@ -85,7 +87,7 @@ def brain_probability(
 
 def resize(volume: Tensor, zoom: tuple[float, ...]) -> Tensor:
     """Linear resampling of an (X, Y, Z) volume, averaging first where it gets coarser."""
-    window = [max(1, int(round(1 / z))) for z in zoom]
+    window = [max(1, round(1 / z)) for z in zoom]
     if max(window) > 1:
         pad = [(w - n % w) % w if n % w else 0 for n, w in zip(volume.shape, window, strict=True)]
         if not any(pad) and all(abs(1 / z - w) < 1e-6 for z, w in zip(zoom, window, strict=True)):
@@ -100,10 +102,12 @@ def resize(volume: Tensor, zoom: tuple[float, ...]) -> Tensor:
         )[0, 0]
     else:
         smooth = volume
-    size = [max(1, int(round(n * z))) for n, z in zip(volume.shape, zoom, strict=True)]
+    size = [max(1, round(n * z)) for n, z in zip(volume.shape, zoom, strict=True)]
     return _linear(smooth, tuple(size))
 
 
 def _linear(volume: Tensor, size: tuple[int, ...] | torch.Size) -> Tensor:
     """Both grids span the same field of view, edge to edge."""
-    return F.interpolate(volume[None, None], size=tuple(size), mode="trilinear", align_corners=False)[0, 0]
+    return F.interpolate(
+        volume[None, None], size=tuple(size), mode="trilinear", align_corners=False
+    )[0, 0]

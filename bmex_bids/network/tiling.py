@@ -7,8 +7,8 @@
                                        |3 4 5 6 7|
                                           |4 5 6 7 8|   the last tile ends at the end
 
-Every voxel is covered; where tiles overlap, results are averaged with weights that fall off towards a
-tile's border, where a convolution sees padding instead of the image.
+Every voxel is covered; where tiles overlap, results are averaged with weights that fall off
+towards a tile's border, where a convolution sees padding instead of the image.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def network_order(volume: T) -> T:
 
 def volume_order(fed: T) -> T:
     """The inverse of :func:`network_order`; leading axes (channels) stay in front."""
-    lead = tuple(range(fed.ndim - 3))
-    axes = (*lead, *(len(lead) + k for k in (1, 2, 0)))
+    lead: int = fed.ndim - 3
+    axes = (*range(lead), *(lead + k for k in (1, 2, 0)))
     return fed.transpose(axes) if isinstance(fed, np.ndarray) else fed.permute(axes)
 
 

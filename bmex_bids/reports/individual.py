@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page of one participant (and session): everything on it is in the output folder, nothing online."""
+"""The page of one participant (and session): all of it is in the output folder, nothing online."""
 
 from __future__ import annotations
 
@@ -16,22 +16,32 @@ SECTIONS: dict[str, tuple[str, str]] = {
     "summary": ("Summary", ""),
     "enhancement": (
         "Before and after",
-        "Point at the picture to see the image after enhancement; both are shown in one intensity window. "
-        "Anatomy must stay where it is.",
+        "Point at the picture to see the image after enhancement; both are shown in one intensity "
+        "window. Anatomy must stay where it is.",
     ),
-    "brainmask": ("Brain mask", "The outline should follow the brain's surface, without eyes or skull."),
+    "brainmask": (
+        "Brain mask",
+        "The outline should follow the brain's surface, without eyes or skull.",
+    ),
     "tissues": (
         "Tissues",
-        "Yellow: white matter. Green: border between grey matter and fluid. As the network classified them.",
+        "Yellow: white matter. Green: border between grey matter and fluid. As the "
+        "network classified them.",
     ),
-    "histogram": ("Intensities", "Inside the brain, in the units of the age's histogram reference."),
+    "histogram": (
+        "Intensities",
+        "Inside the brain, in the units of the age's histogram reference.",
+    ),
 }
 STYLE = """
-body{font-family:system-ui,sans-serif;margin:0 auto;max-width:1100px;padding:1rem;color:#222;background:#fff}
-h1{font-size:1.5rem}h2{font-size:1.2rem;border-bottom:2px solid #0072b2;margin-top:2rem}h3{font-size:1rem;margin-bottom:.2rem}
-nav a{margin-right:1rem}object{width:100%;display:block}p.hint{color:#555;margin:.2rem 0 .5rem}
-table.summary{border-collapse:collapse}table.summary th{text-align:left;padding:.15rem 1rem .15rem 0;font-weight:600;vertical-align:top}
-p.warning{background:#fff3cd;border-left:4px solid #e69f00;padding:.4rem .7rem}footer{color:#777;margin-top:2rem;font-size:.85rem}
+body{font-family:system-ui,sans-serif;margin:0
+auto;max-width:1100px;padding:1rem;color:#222;background:#fff}
+h1{font-size:1.5rem}h2{font-size:1.2rem;border-bottom:2px solid
+#0072b2;margin-top:2rem}h3{font-size:1rem;margin-bottom:.2rem} nav
+a{margin-right:1rem}object{width:100%;display:block}p.hint{color:#555;margin:.2rem 0 .5rem}
+table.summary{border-collapse:collapse}table.summary th{text-align:left;padding:.15rem 1rem .15rem
+0;font-weight:600;vertical-align:top} p.warning{background:#fff3cd;border-left:4px solid
+#e69f00;padding:.4rem .7rem}footer{color:#777;margin-top:2rem;font-size:.85rem}
 """
 
 
@@ -63,9 +73,13 @@ def write_subject_report(output_dir: Path, subject: str, session: str | None = N
         for section, (heading, hint) in SECTIONS.items():
             if section in parts:
                 body += _section(heading, hint, parts[section], output_dir)
-    body.append(f"<footer>bmex_bids {__version__}. The enhanced image is an estimate: do not diagnose from it.</footer>")
+    body.append(
+        f"<footer>bmex_bids {__version__}. The enhanced image is an estimate: "
+        "do not diagnose from it.</footer>"
+    )
     page = (
-        f"<!doctype html>\n<html lang='en'><head><meta charset='utf-8'><title>{escape(title)}</title>"
+        f"<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
+        f"<title>{escape(title)}</title>"
         f"<style>{STYLE}</style></head><body>\n" + "\n".join(body) + "\n</body></html>\n"
     )
     return write_text(output_dir / page_name(subject, session), page)

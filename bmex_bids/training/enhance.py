@@ -74,7 +74,11 @@ class Validation:
                 bad = np.where(clean.mask, np.clip(bad, 0, None), 0).astype(np.float32)
                 middle = np.array(clean.mask.shape) // 2
                 for shift in (-16, 24):
-                    start = np.clip(middle - patch // 2 + [shift, shift, 0], 0, np.array(clean.mask.shape) - patch)
+                    start = np.clip(
+                        middle - patch // 2 + [shift, shift, 0],
+                        0,
+                        np.array(clean.mask.shape) - patch,
+                    )
                     box = tuple(slice(s, s + patch) for s in start)
                     part = [network_order(v[box]) for v in (bad, clean.data, clean.mask)]
                     self.samples.append((cell, part[0], part[1], part[2]))
@@ -95,18 +99,18 @@ class Validation:
 
 
 def train(data_dir: Path, out_dir: Path, config: EnhanceConfig, *, resume: bool = True) -> Path:
-    """Train from the data in ``data_dir``; returns the float16 safetensors file with the weights."""
+    """Train from the data in ``data_dir``; returns the float16 safetensors file of weights."""
     torch.set_num_threads(config.schedule.threads)
     torch.manual_seed(config.schedule.seed)
     LOGGER.info("seed %d; preparing images", config.schedule.seed)
     sources = load_sources(data_dir)
-    held_out = [prepare(data_dir / name, group, contrast) for name, group, contrast in VALIDATION_IMAGES]
+    held_out = [
+        prepare(data_dir / name, group, contrast) for name, group, contrast in VALIDATION_IMAGES
+    ]
     validation = Validation(held_out)
     model = CompactBMEX(config.width, config.tissue_width, config.blocks)
     LOGGER.info("%d parameters", sum(p.numel() for p in model.parameters()))
-    chunks = PatchChunks(
-        sources, seed=config.schedule.seed, chunks=10**6, patch=config.patch
-    )
+    chunks = PatchChunks(sources, seed=config.schedule.seed, chunks=10**6, patch=config.patch)
 
     def loss(network: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
         bad, clean, mask, labels = batch

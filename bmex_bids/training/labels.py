@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tissue labels of real brains for training, where contrast alone can tell them.
 
-Expectation maximisation of three Gaussians over the brain's intensities, with a spatial prior: in each
-round the class probabilities, smoothed, weigh the likelihoods (a mean-field form of a Markov random
-field).  One variance serves all classes: with one each, a wide class swallows both tails.  Classes are ordered by their means as the age's contrast orders the tissues.  In the first half
-year grey and white matter overlap or swap, so no labels are made there; heads synthesised from label
-maps teach those contrasts.
+Expectation maximisation of three Gaussians over the brain's intensities, with a spatial prior: in
+each round the class probabilities, smoothed, weigh the likelihoods (a mean-field form of a Markov
+random field).  One variance serves all classes: with one each, a wide class swallows both tails.
+Classes are ordered by their means as the age's contrast orders the tissues.  In the first half
+year grey and white matter overlap or swap, so no labels are made there; heads synthesised from
+label maps teach those contrasts.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The training loop: reproducible, resumable, logged.
 
-The batches are a function of the step (see :mod:`bmex_bids.training.pairs`), so that a run killed at any
-moment goes on from its last checkpoint with the very batches it would have seen.  An exponential moving
-average of the weights is what is validated and exported: it takes the place of a long annealing phase
-and lets a run be stopped whenever time is up.
+The batches are a function of the step (see :mod:`bmex_bids.training.pairs`), so that a run killed
+at any moment goes on from its last checkpoint with the very batches it would have seen.  An
+exponential moving average of the weights is what is validated and exported: it takes the place of
+a long annealing phase and lets a run be stopped whenever time is up.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Batch = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast.  Steps are optimiser steps; ``minutes`` is a limit on the wall clock."""
+    """How long and how fast.  Steps are optimiser steps; ``minutes`` limits the wall clock."""
 
     steps: int = 6000
     batch: int = 4
@@ -51,7 +51,9 @@ class Schedule:
         if step < self.warmup:
             return self.rate * (step + 1) / self.warmup
         t = min((step - self.warmup) / max(self.steps - self.warmup, 1), 1.0)
-        return self.rate * (self.final_rate + (1 - self.final_rate) * 0.5 * (1 + math.cos(math.pi * t)))
+        return self.rate * (
+            self.final_rate + (1 - self.final_rate) * 0.5 * (1 + math.cos(math.pi * t))
+        )
 
 
 class Average:
@@ -73,14 +75,17 @@ def save_atomically(state: dict[str, Any], path: Path) -> None:
     """Write a checkpoint under a temporary name, then rename it."""
     temporary = path.with_name(path.name + ".tmp")
     torch.save(state, temporary)
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def export_half(average: Average, target: Path) -> Path:
     """Write averaged weights as float16 safetensors, under a temporary name first."""
     temporary = target.with_name(target.name + ".tmp")
-    save_file({k: v.cpu().to(torch.float16).contiguous() for k, v in average.state.items()}, str(temporary))
-    os.replace(temporary, target)
+    save_file(
+        {k: v.cpu().to(torch.float16).contiguous() for k, v in average.state.items()},
+        str(temporary),
+    )
+    temporary.replace(target)
     return target
 
 
@@ -137,8 +142,8 @@ def fit(
             checkpoint,
         )
 
-    begun, running = time.monotonic(), 0.0
-    step = start
+    begun, running, last = time.monotonic(), 0.0, math.nan
+    done = start
     for step, batch in enumerate(_batches(chunks, schedule, start), start=start):
         if step >= schedule.steps or (time.monotonic() - begun) / 60 > schedule.minutes:
             break
@@ -150,10 +155,14 @@ def fit(
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         average.update(model, step)
+        done = step + 1
         running += float(value.detach())
         if (step + 1) % 25 == 0:
             LOGGER.info(
-                "step %d of %d · loss %.5f · %.1f min", step + 1, schedule.steps, running / 25,
+                "step %d of %d · loss %.5f · %.1f min",
+                step + 1,
+                schedule.steps,
+                running / 25,
                 (time.monotonic() - begun) / 60,
             )
             last, running = running / 25, 0.0
@@ -163,9 +172,14 @@ def fit(
             model.load_state_dict(average.state)
             figures = {"loss": last, "rate": schedule.rate_at(step), **validate(model)}
             model.load_state_dict(current)
-            _log(out_dir / "log.csv", {"step": step + 1, "minutes": (time.monotonic() - begun) / 60, **figures})
-            LOGGER.info("step %d · %s", step + 1, " · ".join(f"{k} {v:.3f}" for k, v in figures.items()))
-    store(step)
+            _log(
+                out_dir / "log.csv",
+                {"step": step + 1, "minutes": (time.monotonic() - begun) / 60, **figures},
+            )
+            LOGGER.info(
+                "step %d · %s", step + 1, " · ".join(f"{k} {v:.3f}" for k, v in figures.items())
+            )
+    store(done)
     return average
 
 

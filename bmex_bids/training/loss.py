@@ -14,13 +14,13 @@ from torch import Tensor
 class JointLoss:
     """Relative absolute error of the image plus weighted cross-entropy of the tissues.
 
-    ``loss = mean_i (mean |y − t| / (mean |x − t| + floor)) + tissue · CE``, x the degraded input, t the
-    clean target, y the output.  Each patch counts by how much of its own fault is mended: with a plain
-    distance a few patches of hopeless motion drowned everything that could be learnt (500 steps, no gain
-    in any validation cell).
+    ``loss = mean_i (mean |y − t| / (mean |x − t| + floor)) + tissue · CE``, x the degraded input,
+    t the clean target, y the output.  Each patch counts by how much of its own fault is mended:
+    with a plain distance a few patches of hopeless motion drowned everything that could be learnt
+    (500 steps, no gain in any validation cell).
 
-    Everything is averaged inside the brain only: outside, a mask empties the image anyway, and a loss
-    taken there teaches the network to clean what nobody sees.
+    Everything is averaged inside the brain only: outside, a mask empties the image anyway, and a
+    loss taken there teaches the network to clean what nobody sees.
     """
 
     tissue: float = 0.1

@@ -5,8 +5,8 @@ Clean images come the way the app would bring them to the network (conformed, bi
 resampled, histogram-matched).  A pair is one clean image, augmented, degraded by a drawn recipe,
 masked, and matched to the age's histogram again, as the app would do with a bad image.
 
-Every chunk of patches is a pure function of (seed, chunk index), which makes a run reproducible and a
-killed run resumable without storing a buffer.
+Every chunk of patches is a pure function of (seed, chunk index), which makes a run reproducible
+and a killed run resumable without storing a buffer.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ from bmex_bids.training.labels import contrast_is_sure, tissue_labels
 Array = NDArray[np.float32]
 UNKNOWN = 255
 
-#: the real brains of the shared development data: (file, age group, contrast); 0003 and 0007 validate
+#: the real brains of the shared development data: (file, age group, contrast); 0003 and 0007
+#: validate
 REAL_IMAGES: tuple[tuple[str, str, str], ...] = (
     ("lifespan-bids/sub-0001/ses-V01/anat/sub-0001_ses-V01_T1w.nii.gz", "month24", "T1w"),
     ("lifespan-bids/sub-0001/ses-V02/anat/sub-0001_ses-V02_T1w.nii.gz", "month6", "T1w"),
@@ -86,7 +87,11 @@ def crop_box(mask: NDArray[np.bool_], margin: int) -> tuple[slice, slice, slice]
     for axis in range(3):
         other = tuple(k for k in range(3) if k != axis)
         where = np.flatnonzero(mask.any(axis=other))
-        box.append(slice(max(int(where[0]) - margin, 0), min(int(where[-1]) + 1 + margin, mask.shape[axis])))
+        box.append(
+            slice(
+                max(int(where[0]) - margin, 0), min(int(where[-1]) + 1 + margin, mask.shape[axis])
+            )
+        )
     return box[0], box[1], box[2]
 
 
@@ -106,10 +111,14 @@ def prepare(path: Path, age_group: str, contrast: str, *, with_labels: bool = Tr
     affine = image.affine.copy()
     affine[:3, 3] = offset
     resampled = resample_to_spacing(nib.Nifti1Image(data[box] * brain[box], affine), spacing_mm)
-    inside = resample_to_spacing(nib.Nifti1Image(brain[box].astype(np.float32), affine), spacing_mm)
+    inside = resample_to_spacing(
+        nib.Nifti1Image(brain[box].astype(np.float32), affine), spacing_mm
+    )
     mask = np.asarray(inside.dataobj) > 0.5
     matched, _ = match_histogram(
-        np.asarray(resampled.dataobj, dtype=np.float32) * mask, load_histogram(age_group, contrast), mask
+        np.asarray(resampled.dataobj, dtype=np.float32) * mask,
+        load_histogram(age_group, contrast),
+        mask,
     )
     labels = np.full(mask.shape, UNKNOWN, dtype=np.uint8)
     if with_labels and contrast_is_sure(age_group, contrast):
@@ -194,23 +203,27 @@ def paint(brain: LabelBrain, rng: np.random.Generator) -> CleanImage:
 
 # ---------------------------------------------------------------- pairs
 def degrade_like_app(clean: CleanImage, rng: np.random.Generator, kind: str = "mixed") -> Array:
-    """Degrade a clean brain by a drawn recipe, mask it, and (half the time) match its histogram again.
+    """Degrade a clean brain by a drawn recipe, mask it, and half the time match its histogram.
 
-    The app matches every image, so the network must undo what matching does to a noisy histogram; the
-    other half keeps it from relying on that.
+    The app matches every image, so the network must undo what matching does to a noisy histogram;
+    the other half keeps it from relying on that.
     """
     bad = draw(kind, rng).apply(clean.data, clean.spacing)
     bad = np.where(clean.mask, np.clip(bad, 0, None), 0).astype(np.float32)
     if clean.age_group and rng.random() < 0.5:
-        matched, _ = match_histogram(bad, load_histogram(clean.age_group, clean.contrast), clean.mask)
+        matched, _ = match_histogram(
+            bad, load_histogram(clean.age_group, clean.contrast), clean.mask
+        )
         bad = np.where(clean.mask, matched, 0).astype(np.float32)
     return bad
 
 
 def _augment(clean: CleanImage, rng: np.random.Generator) -> CleanImage:
     """Mirror left and right, swap axes' direction now and then, bend the contrast a little."""
-    flips = [axis for axis, chance in ((0, 0.5), (1, 0.15), (2, 0.15)) if rng.random() < chance]
-    data, mask, labels = (np.flip(a, flips) if flips else a for a in (clean.data, clean.mask, clean.labels))
+    flips = tuple(a for a, chance in ((0, 0.5), (1, 0.15), (2, 0.15)) if rng.random() < chance)
+    data, mask, labels = clean.data, clean.mask, clean.labels
+    if flips:
+        data, mask, labels = np.flip(data, flips), np.flip(mask, flips), np.flip(labels, flips)
     if not clean.age_group:  # painted: no histogram to keep to
         data = gamma(data, float(rng.uniform(0.85, 1.2)), 500.0)
     return CleanImage(
@@ -253,7 +266,9 @@ def load_sources(data_dir: Path) -> Sources:
         )
     return Sources(
         real=[prepare(data_dir / name, group, contrast) for name, group, contrast in REAL_IMAGES],
-        templates=[prepare(data_dir / name, group, contrast) for name, group, contrast in TEMPLATES],
+        templates=[
+            prepare(data_dir / name, group, contrast) for name, group, contrast in TEMPLATES
+        ],
         maps=[load_label_brain(data_dir / name) for name in TRAINING_MAPS],
     )
 
@@ -263,15 +278,15 @@ class PatchChunks(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
 
     Each is (n, 1, P, P, P), labels (n, P, P, P), axes in the network's order (z, x, y) of LPS.
 
-    Degrading a volume takes seconds, a training step less than one, so volumes are used more than once;
-    but a chunk made of two volumes only taught the network those two faults, and the next chunk
-    the opposite (300 steps without any gain).  So a window slides over an endless row of degraded volumes:
-    chunk ``i`` takes a few patches from each of volumes ``stride·i … stride·i + window − 1``, and the next
-    chunk exchanges ``stride`` of them.  Volumes are remembered, not stored: each is a function of the seed
-    and its number, so chunks are too.
+    Degrading a volume takes seconds, a training step less than one, so volumes are used more than
+    once; but a chunk made of two volumes only taught the network those two faults, and the next
+    chunk the opposite (300 steps without any gain).  So a window slides over an endless row of
+    degraded volumes: chunk ``i`` takes a few patches from each of volumes ``stride·i … stride·i +
+    window − 1``, and the next chunk exchanges ``stride`` of them.  Volumes are remembered, not
+    stored: each is a function of the seed and its number, so chunks are too.
 
-    The first ``easy_volumes`` have noise only.  Noise asks for smoothing, blur for the opposite: shown
-    both from the start, a network that cannot tell them apart yet learns to do nothing.
+    The first ``easy_volumes`` have noise only.  Noise asks for smoothing, blur for the opposite:
+    shown both from the start, a network that cannot tell them apart yet learns to do nothing.
     """
 
     def __init__(
@@ -285,10 +300,11 @@ class PatchChunks(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         stride: int = 2,
         patches_per_volume: int = 2,
         easy_volumes: int = 40,
+        noise_share: float = 0.4,
     ) -> None:
         self.sources, self.seed, self.chunks, self.patch = sources, seed, chunks, patch
         self.window, self.stride, self.patches_per_volume = window, stride, patches_per_volume
-        self.easy_volumes = easy_volumes
+        self.easy_volumes, self.noise_share = easy_volumes, noise_share
         self._volumes: dict[int, tuple[Array, CleanImage]] = {}
 
     def __len__(self) -> int:
@@ -304,7 +320,8 @@ class PatchChunks(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         if number not in self._volumes:
             rng = np.random.default_rng([self.seed, 0, number])
             clean = _augment(self.sources.pick(rng), rng)
-            kind = "noise" if number < self.easy_volumes else "mixed"
+            easy = number < self.easy_volumes or rng.random() < self.noise_share
+            kind = "noise" if easy else "mixed"
             self._volumes[number] = (degrade_like_app(clean, rng, kind), clean)
         return self._volumes[number]
 
@@ -316,14 +333,13 @@ class PatchChunks(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         stacks: list[list[NDArray[Any]]] = [[], [], [], []]
         for number in range(first, first + self.window):
             bad, clean = self.volume(number)
+            volumes: tuple[NDArray[Any], ...] = (bad, clean.data, clean.mask, clean.labels)
             centres = np.argwhere(clean.mask)
             room = np.array(clean.mask.shape) - self.patch
             for centre in centres[rng.integers(len(centres), size=self.patches_per_volume)]:
                 corner = np.clip(centre - self.patch // 2, 0, room)
                 box = tuple(slice(int(c), int(c) + self.patch) for c in corner)
-                for stack, whole in zip(
-                    stacks, (bad, clean.data, clean.mask, clean.labels), strict=True
-                ):
+                for stack, whole in zip(stacks, volumes, strict=True):
                     stack.append(network_order(whole[box]))
         order = rng.permutation(self.samples)
         bads, targets, masks, labels = (

@@ -80,7 +80,9 @@ class Validation:
 
     def __init__(self, heads: Sequence[HeadMap], *, contrasts: int = 4, seed: int = 17) -> None:
         rng = np.random.default_rng(seed)
-        self.samples = [as_tensors(*synthesise(head, rng)) for head in heads for _ in range(contrasts)]
+        self.samples = [
+            as_tensors(*synthesise(head, rng)) for head in heads for _ in range(contrasts)
+        ]
 
     @torch.no_grad()
     def __call__(self, model: nn.Module) -> dict[str, float]:
@@ -96,8 +98,8 @@ def train(data_dir: Path, out_dir: Path, config: StripConfig, *, resume: bool = 
     missing = [name for name in TRAINING_MAPS + VALIDATION_MAPS if not (data_dir / name).exists()]
     if missing:
         raise UsageError(
-            f"expected label maps in {data_dir}, but {len(missing)} are missing (first: {missing[0]}); "
-            "give their folder with --data"
+            f"expected label maps in {data_dir}, but {len(missing)} are missing "
+            f"(first: {missing[0]}); give their folder with --data"
         )
     torch.set_num_threads(config.schedule.threads)
     torch.manual_seed(config.schedule.seed)

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Heads synthesised from label maps, in any contrast: training data for brain extraction.
 
-The idea is that of SynthSeg and SynthStrip (Billot et al., Med. Image Anal. 2023; Hoopes et al., NeuroImage
-2022): a network that has seen every contrast, resolution, field of view and size that chance can make does
-not care which one a scanner made.  Heads are kept at 2 mm as the fraction of each tissue in each voxel, so
-that partial volume survives, and come out on the network's grid.
+The idea is that of SynthSeg and SynthStrip (Billot et al., Med. Image Anal. 2023; Hoopes et al.,
+NeuroImage 2022): a network that has seen every contrast, resolution, field of view and size that
+chance can make does not care which one a scanner made.  Heads are kept at 2 mm as the fraction of
+each tissue in each voxel, so that partial volume survives, and come out on the network's grid.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +30,8 @@ Array = NDArray[np.float32]
 
 HEAD_MM = 2.0
 
-#: FreeSurfer numbers of the tissues; what is left above zero is extra-cerebral, each label by itself
+#: FreeSurfer numbers of the tissues; what is left above zero is extra-cerebral, each label by
+#: itself
 TISSUES: Mapping[str, tuple[int, ...]] = {
     "cortex": (3, 42),
     "white": (2, 41, 85, 25, 57),
@@ -44,12 +45,16 @@ TISSUES: Mapping[str, tuple[int, ...]] = {
 BRAIN = tuple(name for name in TISSUES if name != "fluid")
 #: plausible brightness (low, high) of tissues, 0…1; extra-cerebral tissues are drawn freely
 LIKE_T1 = {
-    "cortex": (0.45, 0.65), "white": (0.7, 0.95), "deep": (0.55, 0.8), "cerebellar-cortex": (0.45, 0.65),
-    "cerebellar-white": (0.7, 0.95), "stem": (0.65, 0.9), "ventricles": (0.1, 0.3), "fluid": (0.08, 0.3),
+    "cortex": (0.45, 0.65), "white": (0.7, 0.95), "deep": (0.55, 0.8),
+    "cerebellar-cortex": (0.45, 0.65),
+    "cerebellar-white": (0.7, 0.95), "stem": (0.65, 0.9), "ventricles": (0.1, 0.3),
+    "fluid": (0.08, 0.3),
 }  # fmt: skip
 LIKE_T2 = {
-    "cortex": (0.4, 0.6), "white": (0.25, 0.45), "deep": (0.3, 0.5), "cerebellar-cortex": (0.4, 0.6),
-    "cerebellar-white": (0.25, 0.45), "stem": (0.25, 0.45), "ventricles": (0.8, 1.0), "fluid": (0.75, 1.0),
+    "cortex": (0.4, 0.6), "white": (0.25, 0.45), "deep": (0.3, 0.5),
+    "cerebellar-cortex": (0.4, 0.6),
+    "cerebellar-white": (0.25, 0.45), "stem": (0.25, 0.45), "ventricles": (0.8, 1.0),
+    "fluid": (0.75, 1.0),
 }  # fmt: skip
 
 
@@ -58,7 +63,7 @@ class HeadMap:
     """A head as tissue fractions on the 2 mm grid, axes LPS.
 
     fractions : (tissues, X, Y, Z) uint8, 0…255; their sum is 255 inside the head
-    brain : (X, Y, Z) uint8, fraction of brain: tissue and ventricles, with the fluid of narrow sulci
+    brain : (X, Y, Z) uint8, fraction of brain, see :func:`brain_fraction`
     """
 
     name: str
@@ -67,19 +72,42 @@ class HeadMap:
     brain: NDArray[np.uint8]
 
 
-def brain_of(labels: NDArray[np.int32], spacing: tuple[float, float, float]) -> NDArray[np.bool_]:
-    """The brain of a label map as a mask: its tissues, closed by 3 mm over the sulci, holes filled."""
-    members = [number for name in BRAIN for number in TISSUES[name]]
-    mask = np.isin(labels, members)
-    grown = scipy.ndimage.distance_transform_edt(~mask, sampling=spacing) <= 3.0
-    closed = scipy.ndimage.distance_transform_edt(grown, sampling=spacing) > 3.0
-    return np.asarray(scipy.ndimage.binary_fill_holes(closed | mask))
+def brain_fraction(
+    tissues: Sequence[str],
+    fractions: NDArray[np.uint8],
+    spacing_mm: float,
+    closing_mm: float = 8.0,
+) -> NDArray[np.uint8]:
+    """The brain as commonly meant: its tissues and ventricles, and the fluid of the sulci.
+
+    The tissues are closed by ``closing_mm``; inside the closed surface fluid counts as brain, bone
+    and dura never do.  (Closed by 3 mm only, the outline followed each sulcus: no mask that people
+    use does, and a network that drew it smoothly seemed to be wrong.)
+
+    Parameters
+    ----------
+    tissues, fractions : names and (tissues, X, Y, Z), 0…255
+    spacing_mm : of the isotropic grid
+    """
+    shares = dict(zip(tissues, fractions.astype(np.float32) / 255, strict=True))
+    own = np.sum([shares[name] for name in BRAIN], axis=0)
+    with_fluid = np.clip(own + shares["fluid"], 0, 1)
+    width = int(np.ceil(closing_mm / spacing_mm)) + 1
+    padded = np.pad(own > 0.5, width)
+    grown = scipy.ndimage.distance_transform_edt(~padded, sampling=spacing_mm) <= closing_mm
+    closed = scipy.ndimage.distance_transform_edt(grown, sampling=spacing_mm) > closing_mm
+    closed = scipy.ndimage.binary_fill_holes(closed | padded)
+    inside = closed[width:-width, width:-width, width:-width]
+    return np.asarray(np.rint(255 * np.where(inside, with_fluid, own)), dtype=np.uint8)
 
 
 def read_labels(path: Path) -> NDArray[np.int32]:
     """A label map, 1 mm, conformed to LPS, cropped to its head with a margin."""
     labels = np.rint(np.asarray(conform(load_image(path)).dataobj)).astype(np.int32)
-    where = [np.flatnonzero((labels > 0).any(axis=tuple(k for k in range(3) if k != a))) for a in range(3)]
+    where = [
+        np.flatnonzero((labels > 0).any(axis=tuple(k for k in range(3) if k != a)))
+        for a in range(3)
+    ]
     box = tuple(slice(max(int(w[0]) - 4, 0), int(w[-1]) + 5) for w in where)
     labels = labels[box]
     return np.pad(labels, [(0, n % 2) for n in labels.shape])
@@ -91,12 +119,12 @@ def load_head(path: Path) -> HeadMap:
     known = {number for members in TISSUES.values() for number in members}
     others = sorted(set(np.unique(labels).tolist()) - known - {0})
     table = {**TISSUES, **{f"outside-{number}": (number,) for number in others}}
-    fractions = [_halve(np.isin(labels, members)) for members in table.values()]
+    fractions = np.stack([_halve(np.isin(labels, members)) for members in table.values()])
     return HeadMap(
         path.name.split(".")[0],
         tuple(table),
-        np.stack(fractions),
-        _halve(brain_of(labels, (1.0, 1.0, 1.0))),
+        fractions,
+        brain_fraction(tuple(table), fractions, HEAD_MM),
     )
 
 
@@ -111,7 +139,9 @@ def draw_brightness(tissues: tuple[str, ...], rng: np.random.Generator) -> Array
     """One brightness a tissue: T1-like, T2-like, or anything."""
     kind = rng.choice(["any", "t1", "t2"], p=[0.4, 0.4, 0.2])
     limits = {"any": {}, "t1": LIKE_T1, "t2": LIKE_T2}[str(kind)]
-    return np.array([rng.uniform(*limits.get(name, (0.0, 1.0))) for name in tissues], dtype=np.float32)
+    return np.array(
+        [rng.uniform(*limits.get(name, (0.0, 1.0))) for name in tissues], dtype=np.float32
+    )
 
 
 def synthesise(
@@ -133,15 +163,17 @@ def synthesise(
     fractions = head.fractions.astype(np.float32) / 255
     image = np.tensordot(brightness, fractions, axes=1)
     rough = (rng.uniform(0, 0.08, len(brightness))).astype(np.float32)
-    image += np.tensordot(rough, fractions, axes=1) * rng.standard_normal(image.shape, dtype=np.float32)
+    image += np.tensordot(rough, fractions, axes=1) * rng.standard_normal(
+        image.shape, dtype=np.float32
+    )
     image = np.clip(image, 0, None)
     if rng.random() < 0.5:
         image = scipy.ndimage.gaussian_filter(image, rng.uniform(0.1, 0.8))
     if rng.random() < 0.15:  # the rest of the head taken away, or nearly
         keep = scipy.ndimage.binary_dilation(head.brain > 0, iterations=int(rng.integers(1, 8)))
         image = image * keep
-    image, brain = _deform(image, head.brain.astype(np.float32) / 255, rng, size)
-    image = _crop_view(image, rng)
+    image, brain = _deform(image, head.brain.astype(np.float32) / np.float32(255), rng, size)
+    image, brain = _crop_view(image, brain, rng)
     if rng.random() < 0.7:
         control = rng.normal(0, rng.uniform(0.05, 0.35), (4, 4, 4))
         image = bias_field(image, control)
@@ -149,7 +181,7 @@ def synthesise(
         image = thick_slices(image, int(rng.integers(3)), float(rng.uniform(1.0, 2.2)))
     image = np.clip(image, 0, None) ** np.float32(np.exp(rng.normal(0, 0.25)))
     if rng.random() < 0.8:
-        image = rician(image, float(rng.uniform(0.0, 0.08)), rng)
+        image = rician(image.astype(np.float32, copy=False), float(rng.uniform(0.0, 0.08)), rng)
     return normalise(torch.from_numpy(np.ascontiguousarray(image))).numpy(), brain
 
 
@@ -186,22 +218,24 @@ def _deform(
     half = torch.tensor([(n - 1) / 2 for n in image.shape])
     normal = (where / half).flip(-1)[None]  # grid_sample wants (z, y, x) in −1…1
     both = torch.from_numpy(np.stack([image, brain]))[None]
-    moved = F.grid_sample(both, normal, mode="bilinear", padding_mode="zeros", align_corners=True)[0]
+    moved = F.grid_sample(both, normal, mode="bilinear", padding_mode="zeros", align_corners=True)[
+        0
+    ]
     return moved[0].numpy(), moved[1].numpy()
 
 
-def _crop_view(image: Array, rng: np.random.Generator) -> Array:
-    """Cut the field of view: below (neck), above, and at the sides; the cut part is empty."""
-    result = image.copy()
+def _crop_view(image: Array, brain: Array, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Cut the field of view: below (neck), now and then at a side; what is cut is in neither."""
+    seen = np.ones(image.shape, dtype=bool)
     if rng.random() < 0.5:  # LPS: low z is inferior
-        result[:, :, : int(rng.integers(0, max(image.shape[2] // 3, 1)))] = 0
+        seen[:, :, : int(rng.integers(0, max(image.shape[2] // 3, 1)))] = False
     for axis in range(3):
         if rng.random() < 0.1:
             index: list[slice] = [slice(None)] * 3
             width = int(rng.integers(1, 8))
             index[axis] = slice(-width, None) if rng.random() < 0.5 else slice(0, width)
-            result[tuple(index)] = 0
-    return result
+            seen[tuple(index)] = False
+    return image * seen, brain * seen
 
 
 def as_tensors(image: Array, brain: Array) -> tuple[Tensor, Tensor]:
@@ -211,4 +245,13 @@ def as_tensors(image: Array, brain: Array) -> tuple[Tensor, Tensor]:
     )  # type: ignore[return-value]
 
 
-__all__ = ["BRAIN", "GRID_MM", "TISSUES", "HeadMap", "as_tensors", "brain_of", "load_head", "synthesise"]
+__all__ = [
+    "BRAIN",
+    "GRID_MM",
+    "TISSUES",
+    "HeadMap",
+    "as_tensors",
+    "brain_fraction",
+    "load_head",
+    "synthesise",
+]

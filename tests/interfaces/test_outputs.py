@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from bmex_bids.interfaces.outputs import SaveDerivatives, field_value, processing_record
+
+FIELDS = ("enhanced_res", "enhanced_native", "preproc_native", "mask_native", "dseg_native")
+PROVENANCE = {
+    "weights": "test-1",
+    "weights_sha256": "ab" * 32,
+    "weights_licence": "MIT",
+    "weights_source": "a test",
+    "device": "cpu",
+    "precision": "float32",
+    "seconds": 1.5,
+}
+MASK_INFO = {"volume_litres": 1.2, "components": 1, "method": "input", "warnings": ["small mask"]}
+
+
+@pytest.fixture
+def planned():
+    return {
+        "subject": "01",
+        "stem": "sub-01_ses-A_run-2",
+        "suffix": "T1w",
+        "source": "sub-01/ses-A/anat/sub-01_ses-A_run-2_T1w.nii.gz",
+        "folder": "sub-01/ses-A/anat",
+        "spacing_mm": 0.8,
+        "resolution": "0p8",
+        "age": {"value": 2.0, "unit": "years", "months": 24.0, "fetal": False},
+        "age_group": "month24",
+        "metadata": {"MagneticFieldStrength": 3},
+        "warnings": ["age rounded"],
+    }
+
+
+@pytest.fixture
+def node(tmp_path, planned):
+    """The node with a small image for each of its inputs."""
+
+    def image(name, value):
+        path = tmp_path / f"{name}.nii.gz"
+        nib.save(nib.Nifti1Image(np.full((2, 3, 4), value, np.uint8), np.eye(4)), path)
+        return str(path)
+
+    files = {name: image(name, k) for k, name in enumerate(FIELDS)}
+    return SaveDerivatives(
+        bids_dir=str(tmp_path / "bids"),
+        output_dir=str(tmp_path / "out"),
+        planned=planned,
+        probseg_native=[image(f"prob{k}", 10 + k) for k in range(3)],
+        mask_info=MASK_INFO,
+        quality={"tct_before": 1.0, "tct_after": None, "qi": float("nan")},
+        provenance=PROVENANCE,
+        stripped=False,
+        **files,
+    )
+
+
+def test_every_derivative_is_written_beside_its_sidecar(node, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = node.run()
+    folder = tmp_path / "out" / "sub-01" / "ses-A" / "anat"
+    start = "sub-01_ses-A_run-2"
+    values = {
+        f"{start}_desc-enhanced_T1w": 1,
+        f"{start}_res-0p8_desc-enhanced_T1w": 0,
+        f"{start}_desc-preproc_T1w": 2,
+        f"{start}_desc-brain_mask": 3,
+        f"{start}_desc-enhanced_dseg": 4,
+        f"{start}_label-CSF_desc-enhanced_probseg": 10,
+        f"{start}_label-GM_desc-enhanced_probseg": 11,
+        f"{start}_label-WM_desc-enhanced_probseg": 12,
+    }
+    expected = {f"{name}.{ext}" for name in values for ext in ("nii.gz", "json")}
+    assert {path.name for path in folder.iterdir()} == expected
+    assert len(result.outputs.out_files) == 8
+    for name, value in values.items():
+        assert (np.asarray(nib.load(folder / f"{name}.nii.gz").dataobj) == value).all()
+        table = json.loads((folder / f"{name}.json").read_text())
+        assert table["Sources"] == ["bids:raw:sub-01/ses-A/anat/sub-01_ses-A_run-2_T1w.nii.gz"]
+        assert table["BMEX"]["Quality"] == {"tct_before": 1.0, "tct_after": None, "qi": None}
+    assert (tmp_path / "out" / "dataset_description.json").is_file()
+
+
+def test_the_record_says_age_weights_and_warnings(planned):
+    record = processing_record(planned, PROVENANCE, MASK_INFO, {"qi": 0.5})
+    assert record["Weights"] == {
+        "Name": "test-1", "SHA256": "ab" * 32, "License": "MIT", "Source": "a test",
+    }  # fmt: skip
+    assert record["Model"] == "month24"
+    assert record["Mask"] == {"volume_litres": 1.2, "components": 1, "method": "input"}
+    assert record["Warnings"] == ["age rounded", "small mask"]
+
+
+def test_inputs_are_found_by_name_and_place():
+    class Inputs:
+        one = "a"
+        many = ("b", "c")
+
+    assert field_value(Inputs, "one") == "a"
+    assert field_value(Inputs, "many[1]") == "c"
+    with pytest.raises(ValueError, match="name of an input"):
+        field_value(Inputs, "many[x]")

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+from types import SimpleNamespace
+from xml.etree import ElementTree
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from bmex_bids.interfaces.reportlets import Reportlets, cropped, window, write_summary
+
+
+@pytest.fixture
+def inputs(head_phantom, tmp_path):
+    """A phantom before and after, and what is said of it."""
+    phantom = head_phantom(spacing=5.0)
+    affine = phantom.image.affine
+
+    def save(name, data):
+        path = tmp_path / f"{name}.nii.gz"
+        nib.save(nib.Nifti1Image(data, affine), path)
+        return str(path)
+
+    brain = np.asarray(phantom.brain.dataobj)
+    mask = save("mask", phantom.mask.astype(np.uint8))
+    return {
+        "output_dir": str(tmp_path / "out"),
+        "planned": {
+            "subject": "01",
+            "stem": "sub-01_run-1",
+            "suffix": "T1w",
+            "age_group": "month24",
+            "age": {
+                "value": 30.0,
+                "unit": "years",
+                "months": 360.0,
+                "fetal": False,
+                "source": "participants.tsv",
+                "column": "age",
+            },
+            "warnings": ["<b>age</b> & more"],
+        },
+        "conformed": save("conformed", np.asarray(phantom.image.dataobj)),
+        "mask": mask,
+        "matched": save("matched", brain),
+        "mask_res": mask,
+        "enhanced_res": save("enhanced", (brain * 0.9).astype(np.float32)),
+        "dseg_res": save("dseg", phantom.tissues),
+        "mask_info": {
+            "volume_litres": 1.3,
+            "components": 1,
+            "method": "given",
+            "warnings": ["small"],
+        },
+        "quality": {"tct_before": 1.234, "tct_after": 2.0, "qi": None},
+        "provenance": {
+            "weights": "test-1",
+            "weights_sha256": "0123456789abcdef",
+            "weights_licence": "MIT",
+            "weights_source": "a test",
+            "device": "cpu",
+            "precision": "float32",
+            "seconds": 3.2,
+        },
+        "stripped": True,
+    }
+
+
+def test_all_pictures_are_drawn_and_named_after_the_image(inputs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = Reportlets(**inputs).run()
+    figures = tmp_path / "out" / "sub-01" / "figures"
+    names = {path.name for path in figures.iterdir()}
+    pictures = {"enhancement", "brainmask", "tissues", "histogram"}
+    assert names == {f"sub-01_run-1_desc-{p}_T1w.svg" for p in pictures} | {
+        "sub-01_run-1_desc-summary_T1w.html"
+    }
+    assert set(result.outputs.out_files) == {str(figures / name) for name in names}
+    for path in figures.glob("*.svg"):
+        assert ElementTree.parse(path).getroot().tag.endswith("svg")  # noqa: S314 (our own file)
+    histogram = (figures / "sub-01_run-1_desc-histogram_T1w.svg").read_text()
+    for label in ("before", "after", "reference of the age"):
+        assert label in histogram
+    assert "before" in (figures / "sub-01_run-1_desc-enhancement_T1w.svg").read_text()
+
+
+def test_the_summary_says_what_was_done_and_escapes_it(inputs, tmp_path):
+    target = tmp_path / "summary.html"
+    write_summary(SimpleNamespace(**inputs), target)
+    text = target.read_text(encoding="utf-8")
+    for part in (
+        "30.0 years = 360.00 months (from participants.tsv, age)",
+        "test-1 (SHA-256 0123456789ab…, MIT; a test)",
+        "1.30 litres, 1 piece(s); given",
+        "1.23 before, 2.00 after",
+        "<td>not measured</td>",
+        "<p class='warning'>&lt;b&gt;age&lt;/b&gt; &amp; more</p>",
+        "<p class='warning'>small</p>",
+    ):
+        assert part in text
+    inputs["planned"]["age"] |= {"fetal": True, "value": 30.0, "unit": "weeks", "months": 6.9}
+    write_summary(SimpleNamespace(**inputs), target)
+    assert "30.0 weeks = 6.90 months of gestation" in target.read_text(encoding="utf-8")
+
+
+def test_pictures_are_cut_to_the_mask_and_keep_their_place(tmp_path):
+    data = np.arange(20**3, dtype=np.float32).reshape(20, 20, 20)
+    mask = np.zeros(data.shape, np.uint8)
+    mask[8:10, 3, 12:19] = 1
+    affine = np.diag([-2.0, -2.0, 3.0, 1.0])
+    for name, part in (("image", data), ("mask", mask)):
+        nib.save(nib.Nifti1Image(part, affine), tmp_path / f"{name}.nii")
+    result = cropped(str(tmp_path / "image.nii"), str(tmp_path / "mask.nii"), margin=4)
+    np.testing.assert_array_equal(np.asarray(result.dataobj), data[4:14, 0:8, 8:20])
+    np.testing.assert_allclose(result.affine[:3, 3], [-8, 0, 24])
+
+
+def test_the_window_reaches_a_little_above_the_brightest_percent():
+    data = np.zeros((10, 10, 10), np.float32)
+    data[:5] = 200
+    limits = window(nib.Nifti1Image(data, np.eye(4)))
+    assert limits == {"vmin": 0.0, "vmax": pytest.approx(210)}

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+import math
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from bmex_bids.exceptions import WeightsError
+from bmex_bids.network.bmex import BMEX
+from bmex_bids.network.checkpoints import from_published, load_network, read_state
+from bmex_bids.network.compact import CompactBMEX
+
+#: names and shapes of the published release (w = 64), written down from the table of its layers
+PUBLISHED = json.loads(Path(__file__).with_name("published_tensors.json").read_text())
+
+
+def published_name(name):
+    """The name that the release gives to one of our tensors."""
+    module, _, rest = name.partition(".")
+    layer, _, kind = rest.partition(".")
+    return {"tissue": rest, "recon": f"{layer}_recon.{kind}"}.get(module, name)
+
+
+@pytest.fixture
+def small():
+    """The state of a narrow BMEX, under the published names."""
+    return {published_name(k): v.clone() for k, v in BMEX(4).state_dict().items()}
+
+
+@pytest.fixture
+def save(tmp_path):
+    def write(state, name="weights.pt"):
+        path = tmp_path / name
+        if path.suffix == ".safetensors":
+            save_file({k: v.contiguous() for k, v in state.items()}, str(path))
+        else:
+            torch.save(state, path)
+        return path
+
+    return write
+
+
+def test_the_release_has_488_tensors_and_33_million_parameters():
+    assert len(PUBLISHED) == 488
+    statistics = ("running_mean", "running_var", "num_batches_tracked")
+    count = sum(math.prod(v) for k, v in PUBLISHED.items() if not k.endswith(statistics))
+    assert count == 32_929_311
+
+
+def test_the_network_has_the_published_names_and_shapes():
+    with torch.device("meta"):
+        network = BMEX(64)
+    ours = {name: list(tensor.shape) for name, tensor in network.state_dict().items()}
+    assert ours == {from_published(name): shape for name, shape in PUBLISHED.items()}
+    assert sum(p.numel() for p in network.parameters()) == 32_929_311
+
+
+@pytest.mark.parametrize("extension", ["pt", "safetensors"])
+def test_a_file_of_the_published_size_loads(save, extension):
+    generator = torch.Generator().manual_seed(0)
+    state = {
+        name: torch.rand(shape, generator=generator) if shape else torch.tensor(7)
+        for name, shape in PUBLISHED.items()
+    }
+    network = load_network(save(state, f"published.{extension}"), "bmex-pytorch")
+    assert not network.training
+    assert torch.equal(network.recon.conv4_1.weight, state["conv4_1_recon.weight"])
+    assert torch.equal(network.tissue.bn31.running_var, state["bn31.running_var"])
+    assert torch.equal(network.tissue.deconv15.bias, state["deconv15.bias"])
+    assert torch.equal(network.conv2_con.weight, state["conv2_con.weight"])
+    assert network.recon.bn32.num_batches_tracked == 7
+
+
+def test_a_state_dict_inside_another_dictionary_is_unwrapped(small, save):
+    path = save({"state_dict": small, "epoch": 5})
+    network = load_network(path, "bmex-pytorch")
+    assert torch.equal(network.tissue.conv9.weight, small["conv9.weight"])
+
+
+def test_half_precision_becomes_single(small, save):
+    half = {k: v.half() if v.is_floating_point() else v for k, v in small.items()}
+    state = read_state(save(half, "half.safetensors"))
+    assert state["conv1.weight"].dtype == torch.float32
+    assert state["bn1.num_batches_tracked"].dtype == torch.int64
+
+
+def test_missing_tensors_are_named(small, save):
+    del small["conv17_recon.weight"]
+    with pytest.raises(WeightsError, match=r"missing recon\.conv17\.weight"):
+        load_network(save(small), "bmex-pytorch")
+
+
+def test_surplus_tensors_are_named(small, save):
+    small["conv99.weight"] = torch.zeros(1)
+    with pytest.raises(WeightsError, match=r"surplus tissue\.conv99\.weight"):
+        load_network(save(small), "bmex-pytorch")
+
+
+def test_misshapen_tensors_are_named_with_both_shapes(small, save):
+    small["bn8.bias"] = torch.zeros(5)
+    with pytest.raises(
+        WeightsError, match=r"misshapen tissue\.bn8\.bias \(5,\) instead of \(8,\)"
+    ):
+        load_network(save(small), "bmex-pytorch")
+
+
+def test_many_differences_are_cut_short(small, save):
+    kept = {k: v for k, v in small.items() if "bn" not in k}
+    with pytest.raises(WeightsError, match="…"):
+        load_network(save(kept), "bmex-pytorch")
+
+
+@pytest.mark.parametrize("variant", ["bmex-pytorch", "bmex-compact", "bmex-strip"])
+def test_weights_of_another_network_are_refused(save, variant):
+    path = save({"something.else": torch.zeros(3)})
+    with pytest.raises(WeightsError, match="another network"):
+        load_network(path, variant)
+
+
+def test_an_unknown_variant_and_an_absent_file_are_refused(small, save, tmp_path):
+    with pytest.raises(WeightsError, match=r"bmex-compact.*got 'caffe'"):
+        load_network(save(small), "caffe")
+    with pytest.raises(WeightsError, match="found none"):
+        load_network(tmp_path / "absent.pt", "bmex-pytorch")
+
+
+@pytest.mark.parametrize(("tissue_width", "blocks"), [(4, 1), (0, 1), (4, 2)])
+def test_the_compact_network_is_rebuilt_from_its_tensors(save, tissue_width, blocks):
+    made = CompactBMEX(8, tissue_width, blocks)
+    network = load_network(save(made.state_dict(), "c.safetensors"), "bmex-compact")
+    assert (network.tissue is None) == (tissue_width == 0)
+    for name, tensor in made.state_dict().items():
+        assert torch.equal(network.state_dict()[name], tensor)
+
+
+class _Code:
+    """Unpickled, it writes a file."""
+
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return Path.touch, (self.target,)
+
+
+@pytest.mark.parametrize("how", ["torch", "pickle"])
+def test_a_pickle_with_code_is_refused_and_does_not_run(tmp_path, how):
+    touched = tmp_path / "touched"
+    path = tmp_path / "weights.pt"
+    if how == "torch":
+        torch.save({"conv1.weight": _Code(touched)}, path)
+    else:
+        path.write_bytes(pickle.dumps({"conv1.weight": _Code(touched)}))
+    with pytest.raises(WeightsError, match=r"weights\.pt cannot be read"):
+        read_state(path)
+    assert not touched.exists()
+
+
+@pytest.mark.parametrize("extension", ["pt", "safetensors"])
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(content=st.binary(max_size=64))
+def test_bytes_that_are_no_weights_are_refused(tmp_path, extension, content):
+    path = tmp_path / f"weights.{extension}"
+    path.write_bytes(content)
+    with pytest.raises(WeightsError):
+        load_network(path, "bmex-pytorch")
+
+
+@pytest.mark.parametrize("extension", ["pt", "safetensors"])
+def test_half_a_file_is_refused(small, save, extension):
+    path = save(small, f"weights.{extension}")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(WeightsError, match="damaged"):
+        read_state(path)
+
+
+def test_a_file_of_something_else_than_tensors_is_refused(save):
+    with pytest.raises(WeightsError, match="dictionary of tensors"):
+        read_state(save([torch.zeros(2)]))
+    with pytest.raises(WeightsError, match="dictionary of tensors"):
+        read_state(save({"epoch": 3}))

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+
+from bmex_bids.exceptions import ImageError
+from bmex_bids.metrics.tissue import dice
+from bmex_bids.network.compact import HalfUNet
+from bmex_bids.network.stripper import brain_probability, normalise, resize
+
+
+@pytest.mark.parametrize(
+    ("n", "zoom"), [(40, 0.5), (40, 1 / 3), (41, 0.4), (30, 0.3), (24, 1.0), (20, 1.7), (48, 0.25)]
+)
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_resize_keeps_a_linear_ramp_in_its_place(n, zoom, axis):
+    shape, zooms = [6, 6, 6], [1.0, 1.0, 1.0]
+    shape[axis], zooms[axis] = n, zoom
+    lie = [1, 1, 1]
+    lie[axis] = n
+    ramp = torch.arange(n).float().reshape(lie).expand(shape)
+    result = resize(ramp.contiguous(), tuple(zooms)).movedim(axis, 0)[:, 3, 3].numpy()
+    assert len(result) == round(n * zoom)
+    # the same field of view from edge to edge: voxel j's centre is at (j + 1/2) n/m − 1/2
+    place = (np.arange(len(result)) + 0.5) * n / len(result) - 0.5
+    inner = (place > 3) & (place < n - 4)
+    assert inner.sum() >= 3
+    assert_allclose(result[inner], place[inner], atol=1e-3)
+
+
+def test_resize_averages_whole_blocks():
+    volume = torch.arange(64.0).reshape(4, 4, 4)
+    result = resize(volume, (0.5, 0.5, 0.5))
+    assert result.shape == (2, 2, 2)
+    assert result[0, 0, 0] == volume[:2, :2, :2].mean()
+
+
+def test_resize_of_a_constant_is_the_constant():
+    for zoom in ((0.3, 0.5, 2.0), (0.7, 0.11, 0.5)):
+        result = resize(torch.full((20, 21, 22), 7.0), zoom)
+        assert_allclose(result.numpy(), 7, rtol=1e-5)
+
+
+def test_normalise_by_hand():
+    data = torch.cat([torch.zeros(500), torch.arange(1.0, 1002.0)])
+    result = normalise(data)
+    # above the minimum: 1…1001, percentile 1 is 11, percentile 99.5 is 996
+    assert result[500 + 10] == pytest.approx(0, abs=1e-5)
+    assert result[500 + 995] == pytest.approx(1, abs=1e-5)
+    assert_allclose(normalise(3 * data + 50).numpy(), result.numpy(), atol=1e-5)
+    assert not normalise(torch.full((4, 4), 9.0)).any()
+    outlier = normalise(torch.cat([data, torch.tensor([1e6, -1e6])]))
+    assert outlier.max() == 2
+    assert outlier.min() == -0.5
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing"),
+    [((31, 27, 35), (1.0, 1.0, 1.0)), ((33, 40, 9), (0.9, 0.7, 5.0)), ((11, 8, 13), (4, 6.5, 3))],
+)
+def test_the_probability_has_the_shape_of_the_input(make_record, shape, spacing):
+    record = make_record(HalfUNet(1, 1, 4), "bmex-strip", kind="strip")
+    data = np.random.default_rng(0).random(shape, dtype=np.float32)
+    result = brain_probability(data, spacing, record, device="cpu", threads=1)
+    assert result.shape == shape
+    assert result.dtype == np.float32
+    assert_allclose(result, 0.5)  # untrained: it does not know
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (1.3, 0.8, 4.0), (3.0, 3.0, 3.0)])
+def test_the_probability_is_where_the_brain_is(make_record, monkeypatch, spacing):
+    class Threshold(torch.nn.Module):
+        def forward(self, x):
+            assert all(n % 8 == 0 for n in x.shape[2:])
+            return (x - 0.5) * 50
+
+    monkeypatch.setattr("bmex_bids.network.stripper._network", lambda *_: Threshold())
+    record = make_record(HalfUNet(1, 1, 4), "bmex-strip", kind="strip")
+    shape = [int(100 / s) | 1 for s in spacing]
+    x, y, z = np.meshgrid(
+        *[(np.arange(n) - n / 2) * s for n, s in zip(shape, spacing, strict=True)], indexing="ij"
+    )
+    # away from the middle, and of another extent along each axis
+    ball = ((x - 8) / 30) ** 2 + ((y + 5) / 36) ** 2 + ((z - 3) / 24) ** 2 < 1
+    noise = np.random.default_rng(0).normal(0, 2, shape)
+    data = (ball * 100 + noise).astype(np.float32)
+    result = brain_probability(data, spacing, record, device="cpu", threads=1)
+    assert dice(result > 0.5, ball) > 0.93
+
+
+def test_an_empty_image_gives_an_answer_and_a_series_is_refused(make_record):
+    record = make_record(HalfUNet(1, 1, 4), "bmex-strip", kind="strip")
+    empty = np.zeros((9, 9, 9), np.float32)
+    assert np.isfinite(brain_probability(empty, (2, 2, 2), record, device="cpu", threads=1)).all()
+    with pytest.raises(ImageError, match="three-dimensional"):
+        brain_probability(np.zeros((4, 4, 4, 2), np.float32), (1, 1, 1), record, device="cpu")

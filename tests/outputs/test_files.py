@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+import os
+
+import pytest
+
+from bmex_bids.exceptions import OutputError
+from bmex_bids.outputs.files import copy_whole, write_json, write_text, write_whole
+
+
+def names(folder):
+    return [path.name for path in folder.iterdir()]
+
+
+def test_a_file_is_written_with_its_folders_and_replaces_the_old_one(tmp_path):
+    target = tmp_path / "a" / "b" / "file.txt"
+    assert write_text(target, "Größe") == target
+    write_text(target, "new")
+    assert target.read_bytes() == b"new"
+    assert names(target.parent) == ["file.txt"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("boom"), KeyboardInterrupt()])
+def test_when_filling_fails_the_old_file_stays_and_nothing_else(tmp_path, error):
+    target = write_text(tmp_path / "file.txt", "old")
+
+    def fill(path):
+        path.write_text("half")
+        raise error
+
+    with pytest.raises(type(error)):
+        write_whole(target, fill)
+    assert target.read_text() == "old"
+    assert names(tmp_path) == ["file.txt"]
+
+
+def test_a_file_system_that_refuses_is_an_output_error(tmp_path):
+    def fill(path):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OutputError, match=r"file\.txt, got: No space left on device"):
+        write_whole(tmp_path / "file.txt", fill)
+    assert names(tmp_path) == []
+    (tmp_path / "blocked").write_text("")
+    with pytest.raises(OutputError, match="blocked"):
+        write_text(tmp_path / "blocked" / "file.txt", "text")
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o007, 0o660)])
+def test_permissions_follow_the_umask(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        target = write_text(tmp_path / "file.txt", "")
+        assert os.umask(umask) == umask  # unchanged by reading it
+    finally:
+        os.umask(before)
+    assert target.stat().st_mode & 0o777 == mode
+
+
+def test_json_and_copies(tmp_path):
+    table = {"name": "Größe", "list": [1, None]}
+    target = write_json(tmp_path / "a.json", table)
+    assert json.loads(target.read_text(encoding="utf-8")) == table
+    assert "Größe" in target.read_text(encoding="utf-8")
+    assert copy_whole(target, tmp_path / "new" / "b.json").read_bytes() == target.read_bytes()

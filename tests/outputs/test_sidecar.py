@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+import math
+
+import pytest
+
+from bmex_bids.outputs.sidecar import PRODUCTS, finite, product_name, sidecar
+
+BY_FIELD = {product.field: product for product in PRODUCTS}
+SOURCE = "sub-01/ses-A/anat/sub-01_ses-A_acq-mprage_run-2_T1w.nii.gz"
+
+
+def made(field, **changes):
+    arguments = {
+        "source": SOURCE,
+        "spacing_mm": 0.75,
+        "metadata": {"MagneticFieldStrength": 3, "SkullStripped": True, "Type": "x", "Age": 4},
+        "processing": {"Quality": {"qi": math.nan}},
+        "stripped_input": False,
+    }
+    return sidecar(BY_FIELD[field], **(arguments | changes))
+
+
+@pytest.mark.parametrize(
+    ("field", "name"),
+    [
+        ("enhanced_native", "desc-enhanced_T2w"),
+        ("enhanced_res", "res-0p75_desc-enhanced_T2w"),
+        ("preproc_native", "desc-preproc_T2w"),
+        ("mask_native", "desc-brain_mask"),
+        ("dseg_native", "desc-enhanced_dseg"),
+        ("probseg_native[0]", "label-CSF_desc-enhanced_probseg"),
+        ("probseg_native[1]", "label-GM_desc-enhanced_probseg"),
+        ("probseg_native[2]", "label-WM_desc-enhanced_probseg"),
+    ],
+)
+@pytest.mark.parametrize("stem", ["sub-01", "sub-01_ses-A_acq-mprage_run-2"])
+def test_names_keep_the_entities_of_the_source(field, name, stem):
+    product = BY_FIELD[field]
+    assert product_name(product, stem, "T2w", "0p75", ".nii.gz") == f"{stem}_{name}.nii.gz"
+
+
+def test_every_product_is_named_above_and_names_differ():
+    names = {product_name(product, "sub-01", "T1w", "0p8", ".nii.gz") for product in PRODUCTS}
+    assert len(names) == len(PRODUCTS) == 8
+
+
+@pytest.mark.parametrize("field", list(BY_FIELD))
+def test_every_sidecar_says_what_it_is_and_where_it_comes_from(field):
+    table = made(field)
+    assert table["Description"]
+    assert table["Sources"] == [f"bids:raw:{SOURCE}"]
+    assert table["BMEX"] == {"Quality": {"qi": None}}
+    json.dumps(table, allow_nan=False)
+
+
+def test_resolution_is_said_of_the_network_grid_alone():
+    assert made("enhanced_res")["Resolution"].startswith("0.75 mm isotropic")
+    assert [field for field in BY_FIELD if "Resolution" in made(field)] == ["enhanced_res"]
+
+
+@pytest.mark.parametrize("stripped", [True, False])
+def test_skull_stripped_is_what_holds_for_the_product(stripped):
+    assert made("enhanced_native", stripped_input=stripped)["SkullStripped"] is True
+    assert made("enhanced_res", stripped_input=stripped)["SkullStripped"] is True
+    assert made("preproc_native", stripped_input=stripped)["SkullStripped"] is stripped
+    assert "SkullStripped" not in made("mask_native", stripped_input=stripped)
+
+
+def test_metadata_are_carried_where_they_hold():
+    image = made("preproc_native")
+    assert image["MagneticFieldStrength"] == 3
+    assert "Type" not in image
+    assert "Age" not in image
+    for field in ("mask_native", "dseg_native", "probseg_native[0]"):
+        assert "MagneticFieldStrength" not in made(field)
+    assert made("mask_native")["Type"] == "Brain"
+    assert made("dseg_native")["Manual"] is False
+
+
+def test_finite_replaces_only_what_json_lacks():
+    value = {"a": [1, math.nan, (math.inf, "x")], "b": {"c": -math.inf, "d": 0.5, "e": None}}
+    assert finite(value) == {"a": [1, None, [None, "x"]], "b": {"c": None, "d": 0.5, "e": None}}
