@@ -135,8 +135,10 @@ def severity(
         raise ValueError(f"expected a severity of {list(SEVERITIES)}, got {name!r}")
     amplitude, frequency = SEVERITIES[name]
     return Recipe(
-        (_draw_periodic(rng, amplitude, frequency, phase_axis),)
-        + _maybe_jitter(rng, blur_sigma, phase_axis)
+        (
+            _draw_periodic(rng, amplitude, frequency, phase_axis),
+            *_maybe_jitter(rng, blur_sigma, phase_axis),
+        )
     )
 
 

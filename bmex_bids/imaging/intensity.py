@@ -7,6 +7,7 @@ import functools
 import json
 from dataclasses import asdict, dataclass
 from importlib import resources
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -236,7 +237,7 @@ def match_histogram(
 
 
 def _knots(
-    values: NDArray[np.float64], weights: NDArray[np.generic], threshold: float
+    values: NDArray[np.float64], weights: NDArray[Any], threshold: float
 ) -> NDArray[np.float64]:
     """Minimum, threshold, 7 quantiles above the threshold, and maximum, as ITK finds them.
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -59,7 +60,7 @@ def is_stripped(image: nib.Nifti1Image) -> bool:
 
 
 def _has_dark_shell(
-    data: NDArray[np.generic], foreground: Mask, spacing: tuple[float, ...]
+    data: NDArray[np.floating[Any]], foreground: Mask, spacing: tuple[float, ...]
 ) -> bool:
     """Median intensity by depth (1 mm steps): does it fall below 60 % of both surface and depth?"""
     filled = scipy.ndimage.binary_fill_holes(foreground)

@@ -11,11 +11,13 @@ from __future__ import annotations
 import gzip
 import zlib
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+from numpy.typing import NDArray
 
 from bmex_bids.exceptions import ImageError
 
@@ -45,7 +47,7 @@ def load_image(path: str | Path) -> nib.Nifti1Image:
         )
         raise ImageError(f"expected an image at {path}, found none; {hint}")
     try:
-        image = nib.load(path)
+        image: Any = nib.load(path)
         data = np.asanyarray(image.dataobj)
         _check_compressed(path)
     except (ImageFileError, OSError, EOFError, ValueError, zlib.error) as error:
@@ -92,7 +94,7 @@ def _check_values(data: np.ndarray[tuple[int, ...], np.dtype[np.float32]], name:
         raise ImageError(f"expected an image in {name}, got {what} everywhere; export it again")
 
 
-def _checked_affine(image: nib.spatialimages.SpatialImage, name: str) -> np.ndarray:  # type: ignore[type-arg]
+def _checked_affine(image: nib.spatialimages.SpatialImage, name: str) -> NDArray[np.float64]:
     affine = np.asarray(image.affine, dtype=np.float64)
     spacing = (
         np.sqrt((affine[:3, :3] ** 2).sum(axis=0)) if np.isfinite(affine).all() else np.zeros(3)
@@ -115,10 +117,11 @@ def _checked_affine(image: nib.spatialimages.SpatialImage, name: str) -> np.ndar
 def conform(image: nib.Nifti1Image) -> nib.Nifti1Image:
     """Reorder and flip axes to the order closest to LPS+; the world position of each voxel stays."""
     change = ornt_transform(io_orientation(image.affine), axcodes2ornt(WORKING_AXES))
-    return image.as_reoriented(change)
+    result: nib.Nifti1Image = image.as_reoriented(change)
+    return result
 
 
-def voxel_sizes(affine: np.ndarray) -> tuple[float, float, float]:  # type: ignore[type-arg]
+def voxel_sizes(affine: NDArray[Any]) -> tuple[float, float, float]:
     """Edge lengths of a voxel in mm."""
     x, y, z = (float(v) for v in np.sqrt((np.asarray(affine)[:3, :3] ** 2).sum(axis=0)))
     return x, y, z

@@ -91,8 +91,8 @@ def cropped(path: str, support: str, margin: int = 6) -> Any:
 def upright(image: Any) -> Any:
     """The same voxels as if the grid lay along the world's axes.
 
-    An oblique grid is drawn as it is stored, not cut anew: the panels stay as large as the brain and
-    show voxels, not interpolation.
+    An oblique grid is drawn as it is stored, not cut anew: the panels stay as large as the brain
+    and show voxels, not interpolation.
     """
     from nireports.tools.ndimage import rotate_affine, rotation2canonical
 

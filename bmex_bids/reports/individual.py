@@ -16,8 +16,8 @@ SECTIONS: dict[str, tuple[str, str]] = {
     "summary": ("Summary", ""),
     "enhancement": (
         "Before and after",
-        "Point at the picture to see the image after enhancement; both are shown in one intensity "
-        "window. Anatomy must stay where it is.",
+        "The image after enhancement; point at it to flicker between before and after. Both are "
+        "shown in one intensity window. Anatomy must stay where it is.",
     ),
     "brainmask": (
         "Brain mask",

@@ -31,7 +31,9 @@ def test_the_new_grid_keeps_the_centre_and_rounds_up(old, spacing, new, oblique,
     assert_allclose(centre_of(shape, affine), centre_of(image.shape, image.affine), atol=1e-5)
     # the axes keep their directions
     assert_allclose(
-        affine[:3, :3] / spacing, image.affine[:3, :3] / np.array(voxel_sizes(image.affine)), atol=1e-6
+        affine[:3, :3] / spacing,
+        image.affine[:3, :3] / np.array(voxel_sizes(image.affine)),
+        atol=1e-6,
     )
 
 

@@ -229,12 +229,14 @@ def test_the_most_specific_table_wins(bids_skeleton):
         age = find_age(image, root)
         assert (age.months, age.source) == (pytest.approx(months), name)
         (root / name).unlink()
-    with pytest.raises(AgeError, match="no scans, sessions or participants table.*--age-months"):
+    with pytest.raises(AgeError, match=r"no scans, sessions or participants table.*--age-months"):
         find_age(image, root)
 
 
 def test_without_sessions(bids_skeleton):
-    root = bids_skeleton({"sub-0007/sub-0007_scans.tsv": scans("3 months", filename="anat/x_T1w.nii")})
+    root = bids_skeleton(
+        {"sub-0007/sub-0007_scans.tsv": scans("3 months", filename="anat/x_T1w.nii")}
+    )
     age = find_age(image_in(root, session=None), root)
     assert age.months == pytest.approx(3)
     assert age.source == "sub-0007/sub-0007_scans.tsv"
@@ -322,7 +324,9 @@ def test_any_text_is_parsed_or_refused(text):
 
 @given(
     number=st.floats(0, 1500, allow_nan=False).map(lambda x: round(x, 4)),
-    unit=st.sampled_from(["days", "week", "Months", "years", "gestational_weeks", "weeks gestation"]),
+    unit=st.sampled_from(
+        ["days", "week", "Months", "years", "gestational_weeks", "weeks gestation"]
+    ),
     comma=st.booleans(),
     plus=st.sampled_from(["", "+"]),
     gap=st.sampled_from(["", " ", "  "]),
