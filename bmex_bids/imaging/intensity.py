@@ -28,7 +28,7 @@ ROBUST_SHARE = 0.999  # of the brain's voxels lie below the top of a robust matc
 # ------------------------------------------------------------------ scaling
 @dataclass(frozen=True)
 class IntensityScale:
-    """The linear map from input intensities to 0…1000: ``(x − lower) / (upper − lower) · 1000``."""
+    """The linear map to 0…1000: ``(x − lower) / (upper − lower) · 1000``."""
 
     lower: float
     upper: float
@@ -49,8 +49,8 @@ def rescale_robust(
 ) -> tuple[Array, IntensityScale]:
     """Clip to robust percentiles and scale to 0…1000.
 
-    The lower end is the 0.5th percentile of all voxels (background), the upper the 99.9th of the voxels
-    above it, or of the mask when one is given.  Raises ImageError when they coincide.
+    The lower end is the 0.5th percentile of all voxels (background), the upper the 99.9th of the
+    voxels above it, or of the mask when one is given.  Raises ImageError when they coincide.
     """
     lower = float(np.percentile(data, 0.5))
     chosen = data[mask] if mask is not None else data[data > lower]
@@ -71,13 +71,14 @@ def n4(
     shrink_mm: float = 4.0,
     iterations: tuple[int, ...] = (50, 50, 30, 20),
 ) -> tuple[nib.Nifti1Image, nib.Nifti1Image]:
-    """N4 bias correction (Tustison et al., IEEE Trans. Med. Imaging 2010), fitted on a coarse grid.
+    """N4 bias correction (Tustison et al., IEEE Trans. Med. Imaging 2010) on a coarse grid.
 
     Parameters
     ----------
     image : any positive unit, kept: the field's mean inside the mask is 1
     mask : voxels that the fit uses
-    shrink_mm : the fit is made on voxels of about this size; the field is smooth, so nothing is lost
+    shrink_mm : the fit is made on voxels of about this size; the field is smooth, so nothing is
+        lost
     iterations : at most, for each level
 
     Returns
@@ -153,7 +154,7 @@ def load_histogram(age_group: str, contrast: str) -> Counts:
 
 @dataclass(frozen=True)
 class HistogramMatch:
-    """A monotone, piecewise linear map of intensities; beyond the last knot the last slope goes on."""
+    """A monotone, piecewise linear map; beyond the last knot the last slope goes on."""
 
     source: tuple[float, ...]
     reference: tuple[float, ...]
@@ -201,12 +202,12 @@ def match_histogram(
     data : (X, Y, Z), zero outside the brain
     reference : counts of the intensities 0…1000 (see :func:`load_histogram`)
     mask : the brain; without it, the voxels above zero
-    method : ``"published"`` is what the published code does, and its weights expect: ITK's filter over the
-        whole array with 1024 levels, 7 match points and the threshold at the mean, zeros included.  The
-        result depends on how much background there is, and the top eighth of the brain is stretched to the
-        brightest voxel of the template.  ``"brain"``, the default, takes the same quantiles inside the
-        brain only and ends at the 99.9th percentile, so that neither background nor one bright vessel
-        decides the contrast.
+    method : ``"published"`` is what the published code does, and its weights expect: ITK's filter
+        over the whole array with 1024 levels, 7 match points and the threshold at the mean, zeros
+        included.  The result depends on how much background there is, and the top eighth of the
+        brain is stretched to the brightest voxel of the template.  ``"brain"``, the default, takes
+        the same quantiles inside the brain only and ends at the 99.9th percentile, so that neither
+        background nor one bright vessel decides the contrast.
 
     Returns
     -------
@@ -241,8 +242,8 @@ def _knots(
 ) -> NDArray[np.float64]:
     """Minimum, threshold, 7 quantiles above the threshold, and maximum, as ITK finds them.
 
-    ITK bins the values from threshold to maximum and interpolates inside a bin; quantiles below one half are
-    counted from the left, the others from the right (itkHistogram::Quantile).
+    ITK bins the values from threshold to maximum and interpolates inside a bin; quantiles below
+    one half are counted from the left, the others from the right (itkHistogram::Quantile).
     """
     present = weights > 0
     low, high = float(values[present].min()), float(values[present].max())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Brain masks: recognise a stripped image, clean a mask, judge it, and put a brain back into its head."""
+"""Brain masks: recognise a stripped image, clean and judge a mask, put a brain into its head."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ from bmex_bids.imaging.orientation import voxel_sizes
 Mask = NDArray[np.bool_]
 Array = NDArray[np.float32]
 
-#: no brain, fetus to adult, is larger than this (litres; adults reach 1.9, Bethlehem et al., Nature 2022)
+#: no brain, fetus to adult, is larger than this (litres; adults reach 1.9, Bethlehem et al.,
+#: Nature 2022)
 LARGEST_BRAIN = 2.2
 
-#: (older than, months) → plausible volume of the brain with its fluid inside the mask, litres.  The limits
-#: are wide: they catch a mask that is not a brain, not a brain that is unusual (Knickmeyer et al., J.
-#: Neurosci. 2008; Bethlehem et al., Nature 2022; Kyriakopoulou et al., Brain Struct. Funct. 2017, fetuses).
+#: (older than, months) → plausible volume of the brain with its fluid inside the mask, litres.
+#: The limits are wide: they catch a mask that is not a brain, not a brain that is unusual
+#: (Knickmeyer et al., J. Neurosci. 2008; Bethlehem et al., Nature 2022; Kyriakopoulou et al.,
+#: Brain Struct. Funct. 2017, fetuses).
 PLAUSIBLE_LITRES: tuple[tuple[float, float, float], ...] = (
     (36, 0.70, LARGEST_BRAIN),
     (12, 0.50, 1.90),
@@ -36,9 +38,10 @@ ANY_LITRES = (0.02, LARGEST_BRAIN)
 def is_stripped(image: nib.Nifti1Image) -> bool:
     """Whether an image shows a brain without its head.
 
-    Four signs are needed: a background of exactly zero; a foreground not larger than a brain; hardly any
-    contact with the border of the field of view, where a neck would leave it; and no dark shell a few
-    millimetres below the surface, which is what skull looks like between scalp and brain.
+    Four signs are needed: a background of exactly zero; a foreground not larger than a brain;
+    hardly any contact with the border of the field of view, where a neck would leave it; and no
+    dark shell a few millimetres below the surface, which is what skull looks like between scalp
+    and brain.
     """
     data = np.asarray(image.dataobj)
     spacing = voxel_sizes(image.affine)
@@ -62,7 +65,7 @@ def is_stripped(image: nib.Nifti1Image) -> bool:
 def _has_dark_shell(
     data: NDArray[np.floating[Any]], foreground: Mask, spacing: tuple[float, ...]
 ) -> bool:
-    """Median intensity by depth (1 mm steps): does it fall below 60 % of both surface and depth?"""
+    """Median intensity by depth (1 mm steps): does it fall to 60 % of both surface and depth?"""
     filled = scipy.ndimage.binary_fill_holes(foreground)
     depth = _depth(filled, spacing)
     profile = []
@@ -88,7 +91,7 @@ def bounding_box(mask: Mask, margin: int = 0) -> tuple[slice, slice, slice]:
 
 
 def _depth(mask: Mask, spacing: tuple[float, ...]) -> NDArray[np.float64]:
-    """Distance in mm of each mask voxel to the nearest voxel outside; the array's border is outside."""
+    """Distance in mm to the nearest voxel outside the mask; the array's border is outside."""
     depth = scipy.ndimage.distance_transform_edt(np.pad(mask, 1), sampling=spacing)
     return np.asarray(depth[1:-1, 1:-1, 1:-1])
 
@@ -126,8 +129,8 @@ def clean_mask(mask: nib.Nifti1Image, *, opening_mm: float = 2.0) -> nib.Nifti1I
     original = np.asarray(mask.dataobj) > 0
     if not original.any():
         raise MaskError(
-            "expected a brain mask with voxels in it, got an empty one; was the image stripped badly? "
-            "Give a mask of your own, or try --skull-strip force or skip"
+            "expected a brain mask with voxels in it, got an empty one; was the image stripped "
+            "badly? Give a mask of your own, or try --skull-strip force or skip"
         )
     box = bounding_box(original, margin=1)
     result = np.zeros(original.shape, dtype=np.uint8)
@@ -202,8 +205,8 @@ def check_mask(
     litres = float(inside.sum()) * float(np.prod(voxel_sizes(mask.affine))) / 1e6
     low, high = plausible_litres(age_months, fetal)
     advice = (
-        "look at the image; give a brain mask of your own, an already stripped image with --skull-strip skip, "
-        "or check the age"
+        "look at the image; give a brain mask of your own, an already stripped image with "
+        "--skull-strip skip, or check the age"
     )
     if not inside.any():
         raise MaskError(
@@ -211,7 +214,8 @@ def check_mask(
         )
     if not 0.5 * low <= litres <= 1.5 * high:
         raise MaskError(
-            f"expected a brain mask of {low:g} to {high:g} litres at this age, got {litres:.3f}; {advice}"
+            f"expected a brain mask of {low:g} to {high:g} litres at this age, got {litres:.3f}; "
+            f"{advice}"
         )
     _, components = scipy.ndimage.label(inside)
     contact = border_contact(inside)
@@ -239,8 +243,8 @@ def blend_into_head(
 ) -> Array:
     """Put a brain into its head, with a smooth seam just inside the mask's border.
 
-    The weight of the brain rises linearly from 0 at the mask's surface to 1 at ``width_mm`` below it, so
-    that nothing outside the mask changes and no edge appears.
+    The weight of the brain rises linearly from 0 at the mask's surface to 1 at ``width_mm`` below
+    it, so that nothing outside the mask changes and no edge appears.
 
     Parameters
     ----------

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Read an image, or say why not, and bring its axes into the working order.
 
-Geometry is one affine (voxel → RAS+ mm, as nibabel has it) from start to end.  The working order of axes
-is the one closest to LPS+ (right→left, anterior→posterior, inferior→superior: ITK's identity direction);
-an oblique grid stays oblique.
+Geometry is one affine (voxel → RAS+ mm, as nibabel has it) from start to end.  The working order
+of axes is the one closest to LPS+ (right→left, anterior→posterior, inferior→superior: ITK's
+identity direction); an oblique grid stays oblique.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def load_image(path: str | Path) -> nib.Nifti1Image:
     Raises
     ------
     ImageError
-        The file is missing, unreadable or cut off; has several volumes; holds NaN or infinite values;
-        is constant; or its affine cannot place it in space.
+        The file is missing, unreadable or cut off; has several volumes; holds NaN or infinite
+        values; is constant; or its affine cannot place it in space.
     """
     path = Path(path)
     if not path.exists():
@@ -52,8 +52,8 @@ def load_image(path: str | Path) -> nib.Nifti1Image:
         _check_compressed(path)
     except (ImageFileError, OSError, EOFError, ValueError, zlib.error) as error:
         raise ImageError(
-            f"expected a complete NIfTI image in {path}, got {type(error).__name__}: {error}; the file is "
-            "damaged or cut off: copy or convert it again"
+            f"expected a complete NIfTI image in {path}, got {type(error).__name__}: {error}; "
+            "the file is damaged or cut off: copy or convert it again"
         ) from error
     while data.ndim > 3 and data.shape[-1] == 1:
         data = data[..., 0]
@@ -80,13 +80,14 @@ def _check_compressed(path: Path) -> None:
 def _check_values(data: np.ndarray[tuple[int, ...], np.dtype[np.float32]], name: str) -> None:
     if min(data.shape) < SMALLEST:
         raise ImageError(
-            f"expected at least {SMALLEST} voxels along each axis of {name}, got shape {data.shape}"
+            f"expected at least {SMALLEST} voxels along each axis of {name}, got shape "
+            f"{data.shape}"
         )
     bad = int(data.size - np.isfinite(data).sum())
     if bad:
         raise ImageError(
-            f"expected finite numbers in {name}, got {bad} voxels that are NaN or infinite; replace them "
-            "(for example `fslmaths IN -nan OUT`) and find out where they come from"
+            f"expected finite numbers in {name}, got {bad} voxels that are NaN or infinite; "
+            "replace them (for example `fslmaths IN -nan OUT`) and find out where they come from"
         )
     low, high = float(data.min()), float(data.max())
     if low == high:
@@ -108,14 +109,14 @@ def _checked_affine(image: nib.spatialimages.SpatialImage, name: str) -> NDArray
     ):
         raise ImageError(
             f"expected an affine with voxels of 0.05 to 20 mm in {name}, got spacing "
-            f"{np.round(spacing, 4).tolist()} and volume {volume:.3g} mm³; its header (sform, qform, pixdim) "
-            "is broken: convert it again from DICOM"
+            f"{np.round(spacing, 4).tolist()} and volume {volume:.3g} mm³; its header (sform, "
+            "qform, pixdim) is broken: convert it again from DICOM"
         )
     return affine
 
 
 def conform(image: nib.Nifti1Image) -> nib.Nifti1Image:
-    """Reorder and flip axes to the order closest to LPS+; the world position of each voxel stays."""
+    """Reorder and flip axes to the order closest to LPS+; voxels stay in their places."""
     change = ornt_transform(io_orientation(image.affine), axcodes2ornt(WORKING_AXES))
     result: nib.Nifti1Image = image.as_reoriented(change)
     return result

@@ -23,8 +23,8 @@ def grid_of_spacing(
         old voxels   |  ·  |  ·  |  ·  |          n · z  mm, edge to edge
         new voxels   | · | · | · | · | · |        m = ceil(n · z / s); both have the same centre
 
-    The number of voxels is rounded up, never down, so that no edge is lost, and the two grids share the
-    centre of the field of view, so that nothing shifts.
+    The number of voxels is rounded up, never down, so that no edge is lost, and the two grids
+    share the centre of the field of view, so that nothing shifts.
     """
     old = np.array(voxel_sizes(affine))
     count = np.array(shape[:3])
@@ -41,8 +41,8 @@ def resample_to_spacing(
 ) -> nib.Nifti1Image:
     """Resample to isotropic voxels, same axes, same field of view.
 
-    An image whose voxels have that size already is returned as it is.  Axes that get coarser are smoothed
-    first (unless ``order`` is 0) so that nothing aliases.
+    An image whose voxels have that size already is returned as it is.  Axes that get coarser are
+    smoothed first (unless ``order`` is 0) so that nothing aliases.
     """
     if np.allclose(voxel_sizes(image.affine), spacing_mm, atol=1e-3):
         return image
@@ -76,7 +76,7 @@ def resample_like(
     if np.allclose(to_source, whole, rtol=0, atol=1e-5):
         to_source = whole  # voxel on voxel: values are copied, zero stays exactly zero
     to_source[np.abs(to_source) < 1e-9] = 0
-    # a grid's edge voxels reach half a voxel beyond their centres: repeat them there, zero further out
+    # a grid's edge voxels reach half a voxel beyond their centres: repeat them there, then zero
     result = scipy.ndimage.affine_transform(
         np.pad(data, 1, mode="edge"),
         to_source[:3, :3],
@@ -92,7 +92,7 @@ def resample_like(
 def _antialias(
     data: NDArray[np.float32], source: NDArray[np.float64], target: NDArray[np.float64]
 ) -> NDArray[np.float32]:
-    """Smooth along source axes that get coarser; the widths add in quadrature to the new voxel's."""
+    """Smooth along source axes that get coarser; widths add in quadrature to the new voxel."""
     step = np.linalg.inv(source[:3, :3]) @ target[:3, :3]  # one target voxel in source voxels
     coarser = np.sqrt((step**2).max(axis=1))
     sigma = np.sqrt(np.clip(coarser**2 - 1, 0, None)) / 2.355

@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """How old was the subject when the image was made, and how do we know?
 
-The first of these that holds an age wins: the command line, the scans table, the sessions table, the
-participants table.  Tables are taken as users really write them; whatever had to be guessed becomes a
-warning that travels with the age into the sidecar.
+The first of these that holds an age wins: the command line, the scans table, the sessions table,
+the participants table.  Tables are taken as users really write them; whatever had to be guessed
+becomes a warning that travels with the age into the sidecar.
 """
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import re
@@ -166,8 +165,9 @@ def find_age(
         else "no scans, sessions or participants table with a row for it"
     )
     raise AgeError(
-        f"expected an age for {image.name} in a column {', '.join(COLUMNS)} of its scans.tsv, sessions.tsv "
-        f"or participants.tsv, found {where}{' without one' if looked else ''}; add it, or give --age-months"
+        f"expected an age for {image.name} in a column {', '.join(COLUMNS)} of its scans.tsv, "
+        f"sessions.tsv or participants.tsv, found {where}{' without one' if looked else ''}; add it, or give "
+        "--age-months"
     )
 
 
@@ -178,7 +178,7 @@ def _candidates(
     subject_dir = bids_dir / f"sub-{image.subject}"
     session_dir = subject_dir / f"ses-{image.session}" if image.session else subject_dir
     prefix = f"sub-{image.subject}" + (f"_ses-{image.session}" if image.session else "")
-    # the specification puts scans.tsv into the session's folder; people also put it beside the image
+    # the specification puts scans.tsv into the session's folder; people also put it by the image
     for folder in (session_dir, image.path.parent):
         table = folder / f"{prefix}_scans.tsv"
         rows = read_table(table)
@@ -217,7 +217,7 @@ def _first(row: Mapping[str, str], columns: Sequence[str]) -> str:
 
 
 def _label_fits(written: str, prefix: str, label: str) -> bool:
-    """``sub-0001``, ``0001`` and, from a spreadsheet that dropped the zeros, ``1`` are one label."""
+    """``sub-0001``, ``0001`` and, from a spreadsheet that drops zeros, ``1`` are one label."""
     written = written.removeprefix(prefix)
     if not written:
         return False
@@ -243,25 +243,38 @@ def _scan_rows(
         written = rows[0].get("filename", "")
         return (
             rows,
-            f"the only row of the scans table names {written or 'no file'}, not {name}; taken all the same",
+            f"the only row of the scans table names {written or 'no file'}, not {name}; taken "
+            "all the same",
         )
     return [], None
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
-    """Rows of a TSV file, keys lower case, values stripped; an absent or unreadable file has none."""
+    """Rows of a TSV file, keys lower case, values stripped; an absent or unreadable file has none.
+
+    A quotation mark is a character as any other, as BIDS has it, unless a whole cell is quoted.
+    """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        text = path.read_text(encoding="latin-1")
+        contents = path.read_bytes()
     except OSError:
         return []
-    lines = [line for line in text.splitlines() if line.strip()]
-    rows = list(csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_MINIMAL))
+    if contents.startswith((b"\xff\xfe", b"\xfe\xff")):  # "Unicode text" of a spreadsheet
+        text = contents.decode("utf-16", errors="replace")
+    else:
+        try:
+            text = contents.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            text = contents.decode("latin-1")
+    rows = [[_cell(c) for c in line.split("\t")] for line in text.splitlines() if line.strip()]
     if not rows:
         return []
-    header = [name.strip().lower() for name in rows[0]]
-    return [dict(zip(header, (cell.strip() for cell in row), strict=False)) for row in rows[1:]]
+    header = [name.lower() for name in rows[0]]
+    return [dict(zip(header, row, strict=False)) for row in rows[1:]]
+
+
+def _cell(written: str) -> str:
+    cell = written.strip()
+    return cell[1:-1].strip() if len(cell) > 1 and cell[0] == cell[-1] == '"' else cell
 
 
 def _age_of_row(row: Mapping[str, str], table: Path, relative: str, fetal: bool) -> Age | None:
@@ -273,8 +286,8 @@ def _age_of_row(row: Mapping[str, str], table: Path, relative: str, fetal: bool)
         parsed = parse_age(written)
         if parsed is None:
             raise AgeError(
-                f"expected an age in column {column} of {relative}, got {written!r}; write a number, or a "
-                "number and a unit such as '6 months', or n/a"
+                f"expected an age in column {column} of {relative}, got {written!r}; write a "
+                "number, or a number and a unit such as '6 months', or n/a"
             )
         number, unit = parsed
         warnings = []
@@ -294,8 +307,8 @@ def _age_of_row(row: Mapping[str, str], table: Path, relative: str, fetal: bool)
         days = unit_days(unit)
         if days is None:
             raise AgeError(
-                f"expected a unit of age (days, weeks, months, years, gestational_weeks) for column {column} "
-                f"of {relative}, got {unit!r}; correct 'Units' in its JSON sidecar"
+                "expected a unit of age (days, weeks, months, years, gestational_weeks) for "
+                f"column {column} of {relative}, got {unit!r}; correct 'Units' in its JSON sidecar"
             )
         months = number * days[0] / DAYS_PER_MONTH
         return Age(months, days[1] or fetal, written, unit, relative, column, tuple(warnings))
@@ -363,7 +376,7 @@ def _checked(age: Age) -> Age:
     if bad or (years > OLDEST_YEARS) or (age.fetal and not 10 <= weeks <= LONGEST_GESTATION_WEEKS):
         limits = "10 to 45 weeks of gestation" if age.fetal else f"0 to {OLDEST_YEARS:g} years"
         raise AgeError(
-            f"expected an age of {limits}, got {age.value} {age.unit} ({age.source}, {age.column}); correct the "
-            "value or its unit, or give --age-months"
+            f"expected an age of {limits}, got {age.value} {age.unit} ({age.source}, "
+            f"{age.column}); correct the value or its unit, or give --age-months"
         )
     return age

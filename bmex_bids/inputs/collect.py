@@ -95,8 +95,8 @@ def collect(
     subjects = {p.name.removeprefix("sub-") for p in bids_dir.glob("sub-*") if p.is_dir()}
     if not subjects:
         raise NoInputError(
-            f"expected folders named sub-<label> in {bids_dir}, found none; is this the dataset's top "
-            f"folder? {MOUNT_HINT}"
+            f"expected folders named sub-<label> in {bids_dir}, found none; is this the "
+            f"dataset's top folder? {MOUNT_HINT}"
         )
     _require("participant", participants, subjects, bids_dir)
     found = [
@@ -116,8 +116,8 @@ def collect(
     if not found:
         wanted = " or ".join(suffixes)
         raise NoInputError(
-            f"expected a {wanted} image (sub-*/[ses-*/]anat/*_{suffixes[0]}.nii.gz) in {bids_dir} for the "
-            "labels asked for, found none; check the labels and the file names"
+            f"expected a {wanted} image (sub-*/[ses-*/]anat/*_{suffixes[0]}.nii.gz) in "
+            f"{bids_dir} for the labels asked for, found none; check the labels and the file names"
         )
     return sorted(found, key=lambda image: image.relative_path)
 
@@ -179,10 +179,10 @@ def parse_name(name: str) -> tuple[dict[str, str], str] | None:
 
 
 def sidecar_metadata(path: Path, root: Path) -> dict[str, Any]:
-    """Metadata of an image by BIDS' inheritance: JSON files from the dataset's top down to the image.
+    """Metadata of an image by BIDS' inheritance: JSON files from the dataset's top to it.
 
-    A JSON file applies when its suffix is the image's and all its entities are the image's too; what
-    cannot be read as JSON is passed over.
+    A JSON file applies when its suffix is the image's and all its entities are the image's too;
+    what cannot be read as JSON is passed over.
     """
     parsed = parse_name(path.name)
     if parsed is None:
@@ -202,7 +202,7 @@ def sidecar_metadata(path: Path, root: Path) -> dict[str, Any]:
 
 
 def _entities(stem: str) -> tuple[dict[str, str], str]:
-    """Entities of a name without ``sub``, such as ``task-rest_bold``; a name that is none fits nothing."""
+    """Entities of a name without ``sub``, such as ``task-rest_bold``; others fit nothing."""
     *pairs, suffix = stem.split("_")
     split = [pair.partition("-") for pair in pairs]
     if not all(dash for _, dash, _ in split):

@@ -20,8 +20,8 @@ FETAL_SPACING = (0.75, "0p75")
 class PlannedImage:
     """An image with all that was decided before anything runs.
 
-    ``skip_reason`` is None for an image that can be processed; then age, age group, spacing (mm) and
-    resolution are set.  ``output_dir`` is relative to the output folder.
+    ``skip_reason`` is None for an image that can be processed; then age, age group, spacing (mm)
+    and resolution are set.  ``output_dir`` is relative to the output folder.
     """
 
     image: SourceImage
@@ -53,8 +53,8 @@ def plan(
 ) -> list[PlannedImage]:
     """Join each image with its age and its model.
 
-    An image without a usable age, or for whose age and contrast there is no model (a fetal T1w), is
-    planned with the reason for skipping it.
+    An image without a usable age, or for whose age and contrast there is no model (a fetal T1w),
+    is planned with the reason for skipping it.
     """
     return [_plan_one(image, Path(bids_dir), override_months, fetal) for image in images]
 

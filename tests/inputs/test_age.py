@@ -192,6 +192,10 @@ FAULTS = {
         {f"{PEOPLE}.tsv": "participant_id\tsex\tage\nsub-0003\nsub-0007\tF\t6 months\n"},
         6, False, None, f"{PEOPLE}.tsv",
     ),
+    "quoted cells": (
+        {f"{PEOPLE}.tsv": '"participant_id"\t"age"\n"sub-0007"\t"6 months"\n'},
+        6, False, None, f"{PEOPLE}.tsv",
+    ),
     "a quotation mark": (
         {f"{PEOPLE}.tsv": 'participant_id\tnote\tage\nsub-0003\t"late\t1 year\nsub-0007\tok\t6 months\n'},
         6, False, None, f"{PEOPLE}.tsv",

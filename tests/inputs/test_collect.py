@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+
+from bmex_bids.exceptions import NoInputError, UsageError
+from bmex_bids.inputs.collect import collect, parse_name
+
+TWO = {
+    "sub-01/ses-a/anat/sub-01_ses-a_T1w.nii.gz": None,
+    "sub-01/ses-a/anat/sub-01_ses-a_T2w.nii.gz": None,
+    "sub-01/ses-b/anat/sub-01_ses-b_run-01_T1w.nii.gz": None,
+    "sub-01/ses-b/anat/sub-01_ses-b_run-02_T1w.nii.gz": None,
+    "sub-02/anat/sub-02_acq-mprage_T1w.nii": None,
+}
+
+
+def names(images):
+    return [image.name for image in images]
+
+
+def test_all_images_sorted_with_their_entities(bids_skeleton):
+    root = bids_skeleton(TWO)
+    images = collect(root)
+    assert [image.relative_path for image in images] == sorted(TWO)
+    one, last = images[2], images[-1]
+    assert one.entities == {"sub": "01", "ses": "b", "run": "01"}
+    assert (one.subject, one.session, one.suffix) == ("01", "b", "T1w")
+    assert one.stem == "sub-01_ses-b_run-01"
+    assert one.name == "sub-01_ses-b_run-01_T1w"
+    assert one.path == root / "sub-01/ses-b/anat/sub-01_ses-b_run-01_T1w.nii.gz"
+    assert (last.session, last.name) == (None, "sub-02_acq-mprage_T1w")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        ({"participants": ["02"]}, ["sub-02_acq-mprage_T1w"]),
+        ({"sessions": ["a"]}, ["sub-01_ses-a_T1w", "sub-01_ses-a_T2w"]),
+        ({"suffixes": ["T2w"]}, ["sub-01_ses-a_T2w"]),
+        ({"runs": ["1"]}, ["sub-01_ses-b_run-01_T1w"]),
+        ({"runs": ["002"]}, ["sub-01_ses-b_run-02_T1w"]),
+        ({"participants": ["01"], "sessions": ["a"], "suffixes": ["T1w"]}, ["sub-01_ses-a_T1w"]),
+    ],
+)
+def test_what_was_asked_for(wanted, found, bids_skeleton):
+    assert names(collect(bids_skeleton(TWO), **wanted)) == found
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        (
+            {"participants": ["01", "0007"]},
+            "expected participant 0007 in .*found only 01, 02;.*mounted",
+        ),
+        ({"sessions": ["z"]}, "expected session z in .*found only a, b;"),
+    ],
+)
+def test_a_label_that_is_not_there_is_named(wanted, message, bids_skeleton):
+    with pytest.raises(UsageError, match=message):
+        collect(bids_skeleton(TWO), **wanted)
+
+
+def test_a_participant_is_its_whole_label(bids_skeleton):
+    tree = {f"sub-{label}/anat/sub-{label}_T1w.nii.gz": None for label in ("1", "10", "01")}
+    assert names(collect(bids_skeleton(tree), participants=["1"])) == ["sub-1_T1w"]
+
+
+def test_no_folder(tmp_path):
+    with pytest.raises(UsageError, match=r"found no such folder; inside a container.*mounted"):
+        collect(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        {},
+        {"anat": {"sub-01_T1w.nii.gz": None}},  # one level too deep
+        {"sub-01/func/sub-01_task-rest_bold.nii.gz": None},
+        {"sub-01/anat/localizer.nii.gz": None},
+        {"sub-01/anat/sub-01_T1w.json": {"EchoTime": 1}},
+        {"sub-01/anat": {}},
+    ],
+)
+def test_nothing_to_do(tree, bids_skeleton):
+    with pytest.raises(NoInputError):
+        collect(bids_skeleton(tree))
+
+
+def test_a_contrast_that_is_not_there(bids_skeleton):
+    with pytest.raises(NoInputError, match="expected a T2w image"):
+        collect(bids_skeleton({"sub-01/anat/sub-01_T1w.nii.gz": None}), suffixes=["T2w"])
+
+
+def test_what_is_no_raw_image_is_left_alone(bids_skeleton):
+    name = "sub-01/anat/sub-01_T1w.nii.gz"
+    others = ["derivatives/bmex", "sourcedata", "code", "work", ".git/annex", "sub-01/.cache"]
+    tree = {name: None} | {f"{folder}/{name}": None for folder in others}
+    tree["sub-01/func/sub-01_T1w.nii.gz"] = None
+    tree["sub-01/anat/sub-01_desc-x_mask.nii.gz"] = None
+    assert [image.relative_path for image in collect(bids_skeleton(tree))] == [name]
+
+
+def test_a_dataset_inside_a_folder_named_derivatives(bids_skeleton):
+    root = bids_skeleton({"sub-01/anat/sub-01_T1w.nii.gz": None}, name="derivatives/work/raw")
+    assert names(collect(root)) == ["sub-01_T1w"]
+
+
+def test_metadata_are_inherited_and_the_nearer_overrules(bids_skeleton):
+    root = bids_skeleton(
+        {
+            **TWO,
+            "T1w.json": {"MagneticFieldStrength": 3, "Manufacturer": "top", "EchoTime": 0.1},
+            "T2w.json": {"EchoTime": 0.9},
+            "acq-mprage_T1w.json": {"InversionTime": 1.0},
+            "sub-01/sub-01_T1w.json": {"Manufacturer": "subject"},
+            "sub-01/ses-b/anat/sub-01_ses-b_T1w.json": {"EchoTime": 0.2},
+            "sub-01/ses-b/anat/sub-01_ses-b_run-01_T1w.json": {"EchoTime": 0.3},
+            "sub-01/ses-b/anat/sub-01_ses-b_run-02_T1w.json": "not JSON",
+        }
+    )
+    found = {image.name: image.metadata for image in collect(root)}
+    common = {"MagneticFieldStrength": 3, "Manufacturer": "subject"}
+    assert found["sub-01_ses-b_run-01_T1w"] == {**common, "EchoTime": 0.3}
+    assert found["sub-01_ses-b_run-02_T1w"] == {**common, "EchoTime": 0.2}
+    assert found["sub-01_ses-a_T1w"] == {**common, "EchoTime": 0.1}
+    assert found["sub-01_ses-a_T2w"] == {"EchoTime": 0.9}
+    assert found["sub-02_acq-mprage_T1w"] == {
+        "MagneticFieldStrength": 3, "Manufacturer": "top", "EchoTime": 0.1, "InversionTime": 1.0,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name", ["T1w.nii.gz", "brain.nii", "ses-a_T1w.nii", "sub-_T1w.nii", "sub-1_x_T1w.nii"]
+)
+def test_names_that_are_none(name):
+    assert parse_name(name) is None
+
+
+def test_the_ten_images_of_the_lifespan(shared_data):
+    images = collect(shared_data / "lifespan-bids")
+    expected = ["sub-0001_ses-V01_T1w", "sub-0001_ses-V02_T1w"]
+    expected += [f"sub-000{n}_ses-V01_T1w" for n in range(2, 9)] + ["sub-0009_ses-V01_T2w"]
+    assert names(images) == expected

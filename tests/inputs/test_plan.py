@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+
+from bmex_bids.inputs.collect import collect
+from bmex_bids.inputs.plan import plan
+
+
+def planned(root, **options):
+    return {item.name: item for item in plan(collect(root), root, **options)}
+
+
+def test_what_is_decided_for_an_image(bids_skeleton):
+    root = bids_skeleton(
+        {
+            "sub-01/ses-a/anat/sub-01_ses-a_T1w.nii.gz": None,
+            "sub-02/anat/sub-02_T2w.nii.gz": None,
+            "sub-03/anat/sub-03_T1w.nii.gz": None,
+            "participants.tsv": [
+                {"participant_id": "sub-01", "age": "12 months"},
+                {"participant_id": "sub-02", "age": "30 gestational_weeks"},
+                {"participant_id": "sub-03", "age": "n/a"},
+            ],
+        }
+    )
+    items = planned(root)
+    one = items["sub-01_ses-a_T1w"]
+    assert (one.age_group, one.spacing_mm, one.resolution) == ("month12", 0.8, "0p8")
+    assert (one.output_dir, one.warnings, one.runnable) == ("sub-01/ses-a/anat", (), True)
+    two = items["sub-02_T2w"]
+    assert (two.age_group, two.spacing_mm, two.resolution) == ("fetal", 0.75, "0p75")
+    assert (two.output_dir, two.runnable) == ("sub-02/anat", True)
+    three = items["sub-03_T1w"]
+    assert not three.runnable
+    assert three.age is None
+    assert "--age-months" in three.skip_reason
+
+
+def test_a_fetal_t1w_has_no_model(bids_skeleton):
+    root = bids_skeleton({"sub-01/anat/sub-01_T1w.nii.gz": None})
+    item = planned(root, override_months=6, fetal=True)["sub-01_T1w"]
+    assert not item.runnable
+    assert "T2w images only" in item.skip_reason
+
+
+def test_a_boundary_is_a_warning_and_no_reason_to_skip(bids_skeleton):
+    root = bids_skeleton({"sub-01/anat/sub-01_T1w.nii.gz": None})
+    item = planned(root, override_months=20.5)["sub-01_T1w"]
+    assert item.runnable
+    assert item.age_group == "month18"
+    assert "within a month of 21, where model month24 begins" in item.warnings[0]
+
+
+def test_the_command_line_overrules_every_table(bids_skeleton):
+    root = bids_skeleton(
+        {
+            "sub-01/anat/sub-01_T1w.nii.gz": None,
+            "participants.tsv": [{"participant_id": "sub-01", "age": "nonsense"}],
+        }
+    )
+    assert not planned(root)["sub-01_T1w"].runnable
+    item = planned(root, override_months=0)["sub-01_T1w"]
+    assert (item.runnable, item.age_group, item.age.months) == (True, "month0", 0)
+
+
+#: image → (months or gestational weeks, group)
+LIFESPAN = {
+    "sub-0001_ses-V01_T1w": (72, "month24"),
+    "sub-0001_ses-V02_T1w": (72, "month24"),
+    "sub-0002_ses-V01_T1w": (23, "month24"),
+    "sub-0003_ses-V01_T1w": (19, "month18"),
+    "sub-0004_ses-V01_T1w": (11, "month12"),
+    "sub-0005_ses-V01_T1w": (9, "month9"),
+    "sub-0006_ses-V01_T1w": (6, "month6"),
+    "sub-0007_ses-V01_T1w": (4, "month3"),
+    "sub-0008_ses-V01_T1w": (1, "month0"),
+    "sub-0009_ses-V01_T2w": (25, "fetal"),
+}
+
+
+def test_all_ten_images_of_the_lifespan_can_be_processed(shared_data):
+    items = planned(shared_data / "lifespan-bids")
+    found = {}
+    for name, item in items.items():
+        fetal = item.age.fetal
+        months = item.age.months * 365.25 / 12 / 7 if fetal else item.age.months
+        found[name] = (pytest.approx(months, abs=1e-6), item.age_group)
+        assert item.runnable
+        assert item.spacing_mm == (0.75 if fetal else 0.8)
+        wrong_name = name[:8] in ("sub-0003", "sub-0004", "sub-0005", "sub-0006")
+        assert any("only row" in warning for warning in item.warnings) == wrong_name
+    assert found == LIFESPAN
