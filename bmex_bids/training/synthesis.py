@@ -221,7 +221,7 @@ def _deform(
     moved = F.grid_sample(both, normal, mode="bilinear", padding_mode="zeros", align_corners=True)[
         0
     ]
-    return moved[0].numpy(), moved[1].numpy()
+    return moved[0].numpy(), moved[1].clamp(0, 1).numpy()
 
 
 def _crop_view(image: Array, brain: Array, rng: np.random.Generator) -> tuple[Array, Array]:

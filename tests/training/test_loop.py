@@ -40,7 +40,7 @@ def loss(network, batch):
 
 
 def validate(network):
-    return {"bias": float(network[2].bias[0])}
+    return {"bias": float(network[2].bias[0].detach())}
 
 
 SCHEDULE = Schedule(

@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: Apache-2.0
+import nibabel as nib
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from bmex_bids.exceptions import MaskError
+from bmex_bids.imaging.mask import (
+    blend_into_head,
+    border_contact,
+    bounding_box,
+    check_mask,
+    clean_mask,
+    is_stripped,
+    plausible_litres,
+)
+from bmex_bids.imaging.resampling import resample_to_spacing
+
+LIFESPAN = ["1/V01/T1w", "1/V02/T1w", *(f"{n}/V01/T1w" for n in range(2, 9)), "9/V01/T2w"]
+
+
+def mask_of(array, spacing=1.0):
+    return nib.Nifti1Image(np.asarray(array, np.uint8), np.diag([spacing, spacing, spacing, 1]))
+
+
+def box(shape, *sides):
+    array = np.zeros(shape, bool)
+    for side in sides:
+        array[tuple(slice(*s) for s in side)] = True
+    return array
+
+
+# ------------------------------------------------------------------ stripped or not
+@pytest.mark.parametrize("size", [0.5, 0.7, 1.0])
+def test_a_phantom_is_stripped_or_not(size, head_phantom):
+    head = head_phantom(spacing=4.0 * size, size=size)
+    assert is_stripped(head.brain)
+    assert not is_stripped(head.image)
+
+
+def test_a_head_without_background_noise_is_still_a_head(head_phantom):
+    head = head_phantom(noise=0.0)
+    assert (head.image.get_fdata() == 0).any()
+    assert not is_stripped(head.image)
+
+
+def test_an_empty_image_is_not_stripped():
+    assert not is_stripped(nib.Nifti1Image(np.zeros((8, 8, 8), np.float32), np.eye(4)))
+
+
+def test_a_brain_that_leaves_the_field_of_view_is_not_taken_for_one(head_phantom):
+    brain = head_phantom().brain
+    assert not is_stripped(brain.slicer[10:-10, :, 20:])
+
+
+@pytest.mark.parametrize("name", LIFESPAN)
+def test_real_brains_are_stripped(name, shared_data):
+    number, session, suffix = name.split("/")
+    stem = f"sub-000{number}_ses-{session}_{suffix}.nii.gz"
+    folder = shared_data / "lifespan-bids" / f"sub-000{number}" / f"ses-{session}" / "anat"
+    assert is_stripped(nib.load(folder / stem))
+
+
+@pytest.mark.parametrize("name", ["chris_t1", "chris_PD"])
+def test_real_heads_are_not(name, shared_data):
+    assert not is_stripped(nib.load(shared_data / "heads" / f"{name}.nii.gz"))
+
+
+# ------------------------------------------------------------------ geometry of masks
+def test_bounding_box_by_hand():
+    mask = box((10, 10, 10), ((2, 5), (0, 1), (9, 10)))
+    assert bounding_box(mask) == (slice(2, 5), slice(0, 1), slice(9, 10))
+    assert bounding_box(mask, margin=1) == (slice(1, 6), slice(0, 2), slice(8, 10))
+
+
+def test_border_contact_by_hand():
+    # a cube of 3: 26 of its 27 voxels are surface; on one face of the array lie 9 of them
+    assert border_contact(box((9, 9, 9), [(3, 6)] * 3)) == 0
+    assert border_contact(box((9, 9, 9), ((0, 3), (3, 6), (3, 6)))) == pytest.approx(9 / 26)
+    # in a corner, three faces: 9 + 6 + 4
+    assert border_contact(box((9, 9, 9), [(6, 9)] * 3)) == pytest.approx(19 / 26)
+    assert border_contact(np.ones((3, 3, 3), bool)) == 1
+    assert border_contact(np.zeros((3, 3, 3), bool)) == 0
+
+
+# ------------------------------------------------------------------ cleaning
+def assert_same_cube(found, expected):
+    """A ball does not reach into the eight corners of a cube; all else must be the same."""
+    assert not (found & ~expected).any()
+    assert (expected & ~found).sum() <= 8
+
+
+def test_a_thin_bridge_is_cut_and_the_largest_piece_kept():
+    big, small = ((4, 24), (4, 24), (4, 24)), ((32, 42), (8, 18), (8, 18))
+    bridge = ((24, 32), (12, 14), (12, 14))  # 2 mm thick, 8 mm long
+    cleaned = clean_mask(mask_of(box((46, 28, 28), big, small, bridge))).get_fdata() > 0
+    assert not cleaned[30:].any()
+    assert_same_cube(cleaned[4:24], box((46, 28, 28), big)[4:24])
+
+
+def test_a_thick_bridge_is_kept():
+    array = box((46, 28, 28), ((4, 24), (4, 24), (4, 24)), ((24, 42), (8, 18), (8, 18)))
+    cleaned = clean_mask(mask_of(array)).get_fdata() > 0
+    assert cleaned[40, 12, 12]
+
+
+def test_a_hole_is_filled_and_a_gap_closed():
+    array = box((28, 28, 28), [(4, 24)] * 3)
+    array[10:16, 10:16, 10:16] = False  # inside
+    array[13, 13, 5:8] = False  # just below the surface
+    array[6, 6, 4:8] = False  # a pin prick from outside: its mouth stays
+    cleaned = clean_mask(mask_of(array)).get_fdata() > 0
+    assert cleaned[6, 6, 5:8].all()
+    cleaned[6, 6, 4] = True
+    assert_same_cube(cleaned, box((28, 28, 28), [(4, 24)] * 3))
+
+
+def test_the_largest_piece_is_kept():
+    small, large = [(2, 10)] * 3, [(14, 26)] * 3
+    cleaned = clean_mask(mask_of(box((28, 28, 28), small, large))).get_fdata() > 0
+    assert_same_cube(cleaned, box((28, 28, 28), large))
+
+
+def test_a_mask_thinner_than_the_opening_is_not_lost():
+    array = box((20, 20, 20), ((5, 15), (5, 15), (9, 11)), ((0, 1), (0, 1), (0, 1)))
+    cleaned = clean_mask(mask_of(array)).get_fdata() > 0
+    assert_array_equal(cleaned, box((20, 20, 20), ((5, 15), (5, 15), (9, 11))))
+
+
+def test_a_clean_mask_is_left_as_it_is(head_phantom):
+    head = head_phantom()
+    image = nib.Nifti1Image(head.mask.astype(np.uint8), head.image.affine)
+    cleaned = clean_mask(image)
+    assert (cleaned.get_fdata() > 0)[~head.mask].mean() < 0.01
+    assert (cleaned.get_fdata() > 0)[head.mask].all()
+    assert cleaned.get_data_dtype() == np.uint8
+    assert_array_equal(cleaned.affine, image.affine)
+
+
+def test_a_mask_at_the_border_is_not_eaten():
+    array = box((16, 16, 16), ((0, 12), (0, 12), (0, 12)))
+    assert_same_cube(clean_mask(mask_of(array)).get_fdata() > 0, array)
+
+
+def test_nothing_to_clean():
+    with pytest.raises(MaskError, match=r"got an empty one; .*--skull-strip"):
+        clean_mask(mask_of(np.zeros((8, 8, 8))))
+
+
+# ------------------------------------------------------------------ judging
+def cube_of(litres, shape=30, border=False):
+    """A cube of 20 voxels a side with the wanted volume."""
+    start = 0 if border else 5
+    return mask_of(box((shape,) * 3, [(start, start + 20)] * 3), (litres * 1e6 / 8000) ** (1 / 3))
+
+
+def test_a_usual_mask_has_nothing_odd():
+    check = check_mask(cube_of(1.2), age_months=72)
+    assert check.volume_litres == pytest.approx(1.2)
+    assert (check.components, check.border_contact, check.warnings) == (1, 0, ())
+
+
+@pytest.mark.parametrize("options", [{}, {"age_months": 0}, {"fetal": True}])
+def test_an_empty_mask_is_refused(options):
+    with pytest.raises(MaskError, match="got an empty one"):
+        check_mask(mask_of(np.zeros((8, 8, 8))), **options)
+
+
+@pytest.mark.parametrize(
+    ("litres", "options"),
+    [
+        (4.0, {}),  # a whole head
+        (0.005, {}),
+        (4.0, {"age_months": 72}),
+        (0.3, {"age_months": 72}),  # less than half of 0.7
+        (1.7, {"age_months": 0}),  # more than 1.5 times 1.1
+        (1.0, {"fetal": True}),
+    ],
+)
+def test_an_absurd_volume_is_refused(litres, options):
+    with pytest.raises(MaskError, match=rf"got {litres:.3f}; look at the image"):
+        check_mask(cube_of(litres), **options)
+
+
+@pytest.mark.parametrize(("litres", "months"), [(0.5, 72), (2.4, 72), (0.15, 0), (1.3, 0)])
+def test_an_odd_volume_is_a_warning(litres, months):
+    (warning,) = check_mask(cube_of(litres), age_months=months).warnings
+    assert "are usual at this age" in warning
+
+
+def test_pieces_and_contact_are_warnings():
+    image = cube_of(1.2, border=True)
+    array = image.get_fdata()
+    array[28, 28, 28] = 1
+    check = check_mask(mask_of(array, image.affine[0, 0]), age_months=72)
+    assert check.components == 2
+    assert [w for w in check.warnings if "in 2 pieces" in w]
+    assert [w for w in check.warnings if "lies on the border" in w]
+
+
+def test_limits_by_age():
+    assert plausible_litres(None, False) == (0.02, 2.2)
+    assert plausible_litres(None, True) == plausible_litres(6, True) == (0.02, 0.65)
+    assert plausible_litres(0, False) == plausible_litres(2.99, False) == (0.18, 1.1)
+    assert plausible_litres(3, False) == (0.35, 1.6)
+    assert plausible_litres(12, False) == (0.5, 1.9)
+    assert plausible_litres(36, False) == plausible_litres(1000, False) == (0.7, 2.2)
+
+
+def test_limits_rise_with_age():
+    limits = [plausible_litres(m, False) for m in range(0, 60)]
+    assert limits == sorted(limits)
+
+
+# ------------------------------------------------------------------ back into the head
+def test_the_seam_by_hand():
+    mask = np.repeat(np.repeat(box((1, 1, 24), ((0, 1), (0, 1), (2, 22))), 31, 0), 31, 1)
+    head, brain = np.zeros(mask.shape, np.float32), np.full(mask.shape, 100, np.float32)
+    line = blend_into_head(head, brain, mask, (1, 1, 1), width_mm=2)[15, 15]
+    # centres lie 0.5, 1.5, 2.5 mm below the surface: weights 0.25, 0.75, 1
+    assert_allclose(line[:6], [0, 0, 25, 75, 100, 100])
+    assert_allclose(line, line[::-1])
+
+
+def test_outside_unchanged_deep_inside_the_brain_and_monotone_between(head_phantom):
+    head = head_phantom(spacing=4.0)
+    inside = head.mask
+    original = head.image.get_fdata(dtype=np.float32)
+    brain = original + 100
+    result = blend_into_head(original, brain, inside, (4, 4, 4), width_mm=8)
+    gain = result - original
+    assert_array_equal(result[~inside], original[~inside])
+    middle = gain[gain.shape[0] // 2, gain.shape[1] // 2]
+    assert middle[middle.size // 2] == pytest.approx(100, abs=1e-3)
+    assert (np.diff(middle[: middle.size // 2]) >= -1e-3).all()
+    assert gain.min() >= 0
+    assert gain.max() == pytest.approx(100, abs=1e-3)
+    assert ((gain[inside] > 1) & (gain[inside] < 99)).any()
+
+
+def test_no_width_is_a_hard_edge_and_no_mask_is_the_head():
+    head, brain = np.zeros((9, 9, 9), np.float32), np.ones((9, 9, 9), np.float32)
+    mask = box((9, 9, 9), [(3, 6)] * 3)
+    assert_array_equal(blend_into_head(head, brain, mask, (1, 1, 1), width_mm=0), mask)
+    assert_array_equal(blend_into_head(head, brain, mask & False, (1, 1, 1)), head)
+
+
+def test_a_stripped_brain_is_still_stripped_on_another_grid(head_phantom):
+    assert is_stripped(resample_to_spacing(head_phantom().brain, 3.0))
