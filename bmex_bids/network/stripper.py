@@ -3,6 +3,10 @@
 
 The network sees the whole head at 3 mm; the probability is brought back to the image's grid by
 linear interpolation, and a threshold of one half then cuts with sub-voxel accuracy.
+
+The network always sees a window of one size, :data:`WINDOW`, around the head, as in training: its instance
+normalisation and its notion of place depend on how much air there is around (with 24 mm more on each side
+the Dice of synthetic heads fell from 0.916 to 0.877, with 48 mm to 0.797).
 """
 
 from __future__ import annotations
@@ -24,7 +28,8 @@ from bmex_bids.network.registry import WeightRecord
 from bmex_bids.network.tiling import network_order, volume_order
 
 GRID_MM = 3.0
-MULTIPLE = 8
+WINDOW = (72, 80, 72)  # voxels of GRID_MM, (X, Y, Z): 216 × 240 × 216 mm, multiples of 8
+PRESENT = 0.02  # share of the fullest plane's foreground that makes a plane part of the head
 PERCENTILES = (1.0, 99.5)
 
 
@@ -74,15 +79,55 @@ def brain_probability(
     with torch.inference_mode():
         full = torch.from_numpy(np.ascontiguousarray(data, dtype=np.float32)).to(where)
         coarse = resize(full, tuple(s / GRID_MM for s in spacing_mm))
-        x = network_order(normalise(coarse))[None, None]
-        pad = [(-n) % MULTIPLE + 2 * MULTIPLE for n in x.shape[2:]]
-        margins = [(p // 2, p - p // 2) for p in pad]
-        x = F.pad(x, [m for side in reversed(margins) for m in side], mode="replicate")
-        logits = network(x)[0, 0]
-        crop = tuple(slice(a, n - b) for (a, b), n in zip(margins, logits.shape, strict=True))
-        probability = volume_order(torch.sigmoid(logits[crop]))
+        starts = place_window(normalise(coarse))
+        seen = window(coarse, starts, float(coarse.min()))
+        logits = network(network_order(normalise(seen))[None, None])[0, 0]
+        inside = volume_order(torch.sigmoid(logits))
+        back = tuple(-s for s in starts)
+        probability = window(inside, back, 0.0, tuple(coarse.shape))
         result = _linear(probability, full.shape)
     return np.ascontiguousarray(result.cpu().numpy(), dtype=np.float32)
+
+
+def place_window(head: Tensor, size: tuple[int, ...] = WINDOW) -> tuple[int, ...]:
+    """First voxel of the window on each axis; negative where it begins before the volume does.
+
+    The window is centred on the head, that is the planes with foreground (above the mean).  A head longer
+    than the window, one with its neck, keeps its top.  Neither air nor head is left out needlessly.
+
+    Parameters
+    ----------
+    head : (X, Y, Z), axes LPS
+    size : of the window, voxels
+    """
+    foreground = (head > head.mean()).float()
+    starts = []
+    for axis, (length, n) in enumerate(zip(head.shape, size, strict=True)):
+        profile = foreground.sum(dim=[k for k in range(3) if k != axis])
+        planes = torch.nonzero(profile > PRESENT * profile.max()).flatten().tolist() or [
+            0,
+            length - 1,
+        ]
+        low, high = planes[0], planes[-1] + 1
+        top_counts = axis == 2 and high - low > n  # LPS: high z is superior
+        start = high - n if top_counts else (low + high - n) // 2
+        first, last = sorted((0, length - n))
+        starts.append(min(max(start, first), last))
+    return tuple(starts)
+
+
+def window(
+    volume: Tensor, starts: tuple[int, ...], fill: float, size: tuple[int, ...] = WINDOW
+) -> Tensor:
+    """``volume[start:start + n]`` on each axis, ``fill`` where there is no volume."""
+    result = volume.new_full(size, fill)
+    cut, put = [], []
+    for start, n, length in zip(starts, size, volume.shape, strict=True):
+        low, high = max(start, 0), max(min(start + n, length), max(start, 0))
+        cut.append(slice(low, high))
+        put.append(slice(low - start, high - start))
+    result[tuple(put)] = volume[tuple(cut)]
+    return result
 
 
 def resize(volume: Tensor, zoom: tuple[float, ...]) -> Tensor:

@@ -24,7 +24,7 @@ from bmex_bids.degrade.blur import thick_slices
 from bmex_bids.degrade.intensity import bias_field
 from bmex_bids.degrade.noise import rician
 from bmex_bids.imaging.orientation import conform, load_image
-from bmex_bids.network.stripper import GRID_MM, normalise
+from bmex_bids.network.stripper import GRID_MM, WINDOW, normalise
 
 Array = NDArray[np.float32]
 
@@ -145,7 +145,7 @@ def draw_brightness(tissues: tuple[str, ...], rng: np.random.Generator) -> Array
 
 
 def synthesise(
-    head: HeadMap, rng: np.random.Generator, *, size: tuple[int, int, int] = (72, 80, 72)
+    head: HeadMap, rng: np.random.Generator, *, size: tuple[int, int, int] = WINDOW
 ) -> tuple[Array, Array]:
     """A head in a random contrast, pose, size and quality, and its brain.
 
