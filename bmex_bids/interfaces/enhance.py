@@ -14,6 +14,7 @@ from nipype.interfaces.base import (
     OutputMultiObject,
     SimpleInterface,
     TraitedSpec,
+    isdefined,
     traits,
 )
 
@@ -36,6 +37,7 @@ class EnhanceInput(BaseInterfaceInputSpec):
     device = traits.Str("auto", usedefault=True)
     use_gpu = traits.Bool(False, usedefault=True, nohash=True)
     num_threads = traits.Int(1, usedefault=True, nohash=True)
+    tile = traits.Int(desc="edge in voxels, a multiple of 8")
 
 
 class EnhanceOutput(TraitedSpec):
@@ -62,6 +64,7 @@ class Enhance(SimpleInterface):
             record,
             device=self.inputs.device,
             threads=self.inputs.num_threads,
+            **({"tile": self.inputs.tile} if isdefined(self.inputs.tile) else {}),
         )
         cwd = runtime.cwd
         self._results["out_file"] = write(with_data(result.image, image), cwd, "enhanced.nii.gz")

@@ -31,6 +31,7 @@ def init_enhance_wf(
     weights: dict[str, Any],
     device: str = "auto",
     use_gpu: bool = False,
+    tile: int | None = None,
     omp_nthreads: int = 1,
     mem_gb: float = 1.0,
     name: str = "enhance_wf",
@@ -41,6 +42,7 @@ def init_enhance_wf(
     ----------
     weights : record of the enhancement network as a dict
     device, use_gpu : for the network
+    tile : edge of a tile in voxels; None is the default of ``network.predict``
     mem_gb : what a node needs for an image of this size
 
     Inputs
@@ -73,6 +75,8 @@ def init_enhance_wf(
         n_procs=omp_nthreads,
         mem_gb=2 * mem_gb,
     )
+    if tile is not None:
+        network.inputs.tile = tile
     quality = Node(MeasureQuality(), name="quality", mem_gb=mem_gb)
     restore = Node(Restore(), name="restore", mem_gb=2 * mem_gb)
     outputnode = Node(IdentityInterface(fields=OUTPUTS), name="outputnode")
