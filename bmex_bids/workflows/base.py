@@ -82,6 +82,8 @@ def init_image_wf(
     )
     enhance = init_enhance_wf(
         weights=as_table(weights),
+        age_months=planned.age.months if planned.age else None,
+        fetal=planned.age_group == "fetal",
         device=device,
         use_gpu=use_gpu,
         omp_nthreads=omp_nthreads,

@@ -26,6 +26,7 @@ INPUTS = [
     "probseg_native",
     "mask_info",
     "quality",
+    "gate",
     "provenance",
     "stripped",
 ]
