@@ -38,6 +38,7 @@ class SaveDerivativesInput(BaseInterfaceInputSpec):
     probseg_native = traits.List(File(exists=True), mandatory=True, desc="CSF, GM, WM")
     mask_info = traits.Dict(mandatory=True)
     quality = traits.Dict(mandatory=True)
+    gate = traits.Dict(mandatory=True, desc="verdict and rules")
     provenance = traits.Dict(mandatory=True)
     stripped = traits.Bool(mandatory=True)
     output_res = traits.List(traits.Str(), ["native", "0p8"], usedefault=True)
@@ -66,7 +67,11 @@ class SaveDerivatives(SimpleInterface):
         output_dir = Path(self.inputs.output_dir)
         folder = output_dir / planned["folder"]
         record = processing_record(
-            planned, self.inputs.provenance, self.inputs.mask_info, self.inputs.quality
+            planned,
+            self.inputs.provenance,
+            self.inputs.mask_info,
+            self.inputs.quality,
+            self.inputs.gate,
         )
         write_dataset(Path(self.inputs.bids_dir), output_dir)
         fills: dict[Path, Callable[[Path], object]] = {}
@@ -124,6 +129,7 @@ def processing_record(
     provenance: dict[str, Any],
     mask_info: dict[str, Any],
     quality: dict[str, Any],
+    gate: dict[str, Any],
 ) -> dict[str, Any]:
     """What goes under the key ``BMEX`` of each sidecar."""
     from bmex_bids import __version__
@@ -144,5 +150,6 @@ def processing_record(
         "NetworkSeconds": provenance["seconds"],
         "Mask": mask,
         "Quality": quality,
+        "Gate": gate,
         "Warnings": [*planned["warnings"], *mask_info.get("warnings", [])],
     }

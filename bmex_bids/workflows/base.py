@@ -91,6 +91,8 @@ def init_image_wf(
     )
     enhance = init_enhance_wf(
         weights=as_table(weights),
+        age_months=planned.age.months if planned.age else None,
+        fetal=planned.age_group == "fetal",
         device=device,
         use_gpu=use_gpu,
         tile=LOW_MEM_TILE if low_mem else None,

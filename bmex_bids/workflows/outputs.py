@@ -27,6 +27,7 @@ INPUTS = [
     "probseg_native",
     "mask_info",
     "quality",
+    "gate",
     "provenance",
     "stripped",
 ]
