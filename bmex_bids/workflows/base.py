@@ -63,6 +63,7 @@ def init_image_wf(
     bids_dir, output_dir : the two datasets
     weights : of the enhancement network
     strip_weights : of the stripping network; None where ``skull_strip`` is ``"skip"``
+        or ``planned`` has a given mask
     skull_strip : auto, skip or force
     output_res, qc_only : what is written; see ``outputs.sidecar.chosen_products``
     fingerprint : what the products are made from; see ``outputs.resume``
@@ -83,9 +84,11 @@ def init_image_wf(
         fetal=planned.age_group == "fetal",
         skull_strip=skull_strip,
         strip_weights=None if strip_weights is None else as_table(strip_weights),
+        mask=planned.mask,
+        mask_source=planned.mask_source,
         **input_preparation(weights),
         device=device,
-        use_gpu=use_gpu and skull_strip != "skip",
+        use_gpu=use_gpu and skull_strip != "skip" and planned.mask is None,
         omp_nthreads=omp_nthreads,
         mem_gb=mem_gb,
     )
