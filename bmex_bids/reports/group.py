@@ -22,7 +22,13 @@ from urllib.parse import quote
 
 from bmex_bids import __version__
 from bmex_bids.exceptions import NoInputError
-from bmex_bids.inputs.age import DAYS_PER_MONTH, DAYS_PER_YEAR, SUBJECT_COLUMNS, read_table
+from bmex_bids.inputs.age import (
+    DAYS_PER_MONTH,
+    DAYS_PER_YEAR,
+    MISSING,
+    SUBJECT_COLUMNS,
+    read_table,
+)
 from bmex_bids.outputs.files import write_together
 from bmex_bids.reports import boxplots
 from bmex_bids.reports.individual import page_name
@@ -50,7 +56,6 @@ COLUMNS = (
 )
 #: columns of participants.tsv that name the site, from the one preferred
 SITE_COLUMNS = ("site", "site_id", "scanner")
-MISSING = {"", "n/a", "na", "nan", "none", "null", "unknown", "-"}
 #: from this age in months on → the group's name; up to two years these are the models' ages
 AGE_GROUPS: Sequence[tuple[float, str]] = (
     (0, "0 to 2 months"),
