@@ -168,7 +168,8 @@ def _validate(bids_dir: Path) -> None:
 
 
 def _plan(config: Config) -> list[PlannedImage]:
-    from bmex_bids.inputs.collect import collect, read_filters
+    from bmex_bids.inputs.collect import collect
+    from bmex_bids.inputs.filters import read_filters
     from bmex_bids.inputs.plan import plan
 
     bids_dir, chosen = config.paths.bids_dir, config.selection
