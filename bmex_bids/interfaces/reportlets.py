@@ -32,6 +32,7 @@ class ReportletsInput(BaseInterfaceInputSpec):
     dseg_res = File(exists=True, mandatory=True, desc="network grid; 1 CSF, 2 GM, 3 WM")
     mask_info = traits.Dict(mandatory=True)
     quality = traits.Dict(mandatory=True)
+    gate = traits.Dict(mandatory=True, desc="verdict and rules")
     provenance = traits.Dict(mandatory=True)
     stripped = traits.Bool(mandatory=True)
 
@@ -241,6 +242,7 @@ def write_summary(inputs: Any, target: Path) -> None:
         "Tissue contrast (TCT)": f"{_figure(quality['tct_before'])} before, "
         f"{_figure(quality['tct_after'])} after",
         "Quality index (QI)": _figure(quality["qi"]),
+        "Quality gate": gate_text(inputs.gate),
     }
     warnings = [*planned["warnings"], *inputs.mask_info.get("warnings", [])]
     lines = ["<table class='summary'>"]
@@ -248,6 +250,24 @@ def write_summary(inputs: Any, target: Path) -> None:
     lines.append("</table>")
     lines += [f"<p class='warning'>{escape(text)}</p>" for text in warnings]
     target.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def gate_text(gate: dict[str, Any]) -> str:
+    """The gate's verdict and, the worst first, the reasons why it is no pass.
+
+    >>> gate_text({"Verdict": "pass", "Rules": [{"Verdict": "pass", "Reason": "All is well."}]})
+    'pass (1 of 1 rules passed)'
+    """
+    rules = gate["Rules"]
+    passed = sum(rule["Verdict"] == "pass" for rule in rules)
+    text = f"{gate['Verdict']} ({passed} of {len(rules)} rules passed)"
+    reasons = [
+        f"{verdict}: {rule['Reason']}"
+        for verdict in ("fail", "warn")
+        for rule in rules
+        if rule["Verdict"] == verdict
+    ]
+    return f"{text}; {' '.join(reasons)}" if reasons else text
 
 
 def _figure(value: float | None) -> str:

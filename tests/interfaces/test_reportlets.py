@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from bmex_bids.interfaces.reportlets import Reportlets, cropped, window, write_summary
+from bmex_bids.interfaces.reportlets import Reportlets, cropped, gate_text, window, write_summary
 
 
 @pytest.fixture
@@ -52,6 +52,14 @@ def inputs(head_phantom, tmp_path):
             "warnings": ["small"],
         },
         "quality": {"tct_before": 1.234, "tct_after": 2.0, "qi": None},
+        "gate": {
+            "Verdict": "fail",
+            "Rules": [
+                {"Rule": "a", "Value": 1.0, "Verdict": "pass", "Reason": "Nothing is odd."},
+                {"Rule": "b", "Value": None, "Verdict": "warn", "Reason": "Odd <b>."},
+                {"Rule": "c", "Value": 2.0, "Verdict": "fail", "Reason": "It is wrong."},
+            ],
+        },
         "provenance": {
             "weights": "test-1",
             "weights_sha256": "0123456789abcdef",
@@ -93,6 +101,8 @@ def test_the_summary_says_what_was_done_and_escapes_it(inputs, tmp_path):
         "1.30 litres, 1 piece(s); given",
         "1.23 before, 2.00 after",
         "<td>not measured</td>",
+        "<tr><th>Quality gate</th><td>fail (1 of 3 rules passed); fail: It is wrong. "
+        "warn: Odd &lt;b&gt;.</td></tr>",
         "<p class='warning'>&lt;b&gt;age&lt;/b&gt; &amp; more</p>",
         "<p class='warning'>small</p>",
     ):
@@ -100,6 +110,11 @@ def test_the_summary_says_what_was_done_and_escapes_it(inputs, tmp_path):
     inputs["planned"]["age"] |= {"fetal": True, "value": 30.0, "unit": "weeks", "months": 6.9}
     write_summary(SimpleNamespace(**inputs), target)
     assert "30.0 weeks = 6.90 months of gestation" in target.read_text(encoding="utf-8")
+
+
+def test_the_gate_that_passed_names_no_reason(inputs):
+    rules = [dict(rule, Verdict="pass") for rule in inputs["gate"]["Rules"]]
+    assert gate_text({"Verdict": "pass", "Rules": rules}) == "pass (3 of 3 rules passed)"
 
 
 def test_pictures_are_cut_to_the_mask_and_keep_their_place(tmp_path):
