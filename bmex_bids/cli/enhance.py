@@ -25,17 +25,17 @@ from typing import TYPE_CHECKING, Any
 from bmex_bids import __version__
 from bmex_bids.cli import parser as flags
 from bmex_bids.cli import run as app
+from bmex_bids.cli.plan_view import Task
 from bmex_bids.cli.progress import Progress
 from bmex_bids.cli.resources import available_cpus
+from bmex_bids.cli.status import EXIT_DONE, EXIT_FAILED, gate_reasons
 from bmex_bids.config import AgeOverride, Config, Execution, Paths, Processing, Resources
 from bmex_bids.exceptions import BmexError, ImageError, OutputError, UsageError
 
 if TYPE_CHECKING:
     from bmex_bids.inputs.plan import PlannedImage
-    from bmex_bids.network.registry import WeightRecord
 
 PROGRAM = "bmex-enhance"
-EXIT_DONE, EXIT_FAILED = 0, 1
 EXTENSIONS = (".nii.gz", ".nii")
 #: option → which product of the workflow it saves (``field`` of ``outputs.sidecar.PRODUCTS``)
 SAVES: Mapping[str, str] = {
@@ -54,14 +54,17 @@ class Request:
     Attributes
     ----------
     source : the image
+    contrast : ``"T1w"`` or ``"T2w"``
     images : field of a product → where it is saved; ``enhanced_native`` is always there
+    mask : a brain mask made elsewhere, or None
     report : where the page is saved, or None
     """
 
     source: Path
-    images: Mapping[str, Path]
-    report: Path | None
     contrast: str
+    images: Mapping[str, Path]
+    mask: Path | None = None
+    report: Path | None = None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -76,9 +79,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BmexError as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print(f"{PROGRAM}: interrupted; no half-written file is left", file=sys.stderr)
-        return app.EXIT_INTERRUPTED
+        terminated = isinstance(stop, app.Terminated)
+        return app.EXIT_TERMINATED if terminated else app.EXIT_INTERRUPTED
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -154,6 +158,12 @@ def _add_processing(group: argparse._ArgumentGroup) -> None:
         "force runs the stripping network",
     )
     group.add_argument(
+        "--mask",
+        type=Path,
+        metavar="FILE",
+        help="a brain mask made elsewhere, used instead of our own; brain is what is above 0.5",
+    )
+    group.add_argument(
         "--device",
         default="auto",
         metavar="{auto,cpu,cuda,cuda:N}",
@@ -200,26 +210,34 @@ def check(options: argparse.Namespace) -> Request:
         if value is not None:
             targets[flag] = value
     targets = {flag: path.expanduser().absolute() for flag, path in targets.items()}
-    if not source.is_symlink() and not source.is_file():
-        what = "a folder" if source.is_dir() else "nothing"
-        raise UsageError(
-            f"expected an image at {source}, found {what}; check the path, and inside a container "
-            "whether it is mounted"
-        )
-    if not source.name.endswith(EXTENSIONS) or source.name in EXTENSIONS:
-        raise UsageError(
-            f"expected a NIfTI image whose name ends in .nii.gz or .nii, got {source.name}; "
-            "convert it first (DICOM: dcm2niix; FreeSurfer: mri_convert)"
-        )
+    mask = None if options.mask is None else options.mask.expanduser().absolute()
+    _check_source("IN", source)
+    if mask is not None:
+        _check_source("--mask", mask)
     for flag, path in targets.items():
         _check_target(flag, path)
-    _check_distinct(source, targets)
+    _check_distinct({"IN": source} | ({"--mask": mask} if mask else {}), targets)
     return Request(
         source=source,
-        images={SAVES[flag]: path for flag, path in targets.items() if flag in SAVES},
-        report=targets.get("--report"),
         contrast=options.contrast,
+        images={SAVES[flag]: path for flag, path in targets.items() if flag in SAVES},
+        mask=mask,
+        report=targets.get("--report"),
     )
+
+
+def _check_source(name: str, path: Path) -> None:
+    if not path.is_symlink() and not path.is_file():
+        what = "a folder" if path.is_dir() else "nothing"
+        raise UsageError(
+            f"expected an image for {name} at {path}, found {what}; check the path, and inside a "
+            "container whether it is mounted"
+        )
+    if not path.name.endswith(EXTENSIONS) or path.name in EXTENSIONS:
+        raise UsageError(
+            f"expected a NIfTI image whose name ends in .nii.gz or .nii for {name}, got "
+            f"{path.name}; convert it first (DICOM: dcm2niix; FreeSurfer: mri_convert)"
+        )
 
 
 def _check_target(flag: str, path: Path) -> None:
@@ -247,9 +265,11 @@ def _check_target(flag: str, path: Path) -> None:
         ) from error
 
 
-def _check_distinct(source: Path, targets: Mapping[str, Path]) -> None:
+def _check_distinct(sources: Mapping[str, Path], targets: Mapping[str, Path]) -> None:
     """Refuse to write one file twice, or over what is read; sidecars count too."""
-    taken = {source: "IN", sidecar_of(source): "the JSON file of IN"}  # may not exist
+    taken: dict[Path, str] = {}
+    for name, path in sources.items():
+        taken |= {path: name, sidecar_of(path): f"the JSON file of {name}"}
     for flag, path in targets.items():
         own = {path: flag}
         if flag in SAVES:
@@ -349,13 +369,19 @@ def plan_image(request: Request, config: Config) -> PlannedImage:
             f"{request.contrast}; if the name is right, add --contrast {said[1]}"
         )
         planned = dataclasses.replace(planned, warnings=(*planned.warnings, note))
-    return planned
+    if request.mask is None:
+        return planned
+    return dataclasses.replace(planned, mask=request.mask, mask_source=request.mask.name)
 
 
 def _label(source: Path) -> str:
     """A BIDS label for an image of any name.
 
-    >>> _label(Path("sub-07_ses-A_T1w.nii.gz")), _label(Path("head (2).nii")), _label(Path("é.nii"))
+    >>> (
+    ...     _label(Path("sub-07_ses-A_T1w.nii.gz")),
+    ...     _label(Path("head (2).nii")),
+    ...     _label(Path("é.nii")),
+    ... )
     ('07', 'head2', 'image')
     """
     found = re.match(r"sub-([0-9A-Za-z]+)(?:_|$)", _stem(source))
@@ -375,13 +401,15 @@ def _enhance(request: Request, config: Config) -> int:
     """Plan, run, save, and tell how it went."""
     from bmex_bids.imaging.orientation import load_image
 
-    load_image(request.source)  # what is wrong with it is known before anything heavy is loaded
+    for path in (request.source, request.mask):  # before anything heavy is loaded
+        if path is not None:
+            load_image(path)
     planned = plan_image(request, config)
-    weights = app._weights(config, planned)
+    task = Task(planned, weights=app._weights(config, planned))
     device = app._device(config)
-    for line in _announcement(request, planned, weights, device):
+    for line in _announcement(request, task, device):
         print(line, flush=True)
-    _run(request, config, planned, weights, device)
+    _run(request, config, task, device)
     record = save(request, config, planned)
     passed = True
     for line, good in conclusion(request, record):
@@ -390,46 +418,28 @@ def _enhance(request: Request, config: Config) -> int:
     return EXIT_DONE if passed else EXIT_FAILED
 
 
-def _announcement(
-    request: Request, planned: PlannedImage, weights: WeightRecord, device: str
-) -> Iterator[str]:
-    if planned.age is None:
-        raise ValueError(f"expected an image with an age, got {planned.name} without")
+def _announcement(request: Request, task: Task, device: str) -> Iterator[str]:
+    age, weights = task.planned.age, task.weights
+    if age is None or weights is None:
+        raise ValueError(f"expected an image with an age and weights, got {task.name} without")
     yield (
-        f"{request.source.name}: {request.contrast}, age {planned.age.months:g} months"
-        f"{' of gestation' if planned.age.fetal else ''}, model {planned.age_group}, weights "
-        f"{weights.name}, {planned.spacing_mm:g} mm, on {device}"
+        f"{request.source.name}: {request.contrast}, age {age.months:g} months"
+        f"{' of gestation' if age.fetal else ''}, model {task.planned.age_group}, weights "
+        f"{weights.name}, {task.planned.spacing_mm:g} mm, on {device}"
     )
-    for text in planned.warnings:
+    for text in task.planned.warnings:
         yield f"  warning: {text}"
 
 
-def _run(
-    request: Request,
-    config: Config,
-    planned: PlannedImage,
-    weights: WeightRecord,
-    device: str,
-) -> None:
+def _run(request: Request, config: Config, task: Task, device: str) -> None:
     """Run the image's workflow; ImageError with the step and the reason where it fails."""
-    from bmex_bids.network.registry import select
     from bmex_bids.workflows import base, execution
 
     crash_dir = config.paths.work_dir / "crash"
     crash_dir.mkdir(parents=True)
-    verbosity, skull_strip = config.execution.verbosity, config.processing.skull_strip
+    verbosity = config.execution.verbosity
     execution.configure(crash_dir=crash_dir, verbosity=verbosity, stop_on_first_crash=True)
-    workflow = base.init_image_wf(
-        planned,
-        bids_dir=config.paths.bids_dir,
-        output_dir=config.paths.output_dir,
-        weights=weights,
-        strip_weights=None if skull_strip == "skip" else select("strip"),
-        skull_strip=skull_strip,
-        device=device,
-        use_gpu=device.startswith("cuda"),
-        omp_nthreads=config.resources.omp_nthreads,
-    )
+    workflow = app._image_workflow(config, task, device)
     if request.report is None:  # pictures take longer than some brains
         workflow.remove_nodes([workflow.get_node("report_wf")])
     whole = base.init_run_wf([workflow], work_dir=config.paths.work_dir)
@@ -443,8 +453,9 @@ def _run(
         if verbosity:
             for path in sorted(crash_dir.glob("crash-*")):
                 print(path.read_text(encoding="utf-8", errors="replace"), file=sys.stderr)
+        reason = (track.reason or "").replace("--derivatives", "--mask")
         raise ImageError(
-            f"{request.source.name} failed in {track.step}: {track.reason}; nothing was written"
+            f"{request.source.name} failed in {track.step}: {reason}; nothing was written"
         )
 
 
@@ -511,7 +522,7 @@ def _write_text(path: Path, *, text: str) -> None:
 
 def _copy_image(source: Path, target: Path, *, packed: bool) -> None:
     """Copy a ``.nii.gz``, unpacked where a ``.nii`` is wanted."""
-    with (source.open("rb") if packed else gzip.open(source)) as stream, target.open("wb") as file:
+    with source.open("rb") if packed else gzip.open(source) as stream, target.open("wb") as file:
         shutil.copyfileobj(stream, file)
 
 
@@ -561,11 +572,10 @@ def conclusion(request: Request, record: Mapping[str, Any]) -> Iterator[tuple[st
     )
     for text in record["Warnings"]:
         yield f"warning: {text}", True
-    gate = record.get("Gate") or {}
-    for rule in gate.get("Rules", []):
-        if rule.get("Verdict") in {"warn", "fail"}:
-            yield f"quality gate, {rule['Verdict']}: {rule.get('Reason', rule.get('Rule'))}", True
-    if gate.get("Verdict") == "fail":
+    gate = record["Gate"]
+    for text in gate_reasons(gate):
+        yield f"quality gate: {text}", True
+    if gate["Verdict"] == "fail":
         yield f"{PROGRAM}: the result did NOT pass the quality gate; look at it before use", False
 
 
