@@ -20,6 +20,7 @@ nav ul { list-style: none; margin: 0; padding: 0; } nav li li { padding-left: .8
 nav li li a { color: var(--soft); } nav > ul > li { margin-bottom: .7rem; }
 nav > ul > li > a { font-weight: 600; color: var(--ink); overflow-wrap: anywhere; }
 nav .home { font-weight: 700; color: var(--soft); margin: 0 0 1rem; letter-spacing: .02em; }
+nav .elsewhere li { margin: 0; padding: 0; }
 nav h2 { font-size: .72rem; text-transform: uppercase; letter-spacing: .07em; color: var(--soft);
   margin: 1.4rem 0 .3rem; }
 main { max-width: 1120px; padding: 1.1rem 1.8rem 3rem; width: 100%; }
@@ -32,9 +33,11 @@ h3 { font-size: 1rem; margin: 1.3rem 0 .1rem; }
 p { margin: .35rem 0; } p.lead, p.hint { color: var(--soft); margin-top: 0; }
 p.hint { font-size: .87rem; margin-bottom: .5rem; max-width: 62rem; }
 section { border-bottom: 1px solid var(--line); padding-bottom: 1.5rem; }
-section .parts { display: flex; flex-wrap: wrap; column-gap: 1.8rem; }
+section .parts { display: flex; flex-wrap: wrap; column-gap: 1.8rem; align-items: flex-start; }
 .item { flex: 1 1 100%; min-width: 0; }
-.item-summary { flex: 1 1 27rem; } .item-histogram { flex: 1 1 22rem; max-width: 34rem; }
+.item-summary { display: contents; } .item-summary > * { flex: 1 1 100%; }
+.item-summary > table { flex: 1 1 26rem; min-width: 0; width: auto; align-self: flex-start; }
+.item-histogram { flex: 1 1 22rem; } .item-histogram h3 { margin-top: 0; }
 .reportlet img, .reportlet object { display: block; width: 100%; border-radius: 4px; }
 .reportlet + small { font-size: .72rem; color: var(--soft); }
 .reportlet + small a { color: var(--soft); overflow-wrap: anywhere; }
@@ -90,8 +93,10 @@ footer { color: var(--soft); font-size: .8rem; margin-top: 1.2rem; }
 </li>
 {% endfor %}
 </ul>
-{% for item in navbar %}
+{% for item in navbar if item %}
+<div class="elsewhere">
 {{ item }}
+</div>
 {% endfor %}
 </nav>
 <main>
@@ -105,9 +110,9 @@ footer { color: var(--soft); font-size: .8rem; margin-top: 1.2rem; }
 <h2 class="part">{{ part.title or part.name }}{% if part.isnested %} <small>{{ part.name }}</small>{% endif %}</h2>
 <div class="parts">
 {% for item in part.reportlets %}
-<div class="item item-{{ item.name }}" id="{{ part.name }}-{{ item.name }}">
+<div class="item item-{{ item.name }}">
 {% if item.subtitle %}
-<h3>{{ item.subtitle }}</h3>
+<h3 id="{{ part.name }}-{{ item.name }}">{{ item.subtitle }}</h3>
 {% endif %}
 {% if item.description %}
 <p class="hint">{{ item.description }}</p>

@@ -24,6 +24,8 @@ CUTS = 5
 AXES = ("z", "x", "y")
 #: of a mosaic, in inches; the page scales it
 WIDTH = 11.0
+#: of a row, beyond the height of the cuts, for what is written below them
+ROOM = 1.06
 #: of outlines, in points
 LINE_WIDTH = 1.2
 #: of a histogram, in units of the reference
@@ -94,7 +96,9 @@ def cropped(path: str, support: str, margin: int = 6) -> Any:
     for axis in range(3):
         where = np.flatnonzero(inside.any(axis=tuple(k for k in range(3) if k != axis)))
         box.append(slice(max(int(where[0]) - margin, 0), int(where[-1]) + 1 + margin))
-    return image.slicer[tuple(box)]
+    # read whole and cut afterwards: to slice in a compressed file takes nibabel longer
+    affine = image.slicer.slice_affine(tuple(box))
+    return nib.Nifti1Image(np.asarray(image.dataobj)[tuple(box)], affine)
 
 
 def upright(image: Any) -> Any:
@@ -124,7 +128,8 @@ def canvas(image: Any, axis: str) -> Iterator[Any]:
     turned: Any = nib.as_closest_canonical(image)
     extent = dict(zip("xyz", turned.shape * np.asarray(turned.header.get_zooms()[:3]), strict=True))
     across, up = (extent[other] for other in "xyz" if other != axis)
-    figure = plt.figure(figsize=(WIDTH, WIDTH / CUTS * up / across), facecolor="k")
+    height = WIDTH / CUTS * up / across * ROOM
+    figure = plt.figure(figsize=(WIDTH, height), facecolor="k")
     try:
         yield figure
     finally:
@@ -264,7 +269,7 @@ def draw_histogram(inputs: Any, target: Path) -> None:
     bins = np.arange(0, 1005, BIN)
     middle = bins[:-1] + BIN / 2
     with mpl.rc_context({"svg.fonttype": "none", "font.size": 10, "font.family": "sans-serif"}):
-        figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+        figure = Figure(figsize=(4.6, 2.9), layout="constrained")
         axes = figure.add_subplot()
         density, _ = np.histogram(np.arange(reference.size), bins, weights=reference, density=True)
         axes.fill_between(middle, density, color="#f4c58a", lw=0, label=f"reference ({group})")
@@ -335,8 +340,8 @@ def summary_html(record: Mapping[str, Any], *, contrast: str = "") -> str:
         "Age from": _joined(age.get("source"), _labelled("column", age.get("column"))),
         "Model": _joined(record.get("Model"), contrast),
         "Weights": _joined(weights.get("Name"), _labelled("licence", weights.get("License"))),
-        "Whose weights": weights.get("Source"),
-        "SHA-256": weights.get("SHA256"),
+        "Weights made by": weights.get("Source"),
+        "Weights' SHA-256": weights.get("SHA256"),
         "Computed on": _joined(record.get("Device"), record.get("Precision")),
         "Network time": _with_unit(record.get("NetworkSeconds"), "s", digits=0),
         "Brain mask": _joined(mask.get("method"), _pieces(mask.get("components"))),
@@ -360,7 +365,7 @@ def _gate_html(gate: Mapping[str, Any]) -> list[str]:
     lines = [
         f"<div class='gate {escape(verdict)}'>"
         f"<p><span class='badge {escape(verdict)}'>{escape(verdict or 'unknown')}</span> "
-        f"Quality gate: {len(rules) - len(noted)} of {len(rules)} rules passed</p>"
+        f"Quality gate: {len(rules) - len(noted)} of {len(rules)} rules without a remark</p>"
     ]
     if noted:
         lines.append("<ul>")

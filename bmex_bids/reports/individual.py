@@ -167,6 +167,10 @@ def write_subject_report(
                     "template": str(template.absolute()).replace("'", "''"),
                 },
             )
+            trouble = sum(image.status not in GOOD for image in images.values()) or len(crashes)
+            for section in report.sections:
+                if section.name == "Errors" and trouble:
+                    section.title = f"Errors <span class='badge fail'>{trouble}</span>"
             report.header = [_header(page, list(images.values()))]
             report.navbar = [_elsewhere(output_dir, page, reason_rows)]
             report.footer = [
@@ -333,8 +337,9 @@ def _stage_page(
 
 
 def _stage(path: Path, text: str) -> None:
+    """Write a fragment so that nireports reads it right in any locale."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    path.write_bytes(text.encode("ascii", "xmlcharrefreplace"))
 
 
 def _header(page: Page, images: Sequence[Image]) -> str:
@@ -358,7 +363,9 @@ def _elsewhere(output_dir: Path, page: Page, rows: Sequence[Mapping[str, str]]) 
     ]
     names += [path.stem for path in output_dir.glob(f"sub-{page.subject}_ses-*.html")]
     prefix = f"sub-{page.subject}_ses-"
-    sessions = {name.removeprefix(prefix).split("_")[0] for name in names if name.startswith(prefix)}
+    sessions = {
+        name.removeprefix(prefix).split("_")[0] for name in names if name.startswith(prefix)
+    }
     groups = sorted(path.name for path in output_dir.glob("group_T[12]w.html"))
     parts = []
     if page.session and len(sessions) > 1:
@@ -433,13 +440,19 @@ def _errors(
 
 
 def _crash_html(crash: Crash) -> Iterator[str]:
-    last = crash.traceback.splitlines()[-1] if crash.traceback else "no traceback"
     step = ".".join(crash.node.split(".")[2:]) or crash.node
-    yield f"<p>Step <code>{escape(step)}</code>: {escape(last)}</p>"
+    yield f"<p>Step <code>{escape(step)}</code>: {escape(_reason(crash.traceback))}</p>"
     yield f"<details><summary>Traceback</summary><pre>{escape(crash.traceback)}</pre></details>"
     if crash.inputs:
         yield f"<details><summary>Inputs</summary><pre>{escape(crash.inputs)}</pre></details>"
     yield f"<p class='hint'>File: <code>{escape(crash.path.name)}</code></p>"
+
+
+def _reason(traceback: str) -> str:
+    """The line of a traceback that names the error; Nipype writes others below it."""
+    lines = [line.strip() for line in traceback.splitlines() if line.strip()]
+    named = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Died|Problem)\b.*: ", line)]
+    return (named or lines or ["no reason was given"])[-1]
 
 
 def _methods(logs: Path) -> Iterator[str]:
