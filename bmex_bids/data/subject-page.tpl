@@ -82,7 +82,7 @@ footer { color: var(--soft); font-size: .8rem; margin-top: 1.2rem; }
 <p class="home">bmex_bids</p>
 <ul>
 {% for part in sections %}
-<li><a href="#{{ part.name }}">{{ part.title or part.name }}</a>
+<li><a href="#{{ part.name }}">{{ part.title }}</a>
 {% if part.isnested %}
 <ul>
 {% for item in part.reportlets if item.subtitle %}
@@ -107,7 +107,7 @@ footer { color: var(--soft); font-size: .8rem; margin-top: 1.2rem; }
 </header>
 {% for part in sections %}
 <section id="{{ part.name }}">
-<h2 class="part">{{ part.title or part.name }}{% if part.isnested %} <small>{{ part.name }}</small>{% endif %}</h2>
+<h2 class="part">{{ part.title }}{% if part.isnested %} <small>{{ part.name }}</small>{% endif %}</h2>
 <div class="parts">
 {% for item in part.reportlets %}
 <div class="item item-{{ item.name }}">

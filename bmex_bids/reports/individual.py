@@ -20,7 +20,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from nireports.assembler.report import Report
+from nireports.assembler.report import Report, SubReport
+from nireports.assembler.reportlet import Reportlet
 
 from bmex_bids import __version__
 from bmex_bids.interfaces.reportlets import summary_html
@@ -72,13 +73,32 @@ class Crash:
     traceback: str
 
 
-class SubjectReport(Report):  # type: ignore[misc]
-    """nireports' report, of several folders: one for each image and one for the page.
+@dataclass(frozen=True)
+class StagedFile:
+    """What nireports wants to know of a file."""
 
-    nireports orders by BIDS entities, of which it knows not all, and takes them from the whole
-    path, so that an output folder ``/data/sub-07/run-2`` would confuse it.  Here a folder holds
-    what belongs together, and the specification only asks for the ``desc``.
+    path: Path
+    entities: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The files of one section, asked for by their ``desc`` alone: nireports' layout.
+
+    A pybids layout would do, but takes a second to make, takes entities from the whole path, so
+    that an output folder ``/data/sub-07/run-2`` confuses it, and does not know them all.
     """
+
+    root: Path
+
+    def get(self, desc: str) -> list[StagedFile]:
+        """The files with this ``desc``."""
+        paths = sorted(self.root.rglob(f"*_desc-{desc}_*"))
+        return [StagedFile(path, {"desc": desc}) for path in paths]
+
+
+class SubjectReport(Report):  # type: ignore[misc]
+    """nireports' report of several folders: one for each image and one for the whole page."""
 
     def __init__(self, folders: Mapping[str, Path], **options: Any) -> None:
         """Make the sections.
@@ -93,12 +113,16 @@ class SubjectReport(Report):  # type: ignore[misc]
         super().__init__(**options)
 
     def index(self, config: dict[str, Any]) -> None:
-        """Make the sections of each folder in turn."""
+        """Make the sections of each folder in turn; those without a file are left out."""
         for title, folder in self.folders.items():
-            first = len(self.sections)
-            super().index({**config, "root": folder, "out_dir": folder})
-            for section in self.sections[first:] if title else []:
-                section.name, section.title, section.isnested = folder.name, title, True
+            for part in config["sections"]:
+                items = (
+                    Reportlet(Stage(folder), config=item, out_dir=folder)
+                    for item in part["reportlets"]
+                )
+                if filled := [item for item in items if not item.is_empty()]:
+                    name = folder.name if title else part["name"]
+                    self.sections.append(SubReport(name, bool(title), filled, title or name))
 
 
 def page_name(subject: str, session: str | None) -> str:
@@ -305,6 +329,7 @@ def _stage_image(folder: Path, page: Page, image: Image, figures: Mapping[str, P
     Of a picture it only looks at the name, since the page links to it; an empty one stands in, as
     nireports rewrites the files it finds, in place.
     """
+    folder.mkdir()
     fragments = {"status": _banner(image), "summary": ""}
     if image.record:
         fragments["summary"] = summary_html(image.record, contrast=image.name.rpartition("_")[2])
@@ -312,12 +337,12 @@ def _stage_image(folder: Path, page: Page, image: Image, figures: Mapping[str, P
         fragments["summary"] = figures["summary"].read_text(encoding="utf-8")
     for desc, path in figures.items():
         if path.suffix == ".svg":
-            _stage(folder / f"sub-{page.subject}" / "figures" / path.name, "<svg/>\n")
+            _put(folder / f"sub-{page.subject}" / "figures" / path.name, "<svg/>\n")
             fragments.pop(desc, None)
     source, _, suffix = image.name.rpartition("_")
     for desc, text in fragments.items():
         if text:
-            _stage(folder / f"{source}_desc-{desc}_{suffix}.html", text)
+            _put(folder / f"{source}_desc-{desc}_{suffix}.html", text)
 
 
 def _stage_page(
@@ -330,13 +355,13 @@ def _stage_page(
 ) -> None:
     """What nireports needs to find of the whole page."""
     errors = "\n".join(_errors(page, images, crashes, run_id))
-    _stage(folder / f"{page.stem}_desc-errors_T1w.html", errors)
+    _put(folder / f"{page.stem}_desc-errors_T1w.html", errors)
     methods = "\n".join(_methods(output_dir / "logs"))
     if methods:
-        _stage(folder / f"{page.stem}_desc-methods_T1w.html", methods)
+        _put(folder / f"{page.stem}_desc-methods_T1w.html", methods)
 
 
-def _stage(path: Path, text: str) -> None:
+def _put(path: Path, text: str) -> None:
     """Write a fragment so that nireports reads it right in any locale."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(text.encode("ascii", "xmlcharrefreplace"))

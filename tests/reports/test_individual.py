@@ -8,7 +8,7 @@ import re
 import tempfile
 
 import pytest
-from nipype import Function, Node, Workflow
+from nipype import Function, Node
 from nipype.pipeline.plugins.tools import report_crash
 
 from bmex_bids.reports.individual import Page, page_name, read_crash, write_subject_report
@@ -70,10 +70,7 @@ def crash(folder, workflow, reason):
     """A crash file as Nipype writes it."""
     node = Node(Function(input_names=["value"], output_names=["out"]), name="find_brain")
     node.inputs.value = {"a <b>": 1}
-    inner, image, whole = (Workflow(name=name) for name in ("preprocess_wf", workflow, "run_wf"))
-    inner.add_nodes([node])
-    image.add_nodes([inner])
-    whole.add_nodes([image])
+    node._hierarchy = f"run_wf.{workflow}.preprocess_wf"
     node.config = {
         "execution": {
             "crashdump_dir": str(folder),
