@@ -126,7 +126,9 @@ def canvas(image: Any, axis: str) -> Iterator[Any]:
     import numpy as np
 
     turned: Any = nib.as_closest_canonical(image)
-    extent = dict(zip("xyz", turned.shape * np.asarray(turned.header.get_zooms()[:3]), strict=True))
+    extent = dict(
+        zip("xyz", turned.shape * np.asarray(turned.header.get_zooms()[:3]), strict=True)
+    )
     across, up = (extent[other] for other in "xyz" if other != axis)
     height = WIDTH / CUTS * up / across * ROOM
     figure = plt.figure(figsize=(WIDTH, height), facecolor="k")
@@ -167,7 +169,7 @@ def draw_before_after(inputs: Any, target: Path) -> None:
                 rows += plot_registration(
                     image,
                     name,
-                    order=(axis,),
+                    order=(axis,),  # type: ignore[arg-type] # a row has its own figure
                     cuts=cuts,
                     label=label if axis == AXES[0] else None,
                     estimate_brightness=False,
@@ -232,7 +234,7 @@ def _contours(image: Any, parts: list[Any], box: Any, target: Path, *, colors: l
     from nireports.reportlets.utils import compose_view, cuts_from_bbox, extract_svg
 
     image, box, *parts = (upright(part) for part in (image, box, *parts))
-    cuts = cuts_from_bbox(box, cuts=CUTS)
+    cuts, limits = cuts_from_bbox(box, cuts=CUTS), window(image)
     rows = []
     for axis in AXES:
         with canvas(image, axis) as figure:
@@ -242,7 +244,7 @@ def _contours(image: Any, parts: list[Any], box: Any, target: Path, *, colors: l
                 cut_coords=cuts[axis],
                 colorbar=False,
                 figure=figure,
-                **window(image),
+                **limits,
             )
             for part, color in zip(parts, colors, strict=True):
                 display.add_contours(part, levels=[0.5], colors=[color], linewidths=LINE_WIDTH)
@@ -295,9 +297,7 @@ def write_summary(inputs: Any, target: Path) -> None:
     """What was done with the image, as an HTML fragment."""
     from bmex_bids.interfaces.outputs import processing_record
 
-    record = processing_record(
-        inputs.planned, inputs.provenance, inputs.mask_info, inputs.quality
-    )
+    record = processing_record(inputs.planned, inputs.provenance, inputs.mask_info, inputs.quality)
     text = summary_html(record, contrast=inputs.planned["suffix"])
     target.write_text(text, encoding="utf-8")
 

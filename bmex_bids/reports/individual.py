@@ -405,9 +405,7 @@ def _elsewhere(output_dir: Path, page: Page, rows: Sequence[Mapping[str, str]]) 
             )
         )
     if groups:
-        parts.append(
-            _link_list("Group", {name[6:9]: name for name in groups}, here="")
-        )
+        parts.append(_link_list("Group", {name[6:9]: name for name in groups}, here=""))
     return "\n".join(parts)
 
 
@@ -431,9 +429,7 @@ def _banner(image: Image) -> str:
     if image.status in GOOD:
         return ""
     step = f" in “{escape(image.row['step'])}”" if image.row.get("step") else ""
-    earlier = (
-        "<p>What is shown below is of an earlier run.</p>" if image.record else ""
-    )
+    earlier = "<p>What is shown below is of an earlier run.</p>" if image.record else ""
     return (
         f"<div class='banner {escape(image.status.replace(' ', '-'))}'><p><b>"
         f"{escape(image.status.capitalize())}</b>{step}: "
@@ -476,7 +472,9 @@ def _crash_html(crash: Crash) -> Iterator[str]:
 def _reason(traceback: str) -> str:
     """The line of a traceback that names the error; Nipype writes others below it."""
     lines = [line.strip() for line in traceback.splitlines() if line.strip()]
-    named = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Died|Problem)\b.*: ", line)]
+    named = [
+        line for line in lines if re.match(r"[\w.]*(Error|Exception|Died|Problem)\b.*: ", line)
+    ]
     return (named or lines or ["no reason was given"])[-1]
 
 
@@ -490,7 +488,9 @@ def _methods(logs: Path) -> Iterator[str]:
     if "html" in texts:
         body = re.search(r"<body[^>]*>(.*)</body>", texts.pop("html"), re.S | re.I)
         if body:
-            inert = re.sub(r"<(script|style)\b.*?</\1>|<link\b[^>]*>", "", body[1], flags=re.S | re.I)
+            inert = re.sub(
+                r"<(script|style)\b.*?</\1>|<link\b[^>]*>", "", body[1], flags=re.S | re.I
+            )
             yield f"<div class='methods'>{inert.strip()}</div>"
     elif "md" in texts:
         yield f"<pre class='methods'>{escape(texts.pop('md').strip())}</pre>"
