@@ -39,7 +39,7 @@ section .parts { display: flex; flex-wrap: wrap; column-gap: 1.8rem; align-items
 .item-summary > table { flex: 1 1 26rem; min-width: 0; width: auto; align-self: flex-start; }
 .item-histogram { flex: 1 1 22rem; } .item-histogram h3 { margin-top: 0; }
 .reportlet img, .reportlet object { display: block; width: 100%; border-radius: 4px; }
-.reportlet + small { font-size: .72rem; color: var(--soft); }
+.reportlet + small { display: block; line-height: 1.3; margin-top: .25rem; font-size: .72rem; color: var(--soft); }
 .reportlet + small a { color: var(--soft); overflow-wrap: anywhere; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .6rem;
   margin: .5rem 0 .8rem; }

@@ -319,7 +319,7 @@ def summary_html(record: Mapping[str, Any], *, contrast: str = "") -> str:
     )
     parts = ["<div class='figures'>"]
     for label, value, note in (
-        ("Age", _age_of(age), "" if age.get("months") is None else "at the scan"),
+        ("Age", *_age_of(age)),
         ("Quality index (QI)", _figure(quality.get("qi")), "1 means: needed no enhancement"),
         (
             "Tissue contrast (TCT)",
@@ -385,14 +385,24 @@ def _gate_html(gate: Mapping[str, Any]) -> list[str]:
     return [*lines, "</table></details></div>"]
 
 
-def _age_of(age: Mapping[str, Any]) -> str:
+def _age_of(age: Mapping[str, Any]) -> tuple[str, str]:
+    """The age as the dataset has it, and a note with what it is in months.
+
+    >>> _age_of({"value": 25, "unit": "gestational_weeks", "months": 5.75, "fetal": True})
+    ('25 weeks', 'of gestation, 5.75 months')
+    >>> _age_of({"value": "6 years", "unit": "years", "months": 72.0})
+    ('6 years', '72 months')
+    """
     if age.get("months") is None:
-        return "unknown"
-    unit, value = str(age.get("unit") or ""), f"{age.get('value', '')}"
-    text = f"{age['months']:.2f}".rstrip("0").rstrip(".") + " months"
-    if age.get("fetal"):
-        text += " of gestation"
-    return text if unit.startswith("month") or not unit else f"{value} {unit} = {text}"
+        return "unknown", ""
+    months = f"{age['months']:.2f}".rstrip("0").rstrip(".") + " months"
+    note = "of gestation, " if age.get("fetal") else ""
+    value, unit = str(age.get("value") or ""), str(age.get("unit") or "")
+    if not value or unit.lower().startswith("month"):
+        return months, note.removesuffix(", ") or "at the scan"
+    if not re.search("[a-z]", value, re.I):
+        value = f"{value} {re.sub('gestational[_ ]', '', unit)}"
+    return value, f"{note}{months}"
 
 
 def _figure(value: float | None) -> str:

@@ -94,7 +94,7 @@ def test_the_summary_says_what_was_done_and_escapes_it(inputs, tmp_path):
     write_summary(SimpleNamespace(**inputs), target)
     text = target.read_text(encoding="utf-8")
     for part in (
-        "30.0 years = 360 months",
+        "<span>30.0 years</span><i>360 months</i>",
         "<td>participants.tsv, column age</td>",
         "<td>test-1, licence MIT</td>",
         "<td>a test</td>",
@@ -112,7 +112,11 @@ def test_the_summary_says_what_was_done_and_escapes_it(inputs, tmp_path):
     assert "gate" not in text
     inputs["planned"]["age"] |= {"fetal": True, "value": 30.0, "unit": "weeks", "months": 6.9}
     write_summary(SimpleNamespace(**inputs), target)
-    assert "30.0 weeks = 6.9 months of gestation" in target.read_text(encoding="utf-8")
+    text = target.read_text(encoding="utf-8")
+    assert "<span>30.0 weeks</span><i>of gestation, 6.9 months</i>" in text
+    inputs["planned"]["age"] |= {"fetal": False, "value": 7.25, "unit": "Months", "months": 7.25}
+    write_summary(SimpleNamespace(**inputs), target)
+    assert "<span>7.25 months</span><i>at the scan</i>" in target.read_text(encoding="utf-8")
 
 
 def test_a_summary_of_nothing_has_no_rows():
