@@ -68,18 +68,19 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
     return float(first), float(median), float(third)
 
 
-def ticks(low: float, high: float, about: int = 4) -> list[float]:
-    """Round numbers from ``low`` to ``high``, inclusive.
+def ticks(low: float, high: float, most: int = 6) -> list[float]:
+    """Round numbers from ``low`` to ``high``, as many as fit.
 
     >>> ticks(0.0, 1.0), ticks(0.93, 1.07)
-    ([0.0, 0.5, 1.0], [0.95, 1.0, 1.05])
+    ([0.0, 0.2, 0.4, 0.6, 0.8, 1.0], [0.95, 1.0, 1.05])
     """
     if not high > low:
         return [low]
-    rough = (high - low) / about
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(step * power for step in (1, 2, 5, 10) if step * power >= rough * (1 - 1e-9))
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    power = 10.0 ** math.floor(math.log10((high - low) / most))
+    for step in (factor * power for factor in (1, 2, 5, 10, 20)):
+        first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+        if last - first < most:
+            break
     digits = max(0, 1 - math.floor(math.log10(step)))
     return [round(k * step, digits) for k in range(first, last + 1)]
 

@@ -10,14 +10,10 @@ from urllib.parse import unquote
 import pytest
 
 from bmex_bids.exceptions import NoInputError
-from bmex_bids.reports.group import (
-    GROUPINGS,
-    Outlier,
-    age_group_label,
-    group_outliers,
-    read_sites,
-    write_group,
-)
+from bmex_bids.inputs.age import GROUPS
+from bmex_bids.reports.group import Outlier, group_outliers, write_group
+from bmex_bids.reports.group_page import GROUPINGS
+from bmex_bids.reports.group_rows import AGE_GROUPS, age_group_label, read_sites
 
 SIEMENS = {
     "Manufacturer": "Siemens",
@@ -132,7 +128,8 @@ def test_a_large_age_group_is_its_own_measure(put, group):
     put("sub-alone_T1w", sidecar(9, litres=0.7))
     _, page = group()
     listed = re.findall(
-        r"<tr><td>(sub-\w+)</td><td>Brain mask: volume.*?<td>([^<]*)</td></tr>", page
+        r"<tr><td><span class='name'>(sub-\w+)</span></td><td>Brain mask: volume.*?<td>([^<]*)</td></tr>",
+        page,
     )
     assert dict(listed) == {"sub-odd_T1w": "11 images, 0 to 2 months"}
 
@@ -261,6 +258,11 @@ def test_age_groups(months, fetal, label):
     assert age_group_label(months, fetal) == label
 
 
+def test_up_to_two_years_the_age_groups_are_those_of_the_models():
+    starts = [start for start, _ in GROUPS]
+    assert [start for start, _ in AGE_GROUPS][: len(starts)] == starts
+
+
 # ------------------------------------------------------------------------------------ faults
 
 
@@ -369,7 +371,10 @@ def test_verdicts_are_counted_and_the_worst_comes_first_with_its_reason(put, gro
     put("sub-03_T1w", sidecar(gate=verdict("fail", reason="Far too small.")))
     put("sub-04_T1w", sidecar())
     _, page = group()
-    order = re.findall(r"<tr><td><span class='verdict (\w+)'>\w+</span></td><td>(sub-\d+)", page)
+    order = re.findall(
+        r"<tr><td><span class='verdict (\w+)'>\w+</span></td><td><span class='name'>(sub-\d+)",
+        page,
+    )
     assert order == [
         ("fail", "sub-03"),
         ("warn", "sub-02"),
@@ -387,6 +392,28 @@ def test_spellings_of_one_maker_are_one_group(put, group):
         put(f"sub-{k}_T1w", sidecar(Manufacturer=maker))
     _, page = group()
     assert "Siemens (3)" in page
+
+
+def test_what_the_gate_judged_is_drawn_apart_only_where_it_is_new(put, group):
+    """In the table it is in any case; two constants that agree by chance stay two."""
+    for k in range(3):
+        gate = verdict("pass", 0.5 + k)
+        gate["Rules"].append({"Rule": "pieces", "Value": 1, "Verdict": "pass"})
+        gate["Rules"].append({"Rule": "other", "Value": 9 - k, "Verdict": "pass"})
+        put(f"sub-{k}_T1w", sidecar(litres=0.5 + k, gate=gate))
+    rows, page = group()
+    new = {name for name in rows[0] if name.startswith("gate_")}
+    assert new == {"gate_mask_volume", "gate_pieces", "gate_other"}
+    assert set(re.findall(r"<small>(gate_\w+)<", page)) == {"gate_pieces", "gate_other"}
+
+
+def test_markup_in_a_sidecar_stays_text(put, group):
+    content = sidecar(Manufacturer="<script>alert(1)</script>")
+    content["BMEX"]["Quality"]["<b>&"] = 1.0
+    content["BMEX"]["Model"] = "<img src=x>"
+    put("sub-01_T1w", content)
+    _, page = group()
+    assert not Links(page).tags & {"script", "b", "img"}
 
 
 def test_a_mixture_of_versions_is_said(put, group):
@@ -450,7 +477,7 @@ def test_the_poor_image_is_listed_with_measure_and_distance(group, forty):
     listed = page.split("id='outliers'")[1].split("</section>")[0]
     rows = re.findall(r"<tr>(.*?)</tr>", listed)
     (row,) = [r for r in rows if "Quality index (TCT before / after)" in r]
-    assert "<a href='sub-07_ses-A.html'>sub-07_ses-A_T1w</a>" in row
+    assert "<a href='sub-07_ses-A.html'><span class='name'>sub-07_ses-A_T1w</span></a>" in row
     assert re.search(r"\d+\.\d IQR below the first quartile", row)
     assert "all 40 images" in row
 
