@@ -25,8 +25,6 @@ from bmex_bids.config import Config
 from bmex_bids.exceptions import BmexError, NoInputError, OutputError, UsageError
 
 if TYPE_CHECKING:
-    from nipype.pipeline.engine import Workflow
-
     from bmex_bids.inputs.plan import PlannedImage
     from bmex_bids.network.registry import WeightRecord
 
@@ -371,7 +369,7 @@ def _process(config: Config, tasks: Sequence[Task], device: str) -> list[status.
     return status.status_rows(tasks, progress, committed=committed)
 
 
-def _image_workflow(config: Config, task: Task, device: str) -> Workflow:
+def _image_workflow(config: Config, task: Task, device: str) -> Any:
     from bmex_bids.workflows.base import init_image_wf
 
     if task.weights is None:

@@ -206,7 +206,7 @@ def test_one_grid_only(one, tmp_path, grid):
 
 
 def test_the_configuration_of_a_run_repeats_it(one, tmp_path, capsys):
-    assert bmex(one, "--qc-only", "--skull-strip", "skip", "--age-months", "3") == 0
+    assert bmex(one, "--qc-only", "--skull-strip", "skip", "--age-months", "0.4") == 0
     (settings,) = (tmp_path / "out").glob("logs/*/config.toml")
     capsys.readouterr()
     again = ["--config-file", str(settings), "--dry-run=json", "--age-months", "0"]

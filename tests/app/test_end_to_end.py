@@ -303,7 +303,7 @@ def test_several_processes_the_whole_report_and_what_a_sidecar_tells(
 def test_a_head_keeps_what_is_outside_its_brain(
     bids_skeleton, head_phantom, tmp_path, monkeypatch
 ):
-    phantom = head_phantom(spacing=2.5, size=0.47)
+    phantom = head_phantom(spacing=2.5, size=0.55)
     monkeypatch.setattr(
         "bmex_bids.network.stripper.brain_probability",
         lambda *_, **__: phantom.mask.astype(np.float32),
