@@ -42,6 +42,8 @@ class Selection:
     sessions: tuple[str, ...] | None = None
     runs: tuple[str, ...] | None = None
     modalities: tuple[str, ...] = ("T1w", "T2w")
+    filter_file: Path | None = None
+    database_dir: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -50,16 +52,28 @@ class AgeOverride:
 
     months: float | None = None
     fetal: bool = False
+    file: Path | None = None
 
 
 @dataclass(frozen=True)
 class Processing:
-    """What is done to an image, and with which weights."""
+    """What is done to an image, and with which weights.
+
+    Attributes
+    ----------
+    derivatives : ``NAME=PATH`` of datasets with brain masks made elsewhere
+    output_res : grids the enhanced image is written on, ``"native"`` and ``"0p8"``
+    qc_only : write the quality measures and no image
+    """
 
     skull_strip: str = "auto"
+    derivatives: tuple[str, ...] = ()
     device: str = "auto"
     weights: str = "auto"
     weights_dir: Path | None = None
+    output_res: tuple[str, ...] = ("native", "0p8")
+    qc_only: bool = False
+    random_seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -69,15 +83,25 @@ class Resources:
     nprocs: int = 1
     omp_nthreads: int = 1
     mem_gb: float | None = None
+    low_mem: bool = False
+    gpu_slots: int = 1
 
 
 @dataclass(frozen=True)
 class Execution:
-    """How the run goes about it."""
+    """How the run goes about it; ``dry_run`` is empty, ``"table"`` or ``"json"``."""
 
     skip_bids_validation: bool = False
-    dry_run: bool = False
+    dry_run: str = ""
+    reports_only: bool = False
+    boilerplate_only: bool = False
+    md_only_boilerplate: bool = False
+    write_graph: bool = False
+    resource_monitor: bool = False
+    clean_workdir: bool = False
     stop_on_first_crash: bool = False
+    debug: bool = False
+    plugin_file: Path | None = None
     verbosity: int = 0
 
 

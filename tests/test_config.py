@@ -23,11 +23,28 @@ FULL = Config(
     run_id="r2",
     version="0.1.0",
     paths=Paths(Path('/with "quotes" and\ttab'), Path("/ünïcode"), Path("/back\\slash\x7f")),
-    selection=Selection(("01", "02"), ("V01",), ("1",), ("T2w",)),
-    age=AgeOverride(months=0.0, fetal=True),
-    processing=Processing("force", "cuda:1", "mine", Path("/weights")),
-    resources=Resources(nprocs=4, omp_nthreads=2, mem_gb=1.5),
-    execution=Execution(True, True, True, 2),
+    selection=Selection(("01", "02"), ("V01",), ("1",), ("T2w",), Path("/f.json"), Path("/db")),
+    age=AgeOverride(months=0.0, fetal=True, file=Path("/ages.tsv")),
+    processing=Processing(
+        skull_strip="force",
+        derivatives=("masks=/masks",),
+        device="cuda:1",
+        weights="mine",
+        weights_dir=Path("/weights"),
+        output_res=("0p8",),
+        qc_only=True,
+        random_seed=3,
+    ),
+    resources=Resources(nprocs=4, omp_nthreads=2, mem_gb=1.5, low_mem=True, gpu_slots=2),
+    execution=Execution(
+        skip_bids_validation=True,
+        dry_run="json",
+        reports_only=True,
+        write_graph=True,
+        debug=True,
+        plugin_file=Path("/plugin.yml"),
+        verbosity=2,
+    ),
 )
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Flags → :class:`~bmex_bids.config.Config`.  Loads nothing heavy, touches no file."""
+"""Flags → :class:`~bmex_bids.config.Config`.  Loads nothing heavy, writes no file."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from bmex_bids import __version__
 from bmex_bids.cli.resources import available_cpus
@@ -28,6 +29,7 @@ from bmex_bids.network.registry import PUBLISHED
 #: threads beyond this number bring a step nothing
 MOST_THREADS = 8
 MEMORY_UNITS = {"K": 2**-20, "M": 2**-10, "G": 1.0, "T": 2.0**10}  # in 2^30 bytes
+VERY_VERBOSE = 2
 
 
 def parse(argv: Sequence[str] | None = None) -> Config:
@@ -38,11 +40,17 @@ def parse(argv: Sequence[str] | None = None) -> Config:
     Raises
     ------
     UsageError
-        A path does not exist or lies where it must not.
+        A path does not exist or lies where it must not, or a configuration file cannot be read.
     """
-    options = build_parser().parse_args(argv)
+    parser = build_parser()
+    first, _ = _file_flag().parse_known_args(argv)
+    if first.config_file is not None:
+        parser.set_defaults(**as_options(_read(first.config_file)))
+    options = parser.parse_args(argv)
+    if options.debug:
+        options.nprocs, options.verbose = 1, max(options.verbose, VERY_VERBOSE)
     nprocs = options.nprocs or available_cpus()
-    threads = options.omp_nthreads or min(nprocs, MOST_THREADS)
+    threads = min(options.omp_nthreads or MOST_THREADS, nprocs)
     weights, weights_dir = _weights(options.weights, options.weights_dir)
     config = Config(
         run_id=new_run_id(),
@@ -58,21 +66,43 @@ def parse(argv: Sequence[str] | None = None) -> Config:
             sessions=_labels(options.session_label, "ses-"),
             runs=_labels(options.run_label, "run-"),
             modalities=tuple(sorted(set(options.modalities))),
+            filter_file=_file(options.bids_filter_file, "--bids-filter-file"),
+            database_dir=_optional(options.bids_database_dir),
         ),
-        age=AgeOverride(months=options.age_months, fetal=options.fetal),
+        age=AgeOverride(
+            months=options.age_months,
+            fetal=options.fetal,
+            file=_file(options.age_file, "--age-file"),
+        ),
         processing=Processing(
             skull_strip=options.skull_strip,
+            derivatives=_derivatives(options.derivatives),
             device=options.device,
             weights=weights,
             weights_dir=weights_dir,
+            output_res=tuple(r for r in GRIDS if r in options.output_res),
+            qc_only=options.qc_only,
+            random_seed=options.random_seed,
         ),
         resources=Resources(
-            nprocs=nprocs, omp_nthreads=min(threads, nprocs), mem_gb=options.mem_mb
+            nprocs=nprocs,
+            omp_nthreads=threads,
+            mem_gb=options.mem_mb,
+            low_mem=options.low_mem,
+            gpu_slots=options.gpu_slots,
         ),
         execution=Execution(
             skip_bids_validation=options.skip_bids_validation,
             dry_run=options.dry_run,
-            stop_on_first_crash=options.stop_on_first_crash,
+            reports_only=options.reports_only,
+            boilerplate_only=options.boilerplate_only,
+            md_only_boilerplate=options.md_only_boilerplate,
+            write_graph=options.write_graph,
+            resource_monitor=options.resource_monitor,
+            clean_workdir=options.clean_workdir,
+            stop_on_first_crash=options.stop_on_first_crash or options.debug,
+            debug=options.debug,
+            plugin_file=_file(options.use_plugin, "--use-plugin"),
             verbosity=options.verbose,
         ),
     )
@@ -80,15 +110,78 @@ def parse(argv: Sequence[str] | None = None) -> Config:
     return config
 
 
+GRIDS = ("native", "0p8")
+
+
+def as_options(config: Config) -> dict[str, Any]:
+    """The flags that would give this configuration: what a configuration file sets.
+
+    The three positional arguments stay what the command line says, as with fMRIPrep; ``--dry-run``
+    and its like say what to do now and are not taken from a file.
+    """
+    selection, processing, resources = config.selection, config.processing, config.resources
+    return {
+        "work_dir": config.paths.work_dir,
+        "participant_label": selection.participants,
+        "session_label": selection.sessions,
+        "run_label": selection.runs,
+        "modalities": list(selection.modalities),
+        "bids_filter_file": selection.filter_file,
+        "bids_database_dir": selection.database_dir,
+        "age_months": config.age.months,
+        "fetal": config.age.fetal,
+        "age_file": config.age.file,
+        "skull_strip": processing.skull_strip,
+        "derivatives": list(processing.derivatives),
+        "device": processing.device,
+        "weights": processing.weights,
+        "weights_dir": processing.weights_dir,
+        "output_res": list(processing.output_res),
+        "qc_only": processing.qc_only,
+        "random_seed": processing.random_seed,
+        "nprocs": resources.nprocs,
+        "omp_nthreads": resources.omp_nthreads,
+        "mem_mb": resources.mem_gb,
+        "low_mem": resources.low_mem,
+        "gpu_slots": resources.gpu_slots,
+        "skip_bids_validation": config.execution.skip_bids_validation,
+        "md_only_boilerplate": config.execution.md_only_boilerplate,
+        "write_graph": config.execution.write_graph,
+        "resource_monitor": config.execution.resource_monitor,
+        "stop_on_first_crash": config.execution.stop_on_first_crash,
+        "use_plugin": config.execution.plugin_file,
+        "verbose": config.execution.verbosity,
+    }
+
+
+def _file_flag() -> argparse.ArgumentParser:
+    """Only ``--config-file``: what it holds becomes the other flags' defaults."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config-file", "--config_file", type=Path)
+    return parser
+
+
+def _read(path: Path) -> Config:
+    try:
+        return Config.from_toml(path.expanduser().read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"expected a configuration file at {path}, got: {error}; a run writes one to "
+            "OUTPUT/logs/<run>/config.toml"
+        ) from error
+
+
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of ``bmex``."""
+    """The parser of ``bmex``; its groups are named as fMRIPrep names them."""
     parser = argparse.ArgumentParser(
         prog="bmex",
         description="Enhance the T1w and T2w images of a BIDS dataset: less motion, less noise, "
         "finer slices, with tissue maps and a report.",
-        epilog="Exit codes: 0 all done; 1 something failed; 2 the command line is wrong; 3 some "
-        "images are done and some failed; 4 no usable input; 5 the machine stands in the way "
-        "(weights, device, permission).",
+        epilog="Exit codes: 0 all done; 1 nothing came out; 2 the command line is wrong; 3 some "
+        "images are done, others failed, were skipped or did not pass the quality gate; 4 no "
+        "usable input; 5 the machine stands in the way (weights, device, permission). "
+        "OUTPUT/logs/<run>/status.tsv has one row an image. The same command again does only "
+        "what is missing or changed.",
         allow_abbrev=False,
     )
     parser.add_argument("bids_dir", type=Path, help="the dataset; it stays untouched")
@@ -96,19 +189,28 @@ def build_parser() -> argparse.ArgumentParser:
         "output_dir", type=Path, help="where results go; is made; not inside bids_dir"
     )
     parser.add_argument(
-        "analysis_level", nargs="+", choices=["participant"], help="what to do: each image"
+        "analysis_level",
+        nargs="+",
+        choices=["participant", "group"],
+        help="participant: each image; group: tables and pages over all images that are done",
     )
-    parser.add_argument("--version", action="version", version=f"bmex {__version__}")
-    parser.add_argument(
-        "-v", "--verbose", action="count", default=0, help="say more; -vv: say everything"
-    )
-    _add_selection(parser.add_argument_group("which images"))
-    _add_processing(parser.add_argument_group("what is done to them"))
-    _add_execution(parser.add_argument_group("how"))
+    _add_selection(parser.add_argument_group("Options for filtering BIDS queries"))
+    _add_age(parser.add_argument_group("Options for the age"))
+    _add_processing(parser.add_argument_group("Options for processing"))
+    _add_outputs(parser.add_argument_group("Options for outputs"))
+    _add_performance(parser.add_argument_group("Options to handle performance"))
+    _add_subset(parser.add_argument_group("Options for performing only a subset of the workflow"))
+    _add_other(parser.add_argument_group("Other options"))
     return parser
 
 
 def _add_selection(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--skip-bids-validation",
+        "--skip_bids_validation",
+        action="store_true",
+        help="do not run bids-validator-deno on the dataset first",
+    )
     group.add_argument(
         "--participant-label",
         "--participant_label",
@@ -124,47 +226,73 @@ def _add_selection(group: argparse._ArgumentGroup) -> None:
         metavar="LABEL",
         help="only these sessions, with or without ses-",
     )
-    group.add_argument("--run-label", "--run_label", nargs="+", metavar="LABEL", help="only these")
+    group.add_argument(
+        "--run-label", "--run_label", nargs="+", metavar="LABEL", help="only these runs"
+    )
     group.add_argument(
         "--modalities",
         nargs="+",
         choices=["T1w", "T2w"],
         default=["T1w", "T2w"],
-        help="only these (both)",
+        help="only these (default: both)",
     )
     group.add_argument(
-        "--skip-bids-validation",
-        "--skip_bids_validation",
-        action="store_true",
-        help="do not run bids-validator-deno on the dataset first",
+        "--bids-filter-file",
+        "--bids_filter_file",
+        type=Path,
+        metavar="FILE",
+        help="JSON with the keys t1w and t2w and entities below them, as fMRIPrep takes it; null: "
+        'the entity is absent; "*": any',
+    )
+    group.add_argument(
+        "--bids-database-dir",
+        "--bids_database_dir",
+        type=Path,
+        metavar="DIR",
+        help="where pybids keeps its index of the dataset, to start faster the next time",
+    )
+    group.add_argument(
+        "-d",
+        "--derivatives",
+        nargs="+",
+        default=[],
+        metavar="NAME=PATH",
+        help="datasets with brain masks made elsewhere (desc-brain_mask); used instead of our own "
+        "skull stripping",
     )
 
 
-def _add_processing(group: argparse._ArgumentGroup) -> None:
+def _add_age(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--age-months",
+        "--age_months",
         type=_number(float, at_least=0),
         metavar="M",
         help="the age of all images of this run, instead of the dataset's; 0 is an age",
+    )
+    group.add_argument(
+        "--age-file",
+        "--age_file",
+        type=Path,
+        metavar="TSV",
+        help="table with participant_id, perhaps session_id, and age_months, age_weeks, age_years "
+        "or age; looked into before the dataset's own tables",
     )
     group.add_argument(
         "--fetal",
         action="store_true",
         help="the images are of fetuses; --age-months counts from conception",
     )
+
+
+def _add_processing(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--skull-strip",
+        "--skull_strip",
         choices=["auto", "skip", "force"],
         default="auto",
         help="auto (default) recognises an image whose skull is gone; skip takes every image for "
         "one; force runs the stripping network",
-    )
-    group.add_argument(
-        "--device",
-        default="auto",
-        metavar="{auto,cpu,cuda,cuda:N}",
-        type=_device,
-        help="auto (default) takes a GPU when there is one; cuda fails when there is none",
     )
     group.add_argument(
         "--weights",
@@ -174,13 +302,156 @@ def _add_processing(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--weights-dir",
+        "--weights_dir",
         type=Path,
         metavar="DIR",
         help="folder with the published files; auto takes them where they fit",
     )
+    group.add_argument(
+        "--random-seed",
+        "--random_seed",
+        type=_number(int, at_least=0),
+        default=0,
+        metavar="N",
+        help="seed of everything random (default: %(default)s); today nothing in a run is",
+    )
 
 
-def _add_execution(group: argparse._ArgumentGroup) -> None:
+def _add_outputs(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--output-res",
+        "--output_res",
+        nargs="+",
+        choices=GRIDS,
+        default=list(GRIDS),
+        help="grids to write the enhanced image on: the input's, and the network's of 0.8 mm "
+        "(0.75 mm for a fetus) (default: both)",
+    )
+    group.add_argument(
+        "--qc-only",
+        "--qc_only",
+        action="store_true",
+        help="quality measures and report only; no image is written",
+    )
+    group.add_argument(
+        "--md-only-boilerplate",
+        "--md_only_boilerplate",
+        action="store_true",
+        help="write the methods text as Markdown only",
+    )
+    group.add_argument(
+        "--write-graph",
+        "--write_graph",
+        action="store_true",
+        help="write the workflow's graph to OUTPUT/logs/<run>/",
+    )
+
+
+def _add_performance(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--nprocs",
+        "--n-cpus",
+        "--n_cpus",
+        "--nthreads",
+        "--n-procs",
+        type=_number(int, at_least=1),
+        metavar="N",
+        help="processors to use (all that the machine, container and SLURM allow)",
+    )
+    group.add_argument(
+        "--omp-nthreads",
+        "--omp_nthreads",
+        type=_number(int, at_least=1),
+        metavar="N",
+        help=f"processors for one step (nprocs, at most {MOST_THREADS})",
+    )
+    group.add_argument(
+        "--mem-mb",
+        "--mem_mb",
+        "--mem",
+        type=_memory,
+        metavar="M",
+        help="memory to use, in MB or with a suffix K, M, G, T (all that is allowed)",
+    )
+    group.add_argument(
+        "--low-mem",
+        "--low_mem",
+        action="store_true",
+        help="one image at a time and smaller tiles: slower, less memory",
+    )
+    group.add_argument(
+        "--device",
+        default="auto",
+        metavar="{auto,cpu,cuda,cuda:N}",
+        type=_device,
+        help="auto (default) takes a GPU when there is one; cuda fails when there is none",
+    )
+    group.add_argument(
+        "--gpu-slots",
+        "--gpu_slots",
+        type=_number(int, at_least=1),
+        default=1,
+        metavar="N",
+        help="steps that may use the GPU at once (default: %(default)s)",
+    )
+    group.add_argument(
+        "--use-plugin",
+        "--use_plugin",
+        "--nipype-plugin-file",
+        type=Path,
+        metavar="FILE",
+        help="YAML with plugin and plugin_args: any plugin of Nipype instead of our own scheduling",
+    )
+    group.add_argument(
+        "--resource-monitor",
+        "--resource_monitor",
+        action="store_true",
+        help="measure memory and processors of each step (Nipype's monitor)",
+    )
+    group.add_argument(
+        "--stop-on-first-crash",
+        "--stop_on_first_crash",
+        action="store_true",
+        help="stop when one image fails; without it the others are done",
+    )
+
+
+def _add_subset(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--dry-run",
+        "--dry_run",
+        nargs="?",
+        choices=["table", "json"],
+        const="table",
+        default="",
+        metavar="table|json",
+        help="say what would be done with each image, with time and memory, and do nothing; "
+        "--dry-run=json for programs",
+    )
+    group.add_argument(
+        "--reports-only",
+        "--reports_only",
+        action="store_true",
+        help="only put the pages together again, from what is in the output",
+    )
+    group.add_argument(
+        "--boilerplate-only",
+        "--boilerplate_only",
+        "--boilerplate",
+        action="store_true",
+        help="only write the methods text, from what is in the output",
+    )
+
+
+def _add_other(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--version", action="version", version=f"bmex {__version__}")
+    group.add_argument(
+        "-v",
+        "--verbose",
+        action="count",
+        default=0,
+        help="say more; -vv: say everything",
+    )
     group.add_argument(
         "-w",
         "--work-dir",
@@ -191,33 +462,23 @@ def _add_execution(group: argparse._ArgumentGroup) -> None:
         help="where intermediate files go and stay (./work); not inside bids_dir or output_dir",
     )
     group.add_argument(
-        "--nprocs",
-        "--n-cpus",
-        "--n_cpus",
-        type=_number(int, at_least=1),
-        metavar="N",
-        help="processors to use (all that the machine, container and SLURM allow)",
-    )
-    group.add_argument(
-        "--omp-nthreads",
-        type=_number(int, at_least=1),
-        metavar="N",
-        help=f"processors for one step (nprocs, at most {MOST_THREADS})",
-    )
-    group.add_argument(
-        "--mem-mb",
-        "--mem_mb",
-        type=_memory,
-        metavar="M",
-        help="memory to use, in MB or with a suffix K, M, G, T (all that is allowed)",
-    )
-    group.add_argument(
-        "--dry-run", action="store_true", help="say what would be done, and do nothing"
-    )
-    group.add_argument(
-        "--stop-on-first-crash",
+        "--clean-workdir",
+        "--clean_workdir",
         action="store_true",
-        help="stop when one image fails; without it the others are done",
+        help="empty the work folder first",
+    )
+    group.add_argument(
+        "--config-file",
+        "--config_file",
+        type=Path,
+        metavar="TOML",
+        help="flags of an earlier run (OUTPUT/logs/<run>/config.toml); what is on the command line "
+        "overrules them",
+    )
+    group.add_argument(
+        "--debug",
+        action="store_true",
+        help="one process, stop at the first crash, say everything",
     )
     group.add_argument(
         "--notrack", action="store_true", help="does nothing: bmex never sends anything anywhere"
@@ -258,6 +519,42 @@ def check_paths(paths: Paths) -> None:
 def _absolute(path: Path) -> Path:
     """Absolute, links followed; the path need not exist."""
     return path.expanduser().resolve()
+
+
+def _optional(path: Path | None) -> Path | None:
+    return None if path is None else _absolute(path)
+
+
+def _file(path: Path | None, flag: str) -> Path | None:
+    """A file that a flag names; UsageError where there is none."""
+    if path is None:
+        return None
+    if not _absolute(path).is_file():
+        raise UsageError(
+            f"expected a file for {flag}, found none at {path}; check the path, and inside a "
+            "container whether it is mounted"
+        )
+    return _absolute(path)
+
+
+def _derivatives(values: Sequence[str]) -> tuple[str, ...]:
+    """``NAME=PATH`` with absolute paths; a path alone is named by its folder.
+
+    >>> _derivatives(["x=/"])
+    ('x=/',)
+    """
+    result = []
+    for value in values:
+        name, _, place = value.rpartition("=")
+        folder = _absolute(Path(place))
+        name = name or folder.name or "derivatives"
+        if not folder.is_dir():
+            raise UsageError(
+                f"expected a folder of derivatives at {folder}, found none; write "
+                "--derivatives NAME=PATH, and inside a container check that it is mounted"
+            )
+        result.append(f"{name}={folder}")
+    return tuple(result)
 
 
 def _labels(values: Sequence[str] | None, prefix: str) -> tuple[str, ...] | None:

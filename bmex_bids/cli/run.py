@@ -4,29 +4,35 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from bmex_bids.cli import plan_view, status
 from bmex_bids.cli.parser import parse
+from bmex_bids.cli.plan_view import Task
 from bmex_bids.cli.progress import Progress
 from bmex_bids.cli.resources import available_memory_gb
 from bmex_bids.config import Config
-from bmex_bids.exceptions import BmexError, NoInputError, OutputError
+from bmex_bids.exceptions import BmexError, NoInputError, OutputError, UsageError
 
 if TYPE_CHECKING:
     from bmex_bids.inputs.plan import PlannedImage
     from bmex_bids.network.registry import WeightRecord
 
-Row = dict[str, str]
-EXIT_DONE, EXIT_FAILED, EXIT_PARTIAL, EXIT_INTERRUPTED = 0, 1, 3, 130
+EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
+
+
+class Terminated(KeyboardInterrupt):
+    """A SIGTERM (``docker stop``, SLURM) ends the run as Ctrl-C does."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,9 +44,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BmexError as error:
         print(f"bmex: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("bmex: interrupted; what is in the output is complete", file=sys.stderr)
-        return EXIT_INTERRUPTED
+    except KeyboardInterrupt as stop:
+        print(
+            "bmex: interrupted; what is in the output is complete, and the same command goes on "
+            "from there",
+            file=sys.stderr,
+        )
+        return EXIT_TERMINATED if isinstance(stop, Terminated) else EXIT_INTERRUPTED
 
 
 @contextmanager
@@ -48,7 +58,6 @@ def _surroundings(config: Config) -> Iterator[None]:
     """Thread limits for the libraries, no call home, and no chatter of libraries without ``-v``.
 
     Set before anything heavy is loaded, inherited by the worker processes, put back afterwards.
-    A SIGTERM (``docker stop``, SLURM) ends the run as Ctrl-C does.
     """
     threads = str(config.resources.omp_nthreads)
     wanted = {
@@ -60,9 +69,13 @@ def _surroundings(config: Config) -> Iterator[None]:
     }
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
+
+    def terminate(*_: object) -> None:
+        raise Terminated
+
     in_main_thread = threading.current_thread() is threading.main_thread()
     if in_main_thread:  # Python allows handlers nowhere else
-        terminate = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        previous = signal.signal(signal.SIGTERM, terminate)
     try:
         with warnings.catch_warnings():
             if config.execution.verbosity == 0:
@@ -70,7 +83,7 @@ def _surroundings(config: Config) -> Iterator[None]:
             yield
     finally:
         if in_main_thread:
-            signal.signal(signal.SIGTERM, terminate)
+            signal.signal(signal.SIGTERM, previous)
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)
@@ -79,25 +92,60 @@ def _surroundings(config: Config) -> Iterator[None]:
 
 
 def _run(config: Config) -> int:
+    """All that the analysis levels ask for, and the worst exit code."""
+    execution = config.execution
+    if execution.boilerplate_only:
+        return _boilerplate_only(config)
+    code = status.EXIT_DONE
+    if "participant" in config.analysis_levels:
+        code = _reports_only(config) if execution.reports_only else _participant(config)
+    if "group" in config.analysis_levels and not execution.dry_run:
+        _group(config)
+    return code
+
+
+def _participant(config: Config) -> int:
     start = time.monotonic()
     if not config.execution.skip_bids_validation:
         _validate(config.paths.bids_dir)
     planned = _plan(config)
-    runnable = [image for image in planned if image.runnable]
-    weights = {image.name: _weights(config, image) for image in runnable}
-    device = _device(config) if runnable else config.processing.device
-    for line in _table(planned, weights, device):
-        print(line)
-    if not runnable:
+    device = _device(config) if any(i.runnable for i in planned) else config.processing.device
+    tasks = [_task(config, image) for image in planned]
+    if config.execution.dry_run:
+        return _dry_run(config, tasks, device)
+    for line in plan_view.table(tasks, device):
+        print(line, flush=True)
+    _refuse_nothing(planned)
+    _prepare_folders(config)
+    rows = _process(config, tasks, device)
+    return _finish(config, tasks, rows, time.monotonic() - start)
+
+
+def _refuse_nothing(planned: Sequence[PlannedImage]) -> None:
+    if not any(image.runnable for image in planned):
         raise NoInputError(
             f"expected at least one image that can be processed, found {len(planned)} and none of "
             "them can; the reasons are above"
         )
-    if config.execution.dry_run:
-        return EXIT_DONE
-    _prepare_folders(config)
-    rows = _process(config, planned, weights, device)
-    return _finish(config, planned, rows, time.monotonic() - start)
+
+
+def _dry_run(config: Config, tasks: Sequence[Task], device: str) -> int:
+    threads = config.resources.omp_nthreads
+    if config.execution.dry_run == "json":
+        print(
+            plan_view.as_json(
+                tasks,
+                bids_dir=config.paths.bids_dir,
+                output_dir=config.paths.output_dir,
+                device=device,
+                threads=threads,
+            )
+        )
+    else:
+        print(*plan_view.table(tasks, device), sep="\n")
+        print(*plan_view.estimates(tasks, device, threads), sep="\n")
+    _refuse_nothing([task.planned for task in tasks])
+    return status.EXIT_DONE
 
 
 def _validate(bids_dir: Path) -> None:
@@ -119,6 +167,7 @@ def _validate(bids_dir: Path) -> None:
 
 def _plan(config: Config) -> list[PlannedImage]:
     from bmex_bids.inputs.collect import collect
+    from bmex_bids.inputs.filters import read_filters
     from bmex_bids.inputs.plan import plan
 
     bids_dir, chosen = config.paths.bids_dir, config.selection
@@ -128,8 +177,77 @@ def _plan(config: Config) -> list[PlannedImage]:
         sessions=chosen.sessions,
         suffixes=chosen.modalities,
         runs=chosen.runs,
+        filters=None if chosen.filter_file is None else read_filters(chosen.filter_file),
+        database_dir=chosen.database_dir,
     )
-    return list(plan(images, bids_dir, override_months=config.age.months, fetal=config.age.fetal))
+    derivatives = dict(item.split("=", 1) for item in config.processing.derivatives)
+    return list(
+        plan(
+            images,
+            bids_dir,
+            override_months=config.age.months,
+            fetal=config.age.fetal,
+            age_file=config.age.file,
+            derivatives={name: Path(path) for name, path in derivatives.items()},
+        )
+    )
+
+
+def _task(config: Config, image: PlannedImage) -> Task:
+    """What the command line decides about an image, and whether it is done already."""
+    from bmex_bids import __version__
+    from bmex_bids.outputs import resume
+    from bmex_bids.outputs.sidecar import chosen_products, distinct_space, product_name
+
+    if not image.runnable:
+        return Task(image)
+    processing = config.processing
+    weights = _weights(config, image)
+    products = chosen_products(processing.output_res, processing.qc_only)
+    space = distinct_space(image.image.path, image.image.stem, image.image.suffix)
+    names = [
+        product_name(
+            product,
+            image.image.stem,
+            image.image.suffix,
+            image.resolution or "",
+            ".nii.gz" if product.field else ".json",
+            space=space,
+        )
+        for product in products
+    ]
+    record = (
+        config.paths.output_dir / image.output_dir / names[0].replace(".nii.gz", ".json")
+    )
+    settings = {
+        "version": __version__,
+        "age": image.age,
+        "model": image.age_group,
+        "spacing_mm": image.spacing_mm,
+        "metadata": dict(image.image.metadata),
+        "skull_strip": processing.skull_strip,
+        "output_res": processing.output_res,
+        "qc_only": processing.qc_only,
+        "seed": processing.random_seed,
+        "outputs": names,
+    }
+    strip = _strip_weights(config)
+    fingerprint = resume.fingerprint(
+        [image.image.path, *([image.mask] if image.mask else [])],
+        settings,
+        [weights.sha256, *([strip.sha256] if strip else [])],
+    )
+    pictures = resume.picture_paths(
+        config.paths.output_dir, image.image.subject, image.image.stem, image.image.suffix
+    )
+    return Task(
+        planned=image,
+        weights=weights,
+        fingerprint=fingerprint,
+        record=record,
+        unchanged=fingerprint is not None and resume.finished(record, fingerprint, pictures),
+        outputs=tuple(f"{image.output_dir}/{name}" for name in names),
+    )
 
 
 def _weights(config: Config, image: PlannedImage) -> WeightRecord:
@@ -144,6 +262,12 @@ def _weights(config: Config, image: PlannedImage) -> WeightRecord:
     )
 
 
+def _strip_weights(config: Config) -> WeightRecord | None:
+    from bmex_bids.network.registry import select
+
+    return None if config.processing.skull_strip == "skip" else select("strip")
+
+
 def _device(config: Config) -> str:
     """``cpu``, ``cuda`` or ``cuda:N``; a GPU that is asked for and absent is a DeviceError."""
     from bmex_bids.network.predict import resolve_device
@@ -151,37 +275,19 @@ def _device(config: Config) -> str:
     return str(resolve_device(config.processing.device))
 
 
-def _table(
-    planned: Sequence[PlannedImage], weights: dict[str, WeightRecord], device: str
-) -> Iterator[str]:
-    """What will be done with each image, or why nothing."""
-    runnable = sum(image.runnable for image in planned)
-    plural = "" if len(planned) == 1 else "s"
-    yield f"{len(planned)} image{plural}, {runnable} to process on {device}"
-    for image in planned:
-        if image.age is None or image.skip_reason is not None:
-            yield f"  {image.name}: skipped: {image.skip_reason}"
-            continue
-        age = image.age
-        yield (
-            f"  {image.name}: age {age.value} {age.unit} ({age.source}) → {age.months:.2f} months"
-            f"{' of gestation' if age.fetal else ''}, model {image.age_group}, "
-            f"weights {weights[image.name].name}, {image.spacing_mm:g} mm → {image.output_dir}"
-        )
-        for text in image.warnings:
-            yield f"    warning: {text}"
-
-
 def _prepare_folders(config: Config) -> None:
     """Make the output and work folders and see that both can be written (OutputError)."""
+    work_dir, output_dir = config.paths.work_dir, config.paths.output_dir
     for folder, option in (
-        (config.paths.work_dir, "name another work folder with -w"),
-        (config.paths.output_dir, "name another output folder"),
+        (work_dir, "name another work folder with -w"),
+        (output_dir, "name another output folder"),
     ):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):
                 pass
+            if folder is work_dir and config.execution.clean_workdir:
+                _empty(folder)
         except OSError as error:
             raise OutputError(
                 f"expected a folder that can be written at {folder}, got: "
@@ -193,117 +299,181 @@ def _prepare_folders(config: Config) -> None:
     )
 
 
-def _process(
-    config: Config,
-    planned: Sequence[PlannedImage],
-    weights: dict[str, WeightRecord],
-    device: str,
-) -> list[Row]:
+def _empty(folder: Path) -> None:
+    """Remove what runs of ours left in a work folder, and nothing else."""
+    for path in folder.glob("bmex_*_wf"):
+        if path.is_symlink() or not path.is_dir():
+            path.unlink()
+        else:
+            shutil.rmtree(path)
+
+
+def _process(config: Config, tasks: Sequence[Task], device: str) -> list[status.Row]:
     """Run the workflow; keep the status table up to date; return its rows."""
-    from bmex_bids.network.registry import select
     from bmex_bids.outputs.dataset import write_dataset, write_status
+    from bmex_bids.outputs.resume import read_record
     from bmex_bids.workflows import base, execution
 
     execution.configure(
         crash_dir=config.log_dir,
         verbosity=config.execution.verbosity,
         stop_on_first_crash=config.execution.stop_on_first_crash,
+        resource_monitor=config.execution.resource_monitor,
     )
-    runnable = [image for image in planned if image.runnable]
-    skull_strip = config.processing.skull_strip
-    strip_weights = None if skull_strip == "skip" else select("strip")
-    on_gpu = device.startswith("cuda")
-    workflows = [
-        base.init_image_wf(
-            image,
-            bids_dir=config.paths.bids_dir,
-            output_dir=config.paths.output_dir,
-            weights=weights[image.name],
-            strip_weights=strip_weights,
-            skull_strip=skull_strip,
-            device=device,
-            use_gpu=on_gpu,
-            omp_nthreads=config.resources.omp_nthreads,
-        )
-        for image in runnable
-    ]
+    to_run = [task for task in tasks if task.to_run]
+    workflows = [_image_workflow(config, task, device) for task in to_run]
     whole = base.init_run_wf(workflows, work_dir=config.paths.work_dir)
 
+    def committed(task: Task) -> Mapping[str, Any] | None:
+        record = None if task.record is None else read_record(task.record)
+        same = record is not None and record.get("Fingerprint") == dict(task.fingerprint or {})
+        return record if same else None
+
     def note(progress: Progress) -> None:
-        write_status(config.log_dir / "status.tsv", status_rows(planned, progress))
+        write_status(
+            config.log_dir / "status.tsv",
+            status.status_rows(tasks, progress, committed=committed),
+        )
 
     progress = Progress(
         {
-            workflow.name: (image.name, execution.steps_of(workflow))
-            for workflow, image in zip(workflows, runnable, strict=True)
+            workflow.name: (task.name, execution.steps_of(workflow))
+            for workflow, task in zip(workflows, to_run, strict=True)
         },
         say=_say,
         changed=note,
     )
     write_dataset(config.paths.bids_dir, config.paths.output_dir)
     note(progress)
+    if config.execution.write_graph and to_run:
+        _say(f"graph: {execution.write_graph(workflows[0], config.log_dir)}")
     try:
-        execution.run(
-            whole,
-            listener=progress,
-            order=[workflow.name for workflow in workflows],
-            nprocs=config.resources.nprocs,
-            memory_gb=config.resources.mem_gb or 0.9 * available_memory_gb(),
-            gpu_slots=int(on_gpu),
-            verbosity=config.execution.verbosity,
-        )
+        if to_run:
+            execution.run(
+                whole,
+                listener=progress,
+                order=[workflow.name for workflow in workflows],
+                nprocs=config.resources.nprocs,
+                memory_gb=config.resources.mem_gb or 0.9 * available_memory_gb(),
+                gpu_slots=config.resources.gpu_slots if device.startswith("cuda") else 0,
+                verbosity=config.execution.verbosity,
+                one_at_a_time=config.resources.low_mem,
+                plugin=_plugin(config.execution.plugin_file),
+                monitor_file=config.log_dir / "resource_monitor.json"
+                if config.execution.resource_monitor
+                else None,
+            )
     finally:
         progress.end()
         note(progress)
-    return status_rows(planned, progress)
+    return status.status_rows(tasks, progress, committed=committed)
+
+
+def _image_workflow(config: Config, task: Task, device: str) -> Any:
+    from bmex_bids.workflows.base import init_image_wf
+
+    if task.weights is None:
+        raise ValueError(f"expected an image with weights, got {task.name} without")
+    processing = config.processing
+    return init_image_wf(
+        task.planned,
+        bids_dir=config.paths.bids_dir,
+        output_dir=config.paths.output_dir,
+        weights=task.weights,
+        strip_weights=_strip_weights(config),
+        skull_strip=processing.skull_strip,
+        output_res=processing.output_res,
+        qc_only=processing.qc_only,
+        fingerprint=task.fingerprint,
+        device=device,
+        use_gpu=device.startswith("cuda"),
+        low_mem=config.resources.low_mem,
+        omp_nthreads=config.resources.omp_nthreads,
+    )
+
+
+def _plugin(path: Path | None) -> tuple[str, dict[str, Any]] | None:
+    """Name and arguments of a Nipype plugin, from fMRIPrep's kind of file."""
+    if path is None:
+        return None
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UsageError(f"expected YAML in {path}, got: {error}; mend the file") from error
+    arguments = content.get("plugin_args") or {} if isinstance(content, dict) else None
+    if not isinstance(arguments, dict) or not isinstance(content.get("plugin"), str):
+        raise UsageError(
+            f"expected the keys plugin (a name, such as MultiProc or SLURM) and plugin_args (a "
+            f"table) in {path}, got {content!r}; mend the file"
+        )
+    return content["plugin"], arguments
 
 
 def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def status_rows(planned: Sequence[PlannedImage], progress: Progress) -> list[Row]:
-    """One row an image, in the plan's order: what became of it, and why."""
-    tracks = {track.name: track for track in progress.tracks.values()}
-    rows = []
-    for image in planned:
-        row = dict.fromkeys(("image", "status", "step", "seconds", "reason"), "")
-        row["image"] = image.name
-        track = tracks.get(image.name)
-        if track is None:
-            row |= {"status": "skipped", "reason": image.skip_reason or ""}
-        else:
-            row |= {"status": track.status, "step": track.step, "reason": track.reason or ""}
-            if track.seconds is not None:
-                row["seconds"] = f"{track.seconds:.1f}"
-        rows.append(row)
-    return rows
-
-
 def _finish(
-    config: Config, planned: Sequence[PlannedImage], rows: Sequence[Row], seconds: float
+    config: Config, tasks: Sequence[Task], rows: Sequence[status.Row], seconds: float
 ) -> int:
-    """Reports of what is done, a summary, and the exit code; all from the rows of the table."""
+    """Reports, methods text, a summary, and the exit code; all from the rows of the table."""
+    output_dir = config.paths.output_dir
+    _write_citation(config)
+    _write_pages(config, [task.planned for task in tasks])
+    for line in status.complaints(rows):
+        print(f"bmex: {line}", file=sys.stderr)
+    print(
+        f"{status.summary(rows)} in {seconds:.0f} s\noutput: {output_dir}\nlog: {config.log_dir}"
+    )
+    return status.exit_code(rows)
+
+
+def _write_pages(config: Config, planned: Sequence[PlannedImage]) -> list[Path]:
+    """A page for each participant and session of the plan, also where nothing came out."""
     from bmex_bids.reports.individual import write_subject_report
 
-    output_dir = config.paths.output_dir
-    done = [image for image, row in zip(planned, rows, strict=True) if row["status"] == "done"]
-    pages = {(image.image.subject, image.image.session) for image in done}
-    for subject, session in sorted(pages, key=lambda page: (page[0], page[1] or "")):
-        write_subject_report(output_dir, subject, session)
-    counts = dict.fromkeys(("done", "failed", "not run", "skipped"), 0)
-    for row in rows:
-        counts[row["status"]] += 1
-        if row["status"] != "done":
-            where = f" in {row['step']}" if row["step"] else ""
-            print(f"bmex: {row['image']} {row['status']}{where}: {row['reason']}", file=sys.stderr)
-    print(
-        ", ".join(f"{number} {status}" for status, number in counts.items() if number)
-        + f" in {seconds:.0f} s\noutput: {output_dir}\nlog: {config.log_dir}"
+    pages = {(image.image.subject, image.image.session) for image in planned}
+    return [
+        write_subject_report(config.paths.output_dir, subject, session)
+        for subject, session in sorted(pages, key=lambda page: (page[0], page[1] or ""))
+    ]
+
+
+def _write_citation(config: Config) -> list[Path]:
+    """The methods text, from what the output says was done."""
+    from bmex_bids.reports.methods import collect_facts, write_citation
+
+    return write_citation(
+        config.paths.output_dir,
+        collect_facts(config.paths.output_dir),
+        markdown_only=config.execution.md_only_boilerplate,
     )
-    if not counts["failed"] + counts["not run"]:
-        return EXIT_DONE
-    return EXIT_PARTIAL if done else EXIT_FAILED
+
+
+def _reports_only(config: Config) -> int:
+    """``--reports-only``: the pages again, from what is in the output."""
+    for page in _write_pages(config, _plan(config)):
+        print(page)
+    return status.EXIT_DONE
+
+
+def _boilerplate_only(config: Config) -> int:
+    """``--boilerplate-only``: the methods text, from what is in the output."""
+    for path in _write_citation(config):
+        print(path)
+    return status.EXIT_DONE
+
+
+def _group(config: Config) -> None:
+    """Analysis level ``group``: tables and pages over all images in the output."""
+    from bmex_bids.reports.group import write_group
+
+    for path in write_group(
+        config.paths.output_dir, config.paths.bids_dir, config.selection.modalities
+    ):
+        print(path)
 
 
 if __name__ == "__main__":

@@ -3,20 +3,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
+import logging
 import re
+import sqlite3
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bmex_bids.exceptions import NoInputError, UsageError
+from bmex_bids.inputs.filters import Filters, check_filters, passes
+
+LOGGER = logging.getLogger(__name__)
 
 SUFFIXES = ("T1w", "T2w")
 EXTENSIONS = (".nii.gz", ".nii")
 #: folders that hold no raw images
 IGNORED = ("derivatives", "sourcedata", "code", "stimuli", "models", "logs", "work")
 MOUNT_HINT = "inside a container, check that the dataset's folder is mounted"
+#: of a saved index, as pybids names it
+INDEX_FILE = "layout_index.sqlite"
 
 
 @dataclass(frozen=True)
@@ -71,6 +81,8 @@ def collect(
     sessions: Sequence[str] | None = None,
     suffixes: Sequence[str] = SUFFIXES,
     runs: Sequence[str] | None = None,
+    filters: Filters | None = None,
+    database_dir: Path | None = None,
 ) -> list[SourceImage]:
     """The T1w and T2w images of a dataset, sorted by name.
 
@@ -79,11 +91,15 @@ def collect(
     bids_dir : the dataset; what lies in ``derivatives`` and ``sourcedata`` is left alone
     participants, sessions, runs : labels without prefix; None takes all
     suffixes : of ``"T1w"`` and ``"T2w"``
+    filters : per contrast, what its images' entities must be (see :mod:`bmex_bids.inputs.filters`)
+    database_dir : where pybids' index of the dataset is kept from one run to the next; an index
+        that another program left there is used when it is complete, and never changed
 
     Raises
     ------
     UsageError
-        The folder is missing, or a label that was asked for is not there.
+        The folder is missing, a label that was asked for is not there, or a filter is not
+        understood.
     NoInputError
         There is no image.
     """
@@ -99,9 +115,10 @@ def collect(
             f"dataset's top folder? {MOUNT_HINT}"
         )
     _require("participant", participants, subjects, bids_dir)
+    chosen = check_filters(filters) if filters else {}
     found = [
         image
-        for image in _images(bids_dir, participants)
+        for image in _images(bids_dir, participants, database_dir)
         if image.suffix in suffixes and (participants is None or image.subject in participants)
     ]
     present = {image.session for image in found if image.session}
@@ -113,13 +130,30 @@ def collect(
         if (sessions is None or image.session in sessions)
         and (runs is None or _same_number(image.entities.get("run"), runs))
     ]
-    if not found:
+    passing = [image for image in found if _passes(image, chosen)]
+    if not passing:
         wanted = " or ".join(suffixes)
+        through = (
+            f"found {len(found)}, and none of them passes the filters ({_shortened(chosen)}); check "
+            "the filter file"
+            if found
+            else "found none; check the labels and the file names"
+        )
         raise NoInputError(
             f"expected a {wanted} image (sub-*/[ses-*/]anat/*_{suffixes[0]}.nii.gz) in "
-            f"{bids_dir} for the labels asked for, found none; check the labels and the file names"
+            f"{bids_dir} for the labels asked for, {through}"
         )
-    return sorted(found, key=lambda image: image.relative_path)
+    return sorted(passing, key=lambda image: image.relative_path)
+
+
+def _passes(image: SourceImage, filters: Filters) -> bool:
+    extension = image.path.name[len(image.path.name.split(".")[0]) :]
+    return passes(filters, image.suffix, image.entities, image.path.parent.name, extension)
+
+
+def _shortened(filters: Filters) -> str:
+    text = json.dumps(filters)
+    return text if len(text) <= 200 else f"{text[:200]} …"
 
 
 def _same_number(label: str | None, wanted: Sequence[str]) -> bool:
@@ -137,7 +171,28 @@ def _require(what: str, wanted: Sequence[str] | None, present: set[str], bids_di
         )
 
 
-def _images(bids_dir: Path, participants: Sequence[str] | None) -> Iterator[SourceImage]:
+def _images(
+    bids_dir: Path, participants: Sequence[str] | None, database_dir: Path | None
+) -> Iterator[SourceImage]:
+    if database_dir is None:
+        layout = _index(bids_dir, participants)
+    else:
+        layout = _kept_index(bids_dir, Path(database_dir).absolute())
+    for path in _anatomical(layout):
+        parsed = parse_name(path.name)
+        if parsed is not None:
+            entities, suffix = parsed
+            yield SourceImage(path, entities, suffix, sidecar_metadata(path, bids_dir), bids_dir)
+
+
+def _anatomical(layout: Any) -> list[Path]:
+    """The files of an index that may be images for us."""
+    found = layout.get(datatype="anat", extension=list(EXTENSIONS))
+    return [Path(file.path) for file in found]
+
+
+def _index(bids_dir: Path, participants: Sequence[str] | None) -> Any:
+    """A pybids layout of the raw images, in memory."""
     from bids.layout import BIDSLayout, BIDSLayoutIndexer
 
     # other participants' folders need not be walked; on big datasets that is most of the time
@@ -145,18 +200,91 @@ def _images(bids_dir: Path, participants: Sequence[str] | None) -> Iterator[Sour
     if participants:
         labels = "|".join(re.escape(label) for label in participants)
         ignore.append(re.compile(rf"^/sub-(?!(?:{labels})(?:/|$))"))
-    layout = BIDSLayout(
+    return BIDSLayout(
         bids_dir,
         validate=False,
         derivatives=False,
         indexer=BIDSLayoutIndexer(validate=False, index_metadata=False, ignore=ignore),
     )
-    for file in layout.get(datatype="anat", extension=list(EXTENSIONS)):
-        path = Path(file.path)
-        parsed = parse_name(path.name)
-        if parsed is not None:
-            entities, suffix = parsed
-            yield SourceImage(path, entities, suffix, sidecar_metadata(path, bids_dir), bids_dir)
+
+
+def _kept_index(bids_dir: Path, database_dir: Path) -> Any:
+    """A pybids layout from a file that knows every image of today, else a new one, which is kept.
+
+    ::
+
+        DATABASE_DIR/layout_index.sqlite                  of another program: read, never written
+        DATABASE_DIR/bmex-<dataset>/layout_index.sqlite   ours: has no metadata, so it is apart
+    """
+    if database_dir.exists() and not database_dir.is_dir():
+        raise UsageError(
+            f"expected a folder for pybids' index, got the file {database_dir}; give the folder it "
+            "is in, or a new one"
+        )
+    ours = database_dir / f"bmex-{hashlib.sha256(str(bids_dir).encode()).hexdigest()[:8]}"
+    for folder in (database_dir, ours):
+        if (folder / INDEX_FILE).exists():
+            layout, fault = _load_index(folder, bids_dir)
+            if layout is not None:
+                return layout
+            LOGGER.warning("the index of the dataset in %s is not used: %s", folder, fault)
+    layout = _index(bids_dir, None)
+    try:
+        _keep(layout, ours)
+    except (OSError, sqlite3.Error) as error:
+        LOGGER.warning("the index of the dataset could not be kept in %s: %s", ours, error)
+    return layout
+
+
+def _load_index(folder: Path, bids_dir: Path) -> tuple[Any, str]:
+    """The layout kept in a folder, or None and why it cannot be used."""
+    from bids.layout import BIDSLayout
+    from sqlalchemy.exc import SQLAlchemyError
+
+    # pybids would create, or complete, what it opens: look at the file first, without writing
+    try:
+        with contextlib.closing(
+            sqlite3.connect(f"{(folder / INDEX_FILE).as_uri()}?mode=ro", uri=True)
+        ) as database:
+            sound = database.execute("PRAGMA quick_check").fetchone()
+            root = database.execute("SELECT root FROM layout_info").fetchone()
+    except sqlite3.Error as error:
+        return None, f"it is damaged ({error})"
+    if sound != ("ok",) or root is None:
+        return None, "it is damaged"
+    if Path(root[0]) != bids_dir:
+        return None, f"it is of the dataset in {root[0]}, not in {bids_dir}"
+    try:
+        layout = BIDSLayout(database_path=folder)
+        indexed = {path.as_posix() for path in _anatomical(layout)}
+    except (SQLAlchemyError, ValueError, TypeError, AttributeError, KeyError) as error:
+        return None, f"this version of pybids cannot read it ({error})"
+    today = {path.as_posix() for path in _on_disk(bids_dir)}
+    if not today <= indexed:
+        some = sorted(today - indexed)[0]
+        return None, f"it does not know {len(today - indexed)} images, such as {some}"
+    gone = {path for path in indexed - today if not Path(path).exists()}
+    if gone:
+        return None, f"{len(gone)} of its images are gone, such as {sorted(gone)[0]}"
+    return layout, ""
+
+
+def _on_disk(bids_dir: Path) -> Iterator[Path]:
+    """The anatomical images of a dataset by their names, quicker than any index."""
+    for pattern in ("sub-*/anat", "sub-*/ses-*/anat"):
+        for suffix in SUFFIXES:
+            for extension in EXTENSIONS:
+                for path in bids_dir.glob(f"{pattern}/*_{suffix}{extension}"):
+                    if not path.name.startswith("."):
+                        yield path
+
+
+def _keep(layout: Any, folder: Path) -> None:
+    """Save an index whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".", dir=folder) as temporary:
+        layout.save(temporary, replace_connection=False)
+        (Path(temporary) / INDEX_FILE).replace(folder / INDEX_FILE)
 
 
 def parse_name(name: str) -> tuple[dict[str, str], str] | None:
@@ -197,7 +325,7 @@ def sidecar_metadata(path: Path, root: Path) -> dict[str, Any]:
             stem = candidate.name.split(".")[0]
             own = {} if stem == suffix else (parse_name(candidate.name) or _entities(stem))[0]
             if all(entities.get(key) == value for key, value in own.items()):
-                metadata.update(_read_json(candidate))
+                metadata.update(read_json(candidate))
     return metadata
 
 
@@ -210,7 +338,8 @@ def _entities(stem: str) -> tuple[dict[str, str], str]:
     return {key: value for key, _, value in split}, suffix
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; what is missing or none is empty."""
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError):

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bmex_bids.exceptions import AgeError
-from bmex_bids.inputs.age import Age, age_group, find_age, near_boundary
+from bmex_bids.inputs.age import Age, age_group, check_age_file, find_age, near_boundary
 from bmex_bids.inputs.collect import SourceImage
+from bmex_bids.inputs.derivatives import choose_mask
 
 #: edge of a voxel of the network's grid, mm, and its name in the ``res`` entity
 SPACING = (0.8, "0p8")
@@ -21,7 +22,8 @@ class PlannedImage:
     """An image with all that was decided before anything runs.
 
     ``skip_reason`` is None for an image that can be processed; then age, age group, spacing (mm)
-    and resolution are set.  ``output_dir`` is relative to the output folder.
+    and resolution are set.  ``output_dir`` is relative to the output folder.  ``mask`` is a brain
+    mask made elsewhere, which is used instead of ours, and ``mask_source`` says whose it is.
     """
 
     image: SourceImage
@@ -32,6 +34,8 @@ class PlannedImage:
     output_dir: str
     warnings: tuple[str, ...] = ()
     skip_reason: str | None = None
+    mask: Path | None = None
+    mask_source: str = ""
 
     @property
     def name(self) -> str:
@@ -50,24 +54,63 @@ def plan(
     *,
     override_months: float | None = None,
     fetal: bool = False,
+    age_file: Path | None = None,
+    derivatives: Mapping[str, Path] | None = None,
 ) -> list[PlannedImage]:
-    """Join each image with its age and its model.
+    """Join each image with its age, its model and, where there is one, its given brain mask.
 
     An image without a usable age, or for whose age and contrast there is no model (a fetal T1w),
     is planned with the reason for skipping it.
+
+    Parameters
+    ----------
+    images : of the dataset
+    bids_dir : the dataset's folder
+    override_months, fetal, age_file : see :func:`bmex_bids.inputs.age.find_age`
+    derivatives : name → folder, see :func:`bmex_bids.inputs.derivatives.find_masks`
+
+    Raises
+    ------
+    UsageError
+        The age file is missing or holds no ages.
     """
-    return [_plan_one(image, Path(bids_dir), override_months, fetal) for image in images]
+    if age_file is not None:
+        check_age_file(age_file)
+    planned = []
+    for image in images:
+        item = _plan_one(
+            image, Path(bids_dir), override_months=override_months, fetal=fetal, age_file=age_file
+        )
+        planned.append(_with_mask(item, derivatives) if derivatives and item.runnable else item)
+    return planned
+
+
+def _with_mask(item: PlannedImage, derivatives: Mapping[str, Path]) -> PlannedImage:
+    mask, notes = choose_mask(item.image, derivatives)
+    return replace(
+        item,
+        mask=mask.path if mask else None,
+        mask_source=mask.source if mask else "",
+        warnings=(*item.warnings, *notes),
+    )
 
 
 def _plan_one(
-    image: SourceImage, bids_dir: Path, override_months: float | None, fetal: bool
+    image: SourceImage,
+    bids_dir: Path,
+    *,
+    override_months: float | None,
+    fetal: bool,
+    age_file: Path | None,
 ) -> PlannedImage:
     parts = (
         [f"sub-{image.subject}"] + ([f"ses-{image.session}"] if image.session else []) + ["anat"]
     )
     output_dir = "/".join(parts)
     try:
-        age = find_age(image, bids_dir, override_months=override_months, fetal=fetal)
+        age = find_age(
+            image, bids_dir, override_months=override_months, fetal=fetal, age_file=age_file
+        )
     except AgeError as error:
         return PlannedImage(image, None, None, None, None, output_dir, (), str(error))
     group = age_group(age)

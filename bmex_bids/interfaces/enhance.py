@@ -14,6 +14,7 @@ from nipype.interfaces.base import (
     OutputMultiObject,
     SimpleInterface,
     TraitedSpec,
+    isdefined,
     traits,
 )
 
@@ -36,36 +37,38 @@ class EnhanceInput(BaseInterfaceInputSpec):
     device = traits.Str("auto", usedefault=True)
     use_gpu = traits.Bool(False, usedefault=True, nohash=True)
     num_threads = traits.Int(1, usedefault=True, nohash=True)
+    tile = traits.Int(desc="edge in voxels, a multiple of 8")
 
 
 class EnhanceOutput(TraitedSpec):
     out_file = File(exists=True, desc="enhanced, template units, zero outside the mask")
     labels = File(exists=True, desc="0 background, 1 CSF, 2 GM, 3 WM")
+    labels_after = File(exists=True, desc="the same, found in the enhanced image")
     probabilities = OutputMultiObject(File(exists=True), desc="CSF, GM, WM")
     provenance = traits.Dict(desc="weights, device, precision, seconds")
 
 
 class Enhance(SimpleInterface):
-    """Run the network."""
+    """Run the network; then let it find the tissues of what it made, for the gate."""
 
     input_spec = EnhanceInput
     output_spec = EnhanceOutput
 
     def _run_interface(self, runtime: Any) -> Any:
-        from bmex_bids.network.predict import enhance
+        from bmex_bids.network.predict import classify, enhance
 
         image = read(self.inputs.in_file)
         record = weight_record(self.inputs.weights)
-        result = enhance(
-            data_of(image),
-            data_of(read(self.inputs.mask, "uint8")) > 0,
-            record,
-            device=self.inputs.device,
-            threads=self.inputs.num_threads,
-        )
+        mask = data_of(read(self.inputs.mask, "uint8")) > 0
+        where = {"device": self.inputs.device, "threads": self.inputs.num_threads}
+        if isdefined(self.inputs.tile):
+            where["tile"] = self.inputs.tile
+        result = enhance(data_of(image), mask, record, **where)
+        again = classify(result.image, mask, record, **where)
         cwd = runtime.cwd
         self._results["out_file"] = write(with_data(result.image, image), cwd, "enhanced.nii.gz")
         self._results["labels"] = write(with_data(result.labels, image), cwd, "labels.nii.gz")
+        self._results["labels_after"] = write(with_data(again, image), cwd, "labels_after.nii.gz")
         self._results["probabilities"] = [
             write(with_data(result.probabilities[number], image), cwd, f"{name}.nii.gz")
             for number, name in TISSUES.items()

@@ -38,8 +38,12 @@ class SaveDerivativesInput(BaseInterfaceInputSpec):
     probseg_native = traits.List(File(exists=True), mandatory=True, desc="CSF, GM, WM")
     mask_info = traits.Dict(mandatory=True)
     quality = traits.Dict(mandatory=True)
+    gate = traits.Dict(mandatory=True, desc="verdict and rules")
     provenance = traits.Dict(mandatory=True)
     stripped = traits.Bool(mandatory=True)
+    output_res = traits.List(traits.Str(), ["native", "0p8"], usedefault=True)
+    qc_only = traits.Bool(False, usedefault=True)
+    fingerprint = traits.Dict(desc="what the products are made from; see outputs.resume")
 
 
 class SaveDerivativesOutput(TraitedSpec):
@@ -56,18 +60,23 @@ class SaveDerivatives(SimpleInterface):
     def _run_interface(self, runtime: Any) -> Any:
         from bmex_bids.outputs.dataset import write_dataset
         from bmex_bids.outputs.files import as_json, write_together
-        from bmex_bids.outputs.sidecar import PRODUCTS, product_name, sidecar
+        from bmex_bids.outputs.resume import checksum, text_checksum
+        from bmex_bids.outputs.sidecar import chosen_products, product_name, sidecar
 
         planned = self.inputs.planned
         output_dir = Path(self.inputs.output_dir)
         folder = output_dir / planned["folder"]
         record = processing_record(
-            planned, self.inputs.provenance, self.inputs.mask_info, self.inputs.quality
+            planned,
+            self.inputs.provenance,
+            self.inputs.mask_info,
+            self.inputs.quality,
+            self.inputs.gate,
         )
         write_dataset(Path(self.inputs.bids_dir), output_dir)
         fills: dict[Path, Callable[[Path], object]] = {}
-        images = []
-        for product in PRODUCTS:
+        images, tables = [], {}
+        for product in chosen_products(self.inputs.output_res, self.inputs.qc_only):
             sidecar_name, image_name = (
                 product_name(
                     product,
@@ -79,7 +88,7 @@ class SaveDerivatives(SimpleInterface):
                 )
                 for extension in (".json", ".nii.gz")
             )
-            table = sidecar(
+            tables[folder / sidecar_name] = sidecar(
                 product,
                 source=planned["source"],
                 spacing_mm=planned["spacing_mm"],
@@ -87,14 +96,22 @@ class SaveDerivatives(SimpleInterface):
                 processing=record,
                 stripped_input=self.inputs.stripped,
             )
-            source = field_value(self.inputs, product.field)
-            fills[folder / sidecar_name] = partial(
-                Path.write_text, data=as_json(table), encoding="utf-8"
-            )
-            fills[folder / image_name] = partial(shutil.copyfile, source)
-            images.append(str(folder / image_name))
+            if product.field:
+                source = field_value(self.inputs, product.field)
+                fills[folder / image_name] = partial(shutil.copyfile, source)
+                images.append((folder / image_name, Path(source)))
+        main, *others = tables
+        texts = {path: as_json(tables[path]) for path in others}
+        tables[main]["BMEX"] |= {
+            "Fingerprint": dict(self.inputs.fingerprint or {}),
+            "Outputs": {path.name: checksum(source) for path, source in images}
+            | {path.name: text_checksum(text) for path, text in texts.items()},
+        }
+        texts[main] = as_json(tables[main])  # last: it says that all the others are there
+        for path, text in texts.items():
+            fills[path] = partial(Path.write_text, data=text, encoding="utf-8")
         write_together(fills)
-        self._results["out_files"] = images
+        self._results["out_files"] = [str(path) for path, _ in images]
         return runtime
 
 
@@ -112,6 +129,7 @@ def processing_record(
     provenance: dict[str, Any],
     mask_info: dict[str, Any],
     quality: dict[str, Any],
+    gate: dict[str, Any],
 ) -> dict[str, Any]:
     """What goes under the key ``BMEX`` of each sidecar."""
     from bmex_bids import __version__
@@ -132,5 +150,6 @@ def processing_record(
         "NetworkSeconds": provenance["seconds"],
         "Mask": mask,
         "Quality": quality,
+        "Gate": gate,
         "Warnings": [*planned["warnings"], *mask_info.get("warnings", [])],
     }

@@ -6,17 +6,21 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
     File,
     SimpleInterface,
     TraitedSpec,
+    isdefined,
     traits,
 )
 
 from bmex_bids.interfaces.files import data_of, read, with_data, write
+
+if TYPE_CHECKING:
+    import nibabel as nib
 
 
 class ConformInput(BaseInterfaceInputSpec):
@@ -84,7 +88,11 @@ class MaskBrainInput(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="conformed image")
     corrected = File(exists=True, mandatory=True, desc="0…1000, N4 over the head")
     skull_strip = traits.Enum("auto", "skip", "force", usedefault=True)
-    weights = traits.Dict(desc="record of the stripping network; not needed for skip")
+    weights = traits.Dict(
+        desc="record of the stripping network; not needed for skip or a given mask"
+    )
+    given_mask = File(exists=True, desc="a brain mask made elsewhere, on any grid of that space")
+    given_source = traits.Str("", usedefault=True, desc="whose mask that is")
     device = traits.Str("auto", usedefault=True)
     use_gpu = traits.Bool(False, usedefault=True, nohash=True)
     age_months = traits.Either(None, traits.Float(), usedefault=True, desc="None: not known")
@@ -99,7 +107,10 @@ class MaskBrainOutput(TraitedSpec):
 
 
 class MaskBrain(SimpleInterface):
-    """Find the brain: the image's own zeros, or the stripping network; clean it; judge it."""
+    """Find the brain: a given mask, the image's own zeros, or the stripping network; judge it.
+
+    A given mask is used as it is, whatever ``skull_strip`` says; ours are cleaned first.
+    """
 
     input_spec = MaskBrainInput
     output_spec = MaskBrainOutput
@@ -113,30 +124,32 @@ class MaskBrain(SimpleInterface):
         image = read(self.inputs.in_file)
         mode = self.inputs.skull_strip
         stripped = mode == "skip" or (mode == "auto" and is_stripped(image))
-        info: dict[str, Any] = {"method": "given: the image has no skull"}
-        if stripped:
-            found = data_of(image) != 0
+        given = self.inputs.given_mask if isdefined(self.inputs.given_mask) else None
+        info: dict[str, Any]
+        if given is not None:
+            mask = given_mask_like(given, image)
+            info = {"method": "given", "source": self.inputs.given_source or Path(given).name}
+        elif stripped:
+            mask = clean_mask(with_data((data_of(image) != 0).astype(np.uint8), image))
+            info = {"method": "given: the image has no skull"}
         else:
             from bmex_bids.network.stripper import brain_probability
 
             record = weight_record(self.inputs.weights)
-            found = (
-                brain_probability(
-                    data_of(read(self.inputs.corrected)),
-                    voxel_sizes(image.affine),
-                    record,
-                    device=self.inputs.device,
-                    threads=self.inputs.num_threads,
-                )
-                > 0.5
+            probability = brain_probability(
+                data_of(read(self.inputs.corrected)),
+                voxel_sizes(image.affine),
+                record,
+                device=self.inputs.device,
+                threads=self.inputs.num_threads,
             )
+            mask = clean_mask(with_data((probability > 0.5).astype(np.uint8), image))
             info = {
                 "method": "stripping network",
                 "weights": record.name,
                 "weights_sha256": record.sha256,
                 "weights_licence": record.licence,
             }
-        mask = clean_mask(with_data(found.astype(np.uint8), image))
         check = check_mask(mask, age_months=self.inputs.age_months, fetal=self.inputs.fetal)
         info |= dataclasses.asdict(check)
         info["warnings"] = list(check.warnings)
@@ -144,6 +157,51 @@ class MaskBrain(SimpleInterface):
         self._results["stripped"] = bool(stripped)
         self._results["mask_info"] = info
         return runtime
+
+
+def given_mask_like(path: str | Path, image: nib.Nifti1Image) -> nib.Nifti1Image:
+    """A mask made elsewhere, on the grid of an image.
+
+    Parameters
+    ----------
+    path : brain is what is above 0.5; another grid is resampled linearly and cut at a half
+    image : conformed, (X, Y, Z)
+
+    Returns
+    -------
+    uint8 mask, (X, Y, Z)
+
+    Raises
+    ------
+    MaskError
+        The mask cannot be read, is not three-dimensional or empty, or more than a tenth of it lies
+        outside the image.
+    """
+    import numpy as np
+
+    from bmex_bids.exceptions import ImageError, MaskError
+    from bmex_bids.imaging.orientation import load_image, voxel_sizes
+    from bmex_bids.imaging.resampling import resample_like
+
+    advice = "give another mask, or leave out --derivatives"
+    try:
+        given = load_image(path)
+    except ImageError as error:
+        raise MaskError(
+            f"expected a brain mask in {path}, got one that cannot be used; {advice} ({error})"
+        ) from error
+    brain = with_data((data_of(given) > 0.5).astype(np.float32), given)
+    there = data_of(resample_like(brain, image, order=1)) > 0.5
+    before, after = (
+        float(array.sum()) * float(np.prod(voxel_sizes(grid.affine))) / 1e6
+        for array, grid in ((data_of(brain), given), (there, image))
+    )
+    if before == 0 or after < 0.9 * before:
+        raise MaskError(
+            f"expected a brain mask that lies in its image in {path}, got one of {before:.3f} "
+            f"litres, of which {after:.3f} lie there; {advice}"
+        )
+    return with_data(there.astype(np.uint8), image)
 
 
 class CorrectBrainInput(BaseInterfaceInputSpec):

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Node of the stage *quality*: figures before and after."""
+"""Node of the stage *quality*: figures before and after, and the gate's verdict on them."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
@@ -16,35 +16,94 @@ from nipype.interfaces.base import (
 
 from bmex_bids.interfaces.files import data_of, read
 
+if TYPE_CHECKING:
+    from bmex_bids.metrics.gate import Measures
+
+
+#: what a sidecar says of the image's quality, besides the tissues' volumes; the figures of the
+#: mask are under its key ``Mask``
+FIGURES = ("tct_before", "tct_after", "qi", "correlation", "mean_shift", "empty_share")
+
 
 class MeasureQualityInput(BaseInterfaceInputSpec):
     before = File(exists=True, mandatory=True, desc="matched image, template units")
     after = File(exists=True, mandatory=True, desc="enhanced image, template units")
     labels = File(exists=True, mandatory=True, desc="0 background, 1 CSF, 2 GM, 3 WM")
+    labels_after = File(exists=True, mandatory=True, desc="the same of the enhanced image")
+    mask_res = File(exists=True, mandatory=True, desc="network grid")
+    corrected = File(exists=True, mandatory=True, desc="the head, 0…1000")
+    mask = File(exists=True, mandatory=True, desc="on the grid of corrected")
+    mask_info = traits.Dict(mandatory=True, desc="volume, pieces, border contact")
+    age_months = traits.Either(None, traits.Float, usedefault=True, desc="None: not known")
+    fetal = traits.Bool(False, usedefault=True)
 
 
 class MeasureQualityOutput(TraitedSpec):
-    quality = traits.Dict(desc="tct_before, tct_after, qi; None where it cannot be measured")
+    quality = traits.Dict(desc="numbers by name; None where it cannot be measured")
+    gate = traits.Dict(desc="verdict and rules, as they go into a sidecar")
 
 
 class MeasureQuality(SimpleInterface):
-    """Tissue contrast before and after, and the quality index."""
+    """Tissue contrast before and after, the quality index, and the quality gate.
+
+    The gate only labels: no verdict stops a node.
+    """
 
     input_spec = MeasureQualityInput
     output_spec = MeasureQualityOutput
 
     def _run_interface(self, runtime: Any) -> Any:
-        from bmex_bids.metrics.tissue import quality_index, tct
+        from bmex_bids.metrics.gate import judge
 
-        before = data_of(read(self.inputs.before))
-        after = data_of(read(self.inputs.after))
-        labels = data_of(read(self.inputs.labels, "uint8"))
-        figures = {
-            "tct_before": float(tct(before, labels)),
-            "tct_after": float(tct(after, labels)),
-            "qi": float(quality_index(before, after, labels)),
-        }
-        self._results["quality"] = {
-            name: value if math.isfinite(value) else None for name, value in figures.items()
-        }
+        measures = measure(self.inputs)
+        self._results["quality"] = figures(measures)
+        self._results["gate"] = judge(measures).as_table()
         return runtime
+
+
+def measure(inputs: Any) -> Measures:
+    """All that the gate judges, from a node's inputs; NaN where it cannot be measured."""
+    import numpy as np
+
+    from bmex_bids.imaging.mask import plausible_litres
+    from bmex_bids.imaging.orientation import voxel_sizes
+    from bmex_bids.metrics.change import correlation, empty_share, mean_shift, tissue_litres
+    from bmex_bids.metrics.gate import Measures
+    from bmex_bids.metrics.tissue import quality_index, tct
+
+    image = read(inputs.before)
+    before, after = data_of(image), data_of(read(inputs.after))
+    labels, labels_after, inside = (
+        data_of(read(path, "uint8"))
+        for path in (inputs.labels, inputs.labels_after, inputs.mask_res)
+    )
+    voxel_mm3 = float(np.prod(voxel_sizes(image.affine)))
+    info = inputs.mask_info
+    return Measures(
+        volume_litres=info.get("volume_litres"),
+        litres_for_age=plausible_litres(inputs.age_months, inputs.fetal),
+        components=info.get("components"),
+        border_contact=info.get("border_contact"),
+        empty_share=empty_share(
+            data_of(read(inputs.corrected)), data_of(read(inputs.mask, "uint8")) > 0
+        ),
+        tissues_before=tissue_litres(labels, voxel_mm3),
+        tissues_after=tissue_litres(labels_after, voxel_mm3),
+        correlation=correlation(before, after, inside > 0),
+        mean_shift=mean_shift(before, after, inside > 0),
+        tct_before=tct(before, labels),
+        tct_after=tct(after, labels),
+        qi=quality_index(before, after, labels),
+    )
+
+
+def figures(measures: Measures) -> dict[str, float | None]:
+    """The key ``Quality`` of a sidecar: plain numbers, None for what could not be measured."""
+    values = {name: getattr(measures, name) for name in FIGURES}
+    for when in ("before", "after"):
+        tissues = getattr(measures, f"tissues_{when}") or {}
+        values |= {f"{tissue.lower()}_litres_{when}": size for tissue, size in tissues.items()}
+    return {
+        name: float(value) if value is not None and math.isfinite(value) else None
+        for name, value in values.items()
+    }

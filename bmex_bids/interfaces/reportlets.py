@@ -43,6 +43,7 @@ class ReportletsInput(BaseInterfaceInputSpec):
     dseg_res = File(exists=True, mandatory=True, desc="network grid; 1 CSF, 2 GM, 3 WM")
     mask_info = traits.Dict(mandatory=True)
     quality = traits.Dict(mandatory=True)
+    gate = traits.Dict(mandatory=True, desc="verdict and rules")
     provenance = traits.Dict(mandatory=True)
     stripped = traits.Bool(mandatory=True)
 
@@ -297,7 +298,9 @@ def write_summary(inputs: Any, target: Path) -> None:
     """What was done with the image, as an HTML fragment."""
     from bmex_bids.interfaces.outputs import processing_record
 
-    record = processing_record(inputs.planned, inputs.provenance, inputs.mask_info, inputs.quality)
+    record = processing_record(
+        inputs.planned, inputs.provenance, inputs.mask_info, inputs.quality, inputs.gate
+    )
     text = summary_html(record, contrast=inputs.planned["suffix"])
     target.write_text(text, encoding="utf-8")
 

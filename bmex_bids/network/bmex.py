@@ -29,8 +29,13 @@ class BMEX(nn.Module):
         self.bn2_con = nn.BatchNorm3d(CONNECTION)
         self.recon = ADUNet(width, 2 * CONNECTION, 1)
 
+    def classify(self, x: Tensor) -> Tensor:
+        """The tissue scores alone, as :meth:`forward` returns them."""
+        scores: Tensor = self.tissue(x)
+        return scores
+
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        scores = self.tissue(x)
+        scores = self.classify(x)
         tissue = F.relu(self.bn1_con(self.conv1_con(torch.softmax(scores, dim=1))))
         image = F.relu(self.bn2_con(self.conv2_con(x)))
         return scores, self.recon(torch.cat([tissue, image], dim=1))

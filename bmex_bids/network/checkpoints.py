@@ -63,7 +63,13 @@ def _compact(state: State) -> nn.Module:
 
 
 def _strip(state: State) -> nn.Module:
-    return HalfUNet(1, 1, _channels(state, "stem.weight"), norm="mid.0.norm1.weight" in state)
+    return HalfUNet(
+        1,
+        1,
+        _channels(state, "stem.weight"),
+        blocks=sum(name.startswith("enc1.") and name.endswith("conv1.weight") for name in state),
+        norm="mid.0.norm1.weight" in state,
+    )
 
 
 def _channels(state: State, key: str) -> int:

@@ -7,13 +7,14 @@ import functools
 import logging
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from bmex_bids.exceptions import DeviceError, ImageError
 from bmex_bids.network.checkpoints import load_network
@@ -28,6 +29,7 @@ from bmex_bids.network.tiling import (
 
 LOGGER = logging.getLogger(__name__)
 
+CLASSES = 4  # background, CSF, GM, WM
 MULTIPLE = 8  # three halvings
 MARGIN = 8  # voxels around the brain that the network may see
 TILE = 96
@@ -122,26 +124,18 @@ def enhance(
     tile : edge of a tile in voxels, a multiple of 8
     overlap : voxels that neighbouring tiles share
     """
-    if data.shape != mask.shape or data.ndim != 3:
-        raise ImageError(
-            "expected an image and a mask of one three-dimensional shape, got "
-            f"{data.shape} and {mask.shape}"
-        )
-    mask = np.asarray(mask, dtype=bool)
     where = resolve_device(device)
     torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
     network = _network(record.path, record.variant, str(where))
     begun = time.monotonic()
-    box = brain_box(mask)
-    inside = mask[box]
-    brain = network_order(np.where(inside, data[box], 0).astype(np.float32))
-    shape = brain.shape
-    padded = [-(-n // MULTIPLE) * MULTIPLE for n in shape]
-    brain = np.pad(brain, [(0, p - n) for p, n in zip(padded, shape, strict=True)])
-    scores, image = _run_tiles(network, brain, where, tile, overlap)
-    crop = tuple(slice(0, n) for n in shape)
-    image = volume_order(image[crop])
-    scores = volume_order(scores[(slice(None), *crop)])
+    box, inside, brain = _fed(data, mask)
+
+    def both(x: Tensor) -> Tensor:
+        return torch.cat(network(x), dim=1)
+
+    values = _run_tiles(both, CLASSES + 1, brain, where, tile, overlap)
+    values = volume_order(values)[(slice(None), *_sides(inside))]
+    scores, image = values[:CLASSES], values[CLASSES]
     probabilities = _tissue_probabilities(scores, inside)
     result = Enhancement(
         image=_embed(np.where(inside, np.clip(image, 0, None), 0), box, data.shape),
@@ -153,17 +147,73 @@ def enhance(
         precision="float32",
         seconds=time.monotonic() - begun,
     )
-    LOGGER.debug("network: %s, %.1f s", shape, result.seconds)
+    LOGGER.debug("network: %s, %.1f s", inside.shape, result.seconds)
     return result
 
 
+def classify(
+    data: NDArray[np.float32],
+    mask: NDArray[np.bool_],
+    record: WeightRecord,
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    tile: int = TILE,
+    overlap: int = OVERLAP,
+) -> NDArray[np.uint8]:
+    """Classify the tissues of a brain and leave it at that: a part of what :func:`enhance` costs.
+
+    The labels are those of ``enhance`` for the same image, (X, Y, Z) uint8: 0 background, 1 CSF,
+    2 GM, 3 WM; zero outside the mask.  The parameters are those of ``enhance``.
+    """
+    where = resolve_device(device)
+    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+    network = _network(record.path, record.variant, str(where))
+    box, inside, brain = _fed(data, mask)
+    scores = _run_tiles(network.classify, CLASSES, brain, where, tile, overlap)  # type: ignore[arg-type]
+    scores = volume_order(scores)[(slice(None), *_sides(inside))]
+    return _embed(_labels(_tissue_probabilities(scores, inside), inside), box, data.shape)
+
+
+def _fed(
+    data: NDArray[np.float32], mask: NDArray[np.bool_]
+) -> tuple[tuple[slice, slice, slice], NDArray[np.bool_], NDArray[np.float32]]:
+    """Where the brain lies, the mask there, and what a network is fed.
+
+    The last has the axes (z, x, y), sizes that are multiples of 8, and zeros outside the mask.
+    """
+    if data.shape != mask.shape or data.ndim != 3:
+        raise ImageError(
+            "expected an image and a mask of one three-dimensional shape, got "
+            f"{data.shape} and {mask.shape}"
+        )
+    mask = np.asarray(mask, dtype=bool)
+    box = brain_box(mask)
+    inside = mask[box]
+    brain = network_order(np.where(inside, data[box], 0).astype(np.float32))
+    return box, inside, np.pad(brain, [(0, -n % MULTIPLE) for n in brain.shape])
+
+
+def _sides(part: NDArray[np.bool_]) -> tuple[slice, ...]:
+    """The slices that take the padding off again."""
+    return tuple(slice(0, n) for n in part.shape)
+
+
 def _run_tiles(
-    network: nn.Module, brain: NDArray[np.float32], device: torch.device, tile: int, overlap: int
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Scores (4, D, H, W) and image (D, H, W) of a volume whose sizes are multiples of 8."""
+    function: Callable[[Tensor], Tensor],
+    channels: int,
+    brain: NDArray[np.float32],
+    device: torch.device,
+    tile: int,
+    overlap: int,
+) -> NDArray[np.float32]:
+    """What a function makes of a volume whose sizes are multiples of 8, (channels, D, H, W).
+
+    The function takes (1, 1, d, h, w) and returns (1, channels, d, h, w).
+    """
     shape = (brain.shape[0], brain.shape[1], brain.shape[2])
     a, b, c = (min(tile, n) for n in shape)
-    sums = WeightedSum.zeros(5, shape)
+    sums = WeightedSum.zeros(channels, shape)
     weight = tile_weight((a, b, c), overlap // 2)
     with torch.inference_mode():
         for box in boxes(shape, (a, b, c), overlap):
@@ -171,11 +221,8 @@ def _run_tiles(
             if not part.any():
                 continue
             x = torch.from_numpy(np.ascontiguousarray(part))[None, None].to(device)
-            scores, image = network(x)
-            values = torch.cat([scores[0], image[0]]).float().cpu().numpy()
-            sums.add(box, values, weight)
-    total = sums.result()
-    return total[:4], total[4]
+            sums.add(box, function(x)[0].float().cpu().numpy(), weight)
+    return sums.result()
 
 
 def _tissue_probabilities(

@@ -42,7 +42,7 @@ def normalise(data: Tensor) -> Tensor:
     flat = flat[flat > flat.min()]
     if flat.numel() == 0:
         return torch.zeros_like(data)
-    flat = flat[:: max(flat.numel() // 200_000, 1)]
+    flat = flat[:: max(flat.numel() // 50_000, 1)]
     low, high = torch.quantile(
         flat, torch.tensor([q / 100 for q in PERCENTILES], device=flat.device)
     )

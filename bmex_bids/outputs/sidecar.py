@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,35 @@ PRODUCTS: tuple[Product, ...] = (
         for k, tissue in enumerate(TISSUES)
     ),
 )  # fmt: skip
+
+#: of a run that only measures: a sidecar without an image, which BIDS allows for this one
+QUALITY = Product(
+    "", "desc-quality", None, "native", "quality",
+    "Quality measures of the raw image and of what enhancement would make of it; no image was "
+    "written (--qc-only)",
+)  # fmt: skip
+
+
+def chosen_products(output_res: Sequence[str], qc_only: bool = False) -> tuple[Product, ...]:
+    """What is written of an image; the first one's sidecar is the image's record.
+
+    Parameters
+    ----------
+    output_res : ``"native"`` and ``"0p8"``: grids of the enhanced image; masks and tissues are
+        on the input's grid in any case
+    qc_only : the quality measures and nothing else
+
+    >>> [product.field for product in chosen_products(["0p8"])][:2]
+    ['enhanced_res', 'mask_native']
+    """
+    if qc_only:
+        return (QUALITY,)
+    left_out = set()
+    if "native" not in output_res:
+        left_out |= {"enhanced_native", "preproc_native"}
+    if "0p8" not in output_res:
+        left_out.add("enhanced_res")
+    return tuple(product for product in PRODUCTS if product.field not in left_out)
 
 
 def product_name(

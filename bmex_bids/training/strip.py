@@ -29,6 +29,7 @@ class StripConfig:
     """Everything that decides the weights, besides the data."""
 
     width: int = 16
+    blocks: int = 2  # residual blocks a level
     chunk: int = 4  # heads a chunk
     schedule: Schedule = field(
         default_factory=lambda: Schedule(
@@ -65,8 +66,10 @@ class HeadChunks(Dataset[tuple[Tensor, Tensor]]):
 def loss_of(logits: Tensor, brain: Tensor) -> Tensor:
     """Soft Dice loss plus cross-entropy against the fraction of brain."""
     probability = torch.sigmoid(logits)
-    overlap = 2 * (probability * brain).sum() / (probability.sum() + brain.sum()).clamp_min(1)
-    return (1 - overlap) + F.binary_cross_entropy_with_logits(logits, brain)
+    each = tuple(range(1, logits.ndim))  # a small head counts as much as a large one
+    total = (probability.sum(each) + brain.sum(each)).clamp_min(1)
+    overlap = 2 * (probability * brain).sum(each) / total
+    return (1 - overlap.mean()) + F.binary_cross_entropy_with_logits(logits, brain)
 
 
 def soft_dice(logits: Tensor, brain: Tensor) -> float:
@@ -111,7 +114,7 @@ def train(data_dir: Path, out_dir: Path, config: StripConfig, *, resume: bool = 
         size=config.chunk,
     )
     validation = Validation([load_head(data_dir / name) for name in VALIDATION_MAPS])
-    model = HalfUNet(1, 1, config.width, norm=True)
+    model = HalfUNet(1, 1, config.width, config.blocks, norm=True)
     LOGGER.info("%d parameters", sum(p.numel() for p in model.parameters()))
 
     def loss(network: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 RUN_WORKFLOW = f"bmex_{__version__}_wf".replace(".", "_")
 #: arrays of float32 that a node holds at once, about
 ARRAYS_AT_ONCE = 10
+#: edge of a tile in voxels where memory is short
+LOW_MEM_TILE = 64
 #: nodes without an image of known size
 DEFAULT_MEM_GB = 1.0
 
@@ -45,8 +47,12 @@ def init_image_wf(
     weights: WeightRecord,
     strip_weights: WeightRecord | None = None,
     skull_strip: str = "auto",
+    output_res: Sequence[str] = ("native", "0p8"),
+    qc_only: bool = False,
+    fingerprint: Mapping[str, str] | None = None,
     device: str = "auto",
     use_gpu: bool = False,
+    low_mem: bool = False,
     omp_nthreads: int = 1,
 ) -> Workflow:
     """From one raw image to its derivatives and its pictures.
@@ -57,8 +63,12 @@ def init_image_wf(
     bids_dir, output_dir : the two datasets
     weights : of the enhancement network
     strip_weights : of the stripping network; None where ``skull_strip`` is ``"skip"``
+        or ``planned`` has a given mask
     skull_strip : auto, skip or force
+    output_res, qc_only : what is written; see ``outputs.sidecar.chosen_products``
+    fingerprint : what the products are made from; see ``outputs.resume``
     device, use_gpu : for the networks; nodes with ``use_gpu`` wait for a GPU slot
+    low_mem : small tiles
     omp_nthreads : threads of one node
     """
     if planned.age_group is None or planned.spacing_mm is None:
@@ -74,20 +84,32 @@ def init_image_wf(
         fetal=planned.age_group == "fetal",
         skull_strip=skull_strip,
         strip_weights=None if strip_weights is None else as_table(strip_weights),
+        mask=planned.mask,
+        mask_source=planned.mask_source,
         **input_preparation(weights),
         device=device,
-        use_gpu=use_gpu and skull_strip != "skip",
+        use_gpu=use_gpu and skull_strip != "skip" and planned.mask is None,
         omp_nthreads=omp_nthreads,
         mem_gb=mem_gb,
     )
     enhance = init_enhance_wf(
         weights=as_table(weights),
+        age_months=planned.age.months if planned.age else None,
+        fetal=planned.age_group == "fetal",
         device=device,
         use_gpu=use_gpu,
+        tile=LOW_MEM_TILE if low_mem else None,
         omp_nthreads=omp_nthreads,
         mem_gb=mem_gb,
     )
-    outputs = init_outputs_wf(planned, bids_dir=bids_dir, output_dir=output_dir)
+    outputs = init_outputs_wf(
+        planned,
+        bids_dir=bids_dir,
+        output_dir=output_dir,
+        output_res=output_res,
+        qc_only=qc_only,
+        fingerprint=fingerprint,
+    )
     report = init_report_wf(planned, output_dir=output_dir)
     for name in report.list_node_names():
         report.get_node(name)._mem_gb = mem_gb  # Nipype has no public way to set it later

@@ -11,7 +11,16 @@ from nipype.pipeline.engine import Node, Workflow
 from bmex_bids.interfaces.enhance import Enhance, Restore
 from bmex_bids.interfaces.quality import MeasureQuality
 
-INPUTS = ["matched", "mask", "mask_res", "head", "original", "intensity_json"]
+INPUTS = [
+    "matched",
+    "mask",
+    "mask_res",
+    "mask_info",
+    "corrected",
+    "head",
+    "original",
+    "intensity_json",
+]
 OUTPUTS = [
     "enhanced_res",
     "dseg_res",
@@ -22,6 +31,7 @@ OUTPUTS = [
     "dseg_native",
     "probseg_native",
     "quality",
+    "gate",
     "provenance",
 ]
 
@@ -29,8 +39,11 @@ OUTPUTS = [
 def init_enhance_wf(
     *,
     weights: dict[str, Any],
+    age_months: float | None = None,
+    fetal: bool = False,
     device: str = "auto",
     use_gpu: bool = False,
+    tile: int | None = None,
     omp_nthreads: int = 1,
     mem_gb: float = 1.0,
     name: str = "enhance_wf",
@@ -40,12 +53,14 @@ def init_enhance_wf(
     Parameters
     ----------
     weights : record of the enhancement network as a dict
+    age_months, fetal : what volume of brain is plausible
     device, use_gpu : for the network
+    tile : edge of a tile in voxels; None is the default of ``network.predict``
     mem_gb : what a node needs for an image of this size
 
     Inputs
     ------
-    matched, mask, mask_res, head, original, intensity_json : see ``init_preprocess_wf``
+    the fields of :data:`INPUTS`, as ``init_preprocess_wf`` gives them
 
     Outputs
     -------
@@ -57,7 +72,8 @@ def init_enhance_wf(
     mask_native : input grid, uint8
     dseg_native : input grid, 0 none, 1 GM, 2 WM, 3 CSF
     probseg_native : input grid, [CSF, GM, WM]
-    quality : tct_before, tct_after, qi
+    quality : tct_before, tct_after, qi, what else was measured; None where it could not be
+    gate : verdict and rules, as they go into a sidecar
     provenance : weights, device, precision, seconds
     """
     workflow = Workflow(name=name)
@@ -73,14 +89,33 @@ def init_enhance_wf(
         n_procs=omp_nthreads,
         mem_gb=2 * mem_gb,
     )
-    quality = Node(MeasureQuality(), name="quality", mem_gb=mem_gb)
+    if tile is not None:
+        network.inputs.tile = tile
+    quality = Node(
+        MeasureQuality(age_months=age_months, fetal=fetal), name="quality", mem_gb=mem_gb
+    )
     restore = Node(Restore(), name="restore", mem_gb=2 * mem_gb)
     outputnode = Node(IdentityInterface(fields=OUTPUTS), name="outputnode")
     workflow.connect(
         [
             (inputnode, network, [("matched", "in_file"), ("mask_res", "mask")]),
-            (inputnode, quality, [("matched", "before")]),
-            (network, quality, [("out_file", "after"), ("labels", "labels")]),
+            (
+                inputnode,
+                quality,
+                [
+                    ("matched", "before"),
+                    *((field, field) for field in ("corrected", "mask", "mask_res", "mask_info")),
+                ],
+            ),
+            (
+                network,
+                quality,
+                [
+                    ("out_file", "after"),
+                    ("labels", "labels"),
+                    ("labels_after", "labels_after"),
+                ],
+            ),
             (
                 inputnode,
                 restore,
@@ -98,7 +133,7 @@ def init_enhance_wf(
                     ("provenance", "provenance"),
                 ],
             ),
-            (quality, outputnode, [("quality", "quality")]),
+            (quality, outputnode, [("quality", "quality"), ("gate", "gate")]),
             (
                 restore,
                 outputnode,

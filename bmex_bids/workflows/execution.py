@@ -15,6 +15,8 @@ import logging
 import multiprocessing
 import os
 import re
+import shutil
+import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -30,11 +32,14 @@ import networkx as nx
 from nipype import config as nipype_config
 from nipype import logging as nipype_logging
 from nipype.interfaces.utility import IdentityInterface
+from nipype.pipeline import plugins as nipype_plugins
 from nipype.pipeline.engine import Workflow
 from nipype.pipeline.engine.utils import topological_sort
 from nipype.pipeline.plugins.base import PluginBase
 from nipype.pipeline.plugins.multiproc import MultiProcPlugin, run_node
 from nipype.pipeline.plugins.tools import report_crash
+
+from bmex_bids.exceptions import UsageError
 
 POLL_SECONDS = 0.2
 WORKER_DIED = (
@@ -79,11 +84,18 @@ class Event:
 Listener = Callable[[Event], None]
 
 
-def configure(*, crash_dir: Path, verbosity: int = 0, stop_on_first_crash: bool = False) -> None:
+def configure(
+    *,
+    crash_dir: Path,
+    verbosity: int = 0,
+    stop_on_first_crash: bool = False,
+    resource_monitor: bool = False,
+) -> None:
     """Nipype's settings for this process; call it before any node is made.
 
     Crash files are text.  Nipype says nothing unless ``verbosity`` is 1 (its progress) or 2.
     """
+    nipype_config.resource_monitor = resource_monitor
     nipype_config.update_config(
         {
             "logging": dict.fromkeys(
@@ -129,6 +141,9 @@ def run(
     memory_gb: float | None = None,
     gpu_slots: int = 0,
     verbosity: int = 0,
+    one_at_a_time: bool = False,
+    plugin: tuple[str, dict[str, Any]] | None = None,
+    monitor_file: Path | None = None,
 ) -> None:
     """Run a workflow of independent images to its end, whatever fails.
 
@@ -139,7 +154,65 @@ def run(
     order : names of the images' workflows, the most urgent first
     nprocs : one process for each step in parallel; with 1, all happens in this process
     memory_gb, gpu_slots : what the steps share
+    one_at_a_time : the next image begins when the one before is done
+    plugin : name and arguments of one of Nipype's plugins, instead of our own
+    monitor_file : where what Nipype's resource monitor measured is put
     """
+    try:
+        if plugin is not None:
+            _run_elsewhere(workflow, listener, *plugin)
+        else:
+            _run_here(
+                workflow,
+                listener,
+                order=order,
+                nprocs=nprocs,
+                memory_gb=memory_gb,
+                gpu_slots=gpu_slots,
+                verbosity=verbosity,
+                one_at_a_time=one_at_a_time,
+            )
+    finally:
+        measured = Path(workflow.base_dir or ".") / workflow.name / "resource_monitor.json"
+        if monitor_file is not None and measured.exists():
+            shutil.move(measured, monitor_file)
+
+
+def _run_elsewhere(
+    workflow: Workflow, listener: Listener, name: str, arguments: dict[str, Any]
+) -> None:
+    """Run with one of Nipype's own plugins, the batch systems' among them."""
+    if not hasattr(nipype_plugins, f"{name}Plugin"):
+        known = sorted(n.removesuffix("Plugin") for n in dir(nipype_plugins) if n[-6:] == "Plugin")
+        raise UsageError(
+            f"expected one of Nipype's plugins ({', '.join(known)}), got {name!r}; mend the file "
+            "of --use-plugin"
+        )
+    failed = False
+
+    def tell(node: Any, status: str) -> None:
+        nonlocal failed
+        failed = failed or status == "exception"
+        _tell(listener, node, status)
+
+    try:
+        workflow.run(plugin=name, plugin_args={**arguments, "status_callback": tell})
+    except RuntimeError:
+        if not failed:  # else the listener knows, and the others were done
+            raise
+
+
+def _run_here(
+    workflow: Workflow,
+    listener: Listener,
+    *,
+    order: Sequence[str],
+    nprocs: int,
+    memory_gb: float | None,
+    gpu_slots: int,
+    verbosity: int,
+    one_at_a_time: bool,
+) -> None:
     arguments: dict[str, Any] = {"status_callback": partial(_tell, listener)}
     if nprocs == 1:
         workflow.run(plugin=SerialPlugin(arguments))
@@ -150,6 +223,7 @@ def run(
         "raise_insufficient": False,
         "order": {name: number for number, name in enumerate(order)},
         "verbosity": verbosity,
+        "one_at_a_time": one_at_a_time,
     }
     if memory_gb is not None:
         arguments["memory_gb"] = memory_gb
@@ -165,6 +239,21 @@ def run(
         raise
     finally:
         plugin.pool.shutdown(wait=False, cancel_futures=True)
+
+
+def write_graph(workflow: Workflow, folder: Path) -> Path:
+    """Draw a workflow as SVG with graphviz; without graphviz, write what it would draw from."""
+    source = folder / "workflow.dot"
+    workflow.write_hierarchical_dotfile(
+        dotfilename=str(source), colored=True, simple_form=True
+    )
+    program = shutil.which("dot")
+    if program is None:
+        return source
+    picture = source.with_suffix(".svg")
+    command = [program, "-Tsvg", str(source), "-o", str(picture)]
+    done = subprocess.run(command, capture_output=True, check=False, timeout=120)  # noqa: S603
+    return picture if done.returncode == 0 else source
 
 
 def steps_of(workflow: Workflow) -> set[str]:
@@ -260,7 +349,11 @@ class PoolPlugin(MultiProcPlugin):
             max_workers=self.processors,
             mp_context=multiprocessing.get_context(method),
             initializer=_start_worker,
-            initargs=(self._cwd, self.plugin_args.get("verbosity", 0)),
+            initargs=(
+                self._cwd,
+                self.plugin_args.get("verbosity", 0),
+                nipype_config.resource_monitor,
+            ),
         )
 
     def _submit_job(self, node: Any, updatehash: bool = False) -> int:
@@ -302,7 +395,12 @@ class PoolPlugin(MultiProcPlugin):
 
         memory, processors, gpus = self._check_resources(self.pending_tasks)
         chosen: list[int] = []
-        for jobid in sorted(jobids, key=urgency):
+        ready = sorted(jobids, key=urgency)
+        if self.plugin_args.get("one_at_a_time") and ready:
+            running = [urgency(jobid)[0] for _, jobid in self.pending_tasks]
+            image = min([*running, urgency(ready[0])[0]])
+            ready = [jobid for jobid in ready if urgency(jobid)[0] == image]
+        for jobid in ready:
             node = self.procs[jobid]
             memory -= min(node.mem_gb, self.memory_gb)
             processors -= min(node.n_procs, self.processors)
@@ -313,8 +411,9 @@ class PoolPlugin(MultiProcPlugin):
         return chosen
 
 
-def _start_worker(folder: str, verbosity: int) -> None:
+def _start_worker(folder: str, verbosity: int, resource_monitor: bool = False) -> None:
     """What a new worker process does first."""
+    nipype_config.resource_monitor = resource_monitor
     os.chdir(folder)
     os.environ["NIPYPE_NO_ET"] = "1"
     if verbosity == 0:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ INPUTS = [
     "probseg_native",
     "mask_info",
     "quality",
+    "gate",
     "provenance",
     "stripped",
 ]
@@ -59,9 +61,21 @@ def plan_table(planned: PlannedImage) -> dict[str, Any]:
 
 
 def init_outputs_wf(
-    planned: PlannedImage, *, bids_dir: Path, output_dir: Path, name: str = "outputs_wf"
+    planned: PlannedImage,
+    *,
+    bids_dir: Path,
+    output_dir: Path,
+    output_res: Sequence[str] = ("native", "0p8"),
+    qc_only: bool = False,
+    fingerprint: Mapping[str, str] | None = None,
+    name: str = "outputs_wf",
 ) -> Workflow:
     """Write the derivatives of one image.
+
+    Parameters
+    ----------
+    output_res, qc_only : see ``outputs.sidecar.chosen_products``
+    fingerprint : see ``outputs.resume.fingerprint``
 
     Inputs
     ------
@@ -71,7 +85,14 @@ def init_outputs_wf(
     inputnode = Node(IdentityInterface(fields=INPUTS), name="inputnode")
     table = plan_table(planned)
     save = Node(
-        SaveDerivatives(bids_dir=str(bids_dir), output_dir=str(output_dir), planned=table),
+        SaveDerivatives(
+            bids_dir=str(bids_dir),
+            output_dir=str(output_dir),
+            planned=table,
+            output_res=list(output_res),
+            qc_only=qc_only,
+            fingerprint=dict(fingerprint or {}),
+        ),
         name="save",
     )
     workflow.connect([(inputnode, save, [(field, field) for field in INPUTS])])

@@ -42,6 +42,8 @@ def init_preprocess_wf(
     fetal: bool = False,
     skull_strip: str = "auto",
     strip_weights: dict[str, Any] | None = None,
+    mask: Path | None = None,
+    mask_source: str = "",
     histogram_method: str = "brain",
     order: int = 3,
     device: str = "auto",
@@ -60,6 +62,7 @@ def init_preprocess_wf(
     age_months, fetal : what volume of brain is plausible
     skull_strip : auto, skip or force
     strip_weights : record of the stripping network as a dict; None where it is not needed
+    mask, mask_source : a brain mask made elsewhere, used instead of ours, and whose it is
     histogram_method : ``"brain"`` or ``"published"`` (see ``imaging.intensity.match_histogram``)
     order : of interpolation to the network's grid
     device, use_gpu : for the stripping network
@@ -107,6 +110,9 @@ def init_preprocess_wf(
     )
     if strip_weights is not None:
         find_brain.inputs.weights = strip_weights
+    if mask is not None:
+        find_brain.inputs.given_mask = str(mask)
+        find_brain.inputs.given_source = mask_source
     correct_brain = Node(
         CorrectBrain(spacing_mm=spacing_mm, order=order, num_threads=omp_nthreads),
         name="correct_brain",

@@ -24,6 +24,7 @@ INPUTS = [
     "dseg_res",
     "mask_info",
     "quality",
+    "gate",
     "provenance",
     "stripped",
 ]

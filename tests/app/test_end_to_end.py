@@ -8,7 +8,6 @@ then known: ``desc-preproc`` is the input, but for the bias correction.
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
 import os
 import shutil
@@ -20,124 +19,10 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+from app_runs import bmex, derivatives, expected, participants, status_of
 
-from bmex_bids.cli.run import main
 from bmex_bids.cli.validation import validate
 from bmex_bids.config import Config
-
-GROUPS = ("fetal", "month0", "month3", "month6", "month9", "month12", "month18", "month24")
-
-
-@pytest.fixture(scope="module")
-def tiny_records(tmp_path_factory):
-    """Weight records of a network so small that a brain takes a second."""
-    import torch
-    from safetensors.torch import save_file
-
-    from bmex_bids.network.compact import CompactBMEX
-    from bmex_bids.network.registry import WeightRecord
-
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save_file(CompactBMEX(width=4, tissue_width=4).state_dict(), path)
-    common = {
-        "path": path,
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        "licence": "Apache-2.0",
-        "source": "made by a test",
-        "description": "untrained",
-        "variant": "bmex-compact",
-        "input_units": "template units",
-        "version": "0",
-    }
-    return [
-        WeightRecord(
-            name="tiny", kind="enhance", age_groups=GROUPS, contrasts=("T1w", "T2w"), **common
-        ),
-        WeightRecord(name="tiny-strip", kind="strip", age_groups=(), contrasts=(), **common),
-    ]
-
-
-@pytest.fixture(autouse=True)
-def tiny_network(tiny_records, monkeypatch, tmp_path):
-    """The tiny network takes the bundled one's place; the current folder is the test's own."""
-    monkeypatch.setattr("bmex_bids.network.registry.bundled", lambda: tiny_records)
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture(autouse=True)
-def few_pictures(monkeypatch):
-    """Pictures take most of the time: one test has all of them, the others the summary only."""
-    from bmex_bids.interfaces import reportlets
-
-    only = {"summary": reportlets.write_summary}
-    monkeypatch.setattr(reportlets, "drawings", lambda: only)
-
-
-@pytest.fixture
-def brain(head_phantom):
-    """A stripped brain of a newborn, 0.13 litres, in any orientation, as a scanner stores it."""
-
-    def make(orientation: str = "LPS", oblique: float = 0.0, seed: int = 0) -> nib.Nifti1Image:
-        phantom = head_phantom(spacing=2.5, size=0.47, seed=seed)
-        image = nib.Nifti1Image(
-            np.rint(np.asarray(phantom.brain.dataobj) * 3).astype(np.int16), phantom.image.affine
-        )
-        wanted = axcodes2ornt(tuple(orientation))
-        image = image.as_reoriented(ornt_transform(io_orientation(image.affine), wanted))
-        cos, sin = np.cos(np.deg2rad(oblique)), np.sin(np.deg2rad(oblique))
-        turn = np.array([[cos, -sin, 0, 0], [sin, cos, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
-        turned = nib.Nifti1Image(np.asarray(image.dataobj), turn @ image.affine)
-        turned.set_qform(turned.affine, 1)
-        turned.set_sform(turned.affine, 2)
-        turned.header.set_xyzt_units("mm", "sec")
-        return turned
-
-    return make
-
-
-def participants(*labels: str, age: float = 0.5) -> dict[str, object]:
-    """The tables of a dataset whose participants are of one age, in months."""
-    return {
-        "README.md": "Small brains, made by a test.\n" * 20,
-        "participants.tsv": [{"participant_id": f"sub-{x}", "age": age} for x in labels],
-        "participants.json": {"age": {"Description": "age", "Units": "months"}},
-    }
-
-
-def bmex(bids: Path, *flags: str, out: str = "out") -> int:
-    """Run the app as the command line does, in this process; return its exit code."""
-    return main([str(bids), out, "participant", "--nprocs", "1", *flags])
-
-
-def status_of(out: Path) -> list[dict[str, str]]:
-    """The rows of the status table of the only run."""
-    (table,) = out.glob("logs/*/status.tsv")
-    header, *rows = [line.split("\t") for line in table.read_text().splitlines()]
-    return [dict(zip(header, row, strict=True)) for row in rows]
-
-
-def derivatives(out: Path) -> set[str]:
-    """Names of all images of the output."""
-    return {path.name for path in out.rglob("*.nii.gz")}
-
-
-IMAGES = (
-    "{stem}_desc-enhanced_{suffix}.nii.gz",
-    "{stem}_res-{res}_desc-enhanced_{suffix}.nii.gz",
-    "{stem}_desc-preproc_{suffix}.nii.gz",
-    "{stem}_desc-brain_mask.nii.gz",
-    "{stem}_desc-enhanced_dseg.nii.gz",
-    "{stem}_label-CSF_desc-enhanced_probseg.nii.gz",
-    "{stem}_label-GM_desc-enhanced_probseg.nii.gz",
-    "{stem}_label-WM_desc-enhanced_probseg.nii.gz",
-)
-
-
-def expected(stem: str, suffix: str = "T1w", res: str = "0p8") -> set[str]:
-    return {name.format(stem=stem, suffix=suffix, res=res) for name in IMAGES}
-
 
 def test_three_storage_orders_and_a_session_come_out_valid(bids_skeleton, brain, tmp_path, capsys):
     bids = bids_skeleton(
@@ -418,7 +303,7 @@ def test_several_processes_the_whole_report_and_what_a_sidecar_tells(
 def test_a_head_keeps_what_is_outside_its_brain(
     bids_skeleton, head_phantom, tmp_path, monkeypatch
 ):
-    phantom = head_phantom(spacing=2.5, size=0.47)
+    phantom = head_phantom(spacing=2.5, size=0.55)
     monkeypatch.setattr(
         "bmex_bids.network.stripper.brain_probability",
         lambda *_, **__: phantom.mask.astype(np.float32),
@@ -454,7 +339,7 @@ def test_an_interrupted_run_says_what_it_did_not_do(
     monkeypatch.setattr("bmex_bids.workflows.execution.run", interrupted)
     bids = bids_skeleton({**participants("01"), "sub-01/anat/sub-01_T1w.nii.gz": brain()})
     before = signal.getsignal(signal.SIGTERM)
-    assert bmex(bids) == 130
+    assert bmex(bids) == 143
     assert "interrupted" in capsys.readouterr().err
     assert [row["status"] for row in status_of(tmp_path / "out")] == ["not run"]
     assert signal.getsignal(signal.SIGTERM) is before

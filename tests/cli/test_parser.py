@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import configparser
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -136,3 +137,135 @@ def test_the_version_is_that_of_setup_cfg():
     parser = configparser.ConfigParser()
     parser.read(Path(__file__).resolve().parents[2] / "setup.cfg", encoding="utf-8")
     assert bmex_bids.__version__ == parser["metadata"]["version"]
+
+
+# every flag of BIDS_APP.md §1 with every spelling, and where it ends up
+SPELLINGS = [
+    ("--participant-label --participant_label", ["sub-01"], "selection.participants", ("01",)),
+    ("--session-label --session_label --session-id", ["ses-A"], "selection.sessions", ("A",)),
+    ("--run-label --run_label", ["run-1"], "selection.runs", ("1",)),
+    ("--modalities", ["T2w"], "selection.modalities", ("T2w",)),
+    ("--skip-bids-validation --skip_bids_validation", [], "execution.skip_bids_validation", True),
+    ("--clean-workdir --clean_workdir", [], "execution.clean_workdir", True),
+    ("--nprocs --n-cpus --n_cpus --nthreads --n-procs", ["3"], "resources.nprocs", 3),
+    ("--omp-nthreads --omp_nthreads", ["1"], "resources.omp_nthreads", 1),
+    ("--mem-mb --mem_mb --mem", ["2G"], "resources.mem_gb", 2.0),
+    ("--low-mem --low_mem", [], "resources.low_mem", True),
+    ("--gpu-slots --gpu_slots", ["2"], "resources.gpu_slots", 2),
+    ("--device", ["cuda:1"], "processing.device", "cuda:1"),
+    ("--age-months --age_months", ["0"], "age.months", 0.0),
+    ("--fetal", [], "age.fetal", True),
+    ("--skull-strip --skull_strip", ["force"], "processing.skull_strip", "force"),
+    ("--weights", ["bundled"], "processing.weights", "bundled"),
+    ("--output-res --output_res", ["0p8"], "processing.output_res", ("0p8",)),
+    ("--qc-only --qc_only", [], "processing.qc_only", True),
+    ("--random-seed --random_seed", ["7"], "processing.random_seed", 7),
+    ("--dry-run --dry_run", [], "execution.dry_run", "table"),
+    ("--dry-run --dry_run", ["json"], "execution.dry_run", "json"),
+    ("--stop-on-first-crash --stop_on_first_crash", [], "execution.stop_on_first_crash", True),
+    ("--resource-monitor --resource_monitor", [], "execution.resource_monitor", True),
+    ("--write-graph --write_graph", [], "execution.write_graph", True),
+    ("--reports-only --reports_only", [], "execution.reports_only", True),
+    ("--boilerplate-only --boilerplate_only", [], "execution.boilerplate_only", True),
+    ("--md-only-boilerplate --md_only_boilerplate", [], "execution.md_only_boilerplate", True),
+    ("-v --verbose", [], "execution.verbosity", 1),
+]
+
+
+@pytest.mark.parametrize(
+    ("flag", "values", "field", "expected"),
+    [(flag, *rest) for flags, *rest in SPELLINGS for flag in flags.split()],
+)
+def test_every_spelling_of_every_flag(places, flag, values, field, expected):
+    config = parse([*places, flag, *values])
+    section, name = field.split(".")
+    assert getattr(getattr(config, section), name) == expected
+
+
+@pytest.mark.parametrize(
+    ("flags", "field"),
+    [
+        ("--bids-filter-file --bids_filter_file", "selection.filter_file"),
+        ("--age-file --age_file", "age.file"),
+        ("--use-plugin --use_plugin --nipype-plugin-file", "execution.plugin_file"),
+    ],
+)
+def test_flags_that_name_a_file(places, tmp_path, flags, field):
+    section, name = field.split(".")
+    path = tmp_path / "file"
+    for flag in flags.split():
+        path.unlink(missing_ok=True)
+        with pytest.raises(UsageError, match=r"expected a file for .*mounted"):
+            parse([*places, flag, str(path)])
+        path.write_text("")
+        assert getattr(getattr(parse([*places, flag, str(path)]), section), name) == path
+
+
+def test_derivatives_have_a_name_and_an_absolute_path(places, tmp_path):
+    (tmp_path / "masks").mkdir()
+    for given in (f"mine={tmp_path / 'masks'}", str(tmp_path / "masks")):
+        name = given.partition("=")[0] if "=" in given else "masks"
+        for flag in ("-d", "--derivatives"):
+            found = parse([*places, flag, given]).processing.derivatives
+            assert found == (f"{name}={tmp_path / 'masks'}",)
+    with pytest.raises(UsageError, match="NAME=PATH"):
+        parse([*places, "-d", f"x={tmp_path / 'nowhere'}"])
+
+
+def test_notrack_is_taken_and_changes_nothing(places):
+    with_flag, without = parse([*places, "--notrack"]), parse(places)
+    assert dataclasses.replace(with_flag, run_id="") == dataclasses.replace(without, run_id="")
+
+
+def test_debug_is_one_process_that_says_all_and_stops(places):
+    config = parse([*places, "--debug", "--nprocs", "4"])
+    assert config.resources.nprocs == config.resources.omp_nthreads == 1
+    assert config.execution.stop_on_first_crash
+    assert config.execution.verbosity == 2
+
+
+def test_both_levels_at_once(places):
+    assert parse([*places, "group"]).analysis_levels == ("participant", "group")
+
+
+def test_a_configuration_file_gives_the_flags_and_the_command_line_overrules_it(
+    places, tmp_path
+):
+    flags = ["--participant-label", "01", "--qc-only", "--nprocs", "2", "--mem", "3G", "-v"]
+    first = parse([*places, *flags, "--age-months", "5", "-w", str(tmp_path / "w")])
+    path = tmp_path / "config.toml"
+    path.write_text(first.to_toml())
+    again = parse([*places, "--config-file", str(path)])
+    assert dataclasses.replace(again, run_id="") == dataclasses.replace(first, run_id="")
+    changed = parse([*places, "--config_file", str(path), "--age-months", "0", "--nprocs", "1"])
+    assert (changed.age.months, changed.resources.nprocs) == (0, 1)
+    assert changed.selection.participants == ("01",)
+
+
+def test_what_to_do_now_is_not_taken_from_a_file(places, tmp_path):
+    path = tmp_path / "config.toml"
+    path.write_text(parse([*places, "--dry-run", "--clean-workdir", "--reports-only"]).to_toml())
+    execution = parse([*places, "--config-file", str(path)]).execution
+    assert (execution.dry_run, execution.clean_workdir, execution.reports_only) == ("", False, False)
+
+
+@pytest.mark.parametrize("text", [None, "a = [", "magic = 1"])
+def test_a_configuration_file_that_is_wrong(places, tmp_path, text):
+    path = tmp_path / "config.toml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UsageError, match="expected"):
+        parse([*places, "--config-file", str(path)])
+
+
+def test_help_is_grouped_as_fmriprep_groups_it(capsys):
+    with pytest.raises(SystemExit):
+        parse(["--help"])
+    text = capsys.readouterr().out
+    for heading in (
+        "Options for filtering BIDS queries",
+        "Options to handle performance",
+        "Options for performing only a subset of the workflow",
+        "Other options",
+    ):
+        assert heading in text

@@ -8,7 +8,28 @@ import numpy as np
 import pytest
 
 from bmex_bids.imaging.orientation import conform
-from bmex_bids.interfaces.enhance import Restore, resampled_inside, to_axes_of, voxels_coincide
+from bmex_bids.interfaces.enhance import (
+    Enhance,
+    Restore,
+    resampled_inside,
+    to_axes_of,
+    voxels_coincide,
+)
+
+RECORD = {
+    "name": "test",
+    "kind": "enhance",
+    "path": "/nowhere/test.safetensors",
+    "sha256": "0" * 64,
+    "licence": "MIT",
+    "source": "a test",
+    "description": "",
+    "variant": "bmex-compact",
+    "input_units": "template units",
+    "age_groups": ["month24"],
+    "contrasts": ["T1w"],
+    "version": "1",
+}
 
 
 def test_what_lies_outside_the_support_is_not_mixed_in():
@@ -131,3 +152,52 @@ def test_restore_returns_to_the_grid_and_the_intensities_of_the_input(
     np.testing.assert_allclose(csf, box * 0.25, atol=1e-6)
     np.testing.assert_allclose(gm, box * 0.75, atol=1e-6)
     assert not wm.any()
+
+
+def test_tissues_are_found_again_in_what_the_network_made(make_image, tmp_path, monkeypatch):
+    from bmex_bids.network import predict
+
+    monkeypatch.chdir(tmp_path)
+    shape = (4, 5, 6)
+    calls = {}
+
+    def enhance(data, mask, record, **where):
+        calls["enhance"] = where
+        return predict.Enhancement(
+            image=data + 1,
+            labels=mask.astype(np.uint8),
+            probabilities=np.ones((4, *shape), np.float32),
+            device="cpu",
+            precision="float32",
+            seconds=1.0,
+        )
+
+    def classify(data, mask, record, **where):
+        calls["classify"] = where
+        return np.where(mask, data, 0).astype(np.uint8)
+
+    monkeypatch.setattr(predict, "enhance", enhance)
+    monkeypatch.setattr(predict, "classify", classify)
+    half = np.zeros(shape, np.uint8)
+    half[:2] = 1
+    make_image("LPS", data=np.full(shape, 2, np.float32), path=tmp_path / "in.nii.gz")
+    make_image("LPS", data=half, dtype="uint8", path=tmp_path / "mask.nii.gz")
+    outputs = (
+        Enhance(
+            in_file=str(tmp_path / "in.nii.gz"),
+            mask=str(tmp_path / "mask.nii.gz"),
+            weights=RECORD,
+            device="cpu",
+            num_threads=3,
+        )
+        .run()
+        .outputs
+    )
+    assert calls == {"enhance": calls["classify"], "classify": {"device": "cpu", "threads": 3}}
+
+    def load(path):
+        return np.asarray(nib.load(path).dataobj)
+
+    np.testing.assert_array_equal(load(outputs.labels), half)
+    np.testing.assert_array_equal(load(outputs.labels_after), half * 3)  # of 2 + 1, not of 2
+    assert (load(outputs.out_file) == 3).all()

@@ -17,6 +17,10 @@ PROVENANCE = {
     "precision": "float32",
     "seconds": 1.5,
 }
+GATE = {
+    "Verdict": "fail",
+    "Rules": [{"Rule": "some", "Value": None, "Verdict": "fail", "Reason": "It is wrong."}],
+}
 MASK_INFO = {"volume_litres": 1.2, "components": 1, "method": "input", "warnings": ["small mask"]}
 
 
@@ -54,6 +58,7 @@ def node(tmp_path, planned):
         probseg_native=[image(f"prob{k}", 10 + k) for k in range(3)],
         mask_info=MASK_INFO,
         quality={"tct_before": 1.0, "tct_after": None, "qi": float("nan")},
+        gate=GATE,
         provenance=PROVENANCE,
         stripped=False,
         **files,
@@ -82,15 +87,17 @@ def test_every_derivative_is_written_beside_its_sidecar(node, tmp_path, monkeypa
         assert (np.asarray(nib.load(folder / f"{name}.nii.gz").dataobj) == value).all()
         table = json.loads((folder / f"{name}.json").read_text())
         assert table["Sources"] == ["bids:raw:sub-01/ses-A/anat/sub-01_ses-A_run-2_T1w.nii.gz"]
+        assert table["BMEX"]["Gate"] == GATE  # and a failing one stops no output
         assert table["BMEX"]["Quality"] == {"tct_before": 1.0, "tct_after": None, "qi": None}
     assert (tmp_path / "out" / "dataset_description.json").is_file()
 
 
 def test_the_record_says_age_weights_and_warnings(planned):
-    record = processing_record(planned, PROVENANCE, MASK_INFO, {"qi": 0.5})
+    record = processing_record(planned, PROVENANCE, MASK_INFO, {"qi": 0.5}, GATE)
     assert record["Weights"] == {
         "Name": "test-1", "SHA256": "ab" * 32, "License": "MIT", "Source": "a test",
     }  # fmt: skip
+    assert record["Gate"] == GATE
     assert record["Model"] == "month24"
     assert record["Mask"] == {"volume_litres": 1.2, "components": 1, "method": "input"}
     assert record["Warnings"] == ["age rounded", "small mask"]

@@ -58,6 +58,14 @@ def inputs(head_phantom, tmp_path):
             "warnings": ["small"],
         },
         "quality": {"tct_before": 1.234, "tct_after": 2.0, "qi": None},
+        "gate": {
+            "Verdict": "fail",
+            "Rules": [
+                {"Rule": "a", "Value": 1.0, "Verdict": "pass", "Reason": "Nothing is odd."},
+                {"Rule": "b", "Value": None, "Verdict": "warn", "Reason": "Odd <b>."},
+                {"Rule": "c", "Value": 2.0, "Verdict": "fail", "Reason": "It is wrong."},
+            ],
+        },
         "provenance": {
             "weights": "test-1",
             "weights_sha256": "0123456789abcdef",
@@ -109,7 +117,8 @@ def test_the_summary_says_what_was_done_and_escapes_it(inputs, tmp_path):
         "<p class='warning'>small</p>",
     ):
         assert part in text
-    assert "gate" not in text
+    assert "<b>c</b> (fail): It is wrong." in text
+    assert "<b>b</b> (warn): Odd &lt;b&gt;." in text
     inputs["planned"]["age"] |= {"fetal": True, "value": 30.0, "unit": "weeks", "months": 6.9}
     write_summary(SimpleNamespace(**inputs), target)
     text = target.read_text(encoding="utf-8")

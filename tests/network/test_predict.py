@@ -7,7 +7,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from bmex_bids.exceptions import DeviceError, ImageError
 from bmex_bids.network.bmex import BMEX
 from bmex_bids.network.compact import CompactBMEX
-from bmex_bids.network.predict import brain_box, enhance, resolve_device
+from bmex_bids.network.predict import brain_box, classify, enhance, resolve_device
 
 
 @pytest.fixture
@@ -95,17 +95,23 @@ def test_tiles_agree_with_one_big_tile(brain, make_record):
 
 def test_the_published_network_runs_in_tiles_too(brain, make_record):
     data, mask = brain
+    record = make_record(_published(), "bmex-pytorch")
+    result = enhance(data, mask, record, device="cpu", threads=1, tile=16, overlap=8)
+    assert np.isfinite(result.image).all()
+    assert (result.image >= 0).all()
+    assert set(np.unique(result.labels[mask])) <= {1, 2, 3}
+
+
+def _published():
+    """The published network with random weights, named as its file names them."""
+    torch.manual_seed(0)
     network = BMEX(4)
     state = {}
     for name, tensor in network.state_dict().items():
         module, _, rest = name.partition(".")
         layer, _, kind = rest.partition(".")
         state[{"tissue": rest, "recon": f"{layer}_recon.{kind}"}.get(module, name)] = tensor
-    record = make_record(_State(state), "bmex-pytorch")
-    result = enhance(data, mask, record, device="cpu", threads=1, tile=16, overlap=8)
-    assert np.isfinite(result.image).all()
-    assert (result.image >= 0).all()
-    assert set(np.unique(result.labels[mask])) <= {1, 2, 3}
+    return _State(state)
 
 
 class _State:
@@ -167,3 +173,42 @@ def test_devices(monkeypatch):
     for name in ("gpu", "", "mps", "cuda:x"):
         with pytest.raises(DeviceError, match="auto, cpu, cuda"):
             resolve_device(name)
+
+
+@pytest.mark.parametrize("tile", [96, 16])
+def test_tissues_alone_are_those_of_the_whole_network(brain, make_record, tile):
+    data, mask = brain
+    record = make_record(moved(CompactBMEX(4, 4)), "bmex-compact")
+    options = {"device": "cpu", "threads": 1, "tile": tile, "overlap": 8}
+    expected = enhance(data, mask, record, **options).labels
+    assert len(np.unique(expected)) == 4
+    labels = classify(data, mask, record, **options)
+    assert labels.dtype == np.uint8
+    assert_array_equal(labels, expected)
+
+
+def test_tissues_alone_of_the_published_network(brain, make_record):
+    data, mask = brain
+    record = make_record(_published(), "bmex-pytorch")
+    options = {"device": "cpu", "threads": 1, "tile": 16, "overlap": 8}
+    expected = enhance(data, mask, record, **options).labels
+    assert len(np.unique(expected)) > 2
+    assert_array_equal(classify(data, mask, record, **options), expected)
+
+
+def test_tissues_alone_leave_the_second_network_at_rest(brain, make_record, monkeypatch):
+    data, mask = brain
+    record = make_record(moved(CompactBMEX(4, 4)), "bmex-compact")
+
+    def never(*_):
+        raise AssertionError("the image was made, though only tissues were asked for")
+
+    monkeypatch.setattr(CompactBMEX, "forward", never)
+    assert classify(data, mask, record, device="cpu", threads=1).any()
+
+
+def test_tissues_of_an_image_that_does_not_fit_its_mask(brain, make_record):
+    data, mask = brain
+    record = make_record(CompactBMEX(4, 4), "bmex-compact")
+    with pytest.raises(ImageError, match="one three-dimensional shape"):
+        classify(data[1:], mask, record)

@@ -76,6 +76,7 @@ def results(make_image, tmp_path):
         "probseg_native": [image(f"prob{k}") for k in range(3)],
         "mask_info": {"volume_litres": 1.0, "components": 1, "method": "given", "warnings": []},
         "quality": {"tct_before": 1.0, "tct_after": 2.0, "qi": 0.5},
+        "gate": {"Verdict": "pass", "Rules": []},
         "provenance": {
             "weights": "test-1",
             "weights_sha256": "ab" * 32,

@@ -1,0 +1,577 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``bmex-enhance``: one image, without a dataset around it, through the same nodes as ``bmex``.
+
+The image is planned as the only one of a dataset, its workflow runs in a temporary folder, and
+what was asked for is copied from there: under this command line there is no second way.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import dataclasses
+import gzip
+import json
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bmex_bids import __version__
+from bmex_bids.cli import parser as flags
+from bmex_bids.cli import run as app
+from bmex_bids.cli.progress import Progress
+from bmex_bids.cli.resources import available_cpus
+from bmex_bids.config import AgeOverride, Config, Execution, Paths, Processing, Resources
+from bmex_bids.exceptions import BmexError, ImageError, OutputError, UsageError
+
+if TYPE_CHECKING:
+    from bmex_bids.inputs.plan import PlannedImage
+    from bmex_bids.network.registry import WeightRecord
+
+PROGRAM = "bmex-enhance"
+EXIT_DONE, EXIT_FAILED = 0, 1
+EXTENSIONS = (".nii.gz", ".nii")
+#: option → which product of the workflow it saves (``field`` of ``outputs.sidecar.PRODUCTS``)
+SAVES: Mapping[str, str] = {
+    "OUT": "enhanced_native",
+    "--save-res": "enhanced_res",
+    "--save-head": "preproc_native",
+    "--save-mask": "mask_native",
+    "--save-dseg": "dseg_native",
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks for; all paths absolute, all of them checked.
+
+    Attributes
+    ----------
+    source : the image
+    images : field of a product → where it is saved; ``enhanced_native`` is always there
+    report : where the page is saved, or None
+    """
+
+    source: Path
+    images: Mapping[str, Path]
+    report: Path | None
+    contrast: str
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Enhance one image and return an exit code, as ``bmex`` has them."""
+    options = build_parser().parse_args(argv)
+    try:
+        request = check(options)
+        with _temporary_folder() as folder:
+            config = configuration(options, request, folder)
+            with app._surroundings(config):
+                return _enhance(request, config)
+    except BmexError as error:
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(f"{PROGRAM}: interrupted; no half-written file is left", file=sys.stderr)
+        return app.EXIT_INTERRUPTED
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of ``bmex-enhance``; flags are those of ``bmex`` where both have them."""
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM,
+        description="Enhance one T1w or T2w image of a brain: less motion, less noise. For a "
+        "whole study use bmex, which does the same to each image of a BIDS dataset.",
+        epilog="Exit codes: 0 done; 1 the image failed, or the result did not pass the quality "
+        "gate; 2 the command line is wrong; 5 the machine stands in the way (weights, device, "
+        "permission, disk). Intermediate files go to a temporary folder (set TMPDIR for another "
+        "disk) and are removed.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("source", metavar="IN", type=Path, help="NIfTI image; stays untouched")
+    parser.add_argument(
+        "out",
+        metavar="OUT",
+        type=Path,
+        help="the enhanced brain on the grid of IN, in harmonised intensities (0 to about 1000): "
+        ".nii.gz or .nii; OUT.json beside it tells how it was made",
+    )
+    parser.add_argument(
+        "--age-months",
+        "--age_months",
+        required=True,
+        type=flags._number(float, at_least=0),
+        metavar="M",
+        help="age at the scan; 0 is an age",
+    )
+    parser.add_argument(
+        "--fetal",
+        action="store_true",
+        help="a fetus: --age-months counts from conception, and --contrast must be T2w",
+    )
+    parser.add_argument(
+        "--contrast", choices=["T1w", "T2w"], default="T1w", help="of IN (default: %(default)s)"
+    )
+    _add_saves(parser.add_argument_group("what else to save"))
+    _add_processing(parser.add_argument_group("what is done to it, and how"))
+    parser.add_argument(
+        "-v", "--verbose", action="count", default=0, help="say more; -vv: say everything"
+    )
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+    return parser
+
+
+def _add_saves(group: argparse._ArgumentGroup) -> None:
+    for name, text in (
+        ("--save-res", "the enhanced brain at 0.8 mm (fetus: 0.75 mm), as the network made it"),
+        ("--save-head", "the enhanced brain in its own head, in the intensities of IN"),
+        ("--save-mask", "the brain mask"),
+        ("--save-dseg", "tissues: 1 grey matter, 2 white matter, 3 fluid"),
+    ):
+        group.add_argument(
+            name, name.replace("save-", "save_"), type=Path, metavar="FILE", help=text
+        )
+    group.add_argument(
+        "--report",
+        type=Path,
+        metavar="FILE.html",
+        help="a page with pictures before and after, all in one file",
+    )
+
+
+def _add_processing(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--skull-strip",
+        "--skull_strip",
+        choices=["auto", "skip", "force"],
+        default="auto",
+        help="auto (default) recognises an image whose skull is gone; skip takes IN for one; "
+        "force runs the stripping network",
+    )
+    group.add_argument(
+        "--device",
+        default="auto",
+        metavar="{auto,cpu,cuda,cuda:N}",
+        type=flags._device,
+        help="auto (default) takes a GPU when there is one; cuda fails when there is none",
+    )
+    group.add_argument(
+        "--weights",
+        default="auto",
+        metavar="NAME_or_DIR",
+        help="auto (default), bundled, the name of one set, or a folder with the published files",
+    )
+    group.add_argument(
+        "--weights-dir",
+        "--weights_dir",
+        type=Path,
+        metavar="DIR",
+        help="folder with the published files; auto takes them where they fit",
+    )
+    group.add_argument(
+        "--omp-nthreads",
+        "--omp_nthreads",
+        type=flags._number(int, at_least=1),
+        metavar="N",
+        help=f"processors to use (all that are allowed, at most {flags.MOST_THREADS})",
+    )
+
+
+def check(options: argparse.Namespace) -> Request:
+    """Look at every path before anything is read.
+
+    Raises
+    ------
+    UsageError
+        IN is not there, a name has another ending than its kind of file, or two files are one.
+    OutputError
+        A folder to save in is missing or cannot be written.
+    """
+    # links are not followed: the names that count are those the user gave
+    source = options.source.expanduser().absolute()
+    targets = {"OUT": options.out}
+    for flag in (*SAVES, "--report"):
+        value = getattr(options, flag.lstrip("-").replace("-", "_"), None)
+        if value is not None:
+            targets[flag] = value
+    targets = {flag: path.expanduser().absolute() for flag, path in targets.items()}
+    if not source.is_symlink() and not source.is_file():
+        what = "a folder" if source.is_dir() else "nothing"
+        raise UsageError(
+            f"expected an image at {source}, found {what}; check the path, and inside a container "
+            "whether it is mounted"
+        )
+    if not source.name.endswith(EXTENSIONS) or source.name in EXTENSIONS:
+        raise UsageError(
+            f"expected a NIfTI image whose name ends in .nii.gz or .nii, got {source.name}; "
+            "convert it first (DICOM: dcm2niix; FreeSurfer: mri_convert)"
+        )
+    for flag, path in targets.items():
+        _check_target(flag, path)
+    _check_distinct(source, targets)
+    return Request(
+        source=source,
+        images={SAVES[flag]: path for flag, path in targets.items() if flag in SAVES},
+        report=targets.get("--report"),
+        contrast=options.contrast,
+    )
+
+
+def _check_target(flag: str, path: Path) -> None:
+    endings = (".html",) if flag == "--report" else EXTENSIONS
+    if not path.name.endswith(endings) or path.name in endings:
+        raise UsageError(
+            f"expected a name that ends in {' or '.join(endings)} for {flag}, got {path.name}; "
+            "nothing was computed, change the name"
+        )
+    if path.is_dir():
+        raise UsageError(f"expected a file name for {flag}, got the folder {path}; add a name")
+    folder = path.parent
+    if not folder.is_dir():
+        raise OutputError(
+            f"expected a folder for {flag} at {folder}, found none; make it first "
+            f"(mkdir -p '{folder}'), and inside a container check that it is mounted"
+        )
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OutputError(
+            f"expected a folder that can be written for {flag} at {folder}, got: "
+            f"{error.strerror or error}; name another folder or change its permissions"
+        ) from error
+
+
+def _check_distinct(source: Path, targets: Mapping[str, Path]) -> None:
+    """Refuse to write one file twice, or over what is read; sidecars count too."""
+    taken = {source: "IN", sidecar_of(source): "the JSON file of IN"}  # may not exist
+    for flag, path in targets.items():
+        own = {path: flag}
+        if flag in SAVES:
+            own[sidecar_of(path)] = f"the JSON file of {flag}"
+        for item, name in own.items():
+            other = _same_file(item, taken)
+            if other:
+                raise UsageError(
+                    f"expected different files for {other} and {name}, got {item} for both; "
+                    f"nothing was written, name another {flag}"
+                )
+        taken |= own
+
+
+def _same_file(path: Path, taken: Mapping[Path, str]) -> str | None:
+    """Which of the files this one is, perhaps under another name (a link), if any."""
+    for other, name in taken.items():
+        if path.parent.samefile(other.parent) and path.name == other.name:
+            return name
+        if path.exists() and other.exists() and path.samefile(other):
+            return name
+    return None
+
+
+def sidecar_of(image: Path) -> Path:
+    """The JSON file beside an image.
+
+    >>> sidecar_of(Path("a.b.nii.gz")).name, sidecar_of(Path("c.nii")).name
+    ('a.b.json', 'c.json')
+    """
+    return image.with_name(f"{_stem(image)}.json")
+
+
+def _stem(image: Path) -> str:
+    return image.name.removesuffix(".gz").removesuffix(".nii")
+
+
+def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
+    try:
+        return tempfile.TemporaryDirectory(prefix=f"{PROGRAM}-")
+    except OSError as error:
+        raise OutputError(
+            f"expected a folder for temporary files, got: {error.strerror or error}; set TMPDIR "
+            "to a folder that can be written"
+        ) from error
+
+
+def configuration(options: argparse.Namespace, request: Request, folder: str | Path) -> Config:
+    """The same request as ``bmex`` would have it, in a temporary folder."""
+    weights, weights_dir = flags._weights(options.weights, options.weights_dir)
+    folder = Path(folder).resolve()
+    return Config(
+        run_id=flags.new_run_id(),
+        version=__version__,
+        paths=Paths(
+            bids_dir=request.source.parent,
+            output_dir=folder / "derivatives",
+            work_dir=folder / "work",
+        ),
+        age=AgeOverride(months=options.age_months, fetal=options.fetal),
+        processing=Processing(
+            skull_strip=options.skull_strip,
+            device=options.device,
+            weights=weights,
+            weights_dir=weights_dir,
+        ),
+        resources=Resources(
+            nprocs=1,
+            omp_nthreads=options.omp_nthreads or min(available_cpus(), flags.MOST_THREADS),
+        ),
+        execution=Execution(verbosity=options.verbose),
+    )
+
+
+def plan_image(request: Request, config: Config) -> PlannedImage:
+    """The image as the only one of a dataset that is its folder; UsageError for a wrong age."""
+    from bmex_bids.inputs.collect import SourceImage
+    from bmex_bids.inputs.plan import plan
+
+    image = SourceImage(
+        path=request.source,
+        entities={"sub": _label(request.source)},
+        suffix=request.contrast,
+        metadata=_metadata(sidecar_of(request.source)),
+        root=request.source.parent,
+    )
+    (planned,) = plan(
+        [image], image.root, override_months=config.age.months, fetal=config.age.fetal
+    )
+    if planned.skip_reason is not None:
+        hint = "; if IN is one, add --contrast T2w" if planned.age is not None else ""
+        raise UsageError(f"{request.source.name}: {planned.skip_reason}{hint}")
+    said = re.search(r"(?:^|_)(T[12]w)$", _stem(request.source))
+    if said and said[1] != request.contrast:
+        note = (
+            f"the name of {request.source.name} says {said[1]}, but it was taken for a "
+            f"{request.contrast}; if the name is right, add --contrast {said[1]}"
+        )
+        planned = dataclasses.replace(planned, warnings=(*planned.warnings, note))
+    return planned
+
+
+def _label(source: Path) -> str:
+    """A BIDS label for an image of any name.
+
+    >>> _label(Path("sub-07_ses-A_T1w.nii.gz")), _label(Path("head (2).nii")), _label(Path("é.nii"))
+    ('07', 'head2', 'image')
+    """
+    found = re.match(r"sub-([0-9A-Za-z]+)(?:_|$)", _stem(source))
+    return found[1] if found else re.sub(r"[^0-9A-Za-z]", "", _stem(source)) or "image"
+
+
+def _metadata(path: Path) -> dict[str, Any]:
+    """What the JSON file beside the image says; nothing where there is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _enhance(request: Request, config: Config) -> int:
+    """Plan, run, save, and tell how it went."""
+    from bmex_bids.imaging.orientation import load_image
+
+    load_image(request.source)  # what is wrong with it is known before anything heavy is loaded
+    planned = plan_image(request, config)
+    weights = app._weights(config, planned)
+    device = app._device(config)
+    for line in _announcement(request, planned, weights, device):
+        print(line, flush=True)
+    _run(request, config, planned, weights, device)
+    record = save(request, config, planned)
+    passed = True
+    for line, good in conclusion(request, record):
+        passed = passed and good
+        print(line, file=sys.stdout if good else sys.stderr, flush=True)
+    return EXIT_DONE if passed else EXIT_FAILED
+
+
+def _announcement(
+    request: Request, planned: PlannedImage, weights: WeightRecord, device: str
+) -> Iterator[str]:
+    if planned.age is None:
+        raise ValueError(f"expected an image with an age, got {planned.name} without")
+    yield (
+        f"{request.source.name}: {request.contrast}, age {planned.age.months:g} months"
+        f"{' of gestation' if planned.age.fetal else ''}, model {planned.age_group}, weights "
+        f"{weights.name}, {planned.spacing_mm:g} mm, on {device}"
+    )
+    for text in planned.warnings:
+        yield f"  warning: {text}"
+
+
+def _run(
+    request: Request,
+    config: Config,
+    planned: PlannedImage,
+    weights: WeightRecord,
+    device: str,
+) -> None:
+    """Run the image's workflow; ImageError with the step and the reason where it fails."""
+    from bmex_bids.network.registry import select
+    from bmex_bids.workflows import base, execution
+
+    crash_dir = config.paths.work_dir / "crash"
+    crash_dir.mkdir(parents=True)
+    verbosity, skull_strip = config.execution.verbosity, config.processing.skull_strip
+    execution.configure(crash_dir=crash_dir, verbosity=verbosity, stop_on_first_crash=True)
+    workflow = base.init_image_wf(
+        planned,
+        bids_dir=config.paths.bids_dir,
+        output_dir=config.paths.output_dir,
+        weights=weights,
+        strip_weights=None if skull_strip == "skip" else select("strip"),
+        skull_strip=skull_strip,
+        device=device,
+        use_gpu=device.startswith("cuda"),
+        omp_nthreads=config.resources.omp_nthreads,
+    )
+    if request.report is None:  # pictures take longer than some brains
+        workflow.remove_nodes([workflow.get_node("report_wf")])
+    whole = base.init_run_wf([workflow], work_dir=config.paths.work_dir)
+    progress = Progress(
+        {workflow.name: (request.source.name, execution.steps_of(workflow))}, say=app._say
+    )
+    execution.run(whole, listener=progress, nprocs=1, verbosity=verbosity)
+    progress.end()
+    (track,) = progress.tracks.values()
+    if track.status != "done":
+        if verbosity:
+            for path in sorted(crash_dir.glob("crash-*")):
+                print(path.read_text(encoding="utf-8", errors="replace"), file=sys.stderr)
+        raise ImageError(
+            f"{request.source.name} failed in {track.step}: {track.reason}; nothing was written"
+        )
+
+
+def save(request: Request, config: Config, planned: PlannedImage) -> dict[str, Any]:
+    """Copy what was asked for out of the temporary folder, all of it or nothing.
+
+    Returns
+    -------
+    dict
+        what stands under ``BMEX`` in the sidecar of OUT
+    """
+    from bmex_bids.outputs.files import as_json, write_together
+    from bmex_bids.outputs.sidecar import PRODUCTS, product_name
+    from bmex_bids.workflows.outputs import plan_table
+
+    table = plan_table(planned)
+    folder = config.paths.output_dir / table["folder"]
+    fills: dict[Path, Callable[[Path], object]] = {}
+    records = {}
+    for product in PRODUCTS:
+        target = request.images.get(product.field)
+        if target is None:
+            continue
+        image, sidecar = (
+            folder
+            / product_name(
+                product,
+                table["stem"],
+                table["suffix"],
+                table["resolution"],
+                extension,
+                space=table["space"],
+            )
+            for extension in (".nii.gz", ".json")
+        )
+        content = without_dataset(json.loads(sidecar.read_text(encoding="utf-8")))
+        records[product.field] = content["BMEX"]
+        fills[sidecar_of(target)] = partial(_write_text, text=as_json(content))
+        fills[target] = partial(_copy_image, image, packed=target.name.endswith(".gz"))
+    if request.report is not None:
+        fills[request.report] = partial(_write_text, text=_page(config, planned))
+    write_together(fills)
+    return dict(records["enhanced_native"])
+
+
+def without_dataset(sidecar: dict[str, Any]) -> dict[str, Any]:
+    """A sidecar for an image that stands alone: its source is a file, not part of a dataset."""
+    result = dict(sidecar)
+    for key in ("Sources", "SpatialReference"):
+        value = result.get(key)
+        if isinstance(value, str):
+            result[key] = value.removeprefix("bids:raw:")
+        elif isinstance(value, list):
+            result[key] = [str(item).removeprefix("bids:raw:") for item in value]
+    # what a run of bmex goes by when it is started again
+    bookkeeping = {"Fingerprint", "Outputs"}
+    result["BMEX"] = {k: v for k, v in sidecar["BMEX"].items() if k not in bookkeeping}
+    return result
+
+
+def _write_text(path: Path, *, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _copy_image(source: Path, target: Path, *, packed: bool) -> None:
+    """Copy a ``.nii.gz``, unpacked where a ``.nii`` is wanted."""
+    with (source.open("rb") if packed else gzip.open(source)) as stream, target.open("wb") as file:
+        shutil.copyfileobj(stream, file)
+
+
+def _page(config: Config, planned: PlannedImage) -> str:
+    from bmex_bids.reports.individual import write_subject_report
+
+    page = write_subject_report(config.paths.output_dir, planned.image.subject)
+    return self_contained(page.read_text(encoding="utf-8"), page.parent)
+
+
+def self_contained(html: str, folder: Path) -> str:
+    """A page with the pictures it shows inside it, and without links to files beside it."""
+
+    def embed(match: re.Match[str]) -> str:
+        path = folder / match["path"]
+        if path.suffix != ".svg" or not path.is_file():
+            return match[0]
+        content = base64.b64encode(path.read_bytes()).decode("ascii")
+        return f'{match["name"]}="data:image/svg+xml;base64,{content}"'
+
+    html = re.sub(r"<small>\s*Get figure file:.*?</small>", "", html, flags=re.DOTALL)
+    return re.sub(
+        r"""\b(?P<name>src|data)=(?P<quote>["'])(?P<path>[^"':]+)(?P=quote)""", embed, html
+    )
+
+
+def conclusion(request: Request, record: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
+    """What is said at the end, line by line, and whether it is as the user hoped."""
+    titles = {
+        "enhanced_native": "enhanced",
+        "enhanced_res": "fine grid",
+        "preproc_native": "head",
+        "mask_native": "mask",
+        "dseg_native": "tissues",
+    }
+    for field, title in titles.items():
+        if field in request.images:
+            yield f"{title}: {request.images[field]}", True
+    if request.report is not None:
+        yield f"report: {request.report}", True
+    quality = record["Quality"]
+    yield (
+        f"tissue contrast (TCT): {_figure(quality['tct_before'])} -> "
+        f"{_figure(quality['tct_after'])}; quality index (QI, one over the other): "
+        f"{_figure(quality['qi'])}",
+        True,
+    )
+    for text in record["Warnings"]:
+        yield f"warning: {text}", True
+    gate = record.get("Gate") or {}
+    for rule in gate.get("Rules", []):
+        if rule.get("Verdict") in {"warn", "fail"}:
+            yield f"quality gate, {rule['Verdict']}: {rule.get('Reason', rule.get('Rule'))}", True
+    if gate.get("Verdict") == "fail":
+        yield f"{PROGRAM}: the result did NOT pass the quality gate; look at it before use", False
+
+
+def _figure(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.2f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

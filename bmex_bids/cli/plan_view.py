@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What will be done with each image, as lines to read and as a table for programs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bmex_bids.inputs.plan import PlannedImage
+    from bmex_bids.network.registry import WeightRecord
+
+#: microseconds a voxel of the network's grid and a thread, measured on a slow server core;
+#: an estimate is for planning batches, not for promises
+NETWORK_COST = {"bmex-compact": 6.0, "bmex-pytorch": 400.0}
+OTHER_COST = 8.0  # everything but the network, whatever the threads
+GPU_SPEED = 50.0  # times a thread
+BASE_SECONDS = 10.0
+BASE_GB = 0.8  # Python, torch and ITK
+
+
+@dataclass(frozen=True)
+class Task:
+    """A planned image with what only the command line decides.
+
+    Attributes
+    ----------
+    weights : None for an image that is skipped
+    fingerprint : see ``outputs.resume``; None where the input cannot be read
+    record : sidecar that says the image is done
+    unchanged : whether it is done, from the same input, settings and weights
+    outputs : relative to the output folder
+    """
+
+    planned: PlannedImage
+    weights: WeightRecord | None = None
+    fingerprint: Mapping[str, str] | None = None
+    record: Path | None = None
+    unchanged: bool = False
+    outputs: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Of the image."""
+        return self.planned.name
+
+    @property
+    def to_run(self) -> bool:
+        """Whether there is something to do and nothing stands in the way."""
+        return self.planned.runnable and not self.unchanged
+
+
+def table(tasks: Sequence[Task], device: str) -> Iterator[str]:
+    """What will be done with each image, or why nothing."""
+    plural = "" if len(tasks) == 1 else "s"
+    todo = sum(task.to_run for task in tasks)
+    unchanged = sum(task.unchanged for task in tasks)
+    kept = f", {unchanged} done before and unchanged" if unchanged else ""
+    yield f"{len(tasks)} image{plural}, {todo} to process on {device}{kept}"
+    for task in tasks:
+        image = task.planned
+        age = image.age
+        if age is None or task.weights is None:
+            yield f"  {task.name}: skipped: {image.skip_reason}"
+            continue
+        done = "unchanged since it was done; " if task.unchanged else ""
+        mask = f", mask {image.mask}" if getattr(image, "mask", None) else ""
+        yield (
+            f"  {task.name}: {done}age {age.value} {age.unit} ({age.source}) → "
+            f"{age.months:.2f} months{' of gestation' if age.fetal else ''}, model "
+            f"{image.age_group}, weights {task.weights.name}, {image.spacing_mm:g} mm{mask} → "
+            f"{image.output_dir}"
+        )
+        for text in image.warnings:
+            yield f"    warning: {text}"
+
+
+def estimates(tasks: Sequence[Task], device: str, threads: int) -> Iterator[str]:
+    """Time and memory of each image, and of all; roughly."""
+    total = 0.0
+    for task in tasks:
+        if task.to_run:
+            seconds, memory = estimate(task, device, threads)
+            total += seconds
+            yield f"  {task.name}: about {seconds:.0f} s, {memory:.1f} GiB"
+            for output in task.outputs:
+                yield f"    {output}"
+    yield f"about {total / 60:.0f} min in all, one image after the other"
+
+
+def estimate(task: Task, device: str, threads: int) -> tuple[float, float]:
+    """Seconds and GiB that an image takes, roughly, from the size in its header."""
+    from bmex_bids.interfaces.files import voxel_count
+    from bmex_bids.workflows.base import memory_gb
+
+    planned = task.planned
+    spacing = planned.spacing_mm or 1.0
+    voxels = (voxel_count(planned.image.path, spacing) or 5_000_000) / 1e6
+    cost = NETWORK_COST.get(task.weights.variant if task.weights else "", 10.0)
+    network = cost * voxels / (GPU_SPEED if device.startswith("cuda") else threads)
+    memory = BASE_GB + 2 * memory_gb(planned.image.path, spacing)
+    return BASE_SECONDS + OTHER_COST * voxels + network, memory
+
+
+def as_json(tasks: Sequence[Task], *, bids_dir: Path, output_dir: Path, device: str, threads: int) -> str:
+    """The plan for programs: one object, ``images`` with one entry each."""
+    images = []
+    for task in tasks:
+        seconds, memory = estimate(task, device, threads) if task.planned.runnable else (None, None)
+        age: dict[str, Any] | None = None
+        if task.planned.age is not None:
+            age = dataclasses.asdict(task.planned.age)
+        images.append(
+            {
+                "image": task.name,
+                "source": task.planned.image.relative_path,
+                "age": age,
+                "model": task.planned.age_group,
+                "weights": task.weights.name if task.weights else None,
+                "spacing_mm": task.planned.spacing_mm,
+                "status": "skipped"
+                if not task.planned.runnable
+                else "unchanged"
+                if task.unchanged
+                else "to process",
+                "reason": task.planned.skip_reason,
+                "seconds": None if seconds is None else round(seconds),
+                "memory_gib": None if memory is None else round(memory, 1),
+                "outputs": list(task.outputs),
+                "warnings": list(task.planned.warnings),
+            }
+        )
+    whole = {
+        "bids_dir": str(bids_dir),
+        "output_dir": str(output_dir),
+        "device": device,
+        "images": images,
+    }
+    return json.dumps(whole, indent=2, ensure_ascii=False)

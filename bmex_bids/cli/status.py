@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What became of each image: rows of ``status.tsv``, a summary, an exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bmex_bids.cli.plan_view import Task
+    from bmex_bids.cli.progress import Progress
+
+Row = dict[str, str]
+EXIT_DONE, EXIT_FAILED, EXIT_PARTIAL = 0, 1, 3
+COLUMNS = ("image", "status", "step", "seconds", "gate", "reason")
+#: in the order of the summary
+STATUSES = ("done", "unchanged", "failed", "not run", "skipped")
+WITH_RESULT = ("done", "unchanged")
+
+
+def status_rows(
+    tasks: Sequence[Task],
+    progress: Progress,
+    *,
+    committed: Callable[[Task], Mapping[str, Any] | None] = lambda _: None,
+) -> list[Row]:
+    """One row an image, in the plan's order: what became of it, and why.
+
+    Parameters
+    ----------
+    committed : the record of an image whose products are all there, else None.  What the disk
+        says counts more than what a scheduler told or failed to tell.
+    """
+    tracks = {track.name: track for track in progress.tracks.values()}
+    rows = []
+    for task in tasks:
+        row = dict.fromkeys(COLUMNS, "")
+        row["image"] = task.name
+        track = tracks.get(task.name)
+        if task.unchanged:
+            row["status"] = "unchanged"
+        elif track is None:
+            row |= {"status": "skipped", "reason": task.planned.skip_reason or ""}
+        else:
+            row |= {"status": track.status, "step": track.step, "reason": track.reason or ""}
+            if track.seconds is not None:
+                row["seconds"] = f"{track.seconds:.1f}"
+        record = committed(task) if row["status"] in {*WITH_RESULT, "not run"} else None
+        if record is not None:
+            if row["status"] == "not run":
+                row |= {"status": "done", "step": "", "reason": ""}
+            gate = record.get("Gate")
+            if isinstance(gate, Mapping):
+                row["gate"] = str(gate.get("Verdict", ""))
+                if row["gate"] != "pass":
+                    row["reason"] = " ".join(gate_reasons(gate))
+        rows.append(row)
+    return rows
+
+
+def gate_reasons(gate: Mapping[str, Any]) -> Iterator[str]:
+    """Why an image did not pass, the failures first."""
+    rules = [rule for rule in gate.get("Rules", []) if isinstance(rule, Mapping)]
+    for verdict in ("fail", "warn"):
+        for rule in rules:
+            if rule.get("Verdict") == verdict:
+                yield str(rule.get("Reason", rule.get("Rule", "")))
+
+
+def counts_of(rows: Sequence[Row]) -> dict[str, int]:
+    """How many images have each status."""
+    return {status: sum(row["status"] == status for row in rows) for status in STATUSES}
+
+
+def exit_code(rows: Sequence[Row]) -> int:
+    """0: all images have a result that passed or was only warned of; 1: none has; 3: some have.
+
+    >>> exit_code([{"status": "done", "gate": ""}, {"status": "unchanged", "gate": "warn"}])
+    0
+    >>> exit_code([{"status": "done", "gate": ""}, {"status": "skipped", "gate": ""}])
+    3
+    >>> exit_code([{"status": "done", "gate": "fail"}])
+    1
+    """
+    good = [row["status"] in WITH_RESULT and row["gate"] != "fail" for row in rows]
+    if all(good):
+        return EXIT_DONE
+    return EXIT_PARTIAL if any(good) else EXIT_FAILED
+
+
+def complaints(rows: Sequence[Row]) -> Iterator[str]:
+    """A line for each image that is not as its user hoped."""
+    for row in rows:
+        if row["status"] not in WITH_RESULT:
+            where = f" in {row['step']}" if row["step"] else ""
+            yield f"{row['image']} {row['status']}{where}: {row['reason']}"
+        elif row["gate"] in {"fail", "warn"}:
+            word = "did NOT pass" if row["gate"] == "fail" else "passed with a warning"
+            yield f"{row['image']} {word} the quality gate: {row['reason']}"
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """The numbers in one line.
+
+    >>> summary([{"status": "done", "gate": "fail"}, {"status": "skipped", "gate": ""}])
+    '1 done (1 did not pass the quality gate), 1 skipped'
+    """
+    parts = []
+    for status, number in counts_of(rows).items():
+        if number:
+            bad = sum(row["status"] == status and row["gate"] == "fail" for row in rows)
+            parts.append(
+                f"{number} {status}" + (f" ({bad} did not pass the quality gate)" if bad else "")
+            )
+    return ", ".join(parts)

@@ -1,0 +1,304 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What users of BIDS Apps know: flags that all of them have, resumption, exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from app_runs import bmex, derivatives, expected, participants, status_of
+
+from bmex_bids.cli.run import main
+from bmex_bids.cli.validation import validate
+
+
+@pytest.fixture
+def one(bids_skeleton, brain):
+    """A dataset of one small brain."""
+    return bids_skeleton({**participants("01"), "sub-01/anat/sub-01_T1w.nii.gz": brain()})
+
+
+@pytest.fixture
+def finished(one, tmp_path, monkeypatch):
+    """The output of a run on it, and the pictures of few_pictures taken for all there are."""
+    monkeypatch.setattr("bmex_bids.outputs.resume.PICTURES", {"summary": "html"})
+    assert bmex(one) == 0
+    return tmp_path / "out"
+
+
+def contents(out: Path) -> dict[str, tuple[int, bytes]]:
+    """Time of change and bytes of every file of the participants."""
+    return {
+        str(path.relative_to(out)): (path.stat().st_mtime_ns, path.read_bytes())
+        for path in sorted(out.rglob("anat/*"))
+    }
+
+
+def test_the_same_command_again_does_nothing_without_a_work_folder(
+    one, finished, tmp_path, capsys
+):
+    before = contents(finished)
+    shutil.rmtree(tmp_path / "work")
+    capsys.readouterr()
+    assert bmex(one) == 0
+    assert contents(finished) == before
+    assert [row["status"] for row in status_of(finished)] == ["unchanged"]
+    assert "1 done before and unchanged" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("what", ["image", "sidecar", "record", "picture"])
+def test_what_is_missing_is_made_again(one, finished, tmp_path, what):
+    before = contents(finished)
+    shutil.rmtree(tmp_path / "work")
+    victim = {
+        "image": "sub-01/anat/sub-01_desc-preproc_T1w.nii.gz",
+        "sidecar": "sub-01/anat/sub-01_desc-brain_mask.json",
+        "record": "sub-01/anat/sub-01_desc-enhanced_T1w.json",
+        "picture": "sub-01/figures/sub-01_desc-summary_T1w.html",
+    }[what]
+    (finished / victim).unlink()
+    assert bmex(one) == 0
+    assert [row["status"] for row in status_of(finished)] == ["done"]
+    assert (finished / victim).is_file()
+    assert contents(finished).keys() == before.keys()
+
+
+def test_half_a_file_under_a_final_name_is_not_taken_for_a_whole_one(one, finished, tmp_path):
+    image = finished / "sub-01/anat/sub-01_desc-enhanced_T1w.nii.gz"
+    whole = image.read_bytes()
+    image.write_bytes(whole[: len(whole) // 2])
+    assert bmex(one) == 0
+    assert image.stat().st_size > len(whole) // 2
+    assert [row["status"] for row in status_of(finished)] == ["done"]
+
+
+@pytest.mark.parametrize("change", ["voxels", "age", "flag", "metadata"])
+def test_what_changed_is_done_again(one, finished, brain, tmp_path, change):
+    import nibabel as nib
+
+    flags = []
+    if change == "voxels":
+        nib.save(brain(seed=5), one / "sub-01/anat/sub-01_T1w.nii.gz")
+    elif change == "age":
+        flags = ["--age-months", "0.6"]
+    elif change == "flag":
+        flags = ["--skull-strip", "skip"]
+    else:
+        (one / "sub-01/anat/sub-01_T1w.json").write_text('{"Manufacturer": "Acme"}')
+    assert bmex(one, *flags) == 0
+    assert [row["status"] for row in status_of(finished)] == ["done"]
+    assert bmex(one, *flags) == 0
+    assert [row["status"] for row in status_of(finished)] == ["unchanged"]
+
+
+def test_other_weights_are_a_change(one, finished, tiny_records, monkeypatch):
+    import dataclasses
+
+    others = [dataclasses.replace(record, sha256="f" * 64) for record in tiny_records]
+    monkeypatch.setattr("bmex_bids.network.registry.bundled", lambda: others)
+    monkeypatch.setattr("bmex_bids.network.registry.verify", lambda *_: None)
+    assert bmex(one, "--dry-run") == 0
+    assert bmex(one) == 0
+    assert [row["status"] for row in status_of(finished)] == ["done"]
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_goes_on_where_it_was(bids_skeleton, brain, tmp_path):
+    # the real program with the bundled weights, since a child process has no tiny network
+    bids = bids_skeleton(
+        {
+            **participants("01", "02"),
+            "sub-01/anat/sub-01_T1w.nii.gz": brain(),
+            "sub-02/anat/sub-02_T1w.nii.gz": brain(seed=1),
+        }
+    )
+    command = [
+        *(sys.executable, "-m", "bmex_bids", str(bids), "out", "participant"),
+        *("--nprocs", "1", "--skip-bids-validation"),
+    ]
+    first = subprocess.Popen(command, start_new_session=True)
+    deadline = time.monotonic() + 300
+    record = tmp_path / "out/sub-01/anat/sub-01_desc-enhanced_T1w.json"
+    while not record.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    assert record.exists()
+    shutil.rmtree(tmp_path / "work")
+    before = contents(tmp_path / "out")
+    subprocess.run(command, check=True)
+    assert [row["status"] for row in status_of(tmp_path / "out")][1] == "done"
+    assert derivatives(tmp_path / "out") == expected("sub-01") | expected("sub-02")
+    after = contents(tmp_path / "out")
+    images = [name for name in before if "sub-01" in name]
+    assert all(before[name][1] == after[name][1] for name in images if name.endswith("gz"))
+    assert validate(tmp_path / "out") == []
+
+
+def test_no_temporary_file_of_a_killed_run_stays(one, tmp_path, monkeypatch):
+    anat = tmp_path / "out/sub-01/anat"
+    anat.mkdir(parents=True)
+    assert bmex(one) == 0
+    assert not [path for path in anat.iterdir() if path.name.startswith(".")]
+
+
+def test_a_dry_run_for_programs_is_json_and_nothing_else(bids_skeleton, brain, capsys):
+    bids = bids_skeleton(
+        {
+            **participants("01"),
+            "sub-01/anat/sub-01_T1w.nii.gz": brain(),
+            "sub-02/anat/sub-02_T1w.nii.gz": brain(),
+        }
+    )
+    assert bmex(bids, "--dry-run=json", "--skip-bids-validation") == 0
+    plan = json.loads(capsys.readouterr().out)
+    first, second = plan["images"]
+    assert first["image"] == "sub-01_T1w"
+    assert first["status"] == "to process"
+    assert (first["age"]["value"], first["age"]["unit"], first["age"]["months"]) == (
+        "0.5",
+        "months",
+        0.5,
+    )
+    assert (first["model"], first["weights"], plan["device"]) == ("month0", "tiny", "cpu")
+    assert first["seconds"] > 0
+    assert first["memory_gib"] > 0
+    assert "sub-01/anat/sub-01_desc-brain_mask.nii.gz" in first["outputs"]
+    assert second["status"] == "skipped"
+    assert "age" in second["reason"]
+    assert not (Path.cwd() / "out").exists()
+
+
+def test_what_a_dry_run_promises_is_what_comes(one, tmp_path, capsys):
+    bmex(one, "--dry-run=json", "--skip-bids-validation")
+    (image,) = json.loads(capsys.readouterr().out)["images"]
+    assert bmex(one) == 0
+    assert {Path(name).name for name in image["outputs"]} == derivatives(tmp_path / "out")
+
+
+def test_quality_without_an_image(one, tmp_path):
+    assert bmex(one, "--qc-only") == 0
+    out = tmp_path / "out"
+    assert derivatives(out) == set()
+    table = json.loads((out / "sub-01/anat/sub-01_desc-quality_T1w.json").read_text())
+    assert {"tct_before", "tct_after", "qi"} <= set(table["BMEX"]["Quality"])
+    assert (out / "sub-01.html").is_file()
+    assert validate(out) == []
+
+
+@pytest.mark.parametrize("grid", ["native", "0p8"])
+def test_one_grid_only(one, tmp_path, grid):
+    assert bmex(one, "--output-res", grid) == 0
+    names = derivatives(tmp_path / "out")
+    left_out = {
+        "native": {"sub-01_res-0p8_desc-enhanced_T1w.nii.gz"},
+        "0p8": {"sub-01_desc-enhanced_T1w.nii.gz", "sub-01_desc-preproc_T1w.nii.gz"},
+    }[grid]
+    assert names == expected("sub-01") - left_out
+    assert validate(tmp_path / "out") == []
+
+
+def test_the_configuration_of_a_run_repeats_it(one, tmp_path, capsys):
+    assert bmex(one, "--qc-only", "--skull-strip", "skip", "--age-months", "0.4") == 0
+    (settings,) = (tmp_path / "out").glob("logs/*/config.toml")
+    capsys.readouterr()
+    again = ["--config-file", str(settings), "--dry-run=json", "--age-months", "0"]
+    assert main([str(one), "out2", "participant", *again]) == 0
+    (image,) = json.loads(capsys.readouterr().out)["images"]
+    assert image["outputs"] == ["sub-01/anat/sub-01_desc-quality_T1w.json"]
+    assert image["age"]["months"] == 0  # the command line overrules the file
+
+
+def test_a_plugin_of_nipype(one, tmp_path):
+    plugin = tmp_path / "plugin.yml"
+    plugin.write_text("plugin: Linear\nplugin_args: {}\n")
+    assert bmex(one, "--use-plugin", str(plugin)) == 0
+    assert derivatives(tmp_path / "out") == expected("sub-01")
+    assert [row["status"] for row in status_of(tmp_path / "out")] == ["done"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("plugin: Magic\n", "expected one of Nipype's plugins"), ("- 1\n", "plugin_args"), (":\n- [", "YAML")],
+)
+def test_a_plugin_file_that_is_wrong(one, tmp_path, capsys, text, words):
+    plugin = tmp_path / "plugin.yml"
+    plugin.write_text(text)
+    assert bmex(one, "--use-plugin", str(plugin)) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_the_graph_of_the_workflow(one, tmp_path):
+    assert bmex(one, "--write-graph", "--qc-only") == 0
+    (source,) = (tmp_path / "out").glob("logs/*/workflow.dot")
+    assert "match_histogram" in source.read_text()
+    if shutil.which("dot"):
+        assert "<svg" in source.with_suffix(".svg").read_text()
+
+
+def test_clean_workdir_removes_what_is_ours_and_nothing_else(one, tmp_path):
+    (tmp_path / "work/bmex_0_1_0_wf/left").mkdir(parents=True)
+    (tmp_path / "work/mine.txt").write_text("keep")
+    assert bmex(one, "--clean-workdir", "--qc-only") == 0
+    assert not (tmp_path / "work/bmex_0_1_0_wf/left").exists()
+    assert (tmp_path / "work/mine.txt").read_text() == "keep"
+
+
+def test_the_monitor_writes_what_it_measured(one, tmp_path):
+    assert bmex(one, "--resource-monitor", "--qc-only") == 0
+    (table,) = (tmp_path / "out").glob("logs/*/resource_monitor.json")
+    assert json.loads(table.read_text())["rss_GiB"]
+
+
+def test_reports_only_makes_the_pages_again(one, finished):
+    (finished / "sub-01.html").unlink()
+    before = contents(finished)
+    assert bmex(one, "--reports-only") == 0
+    assert (finished / "sub-01.html").is_file()
+    assert contents(finished) == before
+
+
+def test_boilerplate_only_writes_the_methods_text(one, finished):
+    shutil.rmtree(finished / "logs")
+    assert bmex(one, "--boilerplate-only") == 0
+    assert "tiny" in (finished / "logs/CITATION.md").read_text()
+
+
+def test_the_group_level_after_the_participants(one, finished):
+    assert main([str(one), "out", "group"]) == 0
+    table = (finished / "group_T1w.tsv").read_text()
+    assert "sub-01" in table
+    assert (finished / "group_T1w.html").is_file()
+    assert validate(finished) == []
+
+
+def test_an_image_without_an_age_is_in_the_table_the_page_and_the_exit_code(
+    bids_skeleton, brain, tmp_path
+):
+    bids = bids_skeleton(
+        {
+            **participants("01"),
+            "sub-01/anat/sub-01_T1w.nii.gz": brain(),
+            "sub-02/anat/sub-02_T1w.nii.gz": brain(),
+        }
+    )
+    assert bmex(bids, "--qc-only") == 3
+    out = tmp_path / "out"
+    assert [row["status"] for row in status_of(out)] == ["done", "skipped"]
+    assert "age" in (out / "sub-02.html").read_text()
+
+
+def test_a_crash_in_a_dataset_with_sessions_is_on_the_page(bids_skeleton, tmp_path):
+    bids = bids_skeleton(
+        {**participants("01"), "sub-01/ses-A/anat/sub-01_ses-A_T1w.nii.gz": b"not an image"}
+    )
+    assert bmex(bids, "--skip-bids-validation") == 1
+    page = (tmp_path / "out/sub-01_ses-A.html").read_text()
+    assert "expected a complete NIfTI image" in page

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from bmex_bids.cli import status
+
+
+def task(name, *, unchanged=False, reason=None):
+    planned = SimpleNamespace(skip_reason=reason, runnable=reason is None)
+    return SimpleNamespace(
+        name=name, planned=planned, unchanged=unchanged, to_run=reason is None and not unchanged
+    )
+
+
+def progress(**tracks):
+    """Tracks by name: (status, step, reason, seconds)."""
+    return SimpleNamespace(
+        tracks={
+            name: SimpleNamespace(
+                name=name, status=what[0], step=what[1], reason=what[2], seconds=what[3]
+            )
+            for name, what in tracks.items()
+        }
+    )
+
+
+GATE = {
+    "Verdict": "fail",
+    "Rules": [
+        {"Rule": "a", "Verdict": "pass", "Reason": "fine"},
+        {"Rule": "b", "Verdict": "warn", "Reason": "rather small"},
+        {"Rule": "c", "Verdict": "fail", "Reason": "far too small"},
+    ],
+}
+
+
+def test_a_row_for_each_image_in_the_plans_order():
+    rows = status.status_rows(
+        [task("a"), task("b", reason="no age"), task("c", unchanged=True), task("d")],
+        progress(a=("done", "", None, 12.34), d=("failed", "network", "no memory", 3.0)),
+    )
+    assert [(row["image"], row["status"], row["reason"]) for row in rows] == [
+        ("a", "done", ""),
+        ("b", "skipped", "no age"),
+        ("c", "unchanged", ""),
+        ("d", "failed", "no memory"),
+    ]
+    assert rows[0]["seconds"] == "12.3"
+    assert rows[3]["step"] == "network"
+    assert list(rows[0]) == list(status.COLUMNS)
+
+
+def test_what_the_disk_says_counts_more_than_what_the_scheduler_did_not_tell():
+    tasks = [task("a"), task("b")]
+    told = progress(a=("not run", "", "the run ended", None), b=("not run", "", "so", None))
+    rows = status.status_rows(tasks, told, committed=lambda t: {} if t.name == "a" else None)
+    assert [row["status"] for row in rows] == ["done", "not run"]
+    assert rows[0]["reason"] == ""
+
+
+def test_a_failed_gate_never_looks_like_success():
+    rows = status.status_rows(
+        [task("a")], progress(a=("done", "", None, 1.0)), committed=lambda _: {"Gate": GATE}
+    )
+    assert rows[0]["gate"] == "fail"
+    assert rows[0]["reason"] == "far too small rather small"
+    assert status.exit_code(rows) == status.EXIT_FAILED
+    assert status.summary(rows) == "1 done (1 did not pass the quality gate)"
+    (line,) = status.complaints(rows)
+    assert "did NOT pass" in line
+
+
+def test_a_warning_of_the_gate_is_told_and_is_no_failure():
+    gate = {"Verdict": "warn", "Rules": GATE["Rules"][:2]}
+    rows = status.status_rows(
+        [task("a")], progress(a=("done", "", None, 1.0)), committed=lambda _: {"Gate": gate}
+    )
+    assert status.exit_code(rows) == status.EXIT_DONE
+    assert list(status.complaints(rows)) == [
+        "a passed with a warning the quality gate: rather small"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("statuses", "code"),
+    [
+        (["done", "done"], 0),
+        (["unchanged", "done"], 0),
+        (["done", "failed"], 3),
+        (["done", "skipped"], 3),
+        (["unchanged", "not run"], 3),
+        (["failed", "failed"], 1),
+        (["skipped", "failed"], 1),
+    ],
+)
+def test_exit_codes(statuses, code):
+    assert status.exit_code([{"status": s, "gate": ""} for s in statuses]) == code

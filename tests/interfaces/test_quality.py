@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The node that measures and judges: what it finds in a phantom, right and made wrong."""
+
+from __future__ import annotations
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from bmex_bids.interfaces.quality import MeasureQuality
+
+SPACING = 4.0
+
+
+@pytest.fixture
+def quality(head_phantom, tmp_path, monkeypatch):
+    """Run the node on a phantom; keywords replace an image or a value."""
+    monkeypatch.chdir(tmp_path)
+    phantom = head_phantom(spacing=SPACING)
+    brain = np.asarray(phantom.brain.dataobj).astype(np.float32)
+    litres = float(phantom.mask.sum()) * SPACING**3 / 1e6
+    images = {
+        "before": brain,
+        "after": (brain * 1.01).astype(np.float32),
+        "labels": phantom.tissues.astype(np.uint8),
+        "labels_after": phantom.tissues.astype(np.uint8),
+        "mask_res": phantom.mask.astype(np.uint8),
+        "corrected": np.asarray(phantom.image.dataobj).astype(np.float32),
+        "mask": phantom.mask.astype(np.uint8),
+    }
+    values = {
+        "mask_info": {"volume_litres": litres, "components": 1, "border_contact": 0.0},
+        "age_months": 72.0,
+        "fetal": False,
+    }
+
+    def run(**changed):
+        inputs = dict(values)
+        for name, data in images.items():
+            path = tmp_path / f"{name}.nii.gz"
+            nib.save(nib.Nifti1Image(changed.pop(name, data), phantom.image.affine), path)
+            inputs[name] = str(path)
+        outputs = MeasureQuality(**(inputs | changed)).run().outputs
+        json.dumps([outputs.quality, outputs.gate], allow_nan=False)  # fit for a sidecar
+        rules = {rule["Rule"]: rule["Verdict"] for rule in outputs.gate["Rules"]}
+        assert outputs.gate["Verdict"] in rules.values()
+        return outputs.quality, outputs.gate["Verdict"], rules
+
+    run.images, run.litres, run.phantom = images, litres, phantom
+    return run
+
+
+def test_a_phantom_that_got_a_little_brighter(quality):
+    figures, verdict, rules = quality()
+    assert set(rules.values()) == {"pass"}
+    assert verdict == "pass"
+    assert figures["qi"] == pytest.approx(1, abs=1e-3)
+    assert figures["tct_before"] == pytest.approx(figures["tct_after"], rel=1e-3)
+    assert figures["correlation"] == pytest.approx(1)
+    assert figures["mean_shift"] == pytest.approx(0.01, abs=1e-4)
+    assert figures["empty_share"] < 0.03
+    grey = int((quality.phantom.tissues == 2).sum())
+    assert figures["gm_litres_before"] == pytest.approx(grey * SPACING**3 / 1e6)
+    assert figures["gm_litres_after"] == figures["gm_litres_before"]
+
+
+def test_noise_instead_of_a_brain_fails(quality):
+    mask = quality.phantom.mask
+    noise = np.random.default_rng(0).uniform(0, 800, mask.shape).astype(np.float32) * mask
+    _, verdict, rules = quality(after=noise)
+    assert verdict == "fail"
+    assert rules["correlation with input"] == rules["tissue contrast after"] == "fail"
+    assert rules["quality index"] == "fail"
+
+
+def test_a_mask_that_is_off_by_half_the_head_fails(quality):
+    side = quality.phantom.mask
+    extent = np.flatnonzero(side.any(axis=(0, 2)))
+    shifted = np.roll(side, (extent[-1] - extent[0]) // 2, axis=1)
+    _, verdict, rules = quality(mask=shifted.astype(np.uint8))
+    assert verdict == "fail"
+    assert rules["empty share of mask"] == "fail"
+
+
+def test_a_mask_that_fills_the_field_of_view_fails(quality):
+    everything = np.ones(quality.phantom.mask.shape, np.uint8)
+    info = {
+        "volume_litres": everything.size * SPACING**3 / 1e6,
+        "components": 1,
+        "border_contact": 1.0,
+    }
+    _, verdict, rules = quality(mask=everything, mask_info=info)
+    assert verdict == "fail"
+    assert rules["mask volume"] == rules["mask at border"] == "fail"
+    assert rules["empty share of mask"] == "fail"
+
+
+def test_a_tissue_that_doubled_fails(quality):
+    labels = quality.images["labels"].copy()
+    white, grey = np.flatnonzero(labels == 3), np.flatnonzero(labels == 2)
+    taken = min(white.size, grey.size)
+    labels.flat[grey[:taken]] = 3
+    figures, verdict, rules = quality(labels_after=labels)
+    assert verdict == "fail"
+    assert rules["tissue volume change"] == "fail"
+    assert figures["wm_litres_after"] > 1.4 * figures["wm_litres_before"]
+
+
+def test_the_volume_is_judged_by_the_age(quality):
+    def verdict(**changed):
+        return quality(**changed)[2]["mask volume"]
+
+    assert 1.1 < quality.litres < 1.2 * 1.1  # a little more than a newborn has
+    assert verdict() == "pass"
+    assert verdict(age_months=0.0) == "warn"
+    assert verdict(age_months=6.0, fetal=True) == "fail"
+    assert verdict(age_months=None) == "pass"
+
+
+@pytest.mark.parametrize("value", [0, np.nan])
+def test_an_image_without_anything_in_it_is_judged_and_stops_nothing(quality, value):
+    blank = np.full_like(quality.images["after"], value)
+    figures, verdict, rules = quality(after=blank, labels_after=np.zeros(blank.shape, np.uint8))
+    assert verdict == "fail"  # all tissues are gone
+    assert figures["correlation"] is None
+    assert figures["qi"] is None
+    assert rules["correlation with input"] == rules["quality index"] == "warn"
+
+
+def test_a_mask_of_which_nothing_is_known_is_a_warning(quality):
+    _, verdict, rules = quality(mask_info={})
+    assert verdict == "warn"
+    assert [name for name, found in rules.items() if found == "warn"] == [
+        "mask volume", "mask components", "mask at border",
+    ]  # fmt: skip

@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every rule from both sides of each of its limits."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+import pytest
+
+from bmex_bids.metrics import gate
+from bmex_bids.metrics.gate import Limits, Measures, judge, relative_change
+
+TISSUES = {"CSF": 0.2, "GM": 0.5, "WM": 0.3}
+#: a brain of six years about which nothing is odd
+GOOD = Measures(
+    volume_litres=1.2,
+    litres_for_age=(0.7, 2.2),
+    components=1,
+    border_contact=0.0,
+    empty_share=0.001,
+    tissues_before=TISSUES,
+    tissues_after=TISSUES,
+    correlation=0.99,
+    mean_shift=0.0,
+    tct_before=1.5,
+    tct_after=1.6,
+    qi=0.94,
+)
+A_LITTLE = 1e-6
+
+
+def verdicts(**changed):
+    """Rule → verdict, for the good brain with some figures changed."""
+    found = judge(dataclasses.replace(GOOD, **changed))
+    return {rule.name: rule.verdict for rule in found.rules}
+
+
+def only(**changed):
+    """The one rule that does not pass."""
+    found = judge(dataclasses.replace(GOOD, **changed))
+    (rule,) = [rule for rule in found.rules if rule.verdict != "pass"]
+    assert found.verdict == rule.verdict
+    return rule
+
+
+def test_a_good_brain_passes_every_rule():
+    found = judge(GOOD)
+    assert found.verdict == "pass"
+    assert len(found.rules) == 10
+    assert {rule.verdict for rule in found.rules} == {"pass"}
+    assert found.reasons == ()
+
+
+#: measure, rule, (value still good, odd), (value still odd, wrong)
+BOUNDARIES = [
+    ("volume_litres", "mask volume", (0.7, 0.7 - A_LITTLE), (0.56, 0.56 - A_LITTLE)),
+    ("volume_litres", "mask volume", (2.2, 2.2 + A_LITTLE), (2.64, 2.64 + A_LITTLE)),
+    ("components", "mask components", (1, 2), (10, 11)),
+    ("border_contact", "mask at border", (0.02, 0.02 + A_LITTLE), (0.1, 0.1 + A_LITTLE)),
+    ("empty_share", "empty share of mask", (0.03, 0.03 + A_LITTLE), (0.1, 0.1 + A_LITTLE)),
+    ("correlation", "correlation with input", (0.85, 0.85 - A_LITTLE), (0.5, 0.5 - A_LITTLE)),
+    ("mean_shift", "mean intensity shift", (0.05, 0.05 + A_LITTLE), (0.2, 0.2 + A_LITTLE)),
+    ("mean_shift", "mean intensity shift", (-0.05, -0.05 - A_LITTLE), (-0.2, -0.2 - A_LITTLE)),
+    ("tct_after", "tissue contrast after", (0.3, 0.3 - A_LITTLE), (0.1, 0.1 - A_LITTLE)),
+    ("qi", "quality index", (1.02, 1.02 + A_LITTLE), (1.25, 1.25 + A_LITTLE)),
+    ("qi", "quality index", (0.5, 0.5 - A_LITTLE), (0.2, 0.2 - A_LITTLE)),
+]
+
+
+@pytest.mark.parametrize(("measure", "rule", "warn", "fail"), BOUNDARIES)
+def test_each_limit_from_both_sides(measure, rule, warn, fail):
+    assert verdicts(**{measure: warn[0]})[rule] == "pass"
+    assert verdicts(**{measure: fail[0]})[rule] == "warn"
+    for value, verdict in ((warn[1], "warn"), (fail[1], "fail")):
+        found = only(**{measure: value})
+        assert (found.name, found.verdict) == (rule, verdict)
+        assert found.value == value
+        assert "; " in found.reason or "?" in found.reason  # it says what to look at
+
+
+def test_the_contrast_of_the_input_alone_never_fails():
+    assert verdicts(tct_before=0.3)["tissue contrast before"] == "pass"
+    assert only(tct_before=0.3 - A_LITTLE).verdict == "warn"
+    assert only(tct_before=0.0).verdict == "warn"
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("tissue", ["CSF", "GM", "WM"])
+def test_the_change_of_a_tissue_from_both_sides(tissue, sign):
+    def changed(by):
+        return {**TISSUES, tissue: TISSUES[tissue] * (1 + sign * by)}
+
+    assert verdicts(tissues_after=changed(0.149))["tissue volume change"] == "pass"
+    found = only(tissues_after=changed(0.151))
+    assert (found.name, found.verdict) == ("tissue volume change", "warn")
+    assert found.value == pytest.approx(0.151)
+    assert tissue in found.reason
+    assert f"{'+' if sign > 0 else '-'}15.1%" in found.reason
+    assert only(tissues_after=changed(0.399)).verdict == "warn"
+    assert only(tissues_after=changed(0.401)).verdict == "fail"
+
+
+def test_a_tissue_that_doubled_or_vanished_fails():
+    assert only(tissues_after={**TISSUES, "WM": 0.6}).verdict == "fail"
+    assert only(tissues_after={**TISSUES, "WM": 0.0}).verdict == "fail"
+
+
+def test_a_small_tissue_is_held_against_a_twentieth_of_the_brain():
+    before = {"CSF": 0.01, "GM": 0.59, "WM": 0.40}
+    after = {"CSF": 0.02, "GM": 0.58, "WM": 0.40}
+    assert relative_change(before, after)["CSF"] == pytest.approx(0.01 / 0.05)
+    assert only(tissues_before=before, tissues_after=after).verdict == "warn"  # not fail
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (None, TISSUES),
+        (TISSUES, None),
+        (TISSUES, {"CSF": 0.2, "GM": 0.5}),
+        (TISSUES, {**TISSUES, "GM": math.nan}),
+        ({**TISSUES, "WM": 0.0}, TISSUES),  # nothing was classified as white matter
+        ({"CSF": 1.0, "GM": 0.0, "WM": 0.0}, {"CSF": 1.0, "GM": 0.0, "WM": 0.0}),
+    ],
+)
+def test_tissues_that_cannot_be_compared_are_a_warning(before, after):
+    assert relative_change(before, after) is None
+    found = only(tissues_before=before, tissues_after=after)
+    assert (found.verdict, found.value) == ("warn", None)
+
+
+@pytest.mark.parametrize("missing", [None, math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(
+    "measure",
+    [
+        field.name
+        for field in dataclasses.fields(Measures)
+        if field.name not in {"litres_for_age", "tissues_before", "tissues_after"}
+    ],
+)
+def test_a_figure_that_is_missing_is_a_warning_with_a_reason(measure, missing):
+    found = only(**{measure: missing})
+    assert (found.verdict, found.value) == ("warn", None)
+    assert "could not be measured" in found.reason
+
+
+@pytest.mark.parametrize("usual", [None, (math.nan, 2.0)])
+def test_a_volume_without_limits_is_a_warning(usual):
+    found = only(litres_for_age=usual)
+    assert (found.name, found.verdict, found.value) == ("mask volume", "warn", 1.2)
+    assert "not known what is usual" in found.reason
+
+
+def test_nothing_measured_is_a_warning_of_every_rule():
+    found = judge(Measures())
+    assert found.verdict == "warn"
+    assert {rule.verdict for rule in found.rules} == {"warn"}
+    assert len(found.reasons) == 10
+
+
+def test_the_volume_goes_by_the_age():
+    newborn = {"litres_for_age": (0.18, 1.1)}
+    assert verdicts(volume_litres=0.35, **newborn)["mask volume"] == "pass"
+    assert only(volume_litres=0.35).verdict == "fail"
+    assert only(volume_litres=1.5, **newborn).verdict == "fail"
+    assert "0.18 to 1.1 are usual" in only(volume_litres=1.5, **newborn).reason
+
+
+def test_the_worst_verdict_is_the_image_s_and_comes_first():
+    found = judge(dataclasses.replace(GOOD, components=2, qi=1.3, empty_share=math.nan))
+    assert found.verdict == "fail"
+    assert [reason.split()[:3] for reason in found.reasons] == [
+        ["The", "quality", "index"],
+        ["The", "brain", "mask"],
+        ["Empty", "share", "of"],
+    ]
+
+
+def test_too_low_and_too_high_ask_for_different_things():
+    assert "poor" in only(qi=0.4).reason
+    assert "less tissue contrast than the input" in only(qi=1.1).reason
+    assert "missing brain" in only(volume_litres=0.6).reason
+    assert "background" in only(volume_litres=2.4).reason
+    assert "dark" in only(mean_shift=-0.1).reason
+    assert "bright" in only(mean_shift=0.1).reason
+
+
+def test_a_sidecar_gets_plain_values():
+    table = judge(dataclasses.replace(GOOD, qi=1.1, tct_before=math.nan)).as_table()
+    assert json.loads(json.dumps(table, allow_nan=False)) == table
+    assert table["Verdict"] == "warn"
+    rules = {rule["Rule"]: rule for rule in table["Rules"]}
+    assert rules["quality index"]["Value"] == 1.1
+    assert rules["quality index"]["WarnOutside"] == [0.5, 1.02]
+    assert rules["quality index"]["FailOutside"] == [0.2, 1.25]
+    assert rules["tissue contrast before"]["Value"] is None
+    assert rules["mask volume"]["FailOutside"] == pytest.approx([0.56, 2.64])
+    assert all(rule["Reason"].endswith((".", "?")) for rule in table["Rules"])
+
+
+def test_no_limit_lets_everything_pass():
+    assert Limits().verdict(-1e9) == "pass"
+    assert Limits(fail_below=0).verdict(-1) == "fail"
+    assert Limits(fail_below=0).verdict(0) == "pass"
+
+
+def test_limits_are_in_order():
+    for name, limits in vars(gate).items():
+        if isinstance(limits, Limits):
+            given = [
+                value
+                for value in (
+                    limits.fail_below, limits.warn_below, limits.warn_above, limits.fail_above,
+                )
+                if value is not None
+            ]  # fmt: skip
+            assert given == sorted(given), name
