@@ -59,6 +59,8 @@ MASK_METHODS = {
     "given": "given",
 }
 OUR_SOURCE = "trained by the bmex_bids developers"
+#: stands where a condition did not hold, so that its line does not become a blank one
+GAP = "\0"
 _SIDECAR = re.compile(
     r"(?P<stem>.+?)(?P<res>_res-[A-Za-z0-9]+)?_desc-(?P<desc>enhanced|preproc|quality)"
     r"_(?P<suffix>T[12]w)\.json"
@@ -97,10 +99,11 @@ class Facts:
     weights, strip_weights : of the enhancing and of the stripping network
     masks : ``network``, ``stripped`` (no skull), ``given``, or what the sidecar says → images
     mask_sources : whose masks were given
-    spacings_mm : of the network's grid
+    spacing_mm, fetal_spacing_mm : of the network's grid, after and before birth
     native, resolution, preproc, measured : images enhanced on the input's grid, on the network's,
         back in their head; images of which only quality measures were kept
     devices, precisions : of the networks
+    contrast_measured : images whose tissue contrast (TCT) was measured
     gate : pass, warn, fail → number of images
     seeds : of the runs that made the images
     pictures : whether there are any
@@ -120,13 +123,15 @@ class Facts:
     strip_weights: tuple[WeightSet, ...] = ()
     masks: Mapping[str, int] = field(default_factory=dict)
     mask_sources: tuple[str, ...] = ()
-    spacings_mm: tuple[float, ...] = ()
+    spacing_mm: float | None = None
+    fetal_spacing_mm: float | None = None
     native: int = 0
     resolution: int = 0
     preproc: int = 0
     measured: int = 0
     devices: tuple[str, ...] = ()
     precisions: tuple[str, ...] = ()
+    contrast_measured: int = 0
     gate: Mapping[str, int] = field(default_factory=dict)
     seeds: tuple[int, ...] = ()
     pictures: bool = False
@@ -152,7 +157,6 @@ def collect_facts(output_dir: Path) -> Facts:
     groups = _count(record.get("Model") for record in records)
     masks = [_table(record, "Mask") for record in records]
     n4 = inspect.signature(intensity.n4).parameters
-    spacings = {(FETAL_SPACING if group == "fetal" else SPACING)[0] for group in groups}
     return Facts(
         images=len(images),
         participants=len({image.subject for image in images}),
@@ -180,13 +184,17 @@ def collect_facts(output_dir: Path) -> Facts:
         mask_sources=tuple(
             _count(mask.get("source") for mask in masks if mask.get("method") == "given")
         ),
-        spacings_mm=tuple(sorted(spacings, reverse=True)),
+        spacing_mm=SPACING[0] if set(groups) - {"fetal"} else None,
+        fetal_spacing_mm=FETAL_SPACING[0] if "fetal" in groups else None,
         native=sum("enhanced" in image.products for image in images),
         resolution=sum("enhanced_res" in image.products for image in images),
         preproc=sum("preproc" in image.products for image in images),
         measured=sum(image.products == {"quality"} for image in images),
         devices=tuple(_count(_device(record.get("Device")) for record in records)),
         precisions=tuple(_count(record.get("Precision") for record in records)),
+        contrast_measured=sum(
+            _table(record, "Quality").get("tct_after") is not None for record in records
+        ),
         gate=_count(_table(record, "Gate").get("Verdict") for record in records),
         seeds=_seeds(output_dir),
         pictures=next(output_dir.glob("sub-*/**/figures/*.svg"), None) is not None,
@@ -334,8 +342,9 @@ def fill_frame(frame: str, flags: Mapping[str, bool], values: Mapping[str, str])
     text = re.sub(r"<!--.*?-->", "", frame, flags=re.DOTALL)
     innermost = re.compile(r"\{\?(\w+)\}((?:(?!\{\?|\{/\}).)*)\{/\}", re.DOTALL)
     while innermost.search(text):
-        text = innermost.sub(lambda match: match[2] if flags[match[1]] else "", text)
-    blocks = (" ".join(block.split()) for block in re.split(r"\n\s*\n", text))
+        text = innermost.sub(lambda match: match[2] if flags[match[1]] else GAP, text)
+    paragraphs = (block.replace(GAP, "") for block in re.split(r"\n\s*\n", text))
+    blocks = (" ".join(block.split()) for block in paragraphs)
     # values last, so that nothing in a value is taken for a part of the frame
     filled = (re.sub(r"\{(\w+)\}", lambda match: values[match[1]], block) for block in blocks)
     return "\n\n".join(block for block in filled if block) + "\n"
@@ -359,6 +368,8 @@ def _flags(facts: Facts) -> dict[str, bool]:
         "mask_given": facts.masks.get("given", 0) > 0,
         "mask_sources": bool(facts.mask_sources),
         "mask_other": bool(set(facts.masks) - set(MASK_METHODS.values())),
+        "spacing": bool(facts.spacing_mm or facts.fetal_spacing_mm),
+        "age_groups": bool(facts.age_groups),
         "interpolation": (own or published) and not other,
         "match_brain": own and not published and not other,
         "match_published": published and not own and not other,
@@ -372,6 +383,7 @@ def _flags(facts: Facts) -> dict[str, bool]:
         "native": facts.native > 0,
         "preproc": facts.preproc > 0,
         "resolution": facts.resolution > 0,
+        "contrast": facts.contrast_measured > 0,
         "gate": bool(facts.gate),
         "pictures": facts.pictures,
         "enhanced": facts.images > facts.measured,
@@ -393,9 +405,7 @@ def _values(facts: Facts) -> dict[str, str]:
             f"{number} {CONTRASTS.get(name, name)}" for name, number in facts.contrasts.items()
         ),
         "postnatal_ages": _span(facts.postnatal_months, _birth_age),
-        "fetal_ages": _span(
-            facts.fetal_weeks, lambda weeks: (f"{weeks:.1f}", "weeks of gestation")
-        ),
+        "fetal_ages": _span(facts.fetal_weeks, _gestation),
         "measured_images": of_images(facts.measured),
         "n4_mm": f"{facts.n4_mm:g}",
         "n4_iterations": _list(str(number) for number in facts.n4_iterations),
@@ -407,12 +417,12 @@ def _values(facts: Facts) -> dict[str, str]:
         "mask_sources": _list(_escape(name) for name in facts.mask_sources),
         "other_mask_images": of_images(sum(facts.masks[name] for name in others)),
         "mask_methods": _list(_escape(name) for name in others),
-        "spacing": _list(f"{spacing:g} mm" for spacing in facts.spacings_mm),
+        "spacing": _spacing(facts),
         "interpolation": "cubic splines, or linear interpolation before the published weights"
         if sets["own"] and sets["published"]
         else ("linear interpolation" if sets["published"] else "cubic splines"),
         "age_groups": _list(
-            f"{_group(name)}: {number}" for name, number in facts.age_groups.items()
+            f"{number} {_group(name)}" for name, number in facts.age_groups.items()
         ),
         "match_points": str(facts.match_points),
         "match_levels": str(facts.match_levels),
@@ -423,9 +433,7 @@ def _values(facts: Facts) -> dict[str, str]:
         "published_weights": _list(_describe(part) for part in sets["published"]),
         "Other_images": _capital(of_images(numbers["other"])),
         "other_weights": _list(_describe(part, source=True) for part in sets["other"]),
-        "devices": _list(
-            "processors (CPU)" if name == "cpu" else _escape(name) for name in facts.devices
-        ),
+        "devices": _list("the CPU" if name == "cpu" else _escape(name) for name in facts.devices),
         "precision": _list(
             f"{PRECISIONS[name]} ({name})" if name in PRECISIONS else _escape(name)
             for name in facts.precisions
@@ -445,6 +453,13 @@ def _own_version(facts: Facts) -> str:
     return f"{done} (the settings told here are those of {__version__})"
 
 
+def _spacing(facts: Facts) -> str:
+    """``0.8 mm``, ``0.75 mm`` or ``0.8 mm (fetal images: 0.75 mm)``."""
+    if facts.spacing_mm and facts.fetal_spacing_mm:
+        return f"{facts.spacing_mm:g} mm (fetal images: {facts.fetal_spacing_mm:g} mm)"
+    return f"{facts.spacing_mm or facts.fetal_spacing_mm or 0:g} mm"
+
+
 def _describe(weights: WeightSet, *, source: bool = False) -> str:
     """``*name* (SHA-256 `…`; licence …)``"""
     details = []
@@ -459,7 +474,7 @@ def _describe(weights: WeightSet, *, source: bool = False) -> str:
 
 
 def _group(name: str) -> str:
-    """An age group in words.
+    """An age group by its youngest age.
 
     >>> _group("fetal"), _group("month0"), _group("month24")
     ('fetal', 'from birth', 'from 24 months')
@@ -472,19 +487,32 @@ def _group(name: str) -> str:
 
 def _birth_age(months: float) -> tuple[str, str]:
     """An age as number and unit, months up to three years."""
-    if months < 36:
-        return f"{months:.1f}".removesuffix(".0"), "months"
-    return f"{months / 12:.1f}".removesuffix(".0"), "years"
+    number, unit = (months, "month") if months < 36 else (months / 12, "year")
+    return _number(number), unit if _number(number) == "1" else f"{unit}s"
+
+
+def _gestation(weeks: float) -> tuple[str, str]:
+    return _number(weeks), "weeks of gestation"
+
+
+def _number(value: float) -> str:
+    """A number with one decimal, if that is not zero."""
+    return f"{value:.1f}".removesuffix(".0")
 
 
 def _span(limits: tuple[float, float] | None, written: Callable[[float], tuple[str, str]]) -> str:
-    """``1 to 5 months``, ``6 months to 6 years``, or one age."""
+    """A range of ages, or one.
+
+    >>> _span((1, 5), _birth_age), _span((6, 72), _birth_age), _span((1, 1), _birth_age)
+    ('1 to 5 months', '6 months to 6 years', '1 month')
+    """
     if limits is None:
         return ""
     (low, low_unit), (high, high_unit) = (written(value) for value in limits)
     if (low, low_unit) == (high, high_unit):
         return f"{low} {low_unit}"
-    return f"{low}{'' if low_unit == high_unit else f' {low_unit}'} to {high} {high_unit}"
+    same = low_unit.rstrip("s") == high_unit.rstrip("s")
+    return f"{low}{'' if same else f' {low_unit}'} to {high} {high_unit}"
 
 
 def _images(number: int) -> str:

@@ -278,11 +278,12 @@ def _tex(text: str) -> str:
     commands = {mark: name for name, mark in _ACCENTS.items()}
     result = []
     for character in text:
-        base, *marks = unicodedata.normalize("NFD", character)
+        apart = unicodedata.normalize("NFD", character)
+        base, marks = apart[:1], apart[1:]
         if character in _TEX:
             result.append(_TEX[character])
-        elif len(marks) == 1 and marks[0] in commands and base.isascii():
-            result.append(rf"\{commands[marks[0]]}{{{base}}}")
+        elif marks in commands and base.isascii():
+            result.append(rf"\{commands[marks]}{{{base}}}")
         else:
             result.append(character)
     return "".join(result)
