@@ -156,7 +156,7 @@ def find_age(
         ages = [age for row in rows if (age := _age_of_row(row, table, bids_dir, fetal))]
         if ages:
             if len({(age.months, age.fetal) for age in ages}) > 1:
-                values = ", ".join(sorted({f"{age.value} {age.unit}" for age in ages}))
+                values = ", ".join(sorted({_written(age) for age in ages}))
                 raise AgeError(
                     f"expected one age for {image.name} in {relative}, found several ({values}); "
                     "say in a session_id column which is of which session, or give --age-months"
@@ -669,7 +669,12 @@ def _checked(age: Age) -> Age:
     if bad or (years > OLDEST_YEARS) or (age.fetal and not 10 <= weeks <= LONGEST_GESTATION_WEEKS):
         limits = "10 to 45 weeks of gestation" if age.fetal else f"0 to {OLDEST_YEARS:g} years"
         raise AgeError(
-            f"expected an age of {limits}, got {age.value} {age.unit} ({age.source}, "
+            f"expected an age of {limits}, got {_written(age)} ({age.source}, "
             f"{age.column}); correct the value or its unit, or give --age-months"
         )
     return age
+
+
+def _written(age: Age) -> str:
+    """An age as found, with its unit unless that was written beside it."""
+    return age.value if re.search("[A-Za-z]", age.value) else f"{age.value} {age.unit}"
