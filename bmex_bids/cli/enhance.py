@@ -355,7 +355,11 @@ def plan_image(request: Request, config: Config) -> PlannedImage:
 def _label(source: Path) -> str:
     """A BIDS label for an image of any name.
 
-    >>> _label(Path("sub-07_ses-A_T1w.nii.gz")), _label(Path("head (2).nii")), _label(Path("é.nii"))
+    >>> (
+    ...     _label(Path("sub-07_ses-A_T1w.nii.gz")),
+    ...     _label(Path("head (2).nii")),
+    ...     _label(Path("é.nii")),
+    ... )
     ('07', 'head2', 'image')
     """
     found = re.match(r"sub-([0-9A-Za-z]+)(?:_|$)", _stem(source))
@@ -511,7 +515,7 @@ def _write_text(path: Path, *, text: str) -> None:
 
 def _copy_image(source: Path, target: Path, *, packed: bool) -> None:
     """Copy a ``.nii.gz``, unpacked where a ``.nii`` is wanted."""
-    with (source.open("rb") if packed else gzip.open(source)) as stream, target.open("wb") as file:
+    with source.open("rb") if packed else gzip.open(source) as stream, target.open("wb") as file:
         shutil.copyfileobj(stream, file)
 
 

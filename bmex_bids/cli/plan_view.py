@@ -106,11 +106,15 @@ def estimate(task: Task, device: str, threads: int) -> tuple[float, float]:
     return BASE_SECONDS + OTHER_COST * voxels + network, memory
 
 
-def as_json(tasks: Sequence[Task], *, bids_dir: Path, output_dir: Path, device: str, threads: int) -> str:
+def as_json(
+    tasks: Sequence[Task], *, bids_dir: Path, output_dir: Path, device: str, threads: int
+) -> str:
     """The plan for programs: one object, ``images`` with one entry each."""
     images = []
     for task in tasks:
-        seconds, memory = estimate(task, device, threads) if task.planned.runnable else (None, None)
+        seconds, memory = (
+            estimate(task, device, threads) if task.planned.runnable else (None, None)
+        )
         age: dict[str, Any] | None = None
         if task.planned.age is not None:
             age = dataclasses.asdict(task.planned.age)

@@ -216,9 +216,7 @@ def _task(config: Config, image: PlannedImage) -> Task:
         )
         for product in products
     ]
-    record = (
-        config.paths.output_dir / image.output_dir / names[0].replace(".nii.gz", ".json")
-    )
+    record = config.paths.output_dir / image.output_dir / names[0].replace(".nii.gz", ".json")
     settings = {
         "version": __version__,
         "age": image.age,

@@ -142,11 +142,14 @@ def test_a_run_that_is_killed_goes_on_where_it_was(bids_skeleton, brain, tmp_pat
     assert validate(tmp_path / "out") == []
 
 
-def test_no_temporary_file_of_a_killed_run_stays(one, tmp_path, monkeypatch):
+def test_what_a_killed_run_left_half_written_is_swept_away(one, tmp_path):
     anat = tmp_path / "out/sub-01/anat"
     anat.mkdir(parents=True)
+    (anat / ".sub-01_desc-enhanced_T1w.nii.gz.x7f3").write_bytes(b"half")
+    (anat / ".sub-02_desc-enhanced_T1w.nii.gz.x7f3").write_bytes(b"of another image")
     assert bmex(one) == 0
-    assert not [path for path in anat.iterdir() if path.name.startswith(".")]
+    hidden = [path.name for path in anat.iterdir() if path.name.startswith(".")]
+    assert hidden == [".sub-02_desc-enhanced_T1w.nii.gz.x7f3"]
 
 
 def test_a_dry_run_for_programs_is_json_and_nothing_else(bids_skeleton, brain, capsys):
@@ -226,7 +229,11 @@ def test_a_plugin_of_nipype(one, tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("plugin: Magic\n", "expected one of Nipype's plugins"), ("- 1\n", "plugin_args"), (":\n- [", "YAML")],
+    [
+        ("plugin: Magic\n", "expected one of Nipype's plugins"),
+        ("- 1\n", "plugin_args"),
+        (":\n- [", "YAML"),
+    ],
 )
 def test_a_plugin_file_that_is_wrong(one, tmp_path, capsys, text, words):
     plugin = tmp_path / "plugin.yml"

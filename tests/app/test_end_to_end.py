@@ -24,6 +24,7 @@ from app_runs import bmex, derivatives, expected, participants, status_of
 from bmex_bids.cli.validation import validate
 from bmex_bids.config import Config
 
+
 def test_three_storage_orders_and_a_session_come_out_valid(bids_skeleton, brain, tmp_path, capsys):
     bids = bids_skeleton(
         {
