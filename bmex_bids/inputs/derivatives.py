@@ -13,15 +13,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
-
-import nibabel as nib
-import numpy as np
-from nibabel.filebasedimages import ImageFileError
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from bmex_bids.exceptions import UsageError
 from bmex_bids.inputs.collect import EXTENSIONS, SUFFIXES, SourceImage, parse_name
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 #: entities that say how a mask was made, not of which image it is
 OF_THE_MASK = frozenset({"desc", "space", "res", "den"})
@@ -227,6 +226,10 @@ def _fault_of_sources(image: SourceImage, path: Path) -> str | None:
 
 def _fault_of_grid(image: Path, mask: Path) -> str | None:
     """Whether a mask shows another part of space than its image, by their headers."""
+    import nibabel as nib
+    import numpy as np
+    from nibabel.filebasedimages import ImageFileError
+
     try:
         ours: Any = nib.load(image)
     except (ImageFileError, OSError, EOFError, ValueError):
@@ -268,6 +271,8 @@ def _share(
     inner: tuple[Sequence[int], NDArray[np.float64]],
     outer: tuple[Sequence[int], NDArray[np.float64]],
 ) -> float:
+    import numpy as np
+
     # the centres of 16³ equal boxes that fill the inner field of view, edge to edge
     steps = (np.arange(16) + 0.5) / 16
     points = np.array(list(product(steps, repeat=3))) * np.array(inner[0]) - 0.5
