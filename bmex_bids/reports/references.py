@@ -18,7 +18,7 @@ REFERENCES_HEADING = "### References"
 STYLE = (
     "body{font-family:system-ui,sans-serif;line-height:1.5;max-width:46rem;margin:2rem auto;"
     "padding:0 1rem;color:#222;background:#fff}code{overflow-wrap:anywhere}"
-    "ol.references li{margin-bottom:.4rem}"
+    "ol.references li,.csl-entry{margin-bottom:.4rem}"
 )
 
 #: (kind of piece, its content) → how it is written
@@ -140,9 +140,8 @@ def _words(reference: Reference) -> _Words:
     volume = fields.get("volume", "")
     number = f"({fields['number']})" if "number" in fields else ""
     pages = f":{fields['pages']}" if "pages" in fields else ""
-    details = " ".join(
-        part for part in (f"{volume}{number}{pages}", fields.get("year", "")) if part
-    )
+    year = f"({fields['year']})" if "year" in fields else ""
+    details = " ".join(part for part in (f"{volume}{number}{pages}", year) if part)
     container = next(
         (fields[name] for name in ("journal", "booktitle", "howpublished") if name in fields), ""
     )
@@ -250,7 +249,6 @@ def to_latex(text: str, references: Mapping[str, Reference]) -> str:
         body.append("\n".join([r"\begin{thebibliography}{99}", *items, r"\end{thebibliography}"]))
     head = [
         r"\documentclass{article}",
-        r"\usepackage[T1]{fontenc}",
         r"\usepackage[utf8]{inputenc}",
         r"\usepackage{url}",
         r"\begin{document}",

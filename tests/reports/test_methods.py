@@ -16,6 +16,7 @@ from bmex_bids.exceptions import OutputError
 from bmex_bids.imaging.intensity import rescale_robust
 from bmex_bids.network.registry import bundled
 from bmex_bids.reports import methods
+from bmex_bids.reports.facts import installed_versions
 from bmex_bids.reports.methods import (
     Facts,
     WeightSet,
@@ -111,8 +112,7 @@ def test_ages_are_kept_apart_at_birth(output):
     assert facts.postnatal_months == (3, 72)
     assert facts.fetal_weeks == pytest.approx((30, 30))
     text = methods_text(facts)
-    assert "Ages after birth: 3 months to 6 years." in text
-    assert "Ages before birth: 30 weeks of gestation." in text
+    assert "Ages at the scan were 3 months to 6 years and 30 weeks of gestation." in text
     assert "0.8 mm (fetal images: 0.75 mm)" in text
 
 
@@ -175,7 +175,7 @@ def every_kind_of_facts():
         postnatal_months=(0.5, 40),
         fetal_weeks=(25, 31),
         processed_by=("0.0.1",),
-        versions=methods.installed_versions(),
+        versions=installed_versions(),
         weights=(
             WeightSet("w-own", "11", "Apache-2.0", "us", "own", 4),
             WeightSet("w-published", "22", "MIT", "them", "published", 2),
@@ -246,6 +246,10 @@ SKIPPED = {
         {"masks": {"stripped": 6}},
         ["@synthstrip", "@synthseg", "w-strip", "label maps", "convolutional", "probability map"],
     ),
+    "a stripper that is not ours": (
+        {"strip_weights": (WeightSet("w-strip", "44"),)},
+        ["@synthstrip", "@synthseg", "label maps"],
+    ),
     "no stripped image": ({"masks": {"network": 6}}, ["without a skull", "other than zero"]),
     "no mask given": ({"masks": {"network": 6}}, ["made outside", "fmriprep"]),
     "our weights only": (
@@ -269,9 +273,9 @@ SKIPPED = {
     "nothing only measured": ({"measured": 0}, ["quality measures"]),
     "no fetus": (
         {"fetal_weeks": None, "fetal_spacing_mm": None},
-        ["before birth", "0.75", "gestation"],
+        ["0.75 mm", "gestation"],
     ),
-    "none born": ({"postnatal_months": None, "spacing_mm": None}, ["after birth", "0.8 mm"]),
+    "none born": ({"postnatal_months": None, "spacing_mm": None}, ["3.3 years", "0.8 mm"]),
     "measured only": (
         {"measured": 6, "native": 0, "resolution": 0, "preproc": 0},
         ["not meant for", "kept on the grid", "grid of the input", "blended"],
@@ -291,7 +295,7 @@ def test_facts_that_are_told():
     for words in (
         f"*bmex_bids* 0.0.1 (the settings told here are those of {__version__})",
         "was 6 images of 5 participants (4 T1-weighted and 2 T2-weighted)",
-        "Ages after birth: 0.5 months to 3.3 years. Ages before birth: 25 to 31 weeks of gestation.",
+        "Ages at the scan were 0.5 months to 3.3 years and 25 to 31 weeks of gestation.",
         "Of 1 image only quality measures were kept",
         "voxels of about 4 mm, at most 50 and 20 iterations on 2 levels",
         "In 2 images the brain was found",
@@ -403,7 +407,7 @@ def test_many_writers_at_once_leave_whole_files(output, no_pandoc):
 def test_a_folder_that_cannot_be_written_is_an_output_error(tmp_path, no_pandoc):
     (tmp_path / "logs").write_text("a file")
     with pytest.raises(OutputError, match="expected to write"):
-        write_citation(tmp_path, Facts(versions=methods.installed_versions()))
+        write_citation(tmp_path, Facts(versions=installed_versions()))
 
 
 # ------------------------------------------------------------------ pandoc

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
+import configparser
+from fnmatch import fnmatch
 from html.parser import HTMLParser
 from importlib import resources
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +16,7 @@ from bmex_bids.reports.references import (
     to_latex,
 )
 
+ROOT = Path(__file__).resolve().parents[2]
 BIB = r"""
 @article{one,
   author = {Ny{\'u}l, L{\'a}szl{\'o} G. and Van Leemput, Koen},
@@ -105,7 +109,7 @@ def test_html_numbers_its_references_and_links_to_them(references):
     assert "Then a_b and bold * here." in page.text
     assert page.ids == ["ref-two", "ref-one"]
     assert page.links[:3] == ["#ref-two", "#ref-two", "#ref-one"]
-    assert "Nyúl LG, Van Leemput K. On MRI & more. A Journal 19(2):143–150 2000." in page.text
+    assert "Nyúl LG, Van Leemput K. On MRI & more. A Journal 19(2):143–150 (2000)." in page.text
     assert "Esteban O, et al. Tool. https://example.org/t" in page.text
     assert "https://doi.org/10.1/x_y" in page.links
     assert "@" not in page.text
@@ -134,3 +138,13 @@ def test_every_reference_of_ours_has_author_title_and_a_way_to_it():
     dois = [r.fields["doi"] for r in references.values() if "doi" in r.fields]
     assert len(dois) == len(set(dois))
     assert references["bmex"].fields["doi"] == "10.1038/s41551-024-01283-7"
+
+
+def test_the_frame_and_the_references_go_into_the_package():
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg", encoding="utf-8")
+    patterns = parser["options.package_data"]["bmex_bids.boilerplate"].split()
+    files = [path.name for path in (ROOT / "boilerplate").iterdir() if path.is_file()]
+    assert {"methods.md", "references.bib"} <= set(files)
+    for name in files:
+        assert name.endswith(".py") or any(fnmatch(name, pattern) for pattern in patterns)
