@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from bmex_bids.exceptions import UsageError
 from bmex_bids.inputs.collect import EXTENSIONS, SUFFIXES, SourceImage, parse_name
+from bmex_bids.inputs.filters import fits
 
 if TYPE_CHECKING:
     import numpy as np
@@ -159,7 +160,7 @@ def _rank(image: SourceImage, path: Path) -> tuple[int, int, int, str] | None:
     own = {key: label for key, label in entities.items() if key not in OF_THE_MASK}
     if (own.get("sub"), own.get("ses")) != (image.subject, image.session):
         return None
-    if not all(_same(image.entities.get(key), label) for key, label in own.items()):
+    if not all(fits(image.entities.get(key), label, key) for key, label in own.items()):
         return None
     missing = len(image.entities) - len(own)
     space = entities.get("space")
@@ -179,16 +180,8 @@ def _rank(image: SourceImage, path: Path) -> tuple[int, int, int, str] | None:
     return (missing, int(coarse), int(space is None), path.name.replace(".nii.gz", ".nii!"))
 
 
-def _same(label: str | None, other: str) -> bool:
-    if label is None:
-        return False
-    if label.isdecimal() and other.isdecimal():
-        return int(label) == int(other)
-    return label == other
-
-
 def _covers(own: Mapping[str, str], other: tuple[Mapping[str, str], str]) -> bool:
-    return all(_same(other[0].get(key), label) for key, label in own.items())
+    return all(fits(other[0].get(key), label, key) for key, label in own.items())
 
 
 def _other_images(image: SourceImage) -> list[tuple[dict[str, str], str]]:

@@ -97,6 +97,8 @@ def test_the_right_mask_is_found(name, case):
         ([f"{S1}_T1w.nii.gz"], "sub-01/ses-b/anat/sub-01_ses-b_desc-brain_mask.nii.gz"),
         ([f"{S1}_T1w.nii.gz"], "sub-01/ses-a/anat/sub-01_ses-b_desc-brain_mask.nii.gz"),
         ([f"{S1}_T1w.nii.gz"], "sub-01/anat/sub-01_desc-brain_mask.nii.gz"),
+        ([f"{S1}_T1w.nii.gz"], "sub-01/ses-a/anat/sub-01_desc-brain_mask.nii.gz"),
+        ([f"{S2}_acq-01_T1w.nii.gz"], f"{S2}_acq-1_desc-brain_mask.nii.gz"),
         ([f"{S2}_T1w.nii.gz"], "sub-02/ses-a/anat/sub-02_ses-a_desc-brain_mask.nii.gz"),
         ([f"{S2}_run-1_T1w.nii.gz"], f"{S2}_run-2_desc-brain_mask.nii.gz"),
         ([f"{S2}_T1w.nii.gz"], f"{S2}_run-1_desc-brain_mask.nii.gz"),
@@ -113,6 +115,7 @@ def test_the_right_mask_is_found(name, case):
     ids=[
         "another subject", "another subject in its folder", "a subject that begins alike",
         "another session", "another session in its folder", "a template of all sessions",
+        "a name without the session", "another acquisition but for a zero",
         "a session where the image has none", "another run", "a run where the image has none",
         "another acquisition", "a standard space", "the other contrast's space",
         "that of the T1w image beside it", "a part of the brain", "another description",
