@@ -68,7 +68,7 @@ def table(tasks: Sequence[Task], device: str) -> Iterator[str]:
             yield f"  {task.name}: skipped: {image.skip_reason}"
             continue
         done = "unchanged since it was done; " if task.unchanged else ""
-        mask = f", mask {image.mask}" if getattr(image, "mask", None) else ""
+        mask = f", mask {image.mask}" if image.mask else ""
         yield (
             f"  {task.name}: {done}age {age.value} {age.unit} ({age.source}) → "
             f"{age.months:.2f} months{' of gestation' if age.fetal else ''}, model "

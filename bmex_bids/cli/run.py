@@ -167,6 +167,7 @@ def _validate(bids_dir: Path) -> None:
 
 def _plan(config: Config) -> list[PlannedImage]:
     from bmex_bids.inputs.collect import collect
+    from bmex_bids.inputs.derivatives import parse_derivatives
     from bmex_bids.inputs.filters import read_filters
     from bmex_bids.inputs.plan import plan
 
@@ -180,7 +181,6 @@ def _plan(config: Config) -> list[PlannedImage]:
         filters=None if chosen.filter_file is None else read_filters(chosen.filter_file),
         database_dir=chosen.database_dir,
     )
-    derivatives = dict(item.split("=", 1) for item in config.processing.derivatives)
     return list(
         plan(
             images,
@@ -188,7 +188,7 @@ def _plan(config: Config) -> list[PlannedImage]:
             override_months=config.age.months,
             fetal=config.age.fetal,
             age_file=config.age.file,
-            derivatives={name: Path(path) for name, path in derivatives.items()},
+            derivatives=parse_derivatives(config.processing.derivatives),
         )
     )
 
@@ -224,12 +224,13 @@ def _task(config: Config, image: PlannedImage) -> Task:
         "spacing_mm": image.spacing_mm,
         "metadata": dict(image.image.metadata),
         "skull_strip": processing.skull_strip,
+        "mask": image.mask_source,
         "output_res": processing.output_res,
         "qc_only": processing.qc_only,
         "seed": processing.random_seed,
         "outputs": names,
     }
-    strip = _strip_weights(config)
+    strip = _strip_weights(config, image)
     fingerprint = resume.fingerprint(
         [image.image.path, *([image.mask] if image.mask else [])],
         settings,
@@ -260,10 +261,12 @@ def _weights(config: Config, image: PlannedImage) -> WeightRecord:
     )
 
 
-def _strip_weights(config: Config) -> WeightRecord | None:
+def _strip_weights(config: Config, image: PlannedImage) -> WeightRecord | None:
+    """Of the stripping network; None where it will not be asked."""
     from bmex_bids.network.registry import select
 
-    return None if config.processing.skull_strip == "skip" else select("strip")
+    needless = config.processing.skull_strip == "skip" or image.mask is not None
+    return None if needless else select("strip")
 
 
 def _device(config: Config) -> str:
@@ -378,7 +381,7 @@ def _image_workflow(config: Config, task: Task, device: str) -> Any:
         bids_dir=config.paths.bids_dir,
         output_dir=config.paths.output_dir,
         weights=task.weights,
-        strip_weights=_strip_weights(config),
+        strip_weights=_strip_weights(config, task.planned),
         skull_strip=processing.skull_strip,
         output_res=processing.output_res,
         qc_only=processing.qc_only,

@@ -309,3 +309,33 @@ def test_a_crash_in_a_dataset_with_sessions_is_on_the_page(bids_skeleton, tmp_pa
     assert bmex(bids, "--skip-bids-validation") == 1
     page = (tmp_path / "out/sub-01_ses-A.html").read_text()
     assert "expected a complete NIfTI image" in page
+
+
+def test_a_mask_made_elsewhere_is_used_and_named(one, brain, tmp_path, capsys):
+    import nibabel as nib
+    import numpy as np
+
+    image = brain()
+    mask = np.asarray(image.dataobj) > 0
+    mask[:, :, : mask.shape[2] // 2] = False  # half of the brain: nobody would find that himself
+    anat = tmp_path / "masks/sub-01/anat"
+    anat.mkdir(parents=True)
+    nib.save(
+        nib.Nifti1Image(mask.astype(np.uint8), image.affine),
+        anat / "sub-01_desc-brain_mask.nii.gz",
+    )
+    bmex(one, "--derivatives", f"mine={tmp_path / 'masks'}")
+    found = nib.load(tmp_path / "out/sub-01/anat/sub-01_desc-brain_mask.nii.gz")
+    np.testing.assert_array_equal(np.asarray(found.dataobj) > 0, mask)
+    sidecar = (tmp_path / "out/sub-01/anat/sub-01_desc-enhanced_T1w.json").read_text()
+    assert json.loads(sidecar)["BMEX"]["Mask"]["method"] == "given"
+    assert "mine" in sidecar
+    # an altered mask is a change
+    mask[:, :, : mask.shape[2] // 2 + 1] = False
+    nib.save(
+        nib.Nifti1Image(mask.astype(np.uint8), image.affine),
+        anat / "sub-01_desc-brain_mask.nii.gz",
+    )
+    bmex(one, "--derivatives", f"mine={tmp_path / 'masks'}", "--dry-run=json")
+    printed = capsys.readouterr().out
+    assert '"to process"' in printed[printed.index("{") :]

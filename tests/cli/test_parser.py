@@ -208,7 +208,7 @@ def test_derivatives_have_a_name_and_an_absolute_path(places, tmp_path):
         for flag in ("-d", "--derivatives"):
             found = parse([*places, flag, given]).processing.derivatives
             assert found == (f"{name}={tmp_path / 'masks'}",)
-    with pytest.raises(UsageError, match="NAME=PATH"):
+    with pytest.raises(UsageError, match="expected a folder of derivatives"):
         parse([*places, "-d", f"x={tmp_path / 'nowhere'}"])
 
 
