@@ -6,7 +6,7 @@ each rule and one for the image (the worst), and raises nothing.  ``warn`` asks 
 ``fail`` says that the result must not be used without a look.  A figure that is missing or not
 finite is a ``warn``, since nobody knows that it was fine.
 
-Limits were set on ten real brains (fetus to six years), a real head, and on some of them made wrong
+Limits were set on ten real images (fetus to six years), a real head, and on some of them made wrong
 on purpose; ``docs/quality-gate.md`` has the figures.
 """
 
