@@ -293,11 +293,17 @@ def test_several_processes_the_whole_report_and_what_a_sidecar_tells(
     text = (out / "sub-01/anat/sub-01_desc-enhanced_T1w.json").read_text()
     for word in ("participants.tsv", "month0", "tiny", "made by a test", "tct_after"):
         assert word in text, word
+    gate = json.loads(text)["BMEX"]["Gate"]
+    rules = {rule["Rule"]: rule["Verdict"] for rule in gate["Rules"]}
+    assert gate["Verdict"] != "pass"  # an untrained network finds no tissues, and that is said
+    assert rules["tissue volume change"] == rules["quality index"] == "warn"
+    assert rules["correlation with input"] == "pass"
     page = (out / "sub-01.html").read_text()
     pictures = sorted(path.name for path in (out / "sub-01/figures").glob("*.svg"))
     assert len(pictures) >= 4
     for picture in pictures:
         assert picture in page
+    assert f"Quality gate</th><td>{gate['Verdict']} (" in page
     assert "http" not in page.replace("http://www.w3.org", "")  # opens without a network
 
 
