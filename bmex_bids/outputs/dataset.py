@@ -20,7 +20,17 @@ ACKNOWLEDGE = (
     "and say which weights were used (the sidecars name them)."
 )
 #: without trailing slashes: validator 3.0.2 does not take "figures/" to cover nested folders
-IGNORED = ("*.html", "logs", "figures", "sub-*/figures", "sub-*/ses-*/figures", "group_*", "work")
+#: (and a sidecar without an image, which --qc-only writes, is an error to it)
+IGNORED = (
+    "*.html",
+    "logs",
+    "figures",
+    "sub-*/figures",
+    "sub-*/ses-*/figures",
+    "group_*",
+    "work",
+    "*_desc-quality_*.json",
+)
 #: a temporary file of this age is nobody's any more
 STALE_S = 3600.0
 DSEG_TABLE = """\

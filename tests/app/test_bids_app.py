@@ -19,6 +19,12 @@ from bmex_bids.cli.run import main
 from bmex_bids.cli.validation import validate
 
 
+@pytest.fixture(autouse=True)
+def coarse_grid(monkeypatch):
+    """An eighth of the voxels: what these tests look at is not in the image."""
+    monkeypatch.setattr("bmex_bids.inputs.plan.SPACING", (1.6, "0p8"))
+
+
 @pytest.fixture
 def one(bids_skeleton, brain):
     """A dataset of one small brain."""

@@ -303,7 +303,7 @@ def test_several_processes_the_whole_report_and_what_a_sidecar_tells(
     assert len(pictures) >= 4
     for picture in pictures:
         assert picture in page
-    assert f"Quality gate</th><td>{gate['Verdict']} (" in page
+    assert f"<span class='badge {gate['Verdict']}'>{gate['Verdict']}</span> Quality gate" in page
     assert "http" not in page.replace("http://www.w3.org", "")  # opens without a network
 
 
