@@ -184,10 +184,10 @@ def head_phantom() -> Callable[..., HeadPhantom]:
 
 @pytest.fixture
 def brain(head_phantom: Callable[..., HeadPhantom]) -> Callable[..., nib.Nifti1Image]:
-    """A stripped brain of a newborn, 0.13 litres, in any orientation, as a scanner stores it."""
+    """A stripped brain of a newborn, 0.21 litres, in any orientation, as a scanner stores it."""
 
     def make(orientation: str = "LPS", oblique: float = 0.0, seed: int = 0) -> nib.Nifti1Image:
-        phantom = head_phantom(spacing=2.5, size=0.47, seed=seed)
+        phantom = head_phantom(spacing=2.5, size=0.55, seed=seed)
         image = nib.Nifti1Image(
             np.rint(np.asarray(phantom.brain.dataobj) * 3).astype(np.int16), phantom.image.affine
         )

@@ -82,7 +82,13 @@ def test_every_folder_of_code_is_installed(setup_cfg: configparser.ConfigParser)
 def test_every_command_exists(setup_cfg: configparser.ConfigParser) -> None:
     lines = setup_cfg["options.entry_points"]["console_scripts"].strip().splitlines()
     commands = dict(line.split(" = ") for line in lines)
-    assert set(commands) == {"bmex", "bmex-demo", "bmex-evaluate", "bmex-train"}
+    assert set(commands) == {
+        "bmex",
+        "bmex-demo",
+        "bmex-enhance",
+        "bmex-evaluate",
+        "bmex-train",
+    }
     for target in commands.values():
         module, _, function = target.partition(":")
         assert callable(getattr(importlib.import_module(module), function))

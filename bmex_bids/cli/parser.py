@@ -24,6 +24,7 @@ from bmex_bids.config import (
     Selection,
 )
 from bmex_bids.exceptions import UsageError
+from bmex_bids.inputs.derivatives import parse_derivatives
 from bmex_bids.network.registry import PUBLISHED
 
 #: threads beyond this number bring a step nothing
@@ -543,18 +544,7 @@ def _derivatives(values: Sequence[str]) -> tuple[str, ...]:
     >>> _derivatives(["x=/"])
     ('x=/',)
     """
-    result = []
-    for value in values:
-        name, _, place = value.rpartition("=")
-        folder = _absolute(Path(place))
-        name = name or folder.name or "derivatives"
-        if not folder.is_dir():
-            raise UsageError(
-                f"expected a folder of derivatives at {folder}, found none; write "
-                "--derivatives NAME=PATH, and inside a container check that it is mounted"
-            )
-        result.append(f"{name}={folder}")
-    return tuple(result)
+    return tuple(f"{name}={folder}" for name, folder in parse_derivatives(values).items())
 
 
 def _labels(values: Sequence[str] | None, prefix: str) -> tuple[str, ...] | None:

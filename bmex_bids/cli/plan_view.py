@@ -68,7 +68,7 @@ def table(tasks: Sequence[Task], device: str) -> Iterator[str]:
             yield f"  {task.name}: skipped: {image.skip_reason}"
             continue
         done = "unchanged since it was done; " if task.unchanged else ""
-        mask = f", mask {image.mask}" if getattr(image, "mask", None) else ""
+        mask = f", mask {image.mask}" if image.mask else ""
         yield (
             f"  {task.name}: {done}age {age.value} {age.unit} ({age.source}) → "
             f"{age.months:.2f} months{' of gestation' if age.fetal else ''}, model "
@@ -106,11 +106,15 @@ def estimate(task: Task, device: str, threads: int) -> tuple[float, float]:
     return BASE_SECONDS + OTHER_COST * voxels + network, memory
 
 
-def as_json(tasks: Sequence[Task], *, bids_dir: Path, output_dir: Path, device: str, threads: int) -> str:
+def as_json(
+    tasks: Sequence[Task], *, bids_dir: Path, output_dir: Path, device: str, threads: int
+) -> str:
     """The plan for programs: one object, ``images`` with one entry each."""
     images = []
     for task in tasks:
-        seconds, memory = estimate(task, device, threads) if task.planned.runnable else (None, None)
+        seconds, memory = (
+            estimate(task, device, threads) if task.planned.runnable else (None, None)
+        )
         age: dict[str, Any] | None = None
         if task.planned.age is not None:
             age = dataclasses.asdict(task.planned.age)

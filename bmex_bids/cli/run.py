@@ -25,8 +25,6 @@ from bmex_bids.config import Config
 from bmex_bids.exceptions import BmexError, NoInputError, OutputError, UsageError
 
 if TYPE_CHECKING:
-    from nipype.pipeline.engine import Workflow
-
     from bmex_bids.inputs.plan import PlannedImage
     from bmex_bids.network.registry import WeightRecord
 
@@ -169,6 +167,7 @@ def _validate(bids_dir: Path) -> None:
 
 def _plan(config: Config) -> list[PlannedImage]:
     from bmex_bids.inputs.collect import collect
+    from bmex_bids.inputs.derivatives import parse_derivatives
     from bmex_bids.inputs.filters import read_filters
     from bmex_bids.inputs.plan import plan
 
@@ -182,7 +181,6 @@ def _plan(config: Config) -> list[PlannedImage]:
         filters=None if chosen.filter_file is None else read_filters(chosen.filter_file),
         database_dir=chosen.database_dir,
     )
-    derivatives = dict(item.split("=", 1) for item in config.processing.derivatives)
     return list(
         plan(
             images,
@@ -190,7 +188,7 @@ def _plan(config: Config) -> list[PlannedImage]:
             override_months=config.age.months,
             fetal=config.age.fetal,
             age_file=config.age.file,
-            derivatives={name: Path(path) for name, path in derivatives.items()},
+            derivatives=parse_derivatives(config.processing.derivatives),
         )
     )
 
@@ -218,9 +216,7 @@ def _task(config: Config, image: PlannedImage) -> Task:
         )
         for product in products
     ]
-    record = (
-        config.paths.output_dir / image.output_dir / names[0].replace(".nii.gz", ".json")
-    )
+    record = config.paths.output_dir / image.output_dir / names[0].replace(".nii.gz", ".json")
     settings = {
         "version": __version__,
         "age": image.age,
@@ -228,12 +224,13 @@ def _task(config: Config, image: PlannedImage) -> Task:
         "spacing_mm": image.spacing_mm,
         "metadata": dict(image.image.metadata),
         "skull_strip": processing.skull_strip,
+        "mask": image.mask_source,
         "output_res": processing.output_res,
         "qc_only": processing.qc_only,
         "seed": processing.random_seed,
         "outputs": names,
     }
-    strip = _strip_weights(config)
+    strip = _strip_weights(config, image)
     fingerprint = resume.fingerprint(
         [image.image.path, *([image.mask] if image.mask else [])],
         settings,
@@ -264,10 +261,12 @@ def _weights(config: Config, image: PlannedImage) -> WeightRecord:
     )
 
 
-def _strip_weights(config: Config) -> WeightRecord | None:
+def _strip_weights(config: Config, image: PlannedImage) -> WeightRecord | None:
+    """Of the stripping network; None where it will not be asked."""
     from bmex_bids.network.registry import select
 
-    return None if config.processing.skull_strip == "skip" else select("strip")
+    needless = config.processing.skull_strip == "skip" or image.mask is not None
+    return None if needless else select("strip")
 
 
 def _device(config: Config) -> str:
@@ -371,7 +370,7 @@ def _process(config: Config, tasks: Sequence[Task], device: str) -> list[status.
     return status.status_rows(tasks, progress, committed=committed)
 
 
-def _image_workflow(config: Config, task: Task, device: str) -> Workflow:
+def _image_workflow(config: Config, task: Task, device: str) -> Any:
     from bmex_bids.workflows.base import init_image_wf
 
     if task.weights is None:
@@ -382,7 +381,7 @@ def _image_workflow(config: Config, task: Task, device: str) -> Workflow:
         bids_dir=config.paths.bids_dir,
         output_dir=config.paths.output_dir,
         weights=task.weights,
-        strip_weights=_strip_weights(config),
+        strip_weights=_strip_weights(config, task.planned),
         skull_strip=processing.skull_strip,
         output_res=processing.output_res,
         qc_only=processing.qc_only,

@@ -53,7 +53,7 @@ def status_rows(
             if isinstance(gate, Mapping):
                 row["gate"] = str(gate.get("Verdict", ""))
                 if row["gate"] != "pass":
-                    row["reason"] = "; ".join(gate_reasons(gate))
+                    row["reason"] = " ".join(gate_reasons(gate))
         rows.append(row)
     return rows
 

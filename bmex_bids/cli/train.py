@@ -54,6 +54,13 @@ def build_parser() -> argparse.ArgumentParser:
         "--without-tissues", action="store_true",
         help="enhance only: leave the tissue network out (the ablation)",
     )  # fmt: skip
+    parser.add_argument(
+        "--blocks", type=int, help="strip only: residual blocks a level (default: 2)"
+    )
+    parser.add_argument(
+        "--start-from", type=Path, metavar="FILE",
+        help="strip only: safetensors to begin with; blocks it does not have begin as the identity",
+    )  # fmt: skip
     return parser
 
 
@@ -79,7 +86,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             from bmex_bids.training import strip
 
-            plan = strip.StripConfig()
+            plan = strip.StripConfig(start_from=options.start_from)
+            if options.blocks is not None:
+                plan = dataclasses.replace(plan, blocks=options.blocks)
             plan = dataclasses.replace(plan, schedule=dataclasses.replace(plan.schedule, **given))
             weights = strip.train(options.data, options.out, plan, resume=not options.fresh)
     except BmexError as error:

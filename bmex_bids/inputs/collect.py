@@ -325,7 +325,7 @@ def sidecar_metadata(path: Path, root: Path) -> dict[str, Any]:
             stem = candidate.name.split(".")[0]
             own = {} if stem == suffix else (parse_name(candidate.name) or _entities(stem))[0]
             if all(entities.get(key) == value for key, value in own.items()):
-                metadata.update(_read_json(candidate))
+                metadata.update(read_json(candidate))
     return metadata
 
 
@@ -338,7 +338,8 @@ def _entities(stem: str) -> tuple[dict[str, str], str]:
     return {key: value for key, _, value in split}, suffix
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; what is missing or none is empty."""
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError):

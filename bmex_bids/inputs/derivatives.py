@@ -13,15 +13,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
-
-import nibabel as nib
-import numpy as np
-from nibabel.filebasedimages import ImageFileError
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from bmex_bids.exceptions import UsageError
 from bmex_bids.inputs.collect import EXTENSIONS, SUFFIXES, SourceImage, parse_name
+from bmex_bids.inputs.filters import fits
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 #: entities that say how a mask was made, not of which image it is
 OF_THE_MASK = frozenset({"desc", "space", "res", "den"})
@@ -160,7 +160,7 @@ def _rank(image: SourceImage, path: Path) -> tuple[int, int, int, str] | None:
     own = {key: label for key, label in entities.items() if key not in OF_THE_MASK}
     if (own.get("sub"), own.get("ses")) != (image.subject, image.session):
         return None
-    if not all(_same(image.entities.get(key), label) for key, label in own.items()):
+    if not all(fits(image.entities.get(key), label, key) for key, label in own.items()):
         return None
     missing = len(image.entities) - len(own)
     space = entities.get("space")
@@ -180,16 +180,8 @@ def _rank(image: SourceImage, path: Path) -> tuple[int, int, int, str] | None:
     return (missing, int(coarse), int(space is None), path.name.replace(".nii.gz", ".nii!"))
 
 
-def _same(label: str | None, other: str) -> bool:
-    if label is None:
-        return False
-    if label.isdecimal() and other.isdecimal():
-        return int(label) == int(other)
-    return label == other
-
-
 def _covers(own: Mapping[str, str], other: tuple[Mapping[str, str], str]) -> bool:
-    return all(_same(other[0].get(key), label) for key, label in own.items())
+    return all(fits(other[0].get(key), label, key) for key, label in own.items())
 
 
 def _other_images(image: SourceImage) -> list[tuple[dict[str, str], str]]:
@@ -227,6 +219,10 @@ def _fault_of_sources(image: SourceImage, path: Path) -> str | None:
 
 def _fault_of_grid(image: Path, mask: Path) -> str | None:
     """Whether a mask shows another part of space than its image, by their headers."""
+    import nibabel as nib
+    import numpy as np
+    from nibabel.filebasedimages import ImageFileError
+
     try:
         ours: Any = nib.load(image)
     except (ImageFileError, OSError, EOFError, ValueError):
@@ -268,6 +264,8 @@ def _share(
     inner: tuple[Sequence[int], NDArray[np.float64]],
     outer: tuple[Sequence[int], NDArray[np.float64]],
 ) -> float:
+    import numpy as np
+
     # the centres of 16³ equal boxes that fill the inner field of view, edge to edge
     steps = (np.arange(16) + 0.5) / 16
     points = np.array(list(product(steps, repeat=3))) * np.array(inner[0]) - 0.5

@@ -88,7 +88,9 @@ class MaskBrainInput(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="conformed image")
     corrected = File(exists=True, mandatory=True, desc="0…1000, N4 over the head")
     skull_strip = traits.Enum("auto", "skip", "force", usedefault=True)
-    weights = traits.Dict(desc="record of the stripping network; not needed for skip or a given mask")
+    weights = traits.Dict(
+        desc="record of the stripping network; not needed for skip or a given mask"
+    )
     given_mask = File(exists=True, desc="a brain mask made elsewhere, on any grid of that space")
     given_source = traits.Str("", usedefault=True, desc="whose mask that is")
     device = traits.Str("auto", usedefault=True)

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +20,16 @@ from nipype.interfaces.base import (
 
 #: panels along each axis of a mosaic
 CUTS = 5
+#: rows of a mosaic, from above
+AXES = ("z", "x", "y")
+#: of a mosaic, in inches; the page scales it
+WIDTH = 11.0
+#: of a row, beyond the height of the cuts, for what is written below them
+ROOM = 1.06
 #: of outlines, in points
 LINE_WIDTH = 1.2
+#: of a histogram, in units of the reference
+BIN = 5
 
 
 class ReportletsInput(BaseInterfaceInputSpec):
@@ -86,7 +97,9 @@ def cropped(path: str, support: str, margin: int = 6) -> Any:
     for axis in range(3):
         where = np.flatnonzero(inside.any(axis=tuple(k for k in range(3) if k != axis)))
         box.append(slice(max(int(where[0]) - margin, 0), int(where[-1]) + 1 + margin))
-    return image.slicer[tuple(box)]
+    # read whole and cut afterwards: to slice in a compressed file takes nibabel longer
+    affine = image.slicer.slice_affine(tuple(box))
+    return nib.Nifti1Image(np.asarray(image.dataobj)[tuple(box)], affine)
 
 
 def upright(image: Any) -> Any:
@@ -98,6 +111,32 @@ def upright(image: Any) -> Any:
     from nireports.tools.ndimage import rotate_affine, rotation2canonical
 
     return rotate_affine(image, rot=rotation2canonical(image))
+
+
+@contextmanager
+def canvas(image: Any, axis: str) -> Iterator[Any]:
+    """A figure as high as a row of :data:`CUTS` cuts needs, so that no black bands lie between.
+
+    Parameters
+    ----------
+    image : upright
+    axis : x, y or z, of the cuts
+    """
+    import matplotlib.pyplot as plt
+    import nibabel as nib
+    import numpy as np
+
+    turned: Any = nib.as_closest_canonical(image)
+    extent = dict(
+        zip("xyz", turned.shape * np.asarray(turned.header.get_zooms()[:3]), strict=True)
+    )
+    across, up = (extent[other] for other in "xyz" if other != axis)
+    height = WIDTH / CUTS * up / across * ROOM
+    figure = plt.figure(figsize=(WIDTH, height), facecolor="k")
+    try:
+        yield figure
+    finally:
+        plt.close(figure)
 
 
 def window(*images: Any) -> dict[str, float]:
@@ -124,21 +163,42 @@ def draw_before_after(inputs: Any, target: Path) -> None:
     cuts = cuts_from_bbox(box, cuts=CUTS)
     limits = window(before, after)
 
-    def panel(image: Any, name: str, label: str) -> Any:
-        return plot_registration(
-            image,
-            name,
-            cuts=cuts,
-            label=label,
-            estimate_brightness=False,
-            compress=False,
-            plot_params=dict(limits),
-        )
+    def panel(image: Any, name: str, label: str) -> list[Any]:
+        rows = []
+        for axis in AXES:
+            with canvas(image, axis) as figure:
+                rows += plot_registration(
+                    image,
+                    name,
+                    order=(axis,),  # type: ignore[arg-type] # a row has its own figure
+                    cuts=cuts,
+                    label=label if axis == AXES[0] else None,
+                    estimate_brightness=False,
+                    compress=False,
+                    plot_params={**limits, "figure": figure},
+                )
+        return rows
 
     compose_view(
         panel(before, "fixed-image", "before"),
         panel(after, "moving-image", "after"),
         out_file=str(target),
+    )
+    target.write_text(settled_flicker(target.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def settled_flicker(svg: str) -> str:
+    """The flicker of nireports, but one that rests at both ends and stops at *after*.
+
+    Theirs is a steady fade that halts wherever it is when the pointer leaves, so that a mixture
+    of both images stays on the page.  Nothing else of the picture is changed.
+    """
+    style = """<style type="text/css">
+@keyframes bmex-flicker { 0%, 35% {opacity: 1;} 65%, 100% {opacity: 0;} }
+.foreground-svg:hover { animation: bmex-flicker 0.9s linear infinite alternate; }
+</style>"""
+    return re.sub(
+        r"<style[^>]*>\s*@keyframes flickerAnimation.*?</style>", style, svg, count=1, flags=re.S
     )
 
 
@@ -175,17 +235,23 @@ def _contours(image: Any, parts: list[Any], box: Any, target: Path, *, colors: l
     from nireports.reportlets.utils import compose_view, cuts_from_bbox, extract_svg
 
     image, box, *parts = (upright(part) for part in (image, box, *parts))
-    cuts = cuts_from_bbox(box, cuts=CUTS)
+    cuts, limits = cuts_from_bbox(box, cuts=CUTS), window(image)
     rows = []
-    for axis in "zxy":
-        display = plot_anat(
-            image, display_mode=axis, cut_coords=cuts[axis], colorbar=False, **window(image)
-        )
-        for part, color in zip(parts, colors, strict=True):
-            display.add_contours(part, levels=[0.5], colors=[color], linewidths=LINE_WIDTH)
-        # every row has its own name on the page, as the mosaics of nireports have
-        svg = extract_svg(display, compress=False).replace("figure_1", f"{target.stem}-{axis}", 1)
-        display.close()
+    for axis in AXES:
+        with canvas(image, axis) as figure:
+            display = plot_anat(
+                image,
+                display_mode=axis,
+                cut_coords=cuts[axis],
+                colorbar=False,
+                figure=figure,
+                **limits,
+            )
+            for part, color in zip(parts, colors, strict=True):
+                display.add_contours(part, levels=[0.5], colors=[color], linewidths=LINE_WIDTH)
+            # every row has its own name on the page, as the mosaics of nireports have
+            name = f"{target.stem}-{axis}"
+            svg = extract_svg(display, compress=False).replace("figure_1", name, 1)
         rows.append(fromstring(svg))
     compose_view(rows, fg_svgs=None, out_file=str(target))  # type: ignore[arg-type]
 
@@ -200,75 +266,167 @@ def draw_histogram(inputs: Any, target: Path) -> None:
     from bmex_bids.imaging.intensity import load_histogram
 
     inside = np.asarray(nib.load(inputs.mask_res).dataobj) > 0  # type: ignore[attr-defined]
-    reference = load_histogram(inputs.planned["age_group"], inputs.planned["suffix"]).astype(float)
+    group = inputs.planned["age_group"]
+    reference = load_histogram(group, inputs.planned["suffix"]).astype(float)
     reference[0] = 0
-    bins = np.arange(0, 1005, 5)
-    with mpl.rc_context({"svg.fonttype": "none", "font.size": 9}):
-        figure = Figure(figsize=(8, 2.6), layout="constrained")
+    bins = np.arange(0, 1005, BIN)
+    middle = bins[:-1] + BIN / 2
+    with mpl.rc_context({"svg.fonttype": "none", "font.size": 10, "font.family": "sans-serif"}):
+        figure = Figure(figsize=(4.6, 2.9), layout="constrained")
         axes = figure.add_subplot()
+        density, _ = np.histogram(np.arange(reference.size), bins, weights=reference, density=True)
+        axes.fill_between(middle, density, color="#f4c58a", lw=0, label=f"reference ({group})")
+        brightest = np.flatnonzero(np.cumsum(density) >= 0.999 * density.sum())[0] * BIN
         for path, label, colour in (
-            (inputs.matched, "before", "#888888"),
+            (inputs.matched, "before", "#767676"),
             (inputs.enhanced_res, "after", "#0072b2"),
         ):
             values = np.asarray(nib.load(path).dataobj)[inside]  # type: ignore[attr-defined]
             density, _ = np.histogram(values, bins, density=True)
-            axes.plot(bins[:-1] + 2.5, density, label=label, color=colour)
-        density, _ = np.histogram(np.arange(reference.size), bins, weights=reference, density=True)
-        axes.plot(
-            bins[:-1] + 2.5, density, "--", label="reference of the age", color="#d55e00", lw=1
-        )
-        axes.set(xlabel="intensity (template units)", ylabel="share of the brain", yticks=[])
-        axes.set_xlim(0, float(np.percentile(values, 99.9)) * 1.15)
+            axes.plot(middle, density, label=label, color=colour, lw=1.6)
+            brightest = max(brightest, float(np.percentile(values, 99.9)))
+        axes.set(xlabel="intensity (units of the reference)", yticks=[])
+        axes.set_ylabel("share of the brain")
+        axes.set_xlim(0, min(brightest * 1.05, 1000.0))
+        axes.set_ylim(bottom=0)
+        axes.spines[["left", "top", "right"]].set_visible(False)
         axes.legend(frameon=False)
-        figure.savefig(target, format="svg", metadata={"Date": None})
+        figure.savefig(target, format="svg", metadata={"Date": None}, transparent=True)
 
 
 def write_summary(inputs: Any, target: Path) -> None:
     """What was done with the image, as an HTML fragment."""
-    from html import escape
+    from bmex_bids.interfaces.outputs import processing_record
 
-    planned, provenance, quality = inputs.planned, inputs.provenance, inputs.quality
-    age = planned["age"]
-    rows = {
-        "Age": f"{age['value']} {age['unit']} = {age['months']:.2f} months"
-        f"{' of gestation' if age['fetal'] else ''} (from {age['source']}, {age['column']})",
-        "Model": f"{planned['age_group']}, {planned['suffix']}",
-        "Weights": f"{provenance['weights']} (SHA-256 {provenance['weights_sha256'][:12]}…, "
-        f"{provenance['weights_licence']}; {provenance['weights_source']})",
-        "Computed on": f"{provenance['device']}, {provenance['precision']}, network "
-        f"{provenance['seconds']:.0f} s",
-        "Brain mask": f"{inputs.mask_info['volume_litres']:.2f} litres, "
-        f"{inputs.mask_info['components']} piece(s); {inputs.mask_info['method']}",
-        "Tissue contrast (TCT)": f"{_figure(quality['tct_before'])} before, "
-        f"{_figure(quality['tct_after'])} after",
-        "Quality index (QI)": _figure(quality["qi"]),
-        "Quality gate": gate_text(inputs.gate),
-    }
-    warnings = [*planned["warnings"], *inputs.mask_info.get("warnings", [])]
-    lines = ["<table class='summary'>"]
-    lines += [f"<tr><th>{escape(k)}</th><td>{escape(v)}</td></tr>" for k, v in rows.items()]
-    lines.append("</table>")
-    lines += [f"<p class='warning'>{escape(text)}</p>" for text in warnings]
-    target.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    record = processing_record(
+        inputs.planned, inputs.provenance, inputs.mask_info, inputs.quality, inputs.gate
+    )
+    text = summary_html(record, contrast=inputs.planned["suffix"])
+    target.write_text(text, encoding="utf-8")
 
 
-def gate_text(gate: dict[str, Any]) -> str:
-    """The gate's verdict and, the worst first, the reasons why it is no pass.
+def summary_html(record: Mapping[str, Any], *, contrast: str = "") -> str:
+    """The summary of one image, as an HTML fragment.
 
-    >>> gate_text({"Verdict": "pass", "Rules": [{"Verdict": "pass", "Reason": "All is well."}]})
-    'pass (1 of 1 rules passed)'
+    Parameters
+    ----------
+    record : what its sidecar has under the key ``BMEX``; what is not in it is left out
+    contrast : T1w or T2w
+
+    Returns
+    -------
+    figures at a glance, the verdict of the quality gate, warnings, a table; all text escaped
     """
-    rules = gate["Rules"]
-    passed = sum(rule["Verdict"] == "pass" for rule in rules)
-    text = f"{gate['Verdict']} ({passed} of {len(rules)} rules passed)"
-    reasons = [
-        f"{verdict}: {rule['Reason']}"
-        for verdict in ("fail", "warn")
-        for rule in rules
-        if rule["Verdict"] == verdict
+    age, weights, mask, quality, gate = (
+        record.get(key) or {} for key in ("Age", "Weights", "Mask", "Quality", "Gate")
+    )
+    parts = ["<div class='figures'>"]
+    for label, value, note in (
+        ("Age", *_age_of(age)),
+        ("Quality index (QI)", _figure(quality.get("qi")), "1 means: needed no enhancement"),
+        (
+            "Tissue contrast (TCT)",
+            f"{_figure(quality.get('tct_before'))} → {_figure(quality.get('tct_after'))}",
+            "before → after",
+        ),
+        ("Brain", _with_unit(mask.get("volume_litres"), "L"), "volume of the mask"),
+    ):
+        parts.append(
+            f"<div class='figure'><b>{escape(label)}</b><span>{escape(value)}</span>"
+            f"<i>{escape(note)}</i></div>"
+        )
+    parts.append("</div>")
+    if gate:
+        parts += _gate_html(gate)
+    parts += [f"<p class='warning'>{escape(str(text))}</p>" for text in record.get("Warnings", [])]
+    rows = {
+        "Age from": _joined(age.get("source"), _labelled("column", age.get("column"))),
+        "Model": _joined(record.get("Model"), contrast),
+        "Weights": _joined(weights.get("Name"), _labelled("licence", weights.get("License"))),
+        "Weights made by": weights.get("Source"),
+        "Weights' SHA-256": weights.get("SHA256"),
+        "Computed on": _joined(record.get("Device"), record.get("Precision")),
+        "Network time": _with_unit(record.get("NetworkSeconds"), "s", digits=0),
+        "Brain mask": _joined(mask.get("method"), _pieces(mask.get("components"))),
+        "Software": _labelled("bmex_bids", record.get("Version")),
+    }
+    parts.append("<table class='summary'>")
+    parts += [
+        f"<tr><th>{escape(name)}</th><td>{escape(str(value))}</td></tr>"
+        for name, value in rows.items()
+        if value
     ]
-    return f"{text}; {' '.join(reasons)}" if reasons else text
+    parts.append("</table>")
+    return "\n".join(parts) + "\n"
+
+
+def _gate_html(gate: Mapping[str, Any]) -> list[str]:
+    """The verdict of the quality gate; the rules that did not pass are told at once."""
+    verdict = str(gate.get("Verdict", "")).lower()
+    rules = gate.get("Rules") or []
+    noted = [rule for rule in rules if str(rule.get("Verdict", "")).lower() != "pass"]
+    lines = [
+        f"<div class='gate {escape(verdict)}'>"
+        f"<p><span class='badge {escape(verdict)}'>{escape(verdict or 'unknown')}</span> "
+        f"Quality gate: {len(rules) - len(noted)} of {len(rules)} rules without a remark</p>"
+    ]
+    if noted:
+        lines.append("<ul>")
+        lines += [
+            f"<li><b>{escape(str(rule.get('Rule')))}</b> ({escape(str(rule.get('Verdict')))}): "
+            f"{escape(str(rule.get('Reason') or ''))}</li>"
+            for rule in noted
+        ]
+        lines.append("</ul>")
+    lines.append("<details><summary>All rules</summary><table class='summary'>")
+    lines += [
+        f"<tr><th>{escape(str(rule.get('Rule')))}</th><td>{escape(str(rule.get('Verdict')))}</td>"
+        f"<td>{escape(_value(rule.get('Value')))}</td>"
+        f"<td>{escape(str(rule.get('Reason') or ''))}</td></tr>"
+        for rule in rules
+    ]
+    return [*lines, "</table></details></div>"]
+
+
+def _age_of(age: Mapping[str, Any]) -> tuple[str, str]:
+    """The age as the dataset has it, and a note with what it is in months.
+
+    >>> _age_of({"value": 25, "unit": "gestational_weeks", "months": 5.75, "fetal": True})
+    ('25 weeks', 'of gestation, 5.75 months')
+    >>> _age_of({"value": "6 years", "unit": "years", "months": 72.0})
+    ('6 years', '72 months')
+    """
+    if age.get("months") is None:
+        return "unknown", ""
+    months = f"{age['months']:.2f}".rstrip("0").rstrip(".") + " months"
+    note = "of gestation, " if age.get("fetal") else ""
+    value, unit = str(age.get("value") or ""), str(age.get("unit") or "")
+    if not value or unit.lower().startswith("month"):
+        return months, note.removesuffix(", ") or "at the scan"
+    if not re.search("[a-z]", value, re.I):
+        value = f"{value} {re.sub('gestational[_ ]', '', unit)}"
+    return value, f"{note}{months}"
 
 
 def _figure(value: float | None) -> str:
     return "not measured" if value is None else f"{value:.2f}"
+
+
+def _value(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, int | float) else str(value or "")
+
+
+def _with_unit(value: float | None, unit: str, digits: int = 2) -> str:
+    return "" if value is None else f"{value:.{digits}f} {unit}"
+
+
+def _labelled(label: str, value: Any) -> str:
+    return f"{label} {value}" if value else ""
+
+
+def _joined(*values: Any) -> str:
+    return ", ".join(str(value) for value in values if value)
+
+
+def _pieces(count: int | None) -> str:
+    return "" if count is None else f"{count} piece{'s' * (count != 1)}"

@@ -30,6 +30,14 @@ WINDOW = 5  # voxels, edge of the cube that the local mean is taken over
 CLASSES = 4  # background, CSF, GM, WM
 
 
+def box_mean(x: Tensor) -> Tensor:
+    """Mean over a cube of ``WINDOW`` voxels, zeros beyond the edge; one axis after the other."""
+    for axis in range(3):
+        kernel = [WINDOW if k == axis else 1 for k in range(3)]
+        x = F.avg_pool3d(x, kernel, 1, [n // 2 for n in kernel])
+    return x
+
+
 def split(x: Tensor) -> Tensor:
     """(N, 1, …) template units → (N, 2, …): local mean and detail, about unit size, zero outside.
 
@@ -37,8 +45,7 @@ def split(x: Tensor) -> Tensor:
     here.
     """
     inside = (x > 0).to(x.dtype)
-    weight = F.avg_pool3d(inside, WINDOW, 1, WINDOW // 2)
-    mean = F.avg_pool3d(x * inside, WINDOW, 1, WINDOW // 2) / weight.clamp_min(1e-3)
+    mean = box_mean(x * inside) / box_mean(inside).clamp_min(1e-3)
     return torch.cat([(mean - CENTRE) / BRIGHTNESS, (x - mean) / DETAIL], dim=1) * inside
 
 

@@ -22,6 +22,7 @@ from bmex_bids.network.registry import WeightRecord
 from bmex_bids.network.tiling import (
     WeightedSum,
     boxes,
+    fitted,
     network_order,
     tile_weight,
     volume_order,
@@ -121,7 +122,7 @@ def enhance(
     record : which weights
     device : ``auto``, ``cpu``, ``cuda`` or ``cuda:N``
     threads : processor threads for the network; all that this process may use when None
-    tile : edge of a tile in voxels, a multiple of 8
+    tile : largest edge of a tile in voxels, a multiple of 8
     overlap : voxels that neighbouring tiles share
     """
     where = resolve_device(device)
@@ -212,7 +213,7 @@ def _run_tiles(
     The function takes (1, 1, d, h, w) and returns (1, channels, d, h, w).
     """
     shape = (brain.shape[0], brain.shape[1], brain.shape[2])
-    a, b, c = (min(tile, n) for n in shape)
+    a, b, c = (fitted(n, tile, overlap, MULTIPLE) for n in shape)
     sums = WeightedSum.zeros(channels, shape)
     weight = tile_weight((a, b, c), overlap // 2)
     with torch.inference_mode():

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bmex_bids import __version__
-from bmex_bids.outputs.files import write_text
+from bmex_bids.outputs.files import clear_temporaries, write_text
 
 NAME = "bmex_bids: enhanced structural brain MRI"
 BIDS_VERSION = "1.10.0"
@@ -20,7 +20,19 @@ ACKNOWLEDGE = (
     "and say which weights were used (the sidecars name them)."
 )
 #: without trailing slashes: validator 3.0.2 does not take "figures/" to cover nested folders
-IGNORED = ("*.html", "logs", "figures", "sub-*/figures", "sub-*/ses-*/figures", "group_*", "work")
+#: (and a sidecar without an image, which --qc-only writes, is an error to it)
+IGNORED = (
+    "*.html",
+    "logs",
+    "figures",
+    "sub-*/figures",
+    "sub-*/ses-*/figures",
+    "group_*",
+    "work",
+    "*_desc-quality_*.json",
+)
+#: a temporary file of this age is nobody's any more
+STALE_S = 3600.0
 DSEG_TABLE = """\
 index\tname\tabbreviation
 1\tGrey Matter\tGM
@@ -85,6 +97,7 @@ def write_dataset(bids_dir: Path, output_dir: Path) -> None:
     }
     for name, text in wanted.items():
         path = output_dir / name
+        clear_temporaries([path], older_than_s=STALE_S)
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             write_text(path, text)
 

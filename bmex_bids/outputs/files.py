@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,23 @@ def write_together(fills: Mapping[Path, Callable[[Path], object]]) -> None:
             f"expected to write {target}, got: {error.strerror or error}; free some space or "
             "change the permissions, then run the same command again"
         ) from error
+
+
+def clear_temporaries(targets: Iterable[Path], *, older_than_s: float = 0.0) -> None:
+    """Remove what killed runs left behind of files that were to become ``targets``.
+
+    Parameters
+    ----------
+    older_than_s : leave younger ones, which another process may be writing just now
+    """
+    now = time.time()
+    for target in targets:
+        for path in target.parent.glob(f".{glob.escape(target.name)}.*"):
+            try:
+                if now - path.stat().st_mtime >= older_than_s:
+                    path.unlink()
+            except OSError:  # another process was quicker, or it is not ours
+                continue
 
 
 def _umask() -> int:

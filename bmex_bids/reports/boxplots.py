@@ -13,7 +13,7 @@ import numpy as np
 #: a group with fewer points has no box, only its median
 SMALLEST_BOX = 5
 #: beyond so many ordinary points in a group they are thinned; odd ones are all drawn
-MOST_POINTS = 400
+MOST_POINTS = 300
 #: of the drawing, in pixels
 WIDTH, LEFT, RIGHT, ROW, TOP, BOTTOM = 560, 190, 14, 30, 6, 24
 LONGEST_LABEL = 27
@@ -22,8 +22,9 @@ LONGEST_LABEL = 27
 CSS = """
 svg.box{width:100%;height:auto;display:block;font:12px system-ui,sans-serif}
 svg.box .rail{stroke:#ddd}svg.box .tick{stroke:#999}svg.box text{fill:#222}
-svg.box .frame{fill:#e8f1f8;stroke:#5b7f99}svg.box .whisker{stroke:#5b7f99}
-svg.box .median{stroke:#00456e;stroke-width:2.5}
+svg.box .frame{fill:#56b4e9;fill-opacity:.15;stroke:#00304d}svg.box .whisker{stroke:#00304d}
+svg.box .median{stroke:#00304d;stroke-width:2.5}
+svg.box .frame,svg.box .whisker,svg.box .median{pointer-events:none}
 svg.box .point{fill:#0072b2;fill-opacity:.65;stroke:#fff;stroke-width:.5}
 svg.box .odd{fill:#d55e00;stroke:#fff;stroke-width:.7}
 svg.box .point:hover,svg.box .odd:hover,svg.box a:focus .point,svg.box a:focus .odd
@@ -68,18 +69,19 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
     return float(first), float(median), float(third)
 
 
-def ticks(low: float, high: float, about: int = 4) -> list[float]:
-    """Round numbers from ``low`` to ``high``, inclusive.
+def ticks(low: float, high: float, most: int = 6) -> list[float]:
+    """Round numbers from ``low`` to ``high``, as many as fit.
 
     >>> ticks(0.0, 1.0), ticks(0.93, 1.07)
-    ([0.0, 0.5, 1.0], [0.95, 1.0, 1.05])
+    ([0.0, 0.2, 0.4, 0.6, 0.8, 1.0], [0.95, 1.0, 1.05])
     """
     if not high > low:
         return [low]
-    rough = (high - low) / about
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(step * power for step in (1, 2, 5, 10) if step * power >= rough * (1 - 1e-9))
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    power = 10.0 ** math.floor(math.log10((high - low) / most))
+    for step in (factor * power for factor in (1, 2, 5, 10, 20)):
+        first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+        if last - first < most:
+            break
     digits = max(0, 1 - math.floor(math.log10(step)))
     return [round(k * step, digits) for k in range(first, last + 1)]
 
@@ -115,6 +117,8 @@ def box_plot(title: str, groups: Mapping[str, Sequence[Point]]) -> str:
     for row, (label, points) in enumerate(shown.items()):
         middle = TOP + ROW * row + ROW / 2
         parts.append(_label(label, len(points), middle))
+        # the box comes after the points: in a large group they would hide it
+        parts += [_mark(point, x(point.value), middle, k) for k, point in _drawn(points)]
         values = sorted(point.value for point in points)
         first, median, third = quartiles(values)
         if len(values) >= SMALLEST_BOX:
@@ -130,7 +134,6 @@ def box_plot(title: str, groups: Mapping[str, Sequence[Point]]) -> str:
             f'<line class="median" x1="{x(median)}" x2="{x(median)}" y1="{middle - 10}" '
             f'y2="{middle + 10}"/>'
         )
-        parts += [_mark(point, x(point.value), middle, k) for k, point in _drawn(points)]
     return "".join([*parts, "</svg>"])
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -31,9 +33,16 @@ class StripConfig:
     width: int = 16
     blocks: int = 2  # residual blocks a level
     chunk: int = 4  # heads a chunk
+    start_from: Path | None = None  # weights of a network of the same width, perhaps fewer blocks
     schedule: Schedule = field(
         default_factory=lambda: Schedule(
-            steps=2500, batch=2, rate=2e-3, average=0.99, validate_every=200
+            steps=3300,
+            batch=2,
+            rate=1.5e-3,
+            warmup=60,
+            final_rate=0.01,
+            average=0.995,
+            validate_every=250,
         )
     )
 
@@ -96,6 +105,29 @@ class Validation:
         return {"Dice": float(np.mean(dice)), "worst": float(np.min(dice))}
 
 
+def start(model: HalfUNet, path: Path) -> list[str]:
+    """Fill a network with trained weights; blocks that are not among them stay the identity.
+
+    Returns the names that the file does not have.  UsageError where the file is of another
+    network.
+    """
+    try:
+        state = {name: value.float() for name, value in load_file(str(path)).items()}
+        missing = model.load_state_dict(state, strict=False)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise UsageError(
+            f"expected weights of a stripping network of this width in {path}, got: {error}; "
+            "check --start-from"
+        ) from error
+    if missing.unexpected_keys:
+        raise UsageError(
+            f"expected weights with no more blocks than the network in {path}, got "
+            f"{len(missing.unexpected_keys)} surplus tensors (first: {missing.unexpected_keys[0]}); "
+            "raise --blocks"
+        )
+    return list(missing.missing_keys)
+
+
 def train(data_dir: Path, out_dir: Path, config: StripConfig, *, resume: bool = True) -> Path:
     """Train from the label maps in ``data_dir``; returns the float16 safetensors file."""
     missing = [name for name in TRAINING_MAPS + VALIDATION_MAPS if not (data_dir / name).exists()]
@@ -115,6 +147,8 @@ def train(data_dir: Path, out_dir: Path, config: StripConfig, *, resume: bool = 
     )
     validation = Validation([load_head(data_dir / name) for name in VALIDATION_MAPS])
     model = HalfUNet(1, 1, config.width, config.blocks, norm=True)
+    if config.start_from is not None:
+        start(model, config.start_from)
     LOGGER.info("%d parameters", sum(p.numel() for p in model.parameters()))
 
     def loss(network: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:

@@ -244,9 +244,7 @@ def _run_here(
 def write_graph(workflow: Workflow, folder: Path) -> Path:
     """Draw a workflow as SVG with graphviz; without graphviz, write what it would draw from."""
     source = folder / "workflow.dot"
-    workflow.write_hierarchical_dotfile(
-        dotfilename=str(source), colored=True, simple_form=True
-    )
+    workflow.write_hierarchical_dotfile(dotfilename=str(source), colored=True, simple_form=True)
     program = shutil.which("dot")
     if program is None:
         return source

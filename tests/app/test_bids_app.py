@@ -19,6 +19,12 @@ from bmex_bids.cli.run import main
 from bmex_bids.cli.validation import validate
 
 
+@pytest.fixture(autouse=True)
+def coarse_grid(monkeypatch):
+    """An eighth of the voxels: what these tests look at is not in the image."""
+    monkeypatch.setattr("bmex_bids.inputs.plan.SPACING", (1.6, "0p8"))
+
+
 @pytest.fixture
 def one(bids_skeleton, brain):
     """A dataset of one small brain."""
@@ -142,11 +148,14 @@ def test_a_run_that_is_killed_goes_on_where_it_was(bids_skeleton, brain, tmp_pat
     assert validate(tmp_path / "out") == []
 
 
-def test_no_temporary_file_of_a_killed_run_stays(one, tmp_path, monkeypatch):
+def test_what_a_killed_run_left_half_written_is_swept_away(one, tmp_path):
     anat = tmp_path / "out/sub-01/anat"
     anat.mkdir(parents=True)
+    (anat / ".sub-01_desc-enhanced_T1w.nii.gz.x7f3").write_bytes(b"half")
+    (anat / ".sub-02_desc-enhanced_T1w.nii.gz.x7f3").write_bytes(b"of another image")
     assert bmex(one) == 0
-    assert not [path for path in anat.iterdir() if path.name.startswith(".")]
+    hidden = [path.name for path in anat.iterdir() if path.name.startswith(".")]
+    assert hidden == [".sub-02_desc-enhanced_T1w.nii.gz.x7f3"]
 
 
 def test_a_dry_run_for_programs_is_json_and_nothing_else(bids_skeleton, brain, capsys):
@@ -206,7 +215,7 @@ def test_one_grid_only(one, tmp_path, grid):
 
 
 def test_the_configuration_of_a_run_repeats_it(one, tmp_path, capsys):
-    assert bmex(one, "--qc-only", "--skull-strip", "skip", "--age-months", "3") == 0
+    assert bmex(one, "--qc-only", "--skull-strip", "skip", "--age-months", "0.4") == 0
     (settings,) = (tmp_path / "out").glob("logs/*/config.toml")
     capsys.readouterr()
     again = ["--config-file", str(settings), "--dry-run=json", "--age-months", "0"]
@@ -226,7 +235,11 @@ def test_a_plugin_of_nipype(one, tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("plugin: Magic\n", "expected one of Nipype's plugins"), ("- 1\n", "plugin_args"), (":\n- [", "YAML")],
+    [
+        ("plugin: Magic\n", "expected one of Nipype's plugins"),
+        ("- 1\n", "plugin_args"),
+        (":\n- [", "YAML"),
+    ],
 )
 def test_a_plugin_file_that_is_wrong(one, tmp_path, capsys, text, words):
     plugin = tmp_path / "plugin.yml"
@@ -302,3 +315,33 @@ def test_a_crash_in_a_dataset_with_sessions_is_on_the_page(bids_skeleton, tmp_pa
     assert bmex(bids, "--skip-bids-validation") == 1
     page = (tmp_path / "out/sub-01_ses-A.html").read_text()
     assert "expected a complete NIfTI image" in page
+
+
+def test_a_mask_made_elsewhere_is_used_and_named(one, brain, tmp_path, capsys):
+    import nibabel as nib
+    import numpy as np
+
+    image = brain()
+    mask = np.asarray(image.dataobj) > 0
+    mask[:, :, : mask.shape[2] // 2] = False  # half of the brain: nobody would find that himself
+    anat = tmp_path / "masks/sub-01/anat"
+    anat.mkdir(parents=True)
+    nib.save(
+        nib.Nifti1Image(mask.astype(np.uint8), image.affine),
+        anat / "sub-01_desc-brain_mask.nii.gz",
+    )
+    bmex(one, "--derivatives", f"mine={tmp_path / 'masks'}")
+    found = nib.load(tmp_path / "out/sub-01/anat/sub-01_desc-brain_mask.nii.gz")
+    np.testing.assert_array_equal(np.asarray(found.dataobj) > 0, mask)
+    sidecar = (tmp_path / "out/sub-01/anat/sub-01_desc-enhanced_T1w.json").read_text()
+    assert json.loads(sidecar)["BMEX"]["Mask"]["method"] == "given"
+    assert "mine" in sidecar
+    # an altered mask is a change
+    mask[:, :, : mask.shape[2] // 2 + 1] = False
+    nib.save(
+        nib.Nifti1Image(mask.astype(np.uint8), image.affine),
+        anat / "sub-01_desc-brain_mask.nii.gz",
+    )
+    bmex(one, "--derivatives", f"mine={tmp_path / 'masks'}", "--dry-run=json")
+    printed = capsys.readouterr().out
+    assert '"to process"' in printed[printed.index("{") :]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -23,6 +24,7 @@ from app_runs import bmex, derivatives, expected, participants, status_of
 
 from bmex_bids.cli.validation import validate
 from bmex_bids.config import Config
+
 
 def test_three_storage_orders_and_a_session_come_out_valid(bids_skeleton, brain, tmp_path, capsys):
     bids = bids_skeleton(
@@ -292,18 +294,25 @@ def test_several_processes_the_whole_report_and_what_a_sidecar_tells(
     text = (out / "sub-01/anat/sub-01_desc-enhanced_T1w.json").read_text()
     for word in ("participants.tsv", "month0", "tiny", "made by a test", "tct_after"):
         assert word in text, word
+    gate = json.loads(text)["BMEX"]["Gate"]
+    rules = {rule["Rule"]: rule["Verdict"] for rule in gate["Rules"]}
+    assert gate["Verdict"] != "pass"  # an untrained network finds no tissues, and that is said
+    assert rules["tissue volume change"] == rules["quality index"] == "warn"
+    assert rules["correlation with input"] == "pass"
     page = (out / "sub-01.html").read_text()
     pictures = sorted(path.name for path in (out / "sub-01/figures").glob("*.svg"))
     assert len(pictures) >= 4
     for picture in pictures:
         assert picture in page
-    assert "http" not in page.replace("http://www.w3.org", "")  # opens without a network
+    assert f"<span class='badge {gate['Verdict']}'>{gate['Verdict']}</span> Quality gate" in page
+    # opens without a network: links may lead there, but nothing is loaded from there
+    assert not re.search(r"""(?:src|data)=["']?http|<link[^>]+http|url\(["']?http""", page)
 
 
 def test_a_head_keeps_what_is_outside_its_brain(
     bids_skeleton, head_phantom, tmp_path, monkeypatch
 ):
-    phantom = head_phantom(spacing=2.5, size=0.47)
+    phantom = head_phantom(spacing=2.5, size=0.55)
     monkeypatch.setattr(
         "bmex_bids.network.stripper.brain_probability",
         lambda *_, **__: phantom.mask.astype(np.float32),

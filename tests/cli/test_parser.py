@@ -208,7 +208,7 @@ def test_derivatives_have_a_name_and_an_absolute_path(places, tmp_path):
         for flag in ("-d", "--derivatives"):
             found = parse([*places, flag, given]).processing.derivatives
             assert found == (f"{name}={tmp_path / 'masks'}",)
-    with pytest.raises(UsageError, match="NAME=PATH"):
+    with pytest.raises(UsageError, match="expected a folder of derivatives"):
         parse([*places, "-d", f"x={tmp_path / 'nowhere'}"])
 
 
@@ -228,9 +228,7 @@ def test_both_levels_at_once(places):
     assert parse([*places, "group"]).analysis_levels == ("participant", "group")
 
 
-def test_a_configuration_file_gives_the_flags_and_the_command_line_overrules_it(
-    places, tmp_path
-):
+def test_a_configuration_file_gives_the_flags_and_the_command_line_overrules_it(places, tmp_path):
     flags = ["--participant-label", "01", "--qc-only", "--nprocs", "2", "--mem", "3G", "-v"]
     first = parse([*places, *flags, "--age-months", "5", "-w", str(tmp_path / "w")])
     path = tmp_path / "config.toml"
@@ -246,7 +244,11 @@ def test_what_to_do_now_is_not_taken_from_a_file(places, tmp_path):
     path = tmp_path / "config.toml"
     path.write_text(parse([*places, "--dry-run", "--clean-workdir", "--reports-only"]).to_toml())
     execution = parse([*places, "--config-file", str(path)]).execution
-    assert (execution.dry_run, execution.clean_workdir, execution.reports_only) == ("", False, False)
+    assert (execution.dry_run, execution.clean_workdir, execution.reports_only) == (
+        "",
+        False,
+        False,
+    )
 
 
 @pytest.mark.parametrize("text", [None, "a = [", "magic = 1"])

@@ -66,7 +66,7 @@ def test_a_failed_gate_never_looks_like_success():
         [task("a")], progress(a=("done", "", None, 1.0)), committed=lambda _: {"Gate": GATE}
     )
     assert rows[0]["gate"] == "fail"
-    assert rows[0]["reason"] == "far too small; rather small"
+    assert rows[0]["reason"] == "far too small rather small"
     assert status.exit_code(rows) == status.EXIT_FAILED
     assert status.summary(rows) == "1 done (1 did not pass the quality gate)"
     (line,) = status.complaints(rows)

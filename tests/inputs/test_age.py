@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bmex_bids.exceptions import AgeError
+from bmex_bids.exceptions import AgeError, UsageError
 from bmex_bids.inputs.age import (
     DAYS_PER_MONTH,
     Age,
     age_group,
+    check_age_file,
     find_age,
     near_boundary,
     parse_age,
@@ -200,6 +201,223 @@ FAULTS = {
         {f"{PEOPLE}.tsv": 'participant_id\tnote\tage\nsub-0003\t"late\t1 year\nsub-0007\tok\t6 months\n'},
         6, False, None, f"{PEOPLE}.tsv",
     ),
+    # units said elsewhere
+    "sidecar at the top": (
+        {f"{SCANS}.tsv": scans("6"), "scans.json": units("months")}, 6, False, None, f"{SCANS}.tsv",
+    ),
+    "sidecar of all sessions at the top": (
+        {f"{SESSIONS}.tsv": "session_id\tage\nses-V01\t6\n", "sessions.json": units("months")},
+        6, False, None, f"{SESSIONS}.tsv",
+    ),
+    "nearer sidecar overrules the one at the top": (
+        with_unit("6", "months") | {"scans.json": units("weeks")}, 6, False, None, f"{SCANS}.tsv",
+    ),
+    "sidecar of the participants": (
+        {f"{PEOPLE}.tsv": "participant_id\tage\nsub-0007\t6\n", f"{PEOPLE}.json": units("months")},
+        6, False, None, f"{PEOPLE}.tsv",
+    ),
+    "Age in the sidecar, age in the table": (
+        {f"{SCANS}.tsv": scans("6"), f"{SCANS}.json": units("months", "Age")},
+        6, False, None, f"{SCANS}.tsv",
+    ),
+    "unit only in the description": (
+        {f"{SCANS}.tsv": scans("6"), f"{SCANS}.json": {"age": {"Description": "Age in months."}}},
+        6, False, "its description says months", f"{SCANS}.tsv",
+    ),
+    "Units n/a, unit in the description": (
+        {f"{SCANS}.tsv": scans("6"), f"{SCANS}.json": {"age": {"Units": "n/a", "LongName": "Month"}}},
+        6, False, "its description says month", f"{SCANS}.tsv",
+    ),
+    "description with two units": (
+        {
+            f"{SCANS}.tsv": scans("6"),
+            f"{SCANS}.json": {"age": {"Description": "age in years, to the nearest month"}},
+        },
+        72, False, "years, BIDS' default, are taken", f"{SCANS}.tsv",
+    ),
+    "description of weeks of gestation is no weeks": (
+        {
+            f"{SCANS}.tsv": scans("6"),
+            f"{SCANS}.json": {"age": {"Description": "age, corrected for weeks of gestation"}},
+        },
+        72, False, "years, BIDS' default, are taken", f"{SCANS}.tsv",
+    ),
+    "column of months, sidecar of years": (
+        {f"{SCANS}.tsv": scans("6", "age_months"), f"{SCANS}.json": units("years", "age_months")},
+        6, False, "the column age_months", f"{SCANS}.tsv",
+    ),
+    "year(s)": (with_unit("6", "year(s)"), 72, False, None, f"{SCANS}.tsv"),
+    "yrs.": (with_unit("6", "yrs."), 72, False, None, f"{SCANS}.tsv"),
+    "weeks, gestational": (
+        with_unit("25", "weeks, gestational"), 175 / DAYS_PER_MONTH, True, None, f"{SCANS}.tsv",
+    ),
+    "weeks of gestation": (
+        with_unit("25", "Weeks of gestation"), 175 / DAYS_PER_MONTH, True, None, f"{SCANS}.tsv",
+    ),
+    # units in the column's name
+    **{
+        name: ({f"{SCANS}.tsv": scans("6", name)}, 6, False, None, f"{SCANS}.tsv")
+        for name in (
+            "age (months)", "Age[months]", "age_in_months", "Age Months", "age-months", "age_mo",
+            "age_at_scan_months", "AGE_MONTHS", "months_age",
+        )
+    },
+    "ga_weeks": (
+        {f"{SCANS}.tsv": scans(25, "ga_weeks")}, 175 / DAYS_PER_MONTH, True, None, f"{SCANS}.tsv",
+    ),
+    "gestational age (weeks)": (
+        {f"{SCANS}.tsv": scans(25, "gestational age (weeks)")},
+        175 / DAYS_PER_MONTH, True, None, f"{SCANS}.tsv",
+    ),
+    "age_at_scan, unit in the cell": (
+        {f"{SCANS}.tsv": scans("6 months", "age_at_scan")}, 6, False, None, f"{SCANS}.tsv",
+    ),
+    "age_at_scan, unit in the sidecar": (
+        {f"{SCANS}.tsv": scans("6", "age_at_scan"), f"{SCANS}.json": units("months", "age_at_scan")},
+        6, False, None, f"{SCANS}.tsv",
+    ),
+    "scan_age without a unit is passed over": (
+        {
+            f"{SCANS}.tsv": scans("40", "scan_age"),
+            f"{PEOPLE}.tsv": "participant_id\tage\nsub-0007\t6 months\n",
+        },
+        6, False, None, f"{PEOPLE}.tsv",
+    ),
+    "columns of other ages are passed over": (
+        {
+            f"{PEOPLE}.tsv": "participant_id\tage_of_onset_years\tmaternal_age_years\tage_group\t"
+            "birth_age_weeks\tage\nsub-0007\t1\t33\t2\t38\t6 months\n",
+        },
+        6, False, None, f"{PEOPLE}.tsv",
+    ),
+    "age, and weeks of gestation at birth": (
+        {
+            f"{PEOPLE}.tsv": "participant_id\tgestational_age_weeks\tage\nsub-0007\t38\t6 months\n",
+        },
+        6, False, None, f"{PEOPLE}.tsv",
+    ),
+    # more text
+    "006M, as DICOM has it": ({f"{SCANS}.tsv": scans("006M")}, 6, False, None, f"{SCANS}.tsv"),
+    "072Y, as DICOM has it": ({f"{SCANS}.tsv": scans("072Y")}, 864, False, None, f"{SCANS}.tsv"),
+    "6mo": ({f"{SCANS}.tsv": scans("6mo")}, 6, False, None, f"{SCANS}.tsv"),
+    "6 months old": ({f"{SCANS}.tsv": scans("6 months old")}, 6, False, None, f"{SCANS}.tsv"),
+    "6 yo": ({f"{SCANS}.tsv": scans("6 yo")}, 72, False, None, f"{SCANS}.tsv"),
+    "no-break space": ({f"{SCANS}.tsv": scans("6\xa0months")}, 6, False, None, f"{SCANS}.tsv"),
+    "1 year 6 months": ({f"{SCANS}.tsv": scans("1 year 6 months")}, 18, False, None, f"{SCANS}.tsv"),
+    "1 year, and 6 months": (
+        {f"{SCANS}.tsv": scans("1 year, and 6 months")}, 18, False, None, f"{SCANS}.tsv",
+    ),
+    "2y3m": ({f"{SCANS}.tsv": scans("2y3m")}, 27, False, None, f"{SCANS}.tsv"),
+    "25w3d of gestation": (
+        with_unit("25w3d", "gestational_weeks"), 178 / DAYS_PER_MONTH, True, None, f"{SCANS}.tsv",
+    ),
+    "25+3 weeks of gestation": (
+        with_unit("25+3", "gestational_weeks"), 178 / DAYS_PER_MONTH, True, None, f"{SCANS}.tsv",
+    ),
+    "25 weeks, sidecar gestational_weeks": (
+        with_unit("25 weeks", "gestational_weeks"), 175 / DAYS_PER_MONTH, True, None, f"{SCANS}.tsv",
+    ),
+    "25 gestational weeks, sidecar weeks": (
+        with_unit("25 gestational weeks", "weeks"), 175 / DAYS_PER_MONTH, True, None, f"{SCANS}.tsv",
+    ),
+    ">89": (with_unit(">89", "years"), 1068, False, None, f"{SCANS}.tsv"),
+    "≥ 89 years": ({f"{SCANS}.tsv": scans("≥ 89 years")}, 1068, False, None, f"{SCANS}.tsv"),
+    "20-25, within one model": (
+        with_unit("20-25", "years"), 270, False, "the middle of it is taken", f"{SCANS}.tsv",
+    ),
+    "2 to 3 months": (
+        {f"{SCANS}.tsv": scans("2 to 3 months")}, 2.5, False, "the middle of it", f"{SCANS}.tsv",
+    ),
+    # more that is missing here and found there
+    **{
+        f"{word!r} in scans": (
+            {f"{SCANS}.tsv": scans(word), f"{PEOPLE}.tsv": "participant_id\tage\nsub-0007\t6 months\n"},
+            6, False, None, f"{PEOPLE}.tsv",
+        )
+        for word in ("N/A", "#N/A", "NaN", "-999", "-9.0", "?", ".", "None", "unknown")
+    },
+    "no age column in scans": (
+        {
+            f"{SCANS}.tsv": f"filename\tacq_time\nanat/{NAME}\t2020-01-01\n",
+            f"{PEOPLE}.tsv": "participant_id\tage\nsub-0007\t6 months\n",
+        },
+        6, False, None, f"{PEOPLE}.tsv",
+    ),
+    "another session only": (
+        {
+            f"{SESSIONS}.tsv": "session_id\tage\nses-V02\t9 months\n",
+            f"{PEOPLE}.tsv": "participant_id\tage\nsub-0007\t6 months\n",
+        },
+        6, False, None, f"{PEOPLE}.tsv",
+    ),
+    # more file names
+    "backslashes": (
+        {f"{SCANS}.tsv": f"filename\tage\nanat\\x_T2w.nii\t1 month\nanat\\{NAME}\t6 months\n"},
+        6, False, None, f"{SCANS}.tsv",
+    ),
+    "a path from the top": (
+        {f"{SCANS}.tsv": f"filename\tage\nx.nii\t1 month\n/sub-0007/ses-V01/anat/{NAME}\t6 months\n"},
+        6, False, None, f"{SCANS}.tsv",
+    ),
+    "no file name in the only row": (
+        {f"{SCANS}.tsv": "age\n6 months\n"}, 6, False, "names no file", f"{SCANS}.tsv",
+    ),
+    # more identifiers
+    "a row for each session": (
+        {
+            f"{PEOPLE}.tsv": "participant_id\tsession_id\tage\nsub-0007\tses-V02\t9 months\n"
+            "sub-0007\tses-V01\t6 months\n",
+        },
+        6, False, None, f"{PEOPLE}.tsv",
+    ),
+    "a row for each session, one without": (
+        {f"{PEOPLE}.tsv": "participant_id\tsession\tage\nsub-0007\tV02\t9 months\nsub-0007\tn/a\t6 months\n"},
+        6, False, None, f"{PEOPLE}.tsv",
+    ),
+    "the same row twice": (
+        {f"{PEOPLE}.tsv": "participant_id\tage\nsub-0007\t6 months\nsub-0007\t6 months\n"},
+        6, False, None, f"{PEOPLE}.tsv",
+    ),
+    "an exact id before one that may mean it": (
+        {f"{PEOPLE}.tsv": "participant_id\tage\n7\t1 year\nsub-0007\t6 months\n"},
+        6, False, None, f"{PEOPLE}.tsv",
+    ),
+    "sessions of a wrong subject": (
+        {f"{SESSIONS}.tsv": "participant_id\tsession_id\tage\nsub-0002\tses-V01\t6 months\n"},
+        6, False, "names the subject sub-0002", f"{SESSIONS}.tsv",
+    ),
+    "sessions of all subjects in a subject's folder": (
+        {f"{SESSIONS}.tsv": "subject\tsession_id\tage\nsub-0002\tses-V01\t9 months\nsub-0007\tses-V01\t6 months\n"},
+        6, False, None, f"{SESSIONS}.tsv",
+    ),
+    "Participant ID": (
+        {f"{PEOPLE}.tsv": "Participant ID\tAge\nsub-0007\t6 months\n"}, 6, False, None, f"{PEOPLE}.tsv",
+    ),
+    "small letters in the session": (
+        {f"{SESSIONS}.tsv": "session_id\tage\nses-v01\t6 months\n"},
+        6, False, None, f"{SESSIONS}.tsv",
+    ),
+    # more of how the file was written
+    "commas": (
+        {f"{PEOPLE}.tsv": "participant_id,sex,age\nsub-0003,M,1 year\nsub-0007,F,6 months\n"},
+        6, False, "parted by commas, not by tabs", f"{PEOPLE}.tsv",
+    ),
+    "semicolons and decimal commas": (
+        {f"{PEOPLE}.tsv": "participant_id;age_months\nsub-0007;4,5\n"},
+        4.5, False, "parted by semicolons", f"{PEOPLE}.tsv",
+    ),
+    "commas and quoted cells": (
+        {f"{PEOPLE}.tsv": 'participant_id,note,age\nsub-0007,"late, twice",6 months\n'},
+        6, False, "parted by commas", f"{PEOPLE}.tsv",
+    ),
+    "many blanks": (
+        {f"{PEOPLE}.tsv": "participant_id   sex   age\nsub-0007         F     6 months\n"},
+        6, False, "parted by blanks", f"{PEOPLE}.tsv",
+    ),
+    "single blanks": (
+        {f"{PEOPLE}.tsv": "participant_id age_months\nsub-0003 5\nsub-0007 6\n"},
+        6, False, "parted by blanks", f"{PEOPLE}.tsv",
+    ),
 }  # fmt: skip
 
 
@@ -264,7 +482,20 @@ def test_a_fetus_without_a_unit_is_in_weeks_of_gestation(bids_skeleton):
     ("files", "message"),
     [
         ({f"{SCANS}.tsv": scans("six")}, "got 'six'; write a number"),
-        ({f"{SCANS}.tsv": scans("2-3 months")}, "got '2-3 months'"),
+        ({f"{SCANS}.tsv": scans("1-3 months")}, r"ends have different models .month0, month3"),
+        ({f"{SCANS}.tsv": scans("3-1 months")}, "got '3-1 months'"),
+        ({f"{SCANS}.tsv": scans("<1")}, "got '<1'"),
+        ({f"{SCANS}.tsv": scans("6 months 1 year")}, "got '6 months 1 year'"),
+        ({f"{SCANS}.tsv": scans("2019-05-03")}, "got '2019-05-03'"),
+        ({f"{SCANS}.tsv": scans("25+3")}, "found no word of gestation; .*--fetal"),
+        ({f"{SCANS}.tsv": scans("25+3", "age_years")}, "found no word of gestation"),
+        ({f"{SCANS}.tsv": scans("40", "scan_age")}, "is it scan_age in .*scans.tsv. Rename"),
+        ({f"{SCANS}.tsv": scans("12", "ages")}, "is it ages in"),
+        (with_unit("40", "weeks PMA"), "got 'weeks PMA'"),
+        (
+            {f"{PEOPLE}.tsv": "participant_id\tage\nsub-0007\t6 months\nsub-0007\t9 months\n"},
+            "found several .6 months, 9 months.; say in a session_id column",
+        ),
         ({f"{SCANS}.tsv": scans("6 fortnights")}, "got 'fortnights'; correct 'Units'"),
         (with_unit("6", "moons"), "got 'moons'"),
         (with_unit("-1", "months"), "0 to 130 years, got -1 months"),
@@ -281,6 +512,115 @@ def test_what_is_no_age(files, message, bids_skeleton):
     root = bids_skeleton(files)
     with pytest.raises(AgeError, match=message.replace("(", r"\(")):
         find_age(image_in(root), root)
+
+
+def test_two_subjects_that_differ_only_in_zeros_keep_their_ages(bids_skeleton):
+    root = bids_skeleton(
+        {
+            "sub-7": {},
+            "sub-0007": {},
+            f"{PEOPLE}.tsv": "participant_id\tage\n7\t1 year\nsub-0007\tn/a\n",
+        }
+    )
+    with pytest.raises(AgeError, match=r"participants.tsv without one"):
+        find_age(image_in(root), root)
+    (root / f"{PEOPLE}.tsv").write_text("participant_id\tage\n7\t1 year\n")
+    with pytest.raises(AgeError, match="found no scans"):
+        find_age(image_in(root), root)
+
+
+def test_each_session_has_its_own_age(bids_skeleton):
+    root = bids_skeleton(
+        {
+            f"{PEOPLE}.tsv": "participant_id\tsession_id\tage_months\n"
+            "sub-0007\tV01\t3\nsub-0007\tV02\t12\nsub-0007\tV03\tn/a\n"
+        }
+    )
+    assert find_age(image_in(root, "V01"), root).months == pytest.approx(3)
+    assert find_age(image_in(root, "V02"), root).months == pytest.approx(12)
+    for session in ("V03", "V04"):
+        with pytest.raises(AgeError):
+            find_age(image_in(root, session), root)
+
+
+def test_a_fetus_prefers_weeks_of_gestation(bids_skeleton):
+    root = bids_skeleton(
+        {f"{PEOPLE}.tsv": "participant_id\tage\tga_weeks\nsub-0007\t33 years\t25\n"}
+    )
+    age = find_age(image_in(root), root, fetal=True)
+    assert (age.column, age.months * DAYS_PER_MONTH) == ("ga_weeks", pytest.approx(175))
+
+
+def test_weeks_and_days_of_a_fetus(bids_skeleton):
+    root = bids_skeleton({f"{SCANS}.tsv": scans("25+3")})
+    age = find_age(image_in(root), root, fetal=True)
+    assert age.months * DAYS_PER_MONTH == pytest.approx(178)
+    assert (age.value, age.unit, age.fetal) == ("25+3", "weeks", True)
+
+
+# ------------------------------------------------------------------ the age file
+def ages(tmp_path, text, name="ages.tsv"):
+    path = tmp_path / name
+    path.write_text(text)
+    return path
+
+
+def test_the_age_file_comes_before_the_dataset_and_after_the_command_line(bids_skeleton, tmp_path):
+    root = bids_skeleton({f"{SCANS}.tsv": scans("1 month")})
+    table = ages(tmp_path, "participant_id\tage_months\nsub-0007\t9\n")
+    image = image_in(root)
+    age = find_age(image, root, age_file=table)
+    assert (age.months, age.source, age.column) == (9, "ages.tsv (--age-file)", "age_months")
+    assert find_age(image, root, age_file=table, override_months=4).months == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "months"),
+    [
+        ("participant_id\tsession_id\tage_months\n7\tV02\t8\n7\tV01\t9\n", 9),
+        ("participant_id\tsession_id\tage_months\n7\tV02\t8\n7\t\t9\n", 9),
+        ("participant_id\tsession_id\tage_months\n7\tV02\t8\n", 1),
+        ("participant_id\tage_months\nsub-0008\t9\n", 1),
+        ("participant_id\tage_months\nsub-0007\tn/a\n", 1),
+    ],
+    ids=["its session", "any session", "another session", "another subject", "n/a"],
+)
+def test_rows_of_the_age_file(text, months, bids_skeleton, tmp_path):
+    root = bids_skeleton({f"{SCANS}.tsv": scans("1 month")})
+    age = find_age(image_in(root), root, age_file=ages(tmp_path, text))
+    assert age.months == pytest.approx(months)
+
+
+def test_the_sidecar_of_the_age_file(bids_skeleton, tmp_path):
+    root = bids_skeleton({})
+    table = ages(tmp_path, "participant_id\tage\nsub-0007\t9\n")
+    (tmp_path / "ages.json").write_text('{"age": {"Units": "weeks"}}')
+    assert find_age(image_in(root), root, age_file=table).months == pytest.approx(
+        63 / DAYS_PER_MONTH
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "found no such file"),
+        ("", "found no rows"),
+        ("participant_id\tage\n", "found no rows"),
+        ("name\tage\na\t1\n", "expected a column participant_id in .*, found name, age"),
+        ("participant_id\tsex\nsub-1\tF\n", "expected a column age_days, .*found participant_id"),
+    ],
+)
+def test_an_age_file_that_is_none(text, message, tmp_path):
+    path = tmp_path / "ages.tsv" if text is None else ages(tmp_path, text)
+    with pytest.raises(UsageError, match=message):
+        check_age_file(path)
+
+
+def test_a_table_is_read_again_when_it_changes(tmp_path):
+    path = ages(tmp_path, "participant_id\tage\nsub-1\t6\n")
+    assert read_table(path)[0]["age"] == "6"
+    path.write_text("participant_id\tage\nsub-1\t66\n")
+    assert read_table(path)[0]["age"] == "66"
 
 
 # ------------------------------------------------------------------ groups
@@ -343,7 +683,9 @@ def test_a_number_and_a_unit_come_back(number, unit, comma, plus, gap):
     assert unit_days(unit) is not None
 
 
-@pytest.mark.parametrize("unit", ["", " ", "-", "fortnight", "s", "weeks of"])
+@pytest.mark.parametrize(
+    "unit", ["", " ", "-", "fortnight", "s", "weeks of", "gestational", "weeks months"]
+)
 def test_unknown_units(unit):
     assert unit_days(unit) is None
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 
+from bmex_bids.exceptions import UsageError
 from bmex_bids.inputs.collect import collect
 from bmex_bids.inputs.plan import plan
 
@@ -60,6 +61,43 @@ def test_the_command_line_overrules_every_table(bids_skeleton):
     assert not planned(root)["sub-01_T1w"].runnable
     item = planned(root, override_months=0)["sub-01_T1w"]
     assert (item.runnable, item.age_group, item.age.months) == (True, "month0", 0)
+
+
+def test_the_age_file_overrules_the_tables(bids_skeleton, tmp_path):
+    root = bids_skeleton(
+        {
+            "sub-01/anat/sub-01_T1w.nii.gz": None,
+            "sub-02/anat/sub-02_T1w.nii.gz": None,
+            "participants.tsv": [{"participant_id": "sub-01", "age": "nonsense"}],
+        }
+    )
+    table = tmp_path / "ages.tsv"
+    table.write_text("participant_id\tage_months\nsub-01\t12\n")
+    items = planned(root, age_file=table)
+    assert items["sub-01_T1w"].age_group == "month12"
+    assert not items["sub-02_T1w"].runnable
+    with pytest.raises(UsageError, match="no such file"):
+        planned(root, age_file=tmp_path / "other.tsv")
+
+
+def test_a_mask_made_elsewhere_is_planned_where_there_is_one(bids_skeleton):
+    root = bids_skeleton(
+        {
+            "sub-01/anat/sub-01_T1w.nii.gz": None,
+            "sub-02/anat/sub-02_T1w.nii.gz": None,
+            "participants.tsv": [{"participant_id": "sub-01", "age": "24 months"}],
+        }
+    )
+    name = "sub-01/anat/sub-01_desc-brain_mask.nii.gz"
+    folder = bids_skeleton({name: None}, name="masks")
+    one, two = planned(root, derivatives={"hand": folder}).values()
+    assert (one.mask, one.mask_source, one.warnings) == (folder / name, f"hand: {name}", ())
+    assert (two.mask, two.runnable, two.warnings) == (None, False, ())
+    one, two = planned(root, derivatives={"hand": folder}, override_months=30).values()
+    assert one.mask == folder / name
+    assert two.mask is None
+    assert "no brain mask of sub-02_T1w in the derivatives hand" in two.warnings[0]
+    assert planned(root, derivatives={})["sub-01_T1w"].mask is None
 
 
 #: image → (months or gestational weeks, group)

@@ -15,6 +15,7 @@ from bmex_bids.interfaces.preprocess import (
     CorrectHead,
     MaskBrain,
     MatchHistogram,
+    given_mask_like,
     head_region,
 )
 
@@ -118,6 +119,95 @@ def test_a_head_is_given_to_the_stripping_network(head_phantom, saved, monkeypat
     assert asked == {"device": "auto", "threads": 2, "spacing": (4.0, 4.0, 4.0), "name": "strip-0"}
     mask = voxels(outputs.out_file) > 0
     assert (mask & head.mask).sum() > 0.98 * mask.sum()
+
+
+@pytest.mark.parametrize("mode", ["auto", "skip", "force"])
+def test_a_given_mask_is_used_as_it_is(head_phantom, saved, monkeypatch, mode):
+    from bmex_bids.network import stripper
+
+    monkeypatch.delattr(stripper, "brain_probability")
+    head = head_phantom(spacing=4.0)
+    given = head.mask.astype(np.uint8)
+    given[2:4, 2:4, 2:4] = 1  # a piece apart, which cleaning would take away
+    mask = saved(nib.Nifti1Image(given, head.image.affine), "given.nii.gz")
+    image = saved(head.image)
+    outputs = (
+        MaskBrain(
+            in_file=image,
+            corrected=image,
+            skull_strip=mode,
+            given_mask=mask,
+            given_source="hand: x",
+        )
+        .run()
+        .outputs
+    )
+    assert (voxels(outputs.out_file) == given).all()
+    assert nib.load(outputs.out_file).get_data_dtype() == np.uint8
+    assert outputs.stripped is (mode == "skip")
+    assert (outputs.mask_info["method"], outputs.mask_info["source"]) == ("given", "hand: x")
+    assert outputs.mask_info["components"] == 2
+    assert outputs.mask_info["warnings"] == ["brain mask in 2 pieces"]
+
+
+@pytest.mark.parametrize("change", ["flipped", "finer", "cropped", "0 and 255", "probabilities"])
+def test_a_given_mask_of_another_grid_comes_on_the_images(head_phantom, saved, change):
+    head = head_phantom(spacing=4.0)
+    given = nib.Nifti1Image(head.mask.astype(np.uint8), head.image.affine)
+    if change == "flipped":
+        given = nib.as_closest_canonical(given)
+        assert not np.allclose(given.affine, head.image.affine)
+    elif change == "finer":
+        finer = np.repeat(np.repeat(np.repeat(head.mask, 2, 0), 2, 1), 2, 2)
+        affine = head.image.affine @ np.diag([0.5, 0.5, 0.5, 1])
+        affine[:3, 3] = (head.image.affine @ [-0.25, -0.25, -0.25, 1])[:3]
+        given = nib.Nifti1Image(finer.astype(np.uint8), affine)
+    elif change == "cropped":
+        given = given.slicer[5:-5, 5:-5, 5:-5]
+    elif change == "0 and 255":
+        given = nib.Nifti1Image(head.mask.astype(np.uint8) * 255, head.image.affine)
+    else:
+        values = np.where(head.mask, 0.8, 0.3).astype(np.float32)
+        given = nib.Nifti1Image(values, head.image.affine)
+    found = voxels_of(given_mask_like(saved(given), head.image)) > 0
+    differing = (found != head.mask).sum() / head.mask.sum()
+    assert differing == 0 if change != "finer" else differing < 0.01
+
+
+def voxels_of(image):
+    return np.asanyarray(image.dataobj)
+
+
+def test_a_given_mask_that_lies_elsewhere_is_refused(head_phantom, saved):
+    head = head_phantom(spacing=4.0)
+    affine = head.image.affine.copy()
+    affine[0, 3] += 60
+    shifted = saved(nib.Nifti1Image(head.mask.astype(np.uint8), affine))
+    with pytest.raises(
+        MaskError, match=r"lies in its image .*of which .* leave out --derivatives"
+    ):
+        given_mask_like(shifted, head.image)
+
+
+def test_a_given_mask_that_is_empty_or_cut_off_is_refused(head_phantom, saved, tmp_path):
+    head = head_phantom(spacing=6.0)
+    empty = saved(nib.Nifti1Image(np.zeros(head.mask.shape, np.uint8), head.image.affine))
+    with pytest.raises(MaskError, match="zero everywhere"):
+        given_mask_like(empty, head.image)
+    contents = Path(saved(head.image)).read_bytes()
+    (tmp_path / "cut.nii.gz").write_bytes(contents[: len(contents) // 2])
+    with pytest.raises(MaskError, match=r"cannot be used.*cut off"):
+        given_mask_like(tmp_path / "cut.nii.gz", head.image)
+
+
+def test_a_given_mask_that_is_no_brain_is_refused(head_phantom, saved):
+    head = head_phantom(spacing=4.0)
+    small = np.zeros(head.mask.shape, np.uint8)
+    small[20:28, 20:28, 20:28] = 1  # 33 millilitres
+    mask = saved(nib.Nifti1Image(small, head.image.affine), "given.nii.gz")
+    image = saved(head.image)
+    with pytest.raises(MaskError, match="litres at this age"):
+        MaskBrain(in_file=image, corrected=image, given_mask=mask, age_months=360.0).run()
 
 
 def test_a_mask_that_is_no_brain_is_refused(head_phantom, saved):

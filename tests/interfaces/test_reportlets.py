@@ -6,7 +6,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from bmex_bids.interfaces.reportlets import Reportlets, cropped, gate_text, window, write_summary
+from bmex_bids.interfaces.reportlets import (
+    Reportlets,
+    cropped,
+    summary_html,
+    window,
+    write_summary,
+)
 
 
 @pytest.fixture
@@ -86,7 +92,7 @@ def test_all_pictures_are_drawn_and_named_after_the_image(inputs, tmp_path, monk
     for path in figures.glob("*.svg"):
         assert ElementTree.parse(path).getroot().tag.endswith("svg")  # noqa: S314 (our own file)
     histogram = (figures / "sub-01_run-1_desc-histogram_T1w.svg").read_text()
-    for label in ("before", "after", "reference of the age"):
+    for label in ("before", "after", "reference (month24)"):
         assert label in histogram
     assert "before" in (figures / "sub-01_run-1_desc-enhancement_T1w.svg").read_text()
 
@@ -96,25 +102,50 @@ def test_the_summary_says_what_was_done_and_escapes_it(inputs, tmp_path):
     write_summary(SimpleNamespace(**inputs), target)
     text = target.read_text(encoding="utf-8")
     for part in (
-        "30.0 years = 360.00 months (from participants.tsv, age)",
-        "test-1 (SHA-256 0123456789ab…, MIT; a test)",
-        "1.30 litres, 1 piece(s); given",
-        "1.23 before, 2.00 after",
-        "<td>not measured</td>",
-        "<tr><th>Quality gate</th><td>fail (1 of 3 rules passed); fail: It is wrong. "
-        "warn: Odd &lt;b&gt;.</td></tr>",
+        "<span>30.0 years</span><i>360 months</i>",
+        "<td>participants.tsv, column age</td>",
+        "<td>test-1, licence MIT</td>",
+        "<td>a test</td>",
+        "<td>0123456789abcdef</td>",
+        "<td>cpu, float32</td>",
+        "<td>3 s</td>",
+        "<span>1.30 L</span>",
+        "<td>given, 1 piece</td>",
+        "<span>1.23 → 2.00</span>",
+        "<span>not measured</span>",
         "<p class='warning'>&lt;b&gt;age&lt;/b&gt; &amp; more</p>",
         "<p class='warning'>small</p>",
     ):
         assert part in text
+    assert "<b>c</b> (fail): It is wrong." in text
+    assert "<b>b</b> (warn): Odd &lt;b&gt;." in text
     inputs["planned"]["age"] |= {"fetal": True, "value": 30.0, "unit": "weeks", "months": 6.9}
     write_summary(SimpleNamespace(**inputs), target)
-    assert "30.0 weeks = 6.90 months of gestation" in target.read_text(encoding="utf-8")
+    text = target.read_text(encoding="utf-8")
+    assert "<span>30.0 weeks</span><i>of gestation, 6.9 months</i>" in text
+    inputs["planned"]["age"] |= {"fetal": False, "value": 7.25, "unit": "Months", "months": 7.25}
+    write_summary(SimpleNamespace(**inputs), target)
+    assert "<span>7.25 months</span><i>at the scan</i>" in target.read_text(encoding="utf-8")
 
 
-def test_the_gate_that_passed_names_no_reason(inputs):
-    rules = [dict(rule, Verdict="pass") for rule in inputs["gate"]["Rules"]]
-    assert gate_text({"Verdict": "pass", "Rules": rules}) == "pass (3 of 3 rules passed)"
+def test_a_summary_of_nothing_has_no_rows():
+    text = summary_html({})
+    assert "<tr>" not in text
+    assert "<span>unknown</span>" in text
+
+
+def test_the_gate_tells_what_did_not_pass_and_keeps_the_rest_folded():
+    rules = [
+        {"Rule": "components", "Value": 1.23456, "Verdict": "pass", "Reason": "as it should be"},
+        {"Rule": "<edge>", "Value": None, "Verdict": "fail", "Reason": "cut & gone"},
+    ]
+    text = summary_html({"Gate": {"Verdict": "fail", "Rules": rules}})
+    told, folded = text.split("<details>")
+    assert "<span class='badge fail'>fail</span>" in told
+    assert "1 of 2 rules" in told
+    assert "<b>&lt;edge&gt;</b> (fail): cut &amp; gone" in told
+    assert "components" not in told
+    assert "<td>1.23</td><td>as it should be</td>" in folded
 
 
 def test_pictures_are_cut_to_the_mask_and_keep_their_place(tmp_path):

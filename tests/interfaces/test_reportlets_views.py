@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
+import matplotlib.pyplot as plt
 import nibabel as nib
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 
+from bmex_bids.imaging.intensity import load_histogram
 from bmex_bids.interfaces import reportlets
 
 
@@ -51,12 +55,77 @@ def test_before_and_after_share_window_and_cuts(head_phantom, tmp_path, monkeypa
         "nireports.reportlets.mosaic.plot_registration",
         lambda image, name, **options: calls.append((name, options)) or [],
     )
-    monkeypatch.setattr("nireports.reportlets.utils.compose_view", lambda *_, **__: None)
+    monkeypatch.setattr(
+        "nireports.reportlets.utils.compose_view",
+        lambda *_, out_file: Path(out_file).write_text("<svg/>"),
+    )
     reportlets.draw_before_after(inputs, tmp_path / "out.svg")
-    (first, before), (second, after) = calls
-    assert first != second
-    assert (before["label"], after["label"]) == ("before", "after")
-    assert before["plot_params"] == after["plot_params"]
-    assert before["plot_params"]["vmax"] > brain.max() * 1.5
-    assert before["cuts"] == after["cuts"]
-    assert before["estimate_brightness"] is after["estimate_brightness"] is False
+    assert [options["order"] for _, options in calls] == [("z",), ("x",), ("y",)] * 2
+    assert [options["label"] for _, options in calls] == [
+        "before",
+        None,
+        None,
+        "after",
+        None,
+        None,
+    ]
+    for (first, before), (second, after) in zip(calls[:3], calls[3:], strict=True):
+        assert first != second
+        figures = [options["plot_params"].pop("figure") for options in (before, after)]
+        sizes = [tuple(figure.get_size_inches()) for figure in figures]
+        assert sizes[0] == sizes[1]
+        assert before["plot_params"] == after["plot_params"]
+        assert before["plot_params"]["vmax"] > brain.max() * 1.5
+        assert before["cuts"] == after["cuts"]
+        assert before["estimate_brightness"] is after["estimate_brightness"] is False
+
+
+@pytest.mark.parametrize(("axis", "across", "up"), [("z", 10, 12), ("x", 12, 8), ("y", 10, 8)])
+def test_a_row_is_as_high_as_its_cuts(make_image, axis, across, up):
+    image = make_image("LPS", (10, 6, 4), spacing=(1, 2, 2))
+    with reportlets.canvas(image, axis) as figure:
+        width, height = figure.get_size_inches()
+        assert plt.fignum_exists(figure.number)
+    cut = width / reportlets.CUTS
+    assert height / reportlets.ROOM == pytest.approx(cut * up / across)
+    assert not plt.fignum_exists(figure.number)
+
+
+def test_the_flicker_stops_at_after_and_the_rest_of_the_picture_is_kept():
+    svg = (
+        '<svg>\n<style type="text/css">\n@keyframes flickerAnimation1 { 0% {opacity: 1;} }\n'
+        ".foreground-svg { animation: 1s paused flickerAnimation1;}\n</style>\n<g/>"
+        "<style>*{stroke: 1}</style></svg>"
+    )
+    settled = reportlets.settled_flicker(svg)
+    assert "flickerAnimation" not in settled
+    assert ".foreground-svg:hover { animation:" in settled
+    assert settled.endswith("</style>\n<g/><style>*{stroke: 1}</style></svg>")
+    assert reportlets.settled_flicker("<svg/>") == "<svg/>"
+
+
+@pytest.mark.parametrize("suffix", ["T1w", "T2w"])
+def test_the_histogram_shows_the_reference_of_the_age(tmp_path, monkeypatch, suffix):
+    rng = np.random.default_rng(1)
+    image = nib.Nifti1Image(rng.normal(500, 30, (8, 8, 8)).astype(np.float32), np.eye(4))
+    nib.save(image, tmp_path / "image.nii")
+    nib.save(nib.Nifti1Image(np.ones((8, 8, 8), np.uint8), np.eye(4)), tmp_path / "mask.nii")
+    drawn = {}
+    original = Axes.fill_between
+    monkeypatch.setattr(
+        Axes,
+        "fill_between",
+        lambda self, x, y, **options: drawn.update(x=x, y=y) or original(self, x, y, **options),
+    )
+    inputs = SimpleNamespace(
+        mask_res=str(tmp_path / "mask.nii"),
+        matched=str(tmp_path / "image.nii"),
+        enhanced_res=str(tmp_path / "image.nii"),
+        planned={"age_group": "month6", "suffix": suffix},
+    )
+    reportlets.draw_histogram(inputs, tmp_path / "out.svg")
+    counts = load_histogram("month6", suffix)[1:1000].astype(float)
+    mode = drawn["x"][np.argmax(drawn["y"])]
+    smooth = np.add.reduceat(np.concatenate([[0.0], counts]), range(0, 1000, 5))
+    assert mode == np.argmax(smooth) * 5 + 2.5
+    assert "reference (month6)" in (tmp_path / "out.svg").read_text()

@@ -9,6 +9,7 @@ from bmex_bids.network.compact import (
     DETAIL,
     CompactBMEX,
     HalfUNet,
+    box_mean,
     shuffle,
     split,
     unshuffle,
@@ -88,3 +89,9 @@ def test_gradients_reach_every_parameter_once_the_head_has_moved(norm):
     untouched = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()]
     # a constant before a normalisation is taken away again
     assert not [n for n in untouched if not (norm and n.endswith("conv1.bias"))]
+
+
+def test_the_mean_of_a_cube_is_that_of_the_cube():
+    x = torch.randn(1, 1, 7, 8, 9)
+    expected = torch.nn.functional.avg_pool3d(x, 5, 1, 2)
+    torch.testing.assert_close(box_mean(x), expected)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from bmex_bids.network.tiling import (
     WeightedSum,
     boxes,
+    fitted,
     network_order,
     starts,
     tile_weight,
@@ -34,6 +35,19 @@ def test_tiles_cover_a_line_and_share_the_overlap(line):
     for a, b in pairwise(firsts):
         assert a < b
         assert a + tile - b >= overlap
+
+
+@given(st.integers(1, 60), st.integers(2, 12), st.integers(0, 8))
+def test_a_fitted_tile_is_no_larger_and_needs_no_more_tiles(length, most, overlap):
+    length, most = 8 * length, 8 * most
+    tile = fitted(length, most, overlap, 8)
+    assert tile <= most
+    assert tile <= length
+    assert tile % 8 == 0
+    needed = starts(length, min(most, length), max(min(most, length) - overlap, 1))
+    found = starts(length, tile, max(tile - overlap, 1))
+    assert len(found) <= len(needed)
+    assert all(b - a <= max(tile - overlap, 1) for a, b in pairwise(found))
 
 
 def test_a_tile_longer_than_the_line_is_refused():

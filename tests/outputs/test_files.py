@@ -5,7 +5,13 @@ import os
 import pytest
 
 from bmex_bids.exceptions import OutputError
-from bmex_bids.outputs.files import copy_whole, write_json, write_text, write_whole
+from bmex_bids.outputs.files import (
+    clear_temporaries,
+    copy_whole,
+    write_json,
+    write_text,
+    write_whole,
+)
 
 
 def names(folder):
@@ -63,3 +69,14 @@ def test_json_and_copies(tmp_path):
     assert json.loads(target.read_text(encoding="utf-8")) == table
     assert "Größe" in target.read_text(encoding="utf-8")
     assert copy_whole(target, tmp_path / "new" / "b.json").read_bytes() == target.read_bytes()
+
+
+def test_only_leftovers_of_the_named_files_and_of_that_age_are_removed(tmp_path):
+    old, young, other = (tmp_path / f".{name}" for name in ("a.json.x", "a.json.y", "ab.json.x"))
+    for path in (old, young, other):
+        path.write_text("half")
+    os.utime(old, (0, 0))
+    clear_temporaries([tmp_path / "a.json"], older_than_s=60)
+    assert [path.exists() for path in (old, young, other)] == [False, True, True]
+    clear_temporaries([tmp_path / "a.json"])
+    assert [path.exists() for path in (young, other)] == [False, True]

@@ -64,7 +64,9 @@ def done(tmp_path, image):
     expected = fingerprint([image], {}, [])
     record = tmp_path / "out.json"
     record.write_text(
-        json.dumps({"BMEX": {"Fingerprint": expected, "Outputs": {"out.nii.gz": checksum(product)}}})
+        json.dumps(
+            {"BMEX": {"Fingerprint": expected, "Outputs": {"out.nii.gz": checksum(product)}}}
+        )
     )
     return record, expected, product, picture
 

@@ -1,182 +1,164 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``browser``: a real headless chromium that says what went wrong on a page."""
+"""A real browser for the pages: headless chromium, spoken to through its two debugging pipes."""
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import select
 import shutil
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-PATIENCE = 90.0  # seconds, for a busy machine
-
-
-@dataclass
-class Visit:
-    """What happened while a page was open.
-
-    requested : addresses asked for; failed : those that did not come; complaints : errors and
-    warnings of the console and of scripts; answers : of the expressions, in order
-    """
-
-    requested: list[str] = field(default_factory=list)
-    failed: list[str] = field(default_factory=list)
-    complaints: list[str] = field(default_factory=list)
-    answers: list[Any] = field(default_factory=list)
+NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+SECONDS = 60.0
 
 
 class Browser:
-    """Chromium, spoken to through a pipe: no port, no further package."""
+    """One tab of chromium, and what it complained about.
+
+    Attributes
+    ----------
+    requested : URLs, without those of data
+    failed : URLs that could not be loaded
+    complaints : messages of the console and of the browser's log; exceptions
+    contexts : of scripts: that of the page, then those of its frames and objects
+    """
 
     def __init__(self, program: str, profile: Path) -> None:
-        to_read, self._out = os.pipe()
-        self._in, to_write = os.pipe()
-        # the browser reads from descriptor 3 and writes to 4; keep these free till then
-        to_read, to_write = _moved(to_read), _moved(to_write)
-        command = f'exec "$0" "$@" 3<&{to_read} 4>&{to_write}'
-        arguments = [
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-dev-shm-usage",
-            "--no-first-run",
-            "--disable-background-networking",
-            "--disable-component-update",
-            "--disable-sync",
-            "--window-size=1280,900",
-            f"--user-data-dir={profile}",
-            "--remote-debugging-pipe",
-            "about:blank",
-        ]
+        to_read, self._send = os.pipe()
+        self._receive, to_write = os.pipe()
+        # chromium wants its commands at descriptor 3 and answers at 4
+        command = (
+            f'exec "$0" --headless --no-sandbox --disable-gpu --no-first-run '
+            "--disable-background-networking --disable-component-update --disable-sync "
+            '--remote-debugging-pipe "--user-data-dir=$1" --window-size=1200,900 '
+            f"about:blank 3<&{to_read} 4>&{to_write}"
+        )
         self._process = subprocess.Popen(
-            ["/bin/bash", "-c", command, program, *arguments],
+            ["/bin/bash", "-c", command, program, str(profile)],
             pass_fds=(to_read, to_write),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            start_new_session=True,
+            stdout=subprocess.DEVNULL,
         )
         os.close(to_read)
         os.close(to_write)
-        self._rest = b""
-        self._count = 0
-        self._events: list[dict[str, Any]] = []
-
-    def visit(self, address: str, expressions: tuple[str, ...] = (), wait: float = 0.3) -> Visit:
-        """Open a page in a tab of its own, evaluate JavaScript, and return what happened."""
-        target = self._ask("Target.createTarget", url="about:blank")["targetId"]
-        session = self._ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self._rest, self._count = b"", 0
+        self._answers: dict[int, dict[str, Any]] = {}
+        self._session: str | None = None
+        self.requested: list[str] = []
+        self.failed: list[str] = []
+        self.complaints: list[str] = []
+        self.contexts: list[int] = []
+        self._urls: dict[str, str] = {}
+        self._loaded = False
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
+        self._session = attached["sessionId"]
         for domain in ("Page", "Network", "Runtime", "Log"):
-            self._ask(f"{domain}.enable", session)
-        self._events.clear()
-        self._ask("Page.navigate", session, url=address)
-        self._until(lambda event: event.get("method") == "Page.loadEventFired")
-        visit = Visit()
-        for expression in expressions:
-            reply = self._ask(
-                "Runtime.evaluate",
-                session,
-                expression=expression,
-                returnByValue=True,
-                awaitPromise=True,
-            )
-            visit.answers.append(reply["result"].get("value"))
-            if "exceptionDetails" in reply:
-                visit.complaints.append(json.dumps(reply["exceptionDetails"]))
-        end = time.monotonic() + wait
-        while time.monotonic() < end:
-            self._read(0.05)
-        for event in self._events:
-            self._note(event["method"], event["params"], visit)
-        self._ask("Target.closeTarget", targetId=target)
-        return visit
+            self.call(f"{domain}.enable")
 
-    def close(self) -> None:
-        """End the browser and every process that it started."""
-        try:
-            self._ask("Browser.close")
-            self._process.wait(20)
-        except (OSError, subprocess.TimeoutExpired, TimeoutError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-        os.close(self._in)
-        os.close(self._out)
+    def open(self, page: Path) -> None:
+        """Load a page from its file, with all that it needs."""
+        for notes in (self.requested, self.failed, self.complaints, self.contexts):
+            notes.clear()
+        self._loaded = False
+        self.call("Page.navigate", url=page.absolute().as_uri())
+        self.wait(lambda: self._loaded)
 
-    @staticmethod
-    def _note(method: str, params: dict[str, Any], visit: Visit) -> None:
-        if method == "Network.requestWillBeSent":
-            visit.requested.append(params["request"]["url"])
-        elif method == "Network.loadingFailed":
-            visit.failed.append(params["errorText"])
-        elif method == "Network.responseReceived" and params["response"]["status"] >= 400:
-            visit.failed.append(f"{params['response']['status']} {params['response']['url']}")
-        elif method == "Runtime.consoleAPICalled" and params["type"] in {"error", "warning"}:
-            visit.complaints.append(json.dumps(params["args"]))
-        elif method == "Runtime.exceptionThrown":
-            visit.complaints.append(json.dumps(params["exceptionDetails"]))
-        elif method == "Log.entryAdded" and params["entry"]["level"] in {"error", "warning"}:
-            visit.complaints.append(params["entry"]["text"])
+    def evaluate(self, script: str, context: int | None = None) -> Any:
+        """The value of a script, in the page or in the context of one of its objects."""
+        where = {} if context is None else {"contextId": context}
+        result = self.call("Runtime.evaluate", expression=script, returnByValue=True, **where)
+        return result["result"].get("value")
 
-    def _ask(self, method: str, session: str | None = None, **params: Any) -> dict[str, Any]:
+    def point_at(self, selector: str) -> None:
+        """Scroll to an element and put the pointer on its middle."""
+        middle = self.evaluate(
+            f"(() => {{ const e = document.querySelector({json.dumps(selector)});"
+            "e.scrollIntoView({block: 'center', behavior: 'instant'});"
+            "const r = e.getBoundingClientRect();"
+            "return [r.x + r.width / 2, r.y + r.height / 2]; })()"
+        )
+        self.point(*middle)
+
+    def point(self, x: float, y: float) -> None:
+        """Put the pointer somewhere, in pixels of the window."""
+        self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+
+    def wait(self, happened: Callable[[], bool]) -> None:
+        """Take messages until something is so; fail after a minute."""
+        end = time.monotonic() + SECONDS
+        while not happened():
+            assert time.monotonic() < end, "chromium does not answer"
+            self._take(0.2)
+
+    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """Send a command and return its answer."""
         self._count += 1
         number = self._count
-        message: dict[str, Any] = {"id": number, "method": method, "params": params}
-        if session:
-            message["sessionId"] = session
-        os.write(self._out, json.dumps(message).encode() + b"\0")
-        reply = self._until(lambda answer: answer.get("id") == number)
-        if "error" in reply:
-            raise RuntimeError(f"{method}: {reply['error']}")
-        return reply["result"]
+        message: dict[str, Any] = {"id": number, "method": method, "params": parameters}
+        if self._session:
+            message["sessionId"] = self._session
+        os.write(self._send, json.dumps(message).encode() + b"\0")
+        self.wait(lambda: number in self._answers)
+        answer = self._answers.pop(number)
+        assert "error" not in answer, answer
+        return dict(answer["result"])
 
-    def _until(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        for event in self._events:
-            if wanted(event):
-                return event
-        end = time.monotonic() + PATIENCE
-        while time.monotonic() < end:
-            for message in self._read(0.5):
-                if wanted(message):
-                    return message
-        raise TimeoutError("the browser did not answer")
-
-    def _read(self, seconds: float) -> list[dict[str, Any]]:
-        """Messages that came; events are kept as well."""
-        if not select.select([self._in], [], [], seconds)[0]:
-            return []
-        data = os.read(self._in, 1 << 20)
-        if not data:
-            raise OSError("the browser ended")
+    def _take(self, seconds: float) -> None:
+        """Read what there is to read; keep the answers and note the events."""
+        if not select.select([self._receive], [], [], seconds)[0]:
+            return
+        data = os.read(self._receive, 1 << 20)
+        assert data, "chromium ended"
         *whole, self._rest = (self._rest + data).split(b"\0")
-        messages = [json.loads(part) for part in whole]
-        self._events += [message for message in messages if "method" in message]
-        return messages
+        for message in map(json.loads, whole):
+            if "id" in message:
+                self._answers[message["id"]] = message
+            else:
+                self._note(message["method"], message["params"])
+
+    def _note(self, method: str, event: dict[str, Any]) -> None:
+        if method == "Network.requestWillBeSent":
+            url = event["request"]["url"]
+            self._urls[event["requestId"]] = url
+            if not url.startswith("data:"):
+                self.requested.append(url)
+        elif method == "Network.loadingFailed":
+            self.failed.append(self._urls.get(event["requestId"], "?"))
+        elif method == "Log.entryAdded":
+            self.complaints.append(event["entry"]["text"])
+        elif method == "Runtime.consoleAPICalled":
+            self.complaints.append(str(event["args"]))
+        elif method == "Runtime.exceptionThrown":
+            self.complaints.append(event["exceptionDetails"]["text"])
+        elif method == "Runtime.executionContextsCleared":
+            self.contexts.clear()
+        elif method == "Runtime.executionContextCreated":
+            self.contexts.append(event["context"]["id"])
+        elif method == "Page.loadEventFired":
+            self._loaded = True
+
+    def close(self) -> None:
+        """End the browser."""
+        self._process.kill()
+        self._process.wait()
+        os.close(self._send)
+        os.close(self._receive)
 
 
-def _moved(descriptor: int) -> int:
-    """The same pipe under a number that is neither 3 nor 4."""
-    moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 10)
-    os.close(descriptor)
-    return moved
-
-
-@pytest.fixture(scope="session")
+@pytest.fixture
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """A headless browser: ``browser.visit("file:///…", ("1 + 1",))``; skips where there is none."""
-    program = next((path for name in NAMES if (path := shutil.which(name))), None)
+    """A headless chromium; the test is skipped where there is none."""
+    program = next((found for name in NAMES if (found := shutil.which(name))), None)
     if program is None:
-        pytest.skip(f"no browser on this machine ({', '.join(NAMES)}); on Debian: chromium")
-    browser = Browser(program, tmp_path_factory.mktemp("browser"))
+        pytest.skip(f"needs a browser, one of {', '.join(NAMES)}; apt-get install chromium")
+    browser = Browser(program, tmp_path_factory.mktemp("profile"))
     yield browser
     browser.close()

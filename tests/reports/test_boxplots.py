@@ -94,10 +94,12 @@ def test_quartiles_of_one_value_are_that_value():
     assert quartiles([7.0]) == (7.0, 7.0, 7.0)
 
 
-@pytest.mark.parametrize(("low", "high"), [(0.0, 35.3), (-1.2, 0.4), (1e-7, 3e-7), (990, 1010)])
+@pytest.mark.parametrize(
+    ("low", "high"), [(0.0, 35.3), (-1.2, 0.4), (1e-7, 3e-7), (990, 1010), (0.55, 1.49)]
+)
 def test_ticks_are_few_evenly_spaced_and_inside(low, high):
     found = ticks(low, high)
-    assert 2 <= len(found) <= 6
+    assert 3 <= len(found) <= 6
     assert low <= found[0] < found[-1] <= high
     steps = {round((b - a) / (found[1] - found[0]), 6) for a, b in pairwise(found)}
     assert steps == {1.0}

@@ -1,65 +1,148 @@
 # SPDX-License-Identifier: Apache-2.0
+"""What is on a participant's page; that a browser is content with it is in test_in_browser."""
+
+from __future__ import annotations
+
+import json
 import re
+import tempfile
 
 import pytest
+from nipype import Function, Node
+from nipype.pipeline.plugins.tools import report_crash
 
-from bmex_bids.reports.individual import SECTIONS, write_subject_report
+from bmex_bids.reports.individual import Page, page_name, read_crash, write_subject_report
+
+PICTURES = ("enhancement", "brainmask", "tissues", "histogram")
 
 
 @pytest.fixture
 def figures(tmp_path):
     """A function that puts the pictures of images into a folder of figures."""
 
-    def make(subject, *stems, suffix="T1w"):
-        folder = tmp_path / f"sub-{subject}" / "figures"
+    def make(subject, *stems, suffix="T1w", output=tmp_path):
+        folder = output / f"sub-{subject}" / "figures"
         folder.mkdir(parents=True, exist_ok=True)
         for stem in stems:
-            for section in SECTIONS:
-                extension = "html" if section == "summary" else "svg"
-                path = folder / f"{stem}_desc-{section}_{suffix}.{extension}"
-                path.write_text(f"<p>summary of {stem}</p>" if extension == "html" else "<svg/>")
+            for desc in PICTURES:
+                (folder / f"{stem}_desc-{desc}_{suffix}.svg").write_text("<svg width='3' />")
+            text = f"<p>summary of {stem}</p>"
+            (folder / f"{stem}_desc-summary_{suffix}.html").write_text(text)
         return folder
 
     return make
 
 
+@pytest.fixture
+def sidecar(tmp_path):
+    """A function that writes the sidecar of an image, with what is given under BMEX."""
+
+    def make(stem, suffix="T1w", desc="enhanced", **record):
+        entities = dict(part.split("-") for part in stem.split("_"))
+        folder = tmp_path / f"sub-{entities['sub']}"
+        if "ses" in entities:
+            folder /= f"ses-{entities['ses']}"
+        path = folder / "anat" / f"{stem}_desc-{desc}_{suffix}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"BMEX": record}))
+        return path
+
+    return make
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A function that makes a run's folder with its status table and its crash files."""
+
+    def make(run_id, *rows, crashes=()):
+        folder = tmp_path / "logs" / run_id
+        folder.mkdir(parents=True)
+        lines = ["image\tstatus\tstep\tseconds\tgate\treason", *("\t".join(row) for row in rows)]
+        (folder / "status.tsv").write_text("\n".join(lines) + "\n")
+        for workflow, reason in crashes:
+            crash(folder, workflow, reason)
+        return folder
+
+    return make
+
+
+def crash(folder, workflow, reason):
+    """A crash file as Nipype writes it."""
+    node = Node(Function(input_names=["value"], output_names=["out"]), name="find_brain")
+    node.inputs.value = {"a <b>": 1}
+    node._hierarchy = f"run_wf.{workflow}.preprocess_wf"
+    node.config = {
+        "execution": {
+            "crashdump_dir": str(folder),
+            "crashfile_format": "txt",
+            "hash_method": "content",
+        }
+    }
+    node.base_dir = str(folder / "work")
+    traceback = ["Traceback (most recent call last):\n", "  File 'x'\n", f"ValueError: {reason}\n"]
+    report_crash(node, traceback=traceback)
+
+
 def linked(page):
-    return re.findall(r"data='([^']*)'", page.read_text(encoding="utf-8"))
+    text = page.read_text(encoding="utf-8")
+    return re.findall(r'(?:data|src)="\./([^"]*)"', text)
 
 
 def test_every_picture_of_every_image_is_on_the_page(tmp_path, figures):
-    folder = figures("01", "sub-01_run-1", "sub-01_run-2")
+    folder = figures("01", "sub-01_run-1", "sub-01_run-2", "sub-01_run-10")
     page = write_subject_report(tmp_path, "01")
     assert page == tmp_path / "sub-01.html"
     pictures = {f"sub-01/figures/{path.name}" for path in folder.glob("*.svg")}
-    assert len(pictures) == 8
-    assert set(linked(page)) == pictures
-    assert all((tmp_path / link).is_file() for link in pictures)
+    assert len(pictures) == 12
+    assert sorted(linked(page)) == sorted(pictures)
     text = page.read_text(encoding="utf-8")
-    for stem in ("sub-01_run-1", "sub-01_run-2"):
-        assert f"<p>summary of {stem}</p>" in text
-        assert f"<h2 id='{stem}_T1w'>" in text
-        assert f"<a href='#{stem}_T1w'>" in text
+    for run in (1, 2, 10):
+        name = f"sub-01_run-{run}_T1w"
+        assert f"<p>summary of sub-01_run-{run}</p>" in text
+        assert f'<section id="{name}">' in text
+        assert f'<a href="#{name}">run-{run} T1w</a>' in text
+        for desc in PICTURES:
+            assert f'<a href="#{name}-{desc}">' in text
+            assert f'id="{name}-{desc}"' in text
+    assert text.index('id="sub-01_run-2_T1w"') < text.index('id="sub-01_run-10_T1w"')
+    assert "3 images" in text
+
+
+def test_the_flicker_is_an_object_and_the_others_are_not(tmp_path, figures):
+    figures("01", "sub-01")
+    text = write_subject_report(tmp_path, "01").read_text(encoding="utf-8")
+    assert re.findall(r'<object[^>]*data="([^"]*)"', text) == [
+        "./sub-01/figures/sub-01_desc-enhancement_T1w.svg"
+    ]
+    assert '<img alt="Tissues of sub-01_T1w"' in text
 
 
 def test_nothing_is_fetched_from_elsewhere(tmp_path, figures):
     figures("01", "sub-01")
     text = write_subject_report(tmp_path, "01").read_text(encoding="utf-8")
-    assert not re.search(r"https?:|//[a-z]|@import|<script|<link", text)
+    assert not re.search(r"https?:|//[a-z]|@import|<script", text)
 
 
-def test_sessions_have_pages_of_their_own(tmp_path, figures):
+def test_the_pictures_are_left_as_they_are(tmp_path, figures):
+    folder = figures("01", "sub-01")
+    write_subject_report(tmp_path, "01")
+    assert {path.read_text() for path in folder.glob("*.svg")} == {"<svg width='3' />"}
+
+
+def test_sessions_have_pages_of_their_own_and_know_each_other(tmp_path, figures, run):
     figures("01", "sub-01_ses-A", "sub-01_ses-AB", "sub-01")
-    for session, name in (
-        ("A", "sub-01_ses-A.html"),
-        ("AB", "sub-01_ses-AB.html"),
-        (None, "sub-01.html"),
-    ):
+    run("r1", ("sub-01_ses-C_T1w", "skipped"))
+    for session in ("A", "AB", None, "C"):
         page = write_subject_report(tmp_path, "01", session)
-        assert page.name == name
-        stem = page.stem
-        assert len(linked(page)) == 4
-        assert all(link.startswith(f"sub-01/figures/{stem}_desc-") for link in linked(page))
+        assert page.name == page_name("01", session)
+        text = page.read_text(encoding="utf-8")
+        assert len(linked(page)) == (0 if session == "C" else 4)
+        assert all(link.startswith(f"sub-01/figures/{page.stem}_desc-") for link in linked(page))
+        others = {"A", "AB"} - {session} if session else set()
+        assert set(re.findall(r"href='sub-01_ses-(\w+).html'", text)) >= others
+        assert f"sub-01_ses-{session}.html" not in text
+    assert "<a href='sub-01_ses-A.html'>ses-A</a>" in text
+    assert "<b>ses-C</b>" in text
 
 
 def test_participants_and_contrasts_are_not_mixed(tmp_path, figures):
@@ -67,9 +150,9 @@ def test_participants_and_contrasts_are_not_mixed(tmp_path, figures):
     figures("01", "sub-01", suffix="T2w")
     figures("012", "sub-012")
     text = write_subject_report(tmp_path, "01").read_text(encoding="utf-8")
-    assert text.count("<h2 ") == 2
+    assert text.count("<section id") == 3
     assert "sub-012" not in text
-    assert text.index("id='sub-01_T1w'") < text.index("id='sub-01_T2w'")
+    assert text.index('id="sub-01_T1w"') < text.index('id="sub-01_T2w"')
 
 
 def test_other_files_and_missing_pictures_do_no_harm(tmp_path, figures):
@@ -79,3 +162,157 @@ def test_other_files_and_missing_pictures_do_no_harm(tmp_path, figures):
     (folder / "sub-01_T1w.svg").write_text("<svg/>")
     assert len(linked(write_subject_report(tmp_path, "01"))) == 3
     assert linked(write_subject_report(tmp_path, "02")) == []
+
+
+def test_folders_that_look_like_bids_do_not_confuse(tmp_path, figures, monkeypatch):
+    folder = tmp_path / "sub-07" / "ses-B" / "run-2" / "anat" / "acq-x"
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    figures("01", "sub-01_part-mag_run-1", "sub-01_part-phase_run-1", output=folder)
+    assert len(linked(write_subject_report(folder, "01"))) == 8
+
+
+def test_the_summary_is_that_of_the_sidecar(tmp_path, figures, sidecar):
+    figures("01", "sub-01")
+    record = {
+        "Age": {"months": 18.5, "unit": "months", "value": 18.5, "fetal": False},
+        "Quality": {"tct_before": 1.25, "tct_after": 1.5, "qi": 0.83},
+        "Weights": {"Name": "w<1>", "License": "MIT", "Source": "someone"},
+        "Warnings": ["mind & this"],
+        "Gate": {
+            "Verdict": "warn",
+            "Rules": [
+                {"Rule": "volume", "Value": 1.2, "Verdict": "pass", "Reason": "good"},
+                {"Rule": "edge", "Value": None, "Verdict": "warn", "Reason": "cut off"},
+            ],
+        },
+    }
+    sidecar("sub-01", **record)
+    sidecar("sub-01", desc="quality", Warnings=["of the older kind"])
+    (tmp_path / "sub-01/anat/sub-01_res-0p8_desc-enhanced_T1w.json").write_text("{]")
+    text = write_subject_report(tmp_path, "01").read_text(encoding="utf-8")
+    assert "summary of sub-01" not in text
+    for part in ("18.5 months", "0.83", "w&lt;1&gt;", "someone", "mind &amp; this", "cut off"):
+        assert part in text
+    assert "1.25 &#8594; 1.50" in text
+    assert "older kind" not in text
+    assert "T1w <span class='badge warn'>warn</span>" in text
+
+
+def test_an_image_that_was_only_measured_has_its_summary(tmp_path, sidecar):
+    sidecar("sub-01_ses-A", desc="quality", Quality={"qi": 0.5})
+    sidecar("sub-01_ses-B", desc="quality", Quality={"qi": 0.7})
+    text = write_subject_report(tmp_path, "01", "A").read_text(encoding="utf-8")
+    assert "0.50" in text
+    assert "0.70" not in text
+
+
+@pytest.mark.parametrize("session", [None, "A"])
+def test_a_failed_image_is_on_the_page_with_its_crash(tmp_path, run, session):
+    stem = Page("01", session).stem
+    name, workflow = f"{stem}_run-1_T1w", f"{stem}_run-1_T1w_wf".replace("-", "_")
+    folder = run(
+        "20260101-1_a",
+        (name, "failed", "preprocess: brain mask", "3", "", "expected <a brain>, got none"),
+        (f"{stem}_T2w", "done"),
+        ("sub-012_T1w", "failed", "", "", "", "somebody else"),
+        crashes=[
+            (workflow, "expected <a brain>"),
+            ("sub_012_T1w_wf", "somebody else"),
+            ("sub_01_ses_B_T1w_wf", "another session"),
+        ],
+    )
+    assert len(list(folder.glob("crash-*.txt"))) == 3
+    text = write_subject_report(tmp_path, "01", session).read_text(encoding="utf-8")
+    assert f'<section id="{name}">' in text
+    assert "<span class='badge failed'>failed</span>" in text
+    assert "preprocess: brain mask" in text
+    assert "expected &lt;a brain&gt;, got none" in text
+    assert "preprocess_wf.find_brain</code>: ValueError: expected &lt;a brain&gt;</p>" in text
+    assert "a &lt;b&gt;" in text
+    assert "somebody else" not in text
+    assert "another session" not in text
+    assert "No errors" not in text
+    assert text.count("Traceback</summary>") == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "told"), [("skipped", True), ("not run", True), ("unchanged", False)]
+)
+def test_what_was_not_done_is_told_with_its_reason(tmp_path, figures, run, status, told):
+    figures("01", "sub-01")
+    run("r1", ("sub-01_T1w", status, "", "", "", "no age in participants.tsv"))
+    text = write_subject_report(tmp_path, "01").read_text(encoding="utf-8")
+    assert ("no age in participants.tsv" in text) is told
+    assert ("No errors" in text) is not told
+    assert len(linked(tmp_path / "sub-01.html")) == 4
+
+
+def test_rows_that_are_given_are_not_read(tmp_path, run):
+    run("r1", ("sub-01_T1w", "failed", "", "", "", "as read"))
+    rows = [{"image": "sub-01_T1w", "status": "skipped", "reason": "as given"}]
+    page = write_subject_report(tmp_path, "01", run_id="r1", reason_rows=rows)
+    text = page.read_text(encoding="utf-8")
+    assert "as given" in text
+    assert "as read" not in text
+
+
+def test_the_latest_run_that_knows_the_participant_counts(tmp_path, run):
+    run("2026-1", ("sub-01_T1w", "failed", "", "", "", "first"))
+    run("2026-2", ("sub-01_T1w", "failed", "", "", "", "second"))
+    run("2026-3", ("sub-02_T1w", "failed", "", "", "", "of another"))
+    text = write_subject_report(tmp_path, "01").read_text(encoding="utf-8")
+    assert "second" in text
+    assert "2026-2" in text
+    assert "first" not in text
+    text = write_subject_report(tmp_path, "01", run_id="2026-1").read_text(encoding="utf-8")
+    assert "first" in text
+
+
+def test_a_crash_without_a_row_is_shown_once(tmp_path, run):
+    reasons = [("sub_01_ses_A_T1w_wf", "killed early")] * 2  # Nipype's pool writes some twice
+    run("r1", crashes=reasons)
+    text = write_subject_report(tmp_path, "01", "A").read_text(encoding="utf-8")
+    assert text.count("Traceback</summary>") == 1
+    assert "run_wf.sub_01_ses_A_T1w_wf" in text
+    assert "Errors <span class='badge fail'>1</span>" in text
+
+
+def test_a_strange_crash_file_is_all_traceback(tmp_path):
+    (tmp_path / "crash-1.txt").write_bytes(b"Segmentation \xff fault\n")
+    crash = read_crash(tmp_path / "crash-1.txt")
+    assert (crash.node, crash.inputs) == ("", "")
+    assert crash.traceback.startswith("Segmentation")
+
+
+def test_the_methods_text_is_shown_and_made_harmless(tmp_path):
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    (logs / "CITATION.md").write_text("We <used> *this*.", encoding="utf-8")
+    text = write_subject_report(tmp_path, "01").read_text(encoding="utf-8")
+    assert "<pre class='methods'>We &lt;used&gt; *this*.</pre>" in text
+    (logs / "CITATION.html").write_text(
+        "<html><head><link href='http://x'></head><body class='a'><p>Wé <em>used</em> this</p>"
+        "<script src='http://cdn'></script></body></html>",
+        encoding="utf-8",
+    )
+    (logs / "CITATION.bib").write_text("@article{a}", encoding="utf-8")
+    text = write_subject_report(tmp_path, "01").read_text(encoding="utf-8")
+    assert "<p>W&#233; <em>used</em> this</p>" in text
+    assert "http:" not in text
+    assert "<summary>As BibTeX</summary><pre>@article{a}</pre>" in text
+    assert "<summary>As Markdown</summary>" in text
+
+
+def test_without_a_methods_text_there_is_no_section_of_it(tmp_path, figures):
+    figures("01", "sub-01")
+    text = write_subject_report(tmp_path, "01").read_text(encoding="utf-8")
+    assert "Methods" not in text
+    assert "Errors" in text
+
+
+def test_the_group_pages_are_linked_where_they_are(tmp_path):
+    (tmp_path / "group_T2w.html").touch()
+    text = write_subject_report(tmp_path, "01").read_text(encoding="utf-8")
+    assert "<a href='group_T2w.html'>T2w</a>" in text
+    assert "group_T1w" not in text

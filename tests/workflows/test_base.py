@@ -113,6 +113,20 @@ def test_only_the_networks_ask_for_a_gpu(planned, build):
     assert asking == {"network"}
 
 
+def test_a_given_mask_reaches_its_node_and_needs_no_gpu(planned, build, tmp_path, make_image):
+    import dataclasses
+
+    make_image("LPS", (100, 100, 100), "uint8", path=tmp_path / "mask.nii.gz")
+    image = dataclasses.replace(
+        planned(), mask=tmp_path / "mask.nii.gz", mask_source="fmriprep: mask.nii.gz"
+    )
+    nodes, _ = expanded(build(image, device="cuda", use_gpu=True))
+    node = nodes["sub_01_T1w_wf.preprocess_wf.find_brain"]
+    assert node.inputs.given_mask == str(tmp_path / "mask.nii.gz")
+    assert node.inputs.given_source == "fmriprep: mask.nii.gz"
+    assert not node.is_gpu_node()
+
+
 def test_published_weights_get_the_published_preparation():
     import dataclasses
 

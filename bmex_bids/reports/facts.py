@@ -1,0 +1,294 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What was done to a dataset, from the sidecars of all images in the output.
+
+Whichever run they come from: so a text about them can be written again at any time.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+import platform
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+LOGGER = logging.getLogger(__name__)
+
+#: name in the frame → distribution
+PACKAGES = {
+    "nipype": "nipype",
+    "pybids": "pybids",
+    "nibabel": "nibabel",
+    "simpleitk": "SimpleITK",
+    "scipy": "scipy",
+    "torch": "torch",
+    "nireports": "nireports",
+}
+#: what a sidecar says of its brain mask → the same in the facts
+MASK_METHODS = {
+    "stripping network": "network",
+    "given: the image has no skull": "stripped",
+    "given": "given",
+}
+OUR_SOURCE = "trained by the bmex_bids developers"
+_SIDECAR = re.compile(
+    r"(?P<stem>.+?)(?P<res>_res-[A-Za-z0-9]+)?_desc-(?P<desc>enhanced|preproc|quality)"
+    r"_(?P<suffix>T[12]w)\.json"
+)
+
+
+@dataclass(frozen=True)
+class WeightSet:
+    """Weights that were used.
+
+    Attributes
+    ----------
+    origin : ``"own"`` (trained by us), ``"published"`` (with BME-X) or ``"other"``
+    images : how many went through them
+    """
+
+    name: str
+    sha256: str = ""
+    licence: str = ""
+    source: str = ""
+    origin: str = "other"
+    images: int = 0
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What was done to a dataset; of what is empty, nothing is said.
+
+    Attributes
+    ----------
+    images, participants : with a result
+    contrasts, age_groups : → number of images
+    postnatal_months, fetal_weeks : lowest and highest age
+    processed_by : versions of bmex_bids that the sidecars name
+    versions : of bmex_bids, Python and the packages, now
+    weights, strip_weights : of the enhancing and of the stripping network
+    masks : ``network``, ``stripped`` (no skull), ``given``, or what the sidecar says → images
+    mask_sources : whose masks were given
+    spacing_mm, fetal_spacing_mm : of the network's grid, after and before birth
+    native, resolution, preproc, measured : images enhanced on the input's grid, on the network's,
+        back in their head; images of which only quality measures were kept
+    devices, precisions : of the networks
+    contrast_measured : images whose tissue contrast (TCT) was measured
+    gate : pass, warn, fail → number of images
+    seeds : of the runs that made the images
+    pictures : whether there are any
+    n4_mm, n4_iterations : voxels and iterations of the bias correction
+    match_points, match_levels, match_share : of the histogram matching
+    """
+
+    images: int = 0
+    participants: int = 0
+    contrasts: Mapping[str, int] = field(default_factory=dict)
+    age_groups: Mapping[str, int] = field(default_factory=dict)
+    postnatal_months: tuple[float, float] | None = None
+    fetal_weeks: tuple[float, float] | None = None
+    processed_by: tuple[str, ...] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+    weights: tuple[WeightSet, ...] = ()
+    strip_weights: tuple[WeightSet, ...] = ()
+    masks: Mapping[str, int] = field(default_factory=dict)
+    mask_sources: tuple[str, ...] = ()
+    spacing_mm: float | None = None
+    fetal_spacing_mm: float | None = None
+    native: int = 0
+    resolution: int = 0
+    preproc: int = 0
+    measured: int = 0
+    devices: tuple[str, ...] = ()
+    precisions: tuple[str, ...] = ()
+    contrast_measured: int = 0
+    gate: Mapping[str, int] = field(default_factory=dict)
+    seeds: tuple[int, ...] = ()
+    pictures: bool = False
+    n4_mm: float = 0.0
+    n4_iterations: tuple[int, ...] = ()
+    match_points: int = 0
+    match_levels: int = 0
+    match_share: float = 0.0
+
+
+def collect_facts(output_dir: Path) -> Facts:
+    """The facts of all images in an output dataset, and the versions of what is installed."""
+    from bmex_bids.imaging import intensity
+    from bmex_bids.inputs.age import DAYS_PER_MONTH
+    from bmex_bids.inputs.plan import FETAL_SPACING, SPACING
+
+    images = _read_images(output_dir)
+    records = [image.record for image in images]
+    ages = [age for record in records if (age := _table(record, "Age")).get("months") is not None]
+    fetal = [float(age["months"]) * DAYS_PER_MONTH / 7 for age in ages if age.get("fetal")]
+    born = [float(age["months"]) for age in ages if not age.get("fetal")]
+    groups = _count(record.get("Model") for record in records)
+    masks = [_table(record, "Mask") for record in records]
+    n4 = inspect.signature(intensity.n4).parameters
+    return Facts(
+        images=len(images),
+        participants=len({image.subject for image in images}),
+        contrasts=_count(image.suffix for image in images),
+        age_groups=groups,
+        postnatal_months=(min(born), max(born)) if born else None,
+        fetal_weeks=(min(fetal), max(fetal)) if fetal else None,
+        processed_by=tuple(_count(record.get("Version") for record in records)),
+        versions=installed_versions(),
+        weights=_weight_sets(_table(record, "Weights") for record in records),
+        strip_weights=_weight_sets(
+            {
+                "Name": mask["weights"],
+                "SHA256": mask.get("weights_sha256"),
+                "License": mask.get("weights_licence"),
+            }
+            for mask in masks
+            if mask.get("weights")
+        ),
+        masks=_count(
+            MASK_METHODS.get(str(mask["method"]), mask["method"])
+            for mask in masks
+            if mask.get("method")
+        ),
+        mask_sources=tuple(
+            _count(mask.get("source") for mask in masks if mask.get("method") == "given")
+        ),
+        spacing_mm=SPACING[0] if set(groups) - {"fetal"} else None,
+        fetal_spacing_mm=FETAL_SPACING[0] if "fetal" in groups else None,
+        native=sum("enhanced" in image.products for image in images),
+        resolution=sum("enhanced_res" in image.products for image in images),
+        preproc=sum("preproc" in image.products for image in images),
+        measured=sum(image.products == {"quality"} for image in images),
+        devices=tuple(_count(_device(record.get("Device")) for record in records)),
+        precisions=tuple(_count(record.get("Precision") for record in records)),
+        contrast_measured=sum(
+            _table(record, "Quality").get("tct_after") is not None for record in records
+        ),
+        gate=_count(_table(record, "Gate").get("Verdict") for record in records),
+        seeds=_seeds(output_dir),
+        pictures=next(output_dir.glob("sub-*/**/figures/*.svg"), None) is not None,
+        n4_mm=float(n4["shrink_mm"].default),
+        n4_iterations=tuple(n4["iterations"].default),
+        match_points=intensity.MATCH_POINTS,
+        match_levels=intensity.LEVELS,
+        match_share=intensity.ROBUST_SHARE,
+    )
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of Python and of the packages of :data:`PACKAGES`, without loading any of them."""
+    found = {"python": platform.python_version()}
+    for name, distribution in PACKAGES.items():
+        try:
+            found[name] = metadata.version(distribution)
+        except metadata.PackageNotFoundError:
+            found[name] = "(version unknown)"
+    return found
+
+
+@dataclass
+class _Image:
+    """One image of the output: what the first of its sidecars says, and what there is of it."""
+
+    subject: str
+    suffix: str
+    record: Mapping[str, Any]
+    products: set[str]
+
+
+def _read_images(output_dir: Path) -> list[_Image]:
+    """Every image with a sidecar under the key ``BMEX``, in the order of the names."""
+    paths: dict[tuple[Path, str, str], dict[str, Path]] = {}
+    for pattern in ("sub-*/anat/*.json", "sub-*/ses-*/anat/*.json"):
+        for path in sorted(output_dir.glob(pattern)):
+            if name := _SIDECAR.fullmatch(path.name):
+                product = name["desc"] + ("_res" if name["res"] else "")
+                paths.setdefault((path.parent, name["stem"], name["suffix"]), {})[product] = path
+    images = []
+    for (_, stem, suffix), products in sorted(paths.items()):
+        for product in ("enhanced", "enhanced_res", "quality"):
+            if product in products and (record := _read_record(products[product])):
+                subject = stem.split("_")[0]
+                images.append(_Image(subject, suffix, record, set(products)))
+                break
+    return images
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        LOGGER.warning("%s is left out of the methods text: %s", path, error)
+        return {}
+    return _table(content, "BMEX") if isinstance(content, dict) else {}
+
+
+def _table(record: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """A table in a sidecar; empty where there is none."""
+    value = record.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def _count(values: Iterable[Any]) -> dict[str, int]:
+    """How often each value occurs, the values sorted as people do; None does not count."""
+    counts = Counter(str(value) for value in values if value not in (None, ""))
+    return dict(sorted(counts.items(), key=lambda item: _natural(item[0])))
+
+
+def _natural(text: str) -> list[tuple[int, str]]:
+    """A key that sorts month3 before month12."""
+    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", text)]
+
+
+def _device(value: Any) -> str | None:
+    """``cuda:1 (NVIDIA X)`` → ``NVIDIA X``: which of several it was says nothing in a paper."""
+    if not isinstance(value, str):
+        return None
+    name = re.fullmatch(r"cuda(?::\d+)? \((.+)\)", value)
+    return name[1] if name else value
+
+
+def _weight_sets(tables: Iterable[Mapping[str, Any]]) -> tuple[WeightSet, ...]:
+    """Each set of weights once, with the number of its images."""
+    from bmex_bids.network.registry import PUBLISHED, bundled
+
+    ours = {text for record in bundled() for text in (record.name, record.sha256)}
+    counts: Counter[WeightSet] = Counter()
+    for table in tables:
+        texts = {key: str(value) for key, value in table.items() if value}
+        if "Name" not in texts:
+            continue
+        name, sha256 = texts["Name"], texts.get("SHA256", "")
+        source = texts.get("Source", "")
+        if name == PUBLISHED or name.startswith(f"{PUBLISHED}-"):
+            origin = "published"
+        elif ours & {name, sha256} or source.startswith(OUR_SOURCE):
+            origin = "own"
+        else:
+            origin = "other"
+        counts[WeightSet(name, sha256, texts.get("License", ""), source, origin)] += 1
+    return tuple(
+        replace(weights, images=count)
+        for weights, count in sorted(counts.items(), key=lambda item: _natural(item[0].name))
+    )
+
+
+def _seeds(output_dir: Path) -> tuple[int, ...]:
+    """Random seeds of the runs that completed an image, from their logs."""
+    seeds = set()
+    for config in output_dir.glob("logs/*/config.toml"):
+        try:
+            status = config.with_name("status.tsv").read_text(encoding="utf-8")
+            settings = config.read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            continue
+        seed = re.search(r"^random_seed = (\d+)$", settings, re.MULTILINE)
+        if seed and any("done" in line.split("\t") for line in status.splitlines()):
+            seeds.add(int(seed[1]))
+    return tuple(sorted(seeds))

@@ -1,0 +1,302 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Images of the level *group* as rows of a table, from the sidecars of a run."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from bmex_bids.inputs.age import MISSING, SUBJECT_COLUMNS, read_table
+from bmex_bids.reports.individual import page_name
+
+NOTHING = "n/a"
+#: kinds of sidecar, from the one preferred: native grid, finer grid alone, --qc-only
+KINDS = ("enhanced", "res-enhanced", "quality")
+#: text columns of the table; the measures follow
+COLUMNS = (
+    "image",
+    "participant_id",
+    "session_id",
+    "age_months",
+    "age_group",
+    "model",
+    "weights",
+    "version",
+    "verdict",
+    "Manufacturer",
+    "ManufacturersModelName",
+    "MagneticFieldStrength",
+    "site",
+)
+#: columns of participants.tsv that name the site, from the one preferred
+SITE_COLUMNS = ("site", "site_id", "scanner")
+#: from this age in months on → the group's name; up to two years these are the models' ages
+AGE_GROUPS: Sequence[tuple[float, str]] = (
+    (0, "0 to 2 months"),
+    (2, "2 to 5 months"),
+    (5, "5 to 7 months"),
+    (7, "7 to 10 months"),
+    (10, "10 to 15 months"),
+    (15, "15 to 21 months"),
+    (21, "21 to 72 months"),
+    (72, "6 to 12 years"),
+    (144, "12 to 18 years"),
+    (216, "18 to 40 years"),
+    (480, "40 to 65 years"),
+    (780, "65 years and older"),
+)
+FETUS = "before birth"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image.
+
+    Attributes
+    ----------
+    name : such as ``sub-0001_ses-V01_T1w``
+    text : column of :data:`COLUMNS` → value; ``n/a`` where unknown
+    age_months : None where unknown
+    measures : name → finite number; a measure without one is left out
+    reasons : why the quality gate did not let it pass
+    page : of the subject, relative to the group page; empty where there is none
+    """
+
+    name: str
+    text: Mapping[str, str]
+    age_months: float | None
+    measures: Mapping[str, float]
+    reasons: tuple[str, ...] = ()
+    page: str = ""
+
+
+def read_rows(
+    output_dir: Path, suffix: str, sites: Mapping[str, str]
+) -> tuple[list[Row], dict[str, str]]:
+    """The images of a contrast, and the sidecars that cannot be used with the reason.
+
+    Parameters
+    ----------
+    sites : from :func:`read_sites`
+
+    Returns
+    -------
+    rows : in the order of their names
+    skipped : path relative to ``output_dir`` → reason
+    """
+    best: dict[str, tuple[int, Path]] = {}
+    for path in sorted(output_dir.glob(f"sub-*/**/sub-*_{suffix}.json")):
+        kind = _kind(path.name)
+        name = _image_name(path.name)
+        if kind is not None and (name not in best or kind < best[name][0]):
+            best[name] = (kind, path)
+    rows, skipped = [], {}
+    for name, (_, path) in sorted(best.items()):
+        content = _load(path)
+        if isinstance(content, str):
+            skipped[path.relative_to(output_dir).as_posix()] = content
+        else:
+            rows.append(_row(name, content, sites, output_dir))
+    return rows, skipped
+
+
+def _kind(file_name: str) -> int | None:
+    """Which of :data:`KINDS` a sidecar is; None for none of them."""
+    parts = file_name.split("_")
+    fine = any(part.startswith("res-") for part in parts)
+    if "desc-enhanced" in parts:
+        return KINDS.index("res-enhanced" if fine else "enhanced")
+    return KINDS.index("quality") if "desc-quality" in parts and not fine else None
+
+
+def _image_name(file_name: str) -> str:
+    """Name of the source image.
+
+    >>> _image_name("sub-1_ses-2_res-0p8_desc-enhanced_T1w.json")
+    'sub-1_ses-2_T1w'
+    """
+    parts = file_name.split(".")[0].split("_")
+    return "_".join(part for part in parts if not part.startswith(("res-", "desc-", "space-")))
+
+
+def _load(path: Path) -> dict[str, Any] | str:
+    """A sidecar, or why it cannot be used."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        return f"cannot be read ({error.strerror or error})"
+    except (ValueError, RecursionError) as error:
+        return f"is not complete JSON ({error})"
+    if not isinstance(content, dict) or not isinstance(content.get("BMEX"), dict):
+        return "lacks the key BMEX, so it is not of bmex_bids or not complete"
+    if not isinstance(content["BMEX"].get("Quality"), dict):
+        return "lacks the quality measures (key Quality under BMEX)"
+    return content
+
+
+def _row(name: str, sidecar: Mapping[str, Any], sites: Mapping[str, str], folder: Path) -> Row:
+    bmex = sidecar["BMEX"]
+    entities = dict(part.split("-", 1) for part in name.split("_") if "-" in part)
+    subject, session = entities["sub"], entities.get("ses")
+    age = bmex.get("Age") if isinstance(bmex.get("Age"), dict) else {}
+    months = _finite(age.get("months"))
+    weights = bmex.get("Weights") if isinstance(bmex.get("Weights"), dict) else {}
+    gate = bmex.get("Gate") if isinstance(bmex.get("Gate"), dict) else {}
+    rules = [rule for rule in _list(gate.get("Rules")) if isinstance(rule, dict)]
+    text = {
+        "image": name,
+        "participant_id": f"sub-{subject}",
+        "session_id": f"ses-{session}" if session else NOTHING,
+        "age_months": NOTHING if months is None else f"{months:.6g}",
+        "age_group": age_group_label(months, bool(age.get("fetal"))),
+        "model": _text(bmex.get("Model")),
+        "weights": _text(weights.get("Name")),
+        "version": _text(bmex.get("Version")),
+        "verdict": _text(gate.get("Verdict")),
+        "site": sites.get(_label_key(subject), NOTHING),
+    }
+    for key in ("Manufacturer", "ManufacturersModelName", "MagneticFieldStrength"):
+        text[key] = _text(sidecar.get(key))
+    measures = dict(_leaves("quality", bmex["Quality"]))
+    measures.update(_leaves("mask", bmex.get("Mask")))
+    for rule in rules:
+        value = _finite(rule.get("Value"))
+        if value is not None:
+            measures["gate_" + "_".join(_text(rule.get("Rule")).lower().split())] = value
+    return Row(
+        name,
+        {column: text[column] for column in COLUMNS},
+        months,
+        measures,
+        _reasons(rules),
+        _page_of(folder, subject, session),
+    )
+
+
+def _reasons(rules: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Reasons of the rules that failed, then of those that warn."""
+    return tuple(
+        _text(rule.get("Reason"))
+        for verdict in ("fail", "warn")
+        for rule in rules
+        if rule.get("Verdict") == verdict
+    )
+
+
+def _page_of(folder: Path, subject: str, session: str | None) -> str:
+    """The subject's page, as a link; empty where there is none."""
+    for name in (page_name(subject, session), page_name(subject, None)):
+        if (folder / name).is_file():
+            return quote(name)
+    return ""
+
+
+def _leaves(prefix: str, value: Any) -> Iterator[tuple[str, float]]:
+    """The numbers in nested tables and lists, with their way as name; true and false are none.
+
+    >>> list(_leaves("q", {"a": 1, "b": {"c": 2.5, "d": None}, "e": [3], "f": True, "g": "x"}))
+    [('q_a', 1.0), ('q_b_c', 2.5), ('q_e_1', 3.0)]
+    """
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            yield from _leaves(f"{prefix}_{'_'.join(str(key).split())}", part)
+    elif isinstance(value, list):
+        for index, part in enumerate(value, 1):
+            yield from _leaves(f"{prefix}_{index}", part)
+    elif (number := _finite(value)) is not None:
+        yield prefix, number
+
+
+def _finite(value: Any) -> float | None:
+    """A number as float; None for what is no number, NaN or infinite."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _text(value: Any) -> str:
+    """A value for a cell: one line, no tabs; ``n/a`` for nothing.
+
+    >>> _text(3.0), _text(" GE\\tMR\\n"), _text(None), _text("")
+    ('3', 'GE MR', 'n/a', 'n/a')
+    """
+    number = _finite(value)
+    if number is not None:
+        return f"{number:g}"
+    if isinstance(value, dict | list):
+        value = json.dumps(value)
+    text = " ".join(str(value).split()) if value is not None else ""
+    return NOTHING if text.lower() in MISSING else text
+
+
+def read_sites(bids_dir: Path) -> dict[str, str]:
+    """Site of each participant, by the label's key, from the columns of participants.tsv.
+
+    The first of the columns ``site``, ``site_id`` and ``scanner`` that is not empty counts.
+    """
+    sites: dict[str, str] = {}
+    for row in read_table(bids_dir / "participants.tsv"):
+        label = next((row[column] for column in SUBJECT_COLUMNS if row.get(column)), "")
+        written = (_text(row.get(column)) for column in SITE_COLUMNS)
+        site = next((name for name in written if name != NOTHING), None)
+        if label and site:
+            sites.setdefault(_label_key(label), site)
+    return sites
+
+
+def _label_key(label: str) -> str:
+    """The same for ``sub-0001``, ``0001`` and, from a spreadsheet that drops zeros, ``1``."""
+    bare = label.strip().removeprefix("sub-").removesuffix(".0")
+    return str(int(bare)) if bare.isascii() and bare.isdigit() else bare
+
+
+def age_group_label(months: float | None, fetal: bool) -> str:
+    """Name of an age group; an upper limit belongs to the next group.
+
+    >>> age_group_label(1.99, False), age_group_label(2, False), age_group_label(7, True)
+    ('0 to 2 months', '2 to 5 months', 'before birth')
+    """
+    if fetal:
+        return FETUS
+    if months is None or months < 0:
+        return NOTHING
+    return next(name for start, name in reversed(AGE_GROUPS) if months >= start)
+
+
+def measure_names(rows: Iterable[Row]) -> list[str]:
+    """All measures of the rows, in order of first appearance: quality, mask, gate."""
+    names = dict.fromkeys(name for row in rows for name in row.measures)
+    return sorted(names, key=lambda name: ("quality", "mask", "gate").index(name.split("_")[0]))
+
+
+def grouped(rows: Iterable[Row], key: Callable[[Row], str]) -> dict[str, list[Row]]:
+    """Rows by label, in order of first appearance; upper and lower case are one label."""
+    groups: dict[str, list[Row]] = {}
+    spelling: dict[str, str] = {}
+    for row in rows:
+        label = key(row)
+        groups.setdefault(spelling.setdefault(label.casefold(), label), []).append(row)
+    return groups
+
+
+def group_table(rows: Sequence[Row]) -> str:
+    """The rows as TSV text, ``n/a`` where a measure is missing."""
+    measures = measure_names(rows)
+    lines = ["\t".join((*COLUMNS, *measures))]
+    for row in rows:
+        numbers = [f"{row.measures[m]:.9g}" if m in row.measures else NOTHING for m in measures]
+        lines.append("\t".join((*row.text.values(), *numbers)))
+    return "\n".join(lines) + "\n"

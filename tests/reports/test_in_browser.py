@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A page in a real browser: nothing missing, nothing from elsewhere, and the flicker flickers."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from nireports._vendored.svgutils.transform import fromstring
+from nireports.reportlets.utils import compose_view
+
+from bmex_bids.interfaces.reportlets import settled_flicker
+from bmex_bids.reports.individual import write_subject_report
+
+OPACITY = """(() => {
+    const front = document.querySelector('.foreground-svg');
+    return front ? Number(getComputedStyle(front).opacity) : null;
+})()"""
+
+
+@pytest.fixture
+def page(tmp_path):
+    """The page of a participant with two images, one that failed, and a methods text."""
+    folder = tmp_path / "sub-01" / "figures"
+    folder.mkdir(parents=True)
+    before, after = (
+        fromstring(
+            "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 400 300'>"
+            f"<rect width='400' height='300' fill='{colour}'/></svg>"
+        )
+        for colour in ("red", "blue")
+    )
+    for run in (1, 2):
+        stem = f"sub-01_run-{run}"
+        flicker = folder / f"{stem}_desc-enhancement_T1w.svg"
+        compose_view([before], [after], out_file=str(flicker))
+        flicker.write_text(settled_flicker(flicker.read_text()))
+        for desc in ("brainmask", "tissues", "histogram"):
+            (folder / f"{stem}_desc-{desc}_T1w.svg").write_text(
+                "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 4 3'/>"
+            )
+    anat = tmp_path / "sub-01" / "anat"
+    anat.mkdir()
+    record = {"Quality": {"qi": 0.5}, "Gate": {"Verdict": "pass", "Rules": []}}
+    (anat / "sub-01_run-1_desc-enhanced_T1w.json").write_text(json.dumps({"BMEX": record}))
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    (logs / "CITATION.html").write_text(
+        "<html><head><script src='http://cdn.invalid/x.js'></script></head><body><p>Method.</p>"
+        "<link rel='stylesheet' href='http://cdn.invalid/x.css'></body></html>"
+    )
+    rows = [{"image": "sub-01_T2w", "status": "failed", "reason": "<img src='x.png'>"}]
+    return write_subject_report(tmp_path, "01", reason_rows=rows)
+
+
+def test_the_page_needs_nothing_from_elsewhere(page, browser):
+    browser.open(page)
+    assert browser.complaints == []
+    assert browser.failed == []
+    folder = page.parent.as_uri()
+    assert all(url.startswith(f"{folder}/") for url in browser.requested)
+    pictures = [path.as_uri() for path in (page.parent / "sub-01" / "figures").glob("*.svg")]
+    assert sorted(browser.requested) == sorted([page.as_uri(), *pictures])
+    sizes = browser.evaluate("Array.from(document.images, image => image.naturalWidth)")
+    assert len(sizes) == 6
+    assert all(sizes)
+    assert browser.evaluate("document.title") == "bmex_bids: sub-01"
+
+
+def test_every_link_of_the_navigation_leads_somewhere(page, browser):
+    browser.open(page)
+    targets = browser.evaluate(
+        "Array.from(document.querySelectorAll('nav a[href^=\"#\"]'), link => "
+        "[link.hash, Boolean(document.getElementById(link.hash.slice(1)))])"
+    )
+    assert len(targets) > 10
+    assert all(found for _, found in targets), targets
+    wide = browser.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    assert wide, "the page must not scroll sideways"
+
+
+def test_pointing_flickers_between_before_and_after(page, browser):
+    browser.open(page)
+
+    def opacities():
+        values = [browser.evaluate(OPACITY, context) for context in browser.contexts]
+        return [value for value in values if value is not None]
+
+    browser.wait(lambda: len(opacities()) == 2)
+    assert opacities() == [1, 1]
+    browser.point_at("object")
+    browser.wait(lambda: min(opacities()) == 0)
+    assert max(opacities()) == 1, "only the picture that is pointed at flickers"
+    browser.wait(lambda: opacities() == [1, 1])
+    browser.wait(lambda: min(opacities()) < 1)
+    browser.point(2, 2)
+    browser.wait(lambda: opacities() == [1, 1])
