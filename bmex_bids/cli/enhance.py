@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from bmex_bids import __version__
 from bmex_bids.cli import parser as flags
 from bmex_bids.cli import run as app
+from bmex_bids.cli.interrupts import exit_code
 from bmex_bids.cli.plan_view import Task
 from bmex_bids.cli.progress import Progress
 from bmex_bids.cli.resources import available_cpus
@@ -81,8 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt as stop:
         print(f"{PROGRAM}: interrupted; no half-written file is left", file=sys.stderr)
-        terminated = isinstance(stop, app.Terminated)
-        return app.EXIT_TERMINATED if terminated else app.EXIT_INTERRUPTED
+        return exit_code(stop)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from bmex_bids.cli.interrupts import raise_pending
+
 if TYPE_CHECKING:
     from bmex_bids.workflows.execution import Event
 
@@ -65,7 +67,8 @@ class Progress:
         }
 
     def __call__(self, event: Event) -> None:
-        """Take note of an event, and say what is new."""
+        """Take note of an event, and say what is new; or end the run, if that was asked for."""
+        raise_pending()
         track = self.tracks[event.workflow]
         before = track.status
         self._note(track, event)

@@ -5,10 +5,8 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import sys
 import tempfile
-import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bmex_bids.cli import plan_view, status
+from bmex_bids.cli import interrupts, plan_view, status
 from bmex_bids.cli.parser import parse
 from bmex_bids.cli.plan_view import Task
 from bmex_bids.cli.progress import Progress
@@ -27,12 +25,6 @@ from bmex_bids.exceptions import BmexError, NoInputError, OutputError, UsageErro
 if TYPE_CHECKING:
     from bmex_bids.inputs.plan import PlannedImage
     from bmex_bids.network.registry import WeightRecord
-
-EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
-
-
-class Terminated(KeyboardInterrupt):
-    """A SIGTERM (``docker stop``, SLURM) ends the run as Ctrl-C does."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "from there",
             file=sys.stderr,
         )
-        return EXIT_TERMINATED if isinstance(stop, Terminated) else EXIT_INTERRUPTED
+        return interrupts.exit_code(stop)
 
 
 @contextmanager
@@ -69,21 +61,12 @@ def _surroundings(config: Config) -> Iterator[None]:
     }
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
-
-    def terminate(*_: object) -> None:
-        raise Terminated
-
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    if in_main_thread:  # Python allows handlers nowhere else
-        previous = signal.signal(signal.SIGTERM, terminate)
     try:
-        with warnings.catch_warnings():
+        with interrupts.handled(), warnings.catch_warnings():
             if config.execution.verbosity == 0:
                 warnings.simplefilter("ignore")
             yield
     finally:
-        if in_main_thread:
-            signal.signal(signal.SIGTERM, previous)
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)

@@ -345,3 +345,24 @@ def test_a_mask_made_elsewhere_is_used_and_named(one, brain, tmp_path, capsys):
     bmex(one, "--derivatives", f"mine={tmp_path / 'masks'}", "--dry-run=json")
     printed = capsys.readouterr().out
     assert '"to process"' in printed[printed.index("{") :]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_inside_a_step_ends_the_run_and_not_only_its_image(
+    bids_skeleton, brain, tmp_path, monkeypatch, number, code
+):
+    from bmex_bids.interfaces.preprocess import Conform
+
+    def struck(*_: object) -> None:
+        signal.raise_signal(number)
+
+    monkeypatch.setattr(Conform, "_run_interface", struck)
+    bids = bids_skeleton(
+        {
+            **participants("01", "02"),
+            "sub-01/anat/sub-01_T1w.nii.gz": brain(),
+            "sub-02/anat/sub-02_T1w.nii.gz": brain(),
+        }
+    )
+    assert bmex(bids) == code
+    assert [row["status"] for row in status_of(tmp_path / "out")] == ["not run", "not run"]
