@@ -2,8 +2,8 @@
 """``bmex-demo``: one image enhanced, from nothing but the installed packages.
 
 The image is the MNI152 template (ICBM 2009a, symmetric, 1 mm) that the nilearn package carries:
-the average of 152 adult brains, already without skull.  Our own motion simulator degrades it, so
-the truth is known and the result can be measured.
+the average of 152 adult brains, already without skull.  Our own motion simulator degrades it and
+noise is added, so the truth is known and the result can be measured.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bmex_bids.exceptions import BmexError, OutputError
+from bmex_bids.exceptions import BmexError, OutputError, UsageError
 
 if TYPE_CHECKING:
     import nibabel as nib
@@ -29,8 +29,10 @@ AGE_YEARS = 30
 PEAK = 1000
 #: chosen once and kept, so that figures can be compared between versions
 SEED = 2025
-#: standard deviation of the smoothing that takes shading away: half of N4's finest mesh
-SHADING_MM = 12.0
+#: standard deviation of the Rician noise: 2.5 % of the range
+NOISE = 25.0
+#: standard deviation of the smoothing by which the bias field is found again
+FIELD_MM = 6.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="bmex-demo",
-        description="Degrade the MNI152 template by simulated head motion, enhance it, "
+        description="Degrade the MNI152 template by simulated head motion and noise, enhance it, "
         "and measure how much of the damage was repaired.",
     )
     parser.add_argument(
@@ -67,7 +69,10 @@ def _parser() -> argparse.ArgumentParser:
 def _demo(options: argparse.Namespace, start: float) -> int:
     folder = options.folder.resolve()
     dataset, output = folder / "bids", folder / "derivatives"
-    _say(start, f"1/4 dataset: the MNI152 template with {options.severity} motion, in {dataset}")
+    _say(
+        start,
+        f"1/4 dataset: the MNI152 template, {options.severity} motion, 2.5 % noise, in {dataset}",
+    )
     clean = write_dataset(folder, severity=options.severity)
 
     command = [str(dataset), str(output), "participant", "--participant-label", LABEL]
@@ -87,11 +92,9 @@ def _demo(options: argparse.Namespace, start: float) -> int:
 
     _say(
         start,
-        "4/4 measured inside the brain, against the clean template, scale and shading made equal",
+        "4/4 measured inside the brain, before and after the network, against the clean template",
     )
-    before, after = measure(
-        clean, dataset / f"sub-{LABEL}/anat/{NAME}.nii.gz", _enhanced(output), peak=PEAK
-    )
+    before, after = measure(clean, _stages(folder / "work"), _enhanced(output))
     print(
         f"\n  PSNR before {before:.2f} dB, after {after:.2f} dB: {after - before:+.2f} dB"
         f"\n  Report      {_report(output)}"
@@ -112,11 +115,13 @@ def write_dataset(folder: Path, *, severity: str) -> nib.Nifti1Image:
     import numpy as np
     from nilearn.datasets import load_mni152_template
 
-    from bmex_bids.degrade.recipe import draw
+    from bmex_bids.degrade.recipe import Recipe, draw
 
     template = load_mni152_template(resolution=1)
     values = np.asarray(template.dataobj, dtype=np.float32) * PEAK
-    recipe = draw(severity, np.random.default_rng(SEED))
+    # the mean of 152 brains has no noise of its own; a scan has
+    noise: dict[str, Any] = {"kind": "rician-noise", "sigma": NOISE, "seed": SEED}
+    recipe = Recipe((*draw(severity, np.random.default_rng(SEED)).steps, noise))
     damaged = recipe.apply(values, (1.0, 1.0, 1.0))
     # The skull is gone already, and what motion smears outside the brain goes with it.
     damaged = np.where(values > 0, np.clip(damaged, 0, None), 0)
@@ -150,7 +155,7 @@ def _whole_numbers(values: NDArray[Any], affine: NDArray[Any]) -> nib.Nifti1Imag
 def _dataset_texts() -> dict[str, str]:
     """The text files of the dataset, by their paths."""
     description = {
-        "Name": "MNI152 template with simulated head motion",
+        "Name": "MNI152 template with simulated head motion and noise",
         "BIDSVersion": "1.10.0",
         "DatasetType": "raw",
         "License": "The template: Copyright (C) 1993-2004 Louis Collins, McConnell Brain Imaging "
@@ -164,7 +169,7 @@ def _dataset_texts() -> dict[str, str]:
     readme = (
         "# Demo dataset\n\n"
         "One image: the MNI152 template (ICBM 2009a nonlinear symmetric, 1 mm, skull-stripped) as "
-        "the nilearn\npackage carries it, degraded by the motion simulator of bmex_bids. Made by "
+        "the nilearn\npackage carries it, degraded by the motion simulator of bmex_bids,\nwith noise of 2.5 % added. Made by "
         "bmex-demo. It is an average\nof 152 adult brains, not a person; the age in "
         "participants.tsv is made up.\n"
     )
@@ -192,41 +197,78 @@ def check(output: Path) -> bool:
     return not errors
 
 
-def measure(
-    clean: nib.Nifti1Image, before: Path, after: Path, *, peak: float
-) -> tuple[float, float]:
-    """PSNR in dB of two images against a clean one, inside its brain (where it is not 0).
+def measure(clean: nib.Nifti1Image, stages: Path, enhanced: Path) -> tuple[float, float]:
+    """PSNR in dB, inside the brain, of what the network was fed and of what it made of it.
 
-    Scale and shading are not what is measured: bmex harmonises the one and evens out the other
-    (N4), and the template was given neither treatment.  Both images are therefore brought to the
-    clean one alike, first by the straight line that fits best inside the brain, then by the ratio
-    of the two images smoothed by :data:`SHADING_MM`.
+    Both are compared with the clean image, treated as the damaged one was: scaled alike, with the
+    bias field that was found and the histogram map that was made, neither of which is damage or
+    repair.  Template units, range :data:`PEAK`; the same comparison as ``bmex-evaluate`` makes.
+
+    Parameters
+    ----------
+    clean : on any grid in the same place
+    stages : folder of the stage *preprocess*, with what its nodes left
+    enhanced : the enhanced brain on the network's grid
+    """
+    import numpy as np
+
+    from bmex_bids.imaging.orientation import load_image
+    from bmex_bids.metrics.reference import psnr
+
+    fed = load_image(stages / "match_histogram" / "matched.nii.gz")
+    truth = treated(clean, stages, fed)
+    before = np.asarray(fed.dataobj)
+    after = np.asarray(load_image(enhanced).dataobj)
+    mask = (truth > 0) & (before > 0)
+    return tuple(float(psnr(image, truth, mask, PEAK)) for image in (before, after))  # type: ignore[return-value]
+
+
+def treated(clean: nib.Nifti1Image, stages: Path, grid: nib.Nifti1Image) -> NDArray[np.float32]:
+    """A clean image on the network's grid, with a damaged one's scale, bias field and match.
+
+    The field is the ratio of the damaged image after and before its correction, smoothed by
+    :data:`FIELD_MM`.  Returns (X, Y, Z) in template units, zero outside the brain of ``clean``.
     """
     import nibabel as nib
     import numpy as np
     from scipy.ndimage import gaussian_filter
 
-    from bmex_bids.metrics.reference import psnr
+    from bmex_bids.imaging.intensity import HistogramMatch, IntensityScale
+    from bmex_bids.imaging.orientation import conform, load_image
+    from bmex_bids.imaging.resampling import resample_like
 
-    # float64: in single precision, numpy's line through two million voxels loses its slope
-    truth = np.asarray(clean.dataobj, dtype=np.float64)
-    mask = truth > 0
-    sigma = SHADING_MM / nib.affines.voxel_sizes(clean.affine)
-    smooth_truth = gaussian_filter(truth, sigma)
+    chain = json.loads((stages / "match_histogram" / "intensity.json").read_text("utf-8"))
+    scale = IntensityScale(**chain["scale"])
 
-    def figure(path: Path) -> float:
-        values = np.asarray(nib.load(path).dataobj, dtype=np.float64)  # type: ignore[attr-defined]
-        slope, offset = np.polyfit(values[mask], truth[mask], 1)
-        values = np.where(mask, slope * values + offset, 0)
-        smooth = gaussian_filter(values, sigma)
-        shading = np.divide(smooth_truth, smooth, out=np.ones_like(smooth), where=smooth > 1e-3)
-        return float(psnr(values * shading, truth, mask, peak))
+    def on_grid(image: nib.Nifti1Image) -> NDArray[np.float32]:
+        whole = nib.Nifti1Image(np.asarray(image.dataobj, dtype=np.float32), image.affine)
+        found = np.asarray(resample_like(conform(whole), grid, order=3).dataobj)
+        return np.where(found > 0, scale.apply(found), 0).clip(0, None)
 
-    return figure(before), figure(after)
+    corrected = np.asarray(load_image(stages / "correct_brain" / "brain.nii.gz").dataobj)
+    damaged = on_grid(load_image(stages / "conform" / "conformed.nii.gz"))
+    inside = (corrected > 0) & (damaged > 0)
+    sigma = FIELD_MM / nib.affines.voxel_sizes(grid.affine)
+    after, before = (gaussian_filter(np.where(inside, x, 0), sigma) for x in (corrected, damaged))
+    field = np.divide(after, before, out=np.ones_like(after), where=before > 1e-3)
+    truth = on_grid(clean)
+    match = HistogramMatch(**{key: tuple(value) for key, value in chain["match"].items()})
+    return np.where(truth > 0, match.apply(truth * field), 0).astype(np.float32)
 
 
 def _enhanced(output: Path) -> Path:
-    return output / f"sub-{LABEL}" / "anat" / f"sub-{LABEL}_desc-preproc_T1w.nii.gz"
+    return output / f"sub-{LABEL}" / "anat" / f"sub-{LABEL}_res-0p8_desc-enhanced_T1w.nii.gz"
+
+
+def _stages(work: Path) -> Path:
+    """Where the image's stage *preprocess* left its files."""
+    folders = sorted(work.glob("bmex_*_wf/*_wf/preprocess_wf"), key=lambda f: f.stat().st_mtime)
+    if not folders:
+        raise UsageError(
+            f"expected intermediate files in {work}, found none: the image was done before, and "
+            "what its network was fed is gone; remove the demo's folder, or name another"
+        )
+    return folders[-1]
 
 
 def _report(output: Path) -> Path:
