@@ -169,8 +169,8 @@ def _dataset_texts() -> dict[str, str]:
     readme = (
         "# Demo dataset\n\n"
         "One image: the MNI152 template (ICBM 2009a nonlinear symmetric, 1 mm, skull-stripped) as "
-        "the nilearn\npackage carries it, degraded by the motion simulator of bmex_bids,\nwith noise of 2.5 % added. Made by "
-        "bmex-demo. It is an average\nof 152 adult brains, not a person; the age in "
+        "the nilearn\npackage carries it, degraded by the motion simulator of bmex_bids, with noise of "
+        "2.5 % added. Made by\nbmex-demo. It is an average\nof 152 adult brains, not a person; the age in "
         "participants.tsv is made up.\n"
     )
     sidecar = {"Modality": "MR", "SkullStripped": True}
@@ -223,7 +223,7 @@ def measure(clean: nib.Nifti1Image, stages: Path, enhanced: Path) -> tuple[float
     return tuple(float(psnr(image, truth, mask, PEAK)) for image in (before, after))  # type: ignore[return-value]
 
 
-def treated(clean: nib.Nifti1Image, stages: Path, grid: nib.Nifti1Image) -> NDArray[np.float32]:
+def treated(clean: nib.Nifti1Image, stages: Path, grid: nib.Nifti1Image) -> NDArray[Any]:
     """A clean image on the network's grid, with a damaged one's scale, bias field and match.
 
     The field is the ratio of the damaged image after and before its correction, smoothed by
