@@ -529,6 +529,7 @@ def _copy_image(source: Path, target: Path, *, packed: bool) -> None:
 def _page(config: Config, planned: PlannedImage) -> str:
     from bmex_bids.reports.individual import write_subject_report
 
+    app._write_citation(config)  # the page has the methods text, ready to copy
     page = write_subject_report(config.paths.output_dir, planned.image.subject)
     return self_contained(page.read_text(encoding="utf-8"), page.parent)
 

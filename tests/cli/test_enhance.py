@@ -281,7 +281,12 @@ def test_a_bad_image(brain, capsys, spoil, words):
         (["in.nii.gz", "link.nii.gz"], "1", 2, "name another OUT"),
         (["in.nii.gz", "in.nii"], "1", 2, "different files for the JSON file of IN and"),
         (["in.nii.gz", "o.nii", "--save-head", "o.nii"], "1", 2, "name another --save-head"),
-        (["in.nii.gz", "o.nii", "--mask", "in.nii.gz", "--save-mask", "in.nii.gz"], "1", 2, "--save-mask"),
+        (
+            ["in.nii.gz", "o.nii", "--mask", "in.nii.gz", "--save-mask", "in.nii.gz"],
+            "1",
+            2,
+            "--save-mask",
+        ),
         (["in.nii.gz", "o.nii", "--mask", "no.nii.gz"], "1", 2, "an image for --mask"),
         (["in.nii.gz", "o.nii", "--report", "page.pdf"], "1", 2, "ends in .html for --report"),
         (["in.nii.gz", "no/out.nii.gz"], "1", 5, "mkdir -p"),
