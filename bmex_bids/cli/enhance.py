@@ -528,8 +528,13 @@ def _copy_image(source: Path, target: Path, *, packed: bool) -> None:
 
 def _page(config: Config, planned: PlannedImage) -> str:
     from bmex_bids.reports.individual import write_subject_report
+    from bmex_bids.reports.methods import collect_facts, write_citation
 
-    page = write_subject_report(config.paths.output_dir, planned.image.subject)
+    folder = config.paths.output_dir
+    facts = collect_facts(folder)  # the page has the methods text, ready to copy
+    versions = {name: version for name, version in facts.versions.items() if name != "pybids"}
+    write_citation(folder, dataclasses.replace(facts, versions=versions), markdown_only=False)
+    page = write_subject_report(folder, planned.image.subject)
     return self_contained(page.read_text(encoding="utf-8"), page.parent)
 
 

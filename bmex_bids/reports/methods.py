@@ -83,6 +83,7 @@ def _flags(facts: Facts) -> dict[str, bool]:
     return {
         "nothing": facts.images == 0,
         "something": facts.images > 0,
+        "dataset": "pybids" in facts.versions,  # one image without a dataset needs none
         "ages": bool(facts.postnatal_months or facts.fetal_weeks),
         "measured": facts.measured > 0,
         "mask_network": facts.masks.get("network", 0) > 0,

@@ -95,3 +95,23 @@ def test_pointing_flickers_between_before_and_after(page, browser):
     browser.wait(lambda: min(opacities()) < 1)
     browser.point(2, 2)
     browser.wait(lambda: opacities() == [1, 1])
+
+
+def test_a_page_in_one_file_flickers_too_and_asks_for_nothing(page, browser, tmp_path):
+    from bmex_bids.cli.enhance import self_contained
+
+    alone = tmp_path / "elsewhere" / "page.html"
+    alone.parent.mkdir()
+    alone.write_text(self_contained(page.read_text(), page.parent))
+    browser.open(alone)
+    assert browser.complaints == []
+    assert browser.failed == []
+    assert [url for url in browser.requested if not url.startswith("data:")] == [alone.as_uri()]
+
+    def opacities():
+        values = [browser.evaluate(OPACITY, context) for context in browser.contexts]
+        return [value for value in values if value is not None]
+
+    browser.wait(lambda: len(opacities()) == 2)
+    browser.point_at("object")
+    browser.wait(lambda: min(opacities()) == 0)
