@@ -66,6 +66,43 @@ def test_real_heads_are_not(name, shared_data):
     assert not is_stripped(nib.load(shared_data / "heads" / f"{name}.nii.gz"))
 
 
+def deprived(name, data):
+    """A head from which something was taken that does not make it a brain (axes RAS+)."""
+    changed = data.copy()
+    if name != "background":
+        changed[:, :, : int(0.35 * data.shape[2])] = 0  # the neck
+    if name == "face":
+        changed[:, int(0.7 * data.shape[1]) :, : int(0.55 * data.shape[2])] = 0
+    return changed
+
+
+@pytest.mark.parametrize("threshold", [10, 20, 60])  # of 255; 20 empties much of the skull, too
+@pytest.mark.parametrize("missing", ["background", "neck", "face"])
+@pytest.mark.parametrize("name", ["chris_t1", "chris_PD"])
+def test_a_head_does_not_become_a_brain_by_zeros(name, missing, threshold, shared_data):
+    image = nib.load(shared_data / "heads" / f"{name}.nii.gz")
+    assert nib.aff2axcodes(image.affine) == ("R", "A", "S")
+    data = np.asarray(image.dataobj)
+    data = deprived(missing, np.where(data > threshold, data, 0))
+    assert not is_stripped(nib.Nifti1Image(data, image.affine))
+
+
+def test_a_phantom_whose_skull_is_zero_and_whose_neck_is_cut_is_a_head(head_phantom):
+    head = head_phantom(noise=0.0)
+    data = head.image.get_fdata(dtype=np.float32)
+    data[data < 200] = 0  # scalp and brain, with nothing between; 1.8 litres in two pieces
+    data[:, :, :12] = 0
+    assert (data > 0).sum() * 0.064 / 1000 < 2.2
+    assert not is_stripped(nib.Nifti1Image(data, head.image.affine))
+
+
+def test_specks_outside_a_brain_do_not_matter(head_phantom):
+    brain = head_phantom().brain
+    data = brain.get_fdata(dtype=np.float32)
+    data[2, 2, 2] = data[-3, 20, 4] = 900
+    assert is_stripped(nib.Nifti1Image(data, brain.affine))
+
+
 # ------------------------------------------------------------------ geometry of masks
 def test_bounding_box_by_hand():
     mask = box((10, 10, 10), ((2, 5), (0, 1), (9, 10)))
