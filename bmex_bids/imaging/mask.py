@@ -36,10 +36,12 @@ ANY_LITRES = (0.02, LARGEST_BRAIN)
 
 #: how :func:`is_stripped` looks and decides, see :class:`HeadSigns`
 SIGNS_MM = 2.0
+SIGMAS = 6.0
 FURROW_MM = 10.0
 DEEPEST_MM = 40
 FLAT_LIMIT = 0.15
 SHELL_LIMIT = 0.08
+NOISE_LIMIT = 0.03
 
 
 @dataclass(frozen=True)
@@ -52,11 +54,14 @@ class HeadSigns:
         neck or an edge of the field of view
     dark_shell : share of the directions from the centre, 0…1, in which a dark shell (bone) lies
         between two bright ones (scalp and brain)
+    noise : standard deviation of the background, as a share of the brightest; 0 where it is
+        constant. The air around a head has noise, what a stripper leaves has little or none
     """
 
     litres: float
     flat: float
     dark_shell: float
+    noise: float
 
 
 def is_stripped(image: nib.Nifti1Image) -> bool:
@@ -73,6 +78,7 @@ def is_stripped(image: nib.Nifti1Image) -> bool:
         and FETAL_LITRES[0] <= signs.litres <= LARGEST_BRAIN
         and signs.flat <= FLAT_LIMIT
         and signs.dark_shell <= SHELL_LIMIT
+        and signs.noise <= NOISE_LIMIT
     )
 
 
@@ -84,8 +90,10 @@ def head_signs(image: nib.Nifti1Image) -> HeadSigns | None:
     if tolerance == 0:
         bright = np.abs(data.astype(np.float32) - np.float32(level))
         foreground = _without_specks(bright > 0)
+        noise = 0.0
     else:  # the mean of 27 voxels shows a dim scalp in the noise
         bright = data.astype(np.float32) - np.float32(level)
+        noise = tolerance / SIGMAS / max(float(np.percentile(bright, 99.5)), 1e-12)
         smooth = scipy.ndimage.uniform_filter(bright, 3)
         level, tolerance = _background(smooth)
         foreground = _without_specks(smooth > level + tolerance)
@@ -98,6 +106,7 @@ def head_signs(image: nib.Nifti1Image) -> HeadSigns | None:
         litres=float(hull.sum()) * float(np.prod(spacing)) / 1e6,
         flat=_flatness(hull),
         dark_shell=_dark_shell(bright[box], hull, spacing),
+        noise=noise,
     )
 
 
@@ -133,6 +142,7 @@ def _background(data: NDArray[Any]) -> tuple[float, float]:
 
     Judged on the array's six faces, where an object seldom is: one value on most of them is a
     constant; else the three darkest are noise, and six of its standard deviations are the limit.
+    Where they are no darker than the object, there is no background to be seen but zeros.
     """
     faces = [np.take(data, end, axis=axis).ravel() for axis in range(3) for end in (0, -1)]
     values, counts = np.unique(np.concatenate(faces), return_counts=True)
@@ -143,7 +153,9 @@ def _background(data: NDArray[Any]) -> tuple[float, float]:
     level = float(np.median(noise))
     spread = 1.4826 * float(np.median(np.abs(noise - level)))
     top = float(np.percentile(data, 98))
-    return level, max(6 * spread, 0.02 * (top - level))
+    if level + SIGMAS * spread >= top:
+        return 0.0, 0.0
+    return level, max(SIGMAS * spread, 0.02 * (top - level))
 
 
 def _without_specks(mask: Mask) -> Mask:

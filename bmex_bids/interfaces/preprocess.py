@@ -107,7 +107,7 @@ class MaskBrain(SimpleInterface):
     def _run_interface(self, runtime: Any) -> Any:
         import numpy as np
 
-        from bmex_bids.imaging.mask import check_mask, clean_mask, is_stripped
+        from bmex_bids.imaging.mask import brain_voxels, check_mask, clean_mask, is_stripped
         from bmex_bids.imaging.orientation import voxel_sizes
 
         image = read(self.inputs.in_file)
@@ -115,7 +115,7 @@ class MaskBrain(SimpleInterface):
         stripped = mode == "skip" or (mode == "auto" and is_stripped(image))
         info: dict[str, Any] = {"method": "given: the image has no skull"}
         if stripped:
-            found = data_of(image) != 0
+            found = brain_voxels(image)
         else:
             from bmex_bids.network.stripper import brain_probability
 
