@@ -34,49 +34,201 @@ PLAUSIBLE_LITRES: tuple[tuple[float, float, float], ...] = (
 FETAL_LITRES = (0.02, 0.65)
 ANY_LITRES = (0.02, LARGEST_BRAIN)
 
+#: how :func:`is_stripped` looks and decides, see :class:`HeadSigns`
+SIGNS_MM = 2.0
+SIGMAS = 6.0
+FURROW_MM = 10.0
+DEEPEST_MM = 40
+FLAT_LIMIT = 0.15
+SHELL_LIMIT = 0.08
+NOISE_LIMIT = 0.03
+
+
+@dataclass(frozen=True)
+class HeadSigns:
+    """What tells a head from a brain, measured by :func:`head_signs`.
+
+    litres : volume of the foreground, its furrows and gaps closed
+    flat : the largest cut face: area of the foreground's outermost plane, as a share of its widest
+        cross-section, beyond what a ball would show there; 0 for a brain, 0.2 to 0.9 for a
+        neck or an edge of the field of view
+    dark_shell : share of the directions from the centre, 0…1, in which a dark shell (bone) lies
+        between two bright ones (scalp and brain)
+    noise : standard deviation of the background, as a share of the brightest; 0 where it is
+        constant. The air around a head has noise, what a stripper leaves has little or none
+    """
+
+    litres: float
+    flat: float
+    dark_shell: float
+    noise: float
+
 
 def is_stripped(image: nib.Nifti1Image) -> bool:
     """Whether an image shows a brain without its head.
 
-    Four signs are needed: a background of exactly zero; a foreground not larger than a brain;
-    hardly any contact with the border of the field of view, where a neck would leave it; and no
-    dark shell a few millimetres below the surface, which is what skull looks like between scalp
-    and brain.
+    A head gives itself away by its size, by a cut face (neck, edge of the field of view), or by
+    its skull, see :class:`HeadSigns`; a brain must show none of these.  What lies outside may be
+    zero, another constant or faint noise.  In doubt the answer is no: the stripping network does
+    little harm to a brain, a head taken for a brain spoils all that follows.
+    """
+    signs = head_signs(image)
+    return (
+        signs is not None
+        and FETAL_LITRES[0] <= signs.litres <= LARGEST_BRAIN
+        and signs.flat <= FLAT_LIMIT
+        and signs.dark_shell <= SHELL_LIMIT
+        and signs.noise <= NOISE_LIMIT
+    )
+
+
+def head_signs(image: nib.Nifti1Image) -> HeadSigns | None:
+    """Measure on a grid of about 2 mm; ``None`` where there is nothing, or nothing but object."""
+    data = np.asarray(image.dataobj)
+    data, spacing = _thinned(data, voxel_sizes(image.affine))
+    level, tolerance = _background(data)
+    if tolerance == 0:
+        bright = np.abs(data.astype(np.float32) - np.float32(level))
+        foreground = _without_specks(bright > 0)
+        noise = 0.0
+    else:  # the mean of 27 voxels shows a dim scalp in the noise
+        bright = data.astype(np.float32) - np.float32(level)
+        noise = tolerance / SIGMAS / max(float(np.percentile(bright, 99.5)), 1e-12)
+        smooth = scipy.ndimage.uniform_filter(bright, 3)
+        level, tolerance = _background(smooth)
+        foreground = _without_specks(smooth > level + tolerance)
+    if not foreground.any() or foreground.all():
+        return None
+    box = bounding_box(foreground)
+    closed = _close(foreground[box], spacing, FURROW_MM)
+    hull = np.asarray(scipy.ndimage.binary_fill_holes(closed))
+    return HeadSigns(
+        litres=float(hull.sum()) * float(np.prod(spacing)) / 1e6,
+        flat=_flatness(hull),
+        dark_shell=_dark_shell(bright[box], hull, spacing),
+        noise=noise,
+    )
+
+
+def brain_voxels(image: nib.Nifti1Image) -> Mask:
+    """The voxels of a stripped image that are not its background, (X, Y, Z).
+
+    The background is zero, another constant, or noise; dark voxels within the brain may be
+    missing (:func:`clean_mask` fills them), specks outside may be there (it drops them).
     """
     data = np.asarray(image.dataobj)
-    spacing = voxel_sizes(image.affine)
-    foreground = data != 0
-    if not foreground.any() or foreground.mean() > 0.7:
-        return False
-    contact = border_contact(foreground)
-    box = bounding_box(foreground)
-    data, foreground = data[box], np.pad(foreground[box], 1)[1:-1, 1:-1, 1:-1]
-    pieces, _ = scipy.ndimage.label(foreground)
-    sizes = np.bincount(pieces.ravel())[1:]
-    largest = pieces == int(sizes.argmax()) + 1
-    litres = float(largest.sum()) * float(np.prod(spacing)) / 1e6
-    if litres > LARGEST_BRAIN:
-        return False
-    if contact > 0.02:
-        return False
-    return not _has_dark_shell(np.abs(data), largest, spacing)
+    level, tolerance = _background(_thinned(data, voxel_sizes(image.affine))[0])
+    if tolerance == 0:
+        return np.asarray(data != level)
+    return np.asarray(data > level + tolerance)
 
 
-def _has_dark_shell(
-    data: NDArray[np.floating[Any]], foreground: Mask, spacing: tuple[float, ...]
-) -> bool:
-    """Median intensity by depth (1 mm steps): does it fall to 60 % of both surface and depth?"""
-    filled = scipy.ndimage.binary_fill_holes(foreground)
-    depth = _depth(filled, spacing)
-    profile = []
-    for d in range(0, 16):
-        shell = (depth > d) & (depth <= d + 1)
-        profile.append(float(np.median(data[shell])) if shell.any() else np.nan)
-    surface = np.nanmax(profile[:4])
-    deep_region = depth > 16
-    deep = float(np.median(data[deep_region])) if deep_region.any() else np.nan
-    dip = np.nanmin(profile[3:14])
-    return bool(dip < 0.6 * min(surface, deep if np.isfinite(deep) else surface))
+def _thinned(
+    data: NDArray[Any], spacing: tuple[float, ...]
+) -> tuple[NDArray[Any], tuple[float, ...]]:
+    """Every n-th voxel, about 2 mm apart; without means, so that a constant stays one."""
+    step = [max(1, int(SIGNS_MM / s + 1e-3)) for s in spacing]
+    thin = data[
+        tuple(
+            slice(n // 2 if n // 2 < size else 0, None, n)
+            for n, size in zip(step, data.shape, strict=True)
+        )
+    ]
+    return thin, tuple(s * n for s, n in zip(spacing, step, strict=True))
+
+
+def _background(data: NDArray[Any]) -> tuple[float, float]:
+    """Level of the background, and how far from it a voxel is no longer background (0: exact).
+
+    Judged on the array's six faces, where an object seldom is: one value on most of them is a
+    constant; else the three darkest are noise, and six of its standard deviations are the limit.
+    Where they are no darker than the object, there is no background to be seen but zeros.
+    """
+    faces = [np.take(data, end, axis=axis).ravel() for axis in range(3) for end in (0, -1)]
+    values, counts = np.unique(np.concatenate(faces), return_counts=True)
+    if counts.max() > 0.5 * counts.sum():
+        return float(values[counts.argmax()]), 0.0
+    darkest = sorted(faces, key=lambda face: float(np.median(face)))[:3]
+    noise = np.concatenate(darkest).astype(np.float64)
+    level = float(np.median(noise))
+    spread = 1.4826 * float(np.median(np.abs(noise - level)))
+    top = float(np.percentile(data, 98))
+    if level + SIGMAS * spread >= top:
+        return 0.0, 0.0
+    return level, max(SIGMAS * spread, 0.02 * (top - level))
+
+
+def _without_specks(mask: Mask) -> Mask:
+    """Without pieces of less than 1 % of the largest."""
+    pieces, count = scipy.ndimage.label(mask)
+    if count <= 1:
+        return mask
+    sizes = np.bincount(pieces.ravel())
+    sizes[0] = 0
+    return np.asarray((sizes >= 0.01 * sizes.max())[pieces])
+
+
+def _flatness(mask: Mask) -> float:
+    """Largest share that an outermost plane has of the widest one, less that of a ball."""
+    box = mask[bounding_box(mask)]
+    found = []
+    for axis in range(3):
+        areas = box.sum(axis=tuple(k for k in range(3) if k != axis)).astype(float)
+        radius = max(areas.size / 2, 1.0)
+        cap = (2 * radius - 1) / radius**2  # of a ball, one voxel below its top
+        found += [areas[0] / areas.max() - cap, areas[-1] / areas.max() - cap]
+    return float(max(found))
+
+
+def _directions(count: int) -> NDArray[np.float64]:
+    """Unit vectors, (count, 3), spread evenly over all directions (a Fibonacci spiral)."""
+    place = np.arange(count) + 0.5
+    polar, azimuth = np.arccos(1 - 2 * place / count), np.pi * (1 + 5**0.5) * place
+    return np.stack(
+        [np.cos(azimuth) * np.sin(polar), np.sin(azimuth) * np.sin(polar), np.cos(polar)], axis=1
+    )
+
+
+def _dark_shell(bright: Array, hull: Mask, spacing: tuple[float, ...]) -> float:
+    """Share of 60 patches of the surface below which a dark shell lies between bright ones.
+
+    Within a patch the profiles of some thirty rays are averaged by their depth below the surface:
+    a skull keeps its depth from ray to ray, furrows of a brain do not.
+    """
+    rays, patches = _directions(2000), _directions(60)
+    member = (rays @ patches.T).argmax(axis=1)
+    scale = np.array(spacing)[:, None, None]
+    corner = np.linalg.norm(np.array(hull.shape) * spacing)
+    steps = np.arange(0, corner, 1.0)
+    centre = np.array(scipy.ndimage.center_of_mass(hull))[:, None, None]
+    points = centre + rays.T[:, :, None] * steps / scale
+    inside = scipy.ndimage.map_coordinates(hull.astype(np.uint8), points, order=0) > 0
+    last = np.where(inside.any(axis=1), steps.size - 1 - inside[:, ::-1].argmax(axis=1), -1)
+    at = last[:, None] - np.arange(DEEPEST_MM)  # from the surface inwards, 1 mm apart
+    points = centre + rays.T[:, :, None] * np.maximum(at, 0) / scale
+    values = scipy.ndimage.map_coordinates(bright, points, order=1)
+    seen = at >= 5
+    bright_level = float(np.percentile(bright[hull], 75))
+    found = judged = 0
+    for patch in range(len(patches)):
+        own = (member == patch)[:, None] & seen
+        number = own.sum(axis=0)
+        depth = int((number > 0).sum())  # the depths seen are the first ones
+        if depth < 4:
+            continue
+        profile = np.where(own, values, 0).sum(axis=0)[:depth] / number[:depth]
+        judged += 1
+        found += _has_dip(profile / max(bright_level, 1e-12))
+    return found / max(judged, 1)
+
+
+def _has_dip(profile: NDArray[np.floating[Any]]) -> bool:
+    """Whether some depth is less than half as bright as what lies outside and inside of it."""
+    for depth in range(2, min(DEEPEST_MM - 16, profile.size - 1)):
+        rim = min(profile[:depth].max(), profile[depth + 1 : depth + 16].max())
+        if rim > 0.25 and profile[depth] < 0.5 * rim:
+            return True
+    return False
 
 
 def bounding_box(mask: Mask, margin: int = 0) -> tuple[slice, slice, slice]:

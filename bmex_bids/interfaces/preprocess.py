@@ -118,7 +118,7 @@ class MaskBrain(SimpleInterface):
     def _run_interface(self, runtime: Any) -> Any:
         import numpy as np
 
-        from bmex_bids.imaging.mask import check_mask, clean_mask, is_stripped
+        from bmex_bids.imaging.mask import brain_voxels, check_mask, clean_mask, is_stripped
         from bmex_bids.imaging.orientation import voxel_sizes
 
         image = read(self.inputs.in_file)
@@ -130,7 +130,7 @@ class MaskBrain(SimpleInterface):
             mask = given_mask_like(given, image)
             info = {"method": "given", "source": self.inputs.given_source or Path(given).name}
         elif stripped:
-            mask = clean_mask(with_data((data_of(image) != 0).astype(np.uint8), image))
+            mask = clean_mask(with_data(brain_voxels(image).astype(np.uint8), image))
             info = {"method": "given: the image has no skull"}
         else:
             from bmex_bids.network.stripper import brain_probability

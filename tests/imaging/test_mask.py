@@ -2,6 +2,7 @@
 import nibabel as nib
 import numpy as np
 import pytest
+import scipy.ndimage
 from numpy.testing import assert_allclose, assert_array_equal
 
 from bmex_bids.exceptions import MaskError
@@ -9,8 +10,10 @@ from bmex_bids.imaging.mask import (
     blend_into_head,
     border_contact,
     bounding_box,
+    brain_voxels,
     check_mask,
     clean_mask,
+    head_signs,
     is_stripped,
     plausible_litres,
 )
@@ -64,6 +67,152 @@ def test_real_brains_are_stripped(name, shared_data):
 @pytest.mark.parametrize("name", ["chris_t1", "chris_PD"])
 def test_real_heads_are_not(name, shared_data):
     assert not is_stripped(nib.load(shared_data / "heads" / f"{name}.nii.gz"))
+
+
+def deprived(name, data):
+    """A head from which something was taken that does not make it a brain (axes RAS+)."""
+    changed = data.copy()
+    if name != "background":
+        changed[:, :, : int(0.35 * data.shape[2])] = 0  # the neck
+    if name == "face":
+        changed[:, int(0.7 * data.shape[1]) :, : int(0.55 * data.shape[2])] = 0
+    return changed
+
+
+@pytest.mark.parametrize("threshold", [10, 20, 60])  # of 255; 20 empties much of the skull, too
+@pytest.mark.parametrize("missing", ["background", "neck", "face"])
+@pytest.mark.parametrize("name", ["chris_t1", "chris_PD"])
+def test_a_head_does_not_become_a_brain_by_zeros(name, missing, threshold, shared_data):
+    image = nib.load(shared_data / "heads" / f"{name}.nii.gz")
+    assert nib.aff2axcodes(image.affine) == ("R", "A", "S")
+    data = np.asarray(image.dataobj)
+    data = deprived(missing, np.where(data > threshold, data, 0))
+    assert not is_stripped(nib.Nifti1Image(data, image.affine))
+
+
+def test_a_phantom_whose_skull_is_zero_and_whose_neck_is_cut_is_a_head(head_phantom):
+    head = head_phantom(noise=0.0)
+    data = head.image.get_fdata(dtype=np.float32)
+    data[data < 200] = 0  # scalp and brain, with nothing between; 1.8 litres in two pieces
+    data[:, :, :12] = 0
+    assert (data > 0).sum() * 0.064 / 1000 < 2.2
+    assert not is_stripped(nib.Nifti1Image(data, head.image.affine))
+
+
+def test_specks_outside_a_brain_do_not_matter(head_phantom):
+    brain = head_phantom().brain
+    data = brain.get_fdata(dtype=np.float32)
+    data[2, 2, 2] = data[-3, 20, 4] = 900
+    assert is_stripped(nib.Nifti1Image(data, brain.affine))
+
+
+# ------------------------------------------------------------------ what may lie outside a brain
+def outside(image, mask, kind):
+    """A phantom's brain with something else than zeros outside."""
+    data = image.get_fdata(dtype=np.float32)
+    rng = np.random.default_rng(3)
+    noise = np.abs(rng.normal(0, 15, data.shape)).astype(np.float32)  # the brain: up to 720
+    changed = {
+        "constant": np.where(mask, data + 40, 40),
+        "negative": np.where(mask, data, -1000),
+        "noise": np.where(mask, data, noise),
+        "noise everywhere": data + noise,
+    }[kind]
+    return nib.Nifti1Image(changed.astype(np.float32), image.affine)
+
+
+OUTSIDE = ["constant", "negative", "noise", "noise everywhere"]
+
+
+@pytest.mark.parametrize("kind", OUTSIDE)
+def test_a_brain_need_not_have_zeros_around_it(kind, head_phantom):
+    head = head_phantom(noise=0.0)
+    image = outside(head.brain, head.mask, kind)
+    assert is_stripped(image)
+    found = clean_mask(mask_of(brain_voxels(image), 4.0)).get_fdata() > 0
+    assert (found != head.mask).mean() < 0.001
+
+
+@pytest.mark.parametrize("kind", OUTSIDE)
+def test_nor_does_a_head(kind, head_phantom):
+    head = head_phantom(noise=0.0)
+    assert not is_stripped(outside(head.image, head.image.get_fdata() > 0, kind))
+
+
+def test_a_head_in_loud_noise_without_a_skull_to_be_seen_is_a_head(head_phantom):
+    head = head_phantom(noise=0.0)
+    rng = np.random.default_rng(0)
+    data = np.abs(head.brain.get_fdata() + rng.normal(0, 60, head.mask.shape))
+    image = nib.Nifti1Image(data.astype(np.float32), head.image.affine)
+    assert head_signs(image).dark_shell == 0
+    assert not is_stripped(image)
+
+
+def test_a_dim_scalp_is_seen_in_the_noise(head_phantom):
+    head = head_phantom(noise=0.0, size=0.6, spacing=2.4)
+    data = head.image.get_fdata()
+    data[data == 850] = 60  # nearly as dark as the skull was, which is now emptied
+    data[(data == 60) & ~head.mask] = 80
+    noise = np.random.default_rng(0).normal(0, 15, data.shape)
+    image = nib.Nifti1Image(np.abs(data + noise).astype(np.float32), head.image.affine)
+    head_litres = 4 / 3 * np.pi * 84 * 102 * 92 * 0.6**3 / 1e6
+    assert head_signs(image).litres == pytest.approx(head_litres, rel=0.15)
+
+
+def test_zeros_are_the_background_where_no_face_shows_any():
+    array = np.full((12, 12, 12), 500.0, np.float32) + np.arange(12, dtype=np.float32)
+    array[5:7, 5:7, 5:7] = 0
+    image = nib.Nifti1Image(array, np.eye(4))
+    assert_array_equal(brain_voxels(image), array != 0)
+    assert not is_stripped(image)
+
+
+def test_thick_slices_and_a_tight_field_of_view(head_phantom):
+    head = head_phantom(spacing=2.0)
+    thick = head.brain.slicer[:, :, ::3]
+    assert thick.header.get_zooms() == (2, 2, 6)
+    assert is_stripped(thick)
+    assert is_stripped(head.brain.slicer[bounding_box(head.mask)])
+    assert not is_stripped(head.image.slicer[:, :, ::3])
+
+
+def test_a_rim_of_skull_does_not_make_a_head(head_phantom):
+    head = head_phantom()
+    rim = scipy.ndimage.binary_dilation(head.mask, iterations=2)  # fluid and bone, no scalp
+    data = np.where(rim, head.image.get_fdata(), 0)
+    assert is_stripped(nib.Nifti1Image(data.astype(np.float32), head.image.affine))
+
+
+def test_signs_by_hand(head_phantom):
+    head = head_phantom(spacing=2.0, noise=0.0)
+    signs = head_signs(head.brain)
+    assert signs.litres == pytest.approx(4 / 3 * np.pi * 60 * 76 * 68 / 1e6, rel=0.02)
+    assert signs.flat < 0.05
+    assert (signs.dark_shell, signs.noise) == (0, 0)
+    assert head_signs(head.image).dark_shell == 1
+    # half of an ellipsoid: the cut is the widest plane
+    half = head_signs(head.brain.slicer[: head.mask.shape[0] // 2])
+    assert half.flat == pytest.approx(1 - 29 / 15**2)  # of 30 planes, less a ball's first
+    # another size, the same signs; a speck of a brain is none
+    small = nib.Nifti1Image(head.brain.get_fdata(), head.brain.affine @ np.diag([0.2] * 3 + [1]))
+    assert head_signs(small).litres == pytest.approx(signs.litres / 125, rel=0.02)
+    assert not is_stripped(small)
+
+
+@pytest.mark.parametrize("threshold", [0, 20])
+@pytest.mark.parametrize("name", ["chris_t1", "chris_PD"])
+def test_a_small_head_is_a_head(name, threshold, shared_data):
+    """As small as an infant's, its neck and face cut off obliquely: only the skull tells."""
+    image = nib.load(shared_data / "heads" / f"{name}.nii.gz")
+    data = np.asarray(image.dataobj)
+    spacing = image.header.get_zooms()
+    y, z = (np.arange(n) * s for n, s in zip(data.shape[1:], spacing[1:], strict=True))
+    low = (z[None, :] - 0.6 * (y[:, None] - 0.25 * y[-1])) < 0  # RAS: rises towards the face
+    data = np.where(low[None] | (data <= threshold), 0, data)
+    image = nib.Nifti1Image(data, image.affine @ np.diag([0.6, 0.6, 0.6, 1]))
+    signs = head_signs(image)
+    assert signs.litres < 1
+    assert not is_stripped(image)
 
 
 # ------------------------------------------------------------------ geometry of masks
