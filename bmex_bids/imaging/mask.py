@@ -37,6 +37,7 @@ ANY_LITRES = (0.02, LARGEST_BRAIN)
 #: how :func:`is_stripped` looks and decides, see :class:`HeadSigns`
 SIGNS_MM = 2.0
 SIGMAS = 6.0
+BRIGHTEST = 99.9  # percentile; a fetus' brain may be less than 2 % of the field of view
 FURROW_MM = 10.0
 DEEPEST_MM = 40
 FLAT_LIMIT = 0.15
@@ -93,7 +94,7 @@ def head_signs(image: nib.Nifti1Image) -> HeadSigns | None:
         noise = 0.0
     else:  # the mean of 27 voxels shows a dim scalp in the noise
         bright = data.astype(np.float32) - np.float32(level)
-        noise = tolerance / SIGMAS / max(float(np.percentile(bright, 99.5)), 1e-12)
+        noise = tolerance / SIGMAS / max(float(np.percentile(bright, BRIGHTEST)), 1e-12)
         smooth = scipy.ndimage.uniform_filter(bright, 3)
         level, tolerance = _background(smooth)
         foreground = _without_specks(smooth > level + tolerance)
@@ -152,7 +153,7 @@ def _background(data: NDArray[Any]) -> tuple[float, float]:
     noise = np.concatenate(darkest).astype(np.float64)
     level = float(np.median(noise))
     spread = 1.4826 * float(np.median(np.abs(noise - level)))
-    top = float(np.percentile(data, 98))
+    top = float(np.percentile(data, BRIGHTEST))
     if level + SIGMAS * spread >= top:
         return 0.0, 0.0
     return level, max(SIGMAS * spread, 0.02 * (top - level))

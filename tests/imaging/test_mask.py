@@ -139,6 +139,15 @@ def test_nor_does_a_head(kind, head_phantom):
     assert not is_stripped(outside(head.image, head.image.get_fdata() > 0, kind))
 
 
+@pytest.mark.parametrize("kind", OUTSIDE)
+def test_a_small_brain_in_a_large_field_of_view(kind, head_phantom):
+    head = head_phantom(noise=0.0, size=0.45, spacing=1.8)
+    brain = nib.Nifti1Image(np.pad(head.brain.get_fdata(), 35), head.brain.affine)
+    mask = np.pad(head.mask, 35)
+    assert mask.mean() < 0.015
+    assert is_stripped(outside(brain, mask, kind))
+
+
 def test_a_head_in_loud_noise_without_a_skull_to_be_seen_is_a_head(head_phantom):
     head = head_phantom(noise=0.0)
     rng = np.random.default_rng(0)
@@ -151,8 +160,7 @@ def test_a_head_in_loud_noise_without_a_skull_to_be_seen_is_a_head(head_phantom)
 def test_a_dim_scalp_is_seen_in_the_noise(head_phantom):
     head = head_phantom(noise=0.0, size=0.6, spacing=2.4)
     data = head.image.get_fdata()
-    data[data == 850] = 60  # nearly as dark as the skull was, which is now emptied
-    data[(data == 60) & ~head.mask] = 80
+    data[(data == 850) | (data == 60)] = 40  # scalp and bone
     noise = np.random.default_rng(0).normal(0, 15, data.shape)
     image = nib.Nifti1Image(np.abs(data + noise).astype(np.float32), head.image.affine)
     head_litres = 4 / 3 * np.pi * 84 * 102 * 92 * 0.6**3 / 1e6
@@ -190,6 +198,9 @@ def test_signs_by_hand(head_phantom):
     assert signs.flat < 0.05
     assert (signs.dark_shell, signs.noise) == (0, 0)
     assert head_signs(head.image).dark_shell == 1
+    hollow = head.brain.get_fdata()
+    hollow[head.tissues == 3] = 0  # 80 mm wide
+    assert head_signs(nib.Nifti1Image(hollow, head.image.affine)).litres == signs.litres
     # half of an ellipsoid: the cut is the widest plane
     half = head_signs(head.brain.slicer[: head.mask.shape[0] // 2])
     assert half.flat == pytest.approx(1 - 29 / 15**2)  # of 30 planes, less a ball's first
