@@ -197,9 +197,7 @@ def layer_names() -> dict[str, tuple[str, ...]]:
             for k, number in enumerate(numbers, 1):
                 inner = (f"{stage}BatchNorm{k}", f"{stage}Scale{k}")
                 pair = inner if k < len(numbers) else (norm, scale)
-                put(
-                    part + "{}{}", number, *(label + n for n in (f"{stage}Convolution{k}", *pair))
-                )
+                put(part + "{}{}", number, *(label + n for n in (f"{stage}Convolution{k}", *pair)))
         for number, triple in SINGLES.items():
             put(part + "{}{}", number, *(label + name for name in triple))
         for number, name in DECONVOLUTIONS.items():

@@ -82,9 +82,7 @@ def head_probability(
     return np.ascontiguousarray(sums.result()[0][kept].transpose(2, 1, 0))
 
 
-def _at_least(
-    fed: NDArray[np.float32], size: int
-) -> tuple[NDArray[np.float32], tuple[int, ...]]:
+def _at_least(fed: NDArray[np.float32], size: int) -> tuple[NDArray[np.float32], tuple[int, ...]]:
     """Zeros around an array that is smaller than a window, and where it begins in them."""
     lack = [max(size - n, 0) for n in fed.shape]
     return np.pad(fed, [(n // 2, n - n // 2) for n in lack]), tuple(n // 2 for n in lack)
