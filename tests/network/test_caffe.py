@@ -134,7 +134,7 @@ def test_a_misshapen_layer_and_a_lacking_blob_are_named(save, narrow):
 
 
 def test_another_network_is_refused(save):
-    with pytest.raises(WeightsError, match="missing BatchNorm1.*surplus fc6"):
+    with pytest.raises(WeightsError, match=r"missing BatchNorm1.*surplus fc6"):
         load_network(save({"fc6": [torch.zeros(2)]}, {"fc6": "InnerProduct"}), "bmex-caffe")
 
 
