@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``bmex-weights``, as a user gives it."""
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -13,6 +14,7 @@ from literal_network import encode_caffemodel, random_caffe
 from safetensors.torch import load_file
 
 from bmex_bids.cli import weights
+from bmex_bids.network import published
 from bmex_bids.network.adunet import ADUNet
 from bmex_bids.network.bmex import BMEX
 
@@ -193,10 +195,30 @@ def test_a_refusing_server_ends_with_five(say, folder, site):
 
 
 def test_where_no_address_is_known_it_says_so(say, folder):
-    code, _, err = say("fetch", "bmex-1.0.1-month9-T1w")
-    assert code == 5
-    assert "no address that is known" in err
-    assert "bmex-weights fetch --from FOLDER" in err
+    for name in ("bmex-1.0.1-month9-T1w", "bmex-1.0.1"):
+        code, _, err = say("fetch", name)
+        assert code == 5
+        assert "expected an address of reconstruction_" in err
+        assert "but none is known" in err
+        assert "bmex-weights fetch --from FOLDER" in err
+    assert not folder.exists()
+
+
+def test_one_file_of_an_archive_brings_its_companions(say, folder, site, downloads, monkeypatch):
+    """The others of its ZIP file came anyway, so they are kept."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.write(downloads / ADULT, ADULT)
+    site.content = stream.getvalue()
+    sets = tuple(
+        dataclasses.replace(release, archive=site.url if release.archive else None)
+        for release in published.published_sets()
+    )
+    monkeypatch.setattr(published, "published_sets", lambda: sets)
+    code, out, err = say("fetch", "bmex-1.0.5-month3-T1w")
+    assert code == 0
+    assert "one ZIP file only" in err
+    assert f"{ADULT}: fetched" in out
 
 
 @pytest.mark.parametrize(
