@@ -32,6 +32,25 @@ def thick_slices(image: Array, axis: int, factor: float) -> Array:
     return np.ascontiguousarray(np.moveaxis(moved, 0, axis), dtype=np.float32)
 
 
+def average_slabs(image: Array, axis: int, factor: float) -> Array:
+    """The thick slices themselves, on their own grid; what an up-sampling method starts from.
+
+    Parameters
+    ----------
+    image : (X, Y, Z) array, kept unit
+    axis, factor : as for :func:`thick_slices`; the slices lie at :func:`slab_centres`
+
+    Returns
+    -------
+    array with ceil(n / factor) slices along ``axis``
+    """
+    if factor < 1:
+        raise ValueError(f"expected a slice thickness of at least one voxel, got {factor}")
+    slabs = _slab_matrix(image.shape[axis], factor).astype(np.float32)
+    moved = np.tensordot(slabs, image, axes=(1, axis))
+    return np.ascontiguousarray(np.moveaxis(moved, 0, axis), dtype=np.float32)
+
+
 def slab_centres(n: int, factor: float) -> NDArray[np.float64]:
     """Voxel coordinates of the slab centres; slabs tile n voxels, from the first voxel's lower
     edge."""
@@ -66,7 +85,12 @@ def smooth(image: Array, spacing: tuple[float, float, float], fwhm_mm: float) ->
 
 
 def line_jitter(
-    image: Array, shifts: NDArray[np.float64], *, phase_axis: int, readout_axis: int
+    image: Array,
+    shifts: NDArray[np.float64],
+    *,
+    phase_axis: int,
+    readout_axis: int,
+    workers: int = 1,
 ) -> Array:
     """Shift each k-space line by a random amount along the read-out axis.
 
@@ -76,8 +100,9 @@ def line_jitter(
     ----------
     image : (X, Y, Z) array
     shifts : (image.shape[phase_axis],) voxels along ``readout_axis``
+    workers : threads
     """
     translations = np.zeros((len(shifts), 3))
     translations[:, readout_axis] = shifts
     pose = Trajectory(translations, np.zeros_like(translations))
-    return apply_motion(image, (1.0, 1.0, 1.0), pose, phase_axis=phase_axis)
+    return apply_motion(image, (1.0, 1.0, 1.0), pose, phase_axis=phase_axis, workers=workers)
