@@ -74,7 +74,7 @@ FIELDS: Mapping[str, Mapping[str, Callable[[Any], str]]] = {
     "bias-field": {"control": _table((None, None, None))},
     "gamma": {"exponent": _number(1e-3, 1e3), "reference": _number(1e-30)},
     "ghosting": {
-        "strength": _number(0, 1), "period": _number(1), "phase": _number(),
+        "strength": _number(0, 0.95), "period": _number(1), "phase": _number(),
         "phase_axis": _AXIS,
     },
 }  # fmt: skip

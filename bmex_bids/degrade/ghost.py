@@ -16,14 +16,15 @@ def ghosting(
     """Modulate the lines of k-space periodically (pulsation, breathing, unequal echoes).
 
     Line number t, counted from the centre of k-space, is multiplied by
-    1 + strength · cos(2π t / period + phase).  By the shift theorem the image f becomes
-    | f + ½ strength (e^{iφ} f(y − n / period) + e^{−iφ} f(y + n / period)) |: with a period of two
-    lines one ghost lies half a field of view away, with longer periods two lie nearer.
+    w(t) / w(0), w(t) = 1 + strength · cos(2π t / period + phase), so that the mean intensity
+    stays.  By the shift theorem the image f becomes
+    | f + ½ strength (e^{iφ} f(y − n / period) + e^{−iφ} f(y + n / period)) | / w(0): with a period
+    of two lines one ghost lies half a field of view away, with longer periods two lie nearer.
 
     Parameters
     ----------
     image : (X, Y, Z) array, kept unit
-    strength : of all ghosts together, as a share of the image
+    strength : of all ghosts together, as a share of the image; 0 to below 1
     period : lines
     phase : radians
     phase_axis : the phase-encoding axis of the array
@@ -38,6 +39,7 @@ def ghosting(
     shape = [1, 1, 1]
     shape[phase_axis] = n
     weight = 1 + strength * np.cos(2 * np.pi * time / period + phase)
+    weight /= 1 + strength * np.cos(phase)
     lines = scipy.fft.fft(image, axis=phase_axis)
     lines *= weight.astype(np.float32).reshape(shape)
     ghosted = scipy.fft.ifft(lines, axis=phase_axis, overwrite_x=True)

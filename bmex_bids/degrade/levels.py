@@ -188,7 +188,7 @@ KINDS: Mapping[str, Kind] = {
     "smoothing": Kind("mm (FWHM)", _levels(1, 2, 3, 4, 5), 0, 20, _smoothing),
     "bias-field": Kind("% peak to peak", _levels(20, 40, 80, 120, 160), 0, 190, _bias),
     "contrast": Kind("exponent", _levels(1.15, 1.3, 1.5, 1.75, 2), 1, 10, _contrast),
-    "ghosting": Kind("% of image", _levels(5, 10, 20, 35, 50), 0, 100, _ghosts),
+    "ghosting": Kind("% of image", _levels(5, 10, 20, 35, 50), 0, 95, _ghosts),
 }  # fmt: skip
 
 

@@ -13,9 +13,9 @@ from bmex_bids.degrade.recipe import SEVERITIES
 
 Array = NDArray[np.float32]
 
-PANEL_INCHES, DOTS_PER_INCH = 1.05, 100
+PANEL_INCHES, DOTS_PER_INCH = 1.5, 100
 GREYS = 64  # fewer than a screen has; noise would otherwise make the file several times as large
-MARGIN_MM = 12.0  # of background around the head
+MARGIN_MM = 16.0  # of background around the head
 #: a slice beside the midline cuts both cortex and ventricles
 BESIDE_MIDLINE_MM = 12.0
 
@@ -42,10 +42,10 @@ def gallery(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    number, box = _view(image, spacing)
+    image = image[_head_box(image, spacing)]
+    number = min(image.shape[0] // 2 + round(BESIDE_MIDLINE_MM / spacing[0]), image.shape[0] - 1)
     columns = ["clean", *SEVERITIES]
-    height = (box[1].stop - box[1].start) * spacing[2]
-    width = (box[0].stop - box[0].start) * spacing[1]
+    height, width = image.shape[2] * spacing[2], image.shape[1] * spacing[1]
     figure = Figure(
         figsize=(
             0.55 + PANEL_INCHES * len(columns),
@@ -67,45 +67,40 @@ def gallery(
                 recipe = draw_level(name, column, np.random.default_rng(seed), scan)
                 shown = recipe.apply(image, spacing, workers=workers)
                 panel.text(
-                    0.02, 0.02, f"{kind.levels[column]:g}", color="white", fontsize=6,
+                    0.02, 0.02, f"{kind.levels[column]:g}", color="white", fontsize=8,
                     transform=panel.transAxes,
                 )  # fmt: skip
             panel.imshow(
-                shown[number][box].T, cmap="gray", origin="lower", vmin=0,
+                shown[number].T, cmap="gray", origin="lower", vmin=0,
                 vmax=scan.intensity_range, aspect=spacing[2] / spacing[1],
                 interpolation="antialiased",
             )  # fmt: skip
             panel.set_axis_off()
         label = f"{name}\n({kind.unit})"
         row[0].text(
-            -0.06, 0.5, label, color="white", fontsize=6, rotation=90, ha="right", va="center",
+            -0.06, 0.5, label, color="white", fontsize=8, rotation=90, ha="right", va="center",
             ma="center", transform=row[0].transAxes,
         )  # fmt: skip
     for panel, column in zip(axes[0], columns, strict=True):
-        panel.set_title(column, color="white", fontsize=7, pad=3)
+        panel.set_title(column, color="white", fontsize=9, pad=3)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", facecolor="black")
     return _fewer_greys(buffer)
 
 
-def _view(image: Array, spacing: tuple[float, float, float]) -> tuple[int, tuple[slice, slice]]:
-    """The sagittal slice to show, and what of it: the head and a margin."""
+def _head_box(image: Array, spacing: tuple[float, float, float]) -> tuple[slice, slice, slice]:
+    """The head and a margin."""
     head = image > 0.05 * np.percentile(image, 99.5)
-    where = [
-        np.flatnonzero(head.any(axis=tuple(k for k in range(3) if k != axis))) for axis in range(3)
-    ]
-    middle = (int(where[0][0]) + int(where[0][-1])) // 2
-    number = min(middle + round(BESIDE_MIDLINE_MM / spacing[0]), image.shape[0] - 1)
     box = []
-    for axis in (1, 2):
+    for axis in range(3):
+        where = np.flatnonzero(head.any(axis=tuple(k for k in range(3) if k != axis)))
         margin = round(MARGIN_MM / spacing[axis])
         box.append(
             slice(
-                max(int(where[axis][0]) - margin, 0),
-                min(int(where[axis][-1]) + margin + 1, image.shape[axis]),
+                max(int(where[0]) - margin, 0), min(int(where[-1]) + margin + 1, image.shape[axis])
             )
         )
-    return number, (box[0], box[1])
+    return box[0], box[1], box[2]
 
 
 def _fewer_greys(png: io.BytesIO) -> bytes:
