@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
@@ -72,7 +73,9 @@ def brain_probability(
         full = torch.from_numpy(np.ascontiguousarray(data, dtype=np.float32)).to(where)
         if isinstance(network, TwoStageStripper):
             fine = resize(full, tuple(s / FINE_MM for s in spacing_mm))
-            logits = refined_logits(network, fine, coarse_logits(network.coarse, fine, FINE_MM))
+            logits = refined_logits(
+                network.refine, fine, coarse_logits(network.coarse, fine, FINE_MM)
+            )
         else:
             logits = coarse_logits(network, full, spacing_mm)
         result = torch.sigmoid(linear(logits, full.shape))
@@ -92,11 +95,14 @@ def coarse_logits(
     return window(logits.clamp(-SURE, SURE), back, -SURE, tuple(coarse.shape))
 
 
-def refined_logits(network: TwoStageStripper, image: Tensor, coarse: Tensor) -> Tensor:
+def refined_logits(
+    refine: Callable[[Tensor, Tensor], Tensor], image: Tensor, coarse: Tensor
+) -> Tensor:
     """What the second network makes of it: logits, (X, Y, Z) on the image's 2 mm grid.
 
     Parameters
     ----------
+    refine : the second network: (1, 1, D, H, W) image and logits → logits
     image : (X, Y, Z) at 2 mm, any intensity unit
     coarse : logits of the first network on its own grid
     """
@@ -114,7 +120,7 @@ def refined_logits(network: TwoStageStripper, image: Tensor, coarse: Tensor) -> 
         part = window(scaled, corner, float(scaled.min()), cube)
         known = window(logits, corner, -SURE, cube)
         refined = volume_order(
-            network.refine(network_order(part)[None, None], network_order(known)[None, None])[0, 0]
+            refine(network_order(part)[None, None], network_order(known)[None, None])[0, 0]
         )
         inside = tuple(
             slice(max(c, 0), min(c + CUBE, n)) for c, n in zip(corner, shape, strict=True)

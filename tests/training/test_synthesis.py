@@ -166,7 +166,7 @@ def test_validation_has_the_same_heads_each_time(head):
 
 
 def test_missing_label_maps_are_named(tmp_path):
-    with pytest.raises(UsageError, match=r"20 are missing .*training_seg_01.*--data"):
+    with pytest.raises(UsageError, match=r"16 are missing .*training_seg_01.*--data"):
         train(tmp_path, tmp_path / "out", StripConfig())
 
 
