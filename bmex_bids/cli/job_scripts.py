@@ -92,7 +92,7 @@ def array_script(jobs: Jobs) -> str:
         jobs.name,
         {
             "array": f"0-{jobs.tasks - 1}%{jobs.max_running}",
-            "output": "task-%a.log",
+            "output": log_path(jobs.folder, "task-%a.log"),
             "open-mode": "append",
             "requeue": "",
             "nodes": "1",
@@ -137,7 +137,7 @@ def group_script(jobs: Jobs) -> str:
         jobs,
         f"{jobs.name}_group",
         {
-            "output": "group.log",
+            "output": log_path(jobs.folder, "group.log"),
             "open-mode": "append",
             "nodes": "1",
             "ntasks": "1",
@@ -173,6 +173,24 @@ def submit_script(jobs: Jobs) -> str:
         after = f'--dependency="afterany:{":".join(waiting)}" ' if waiting else ""
         lines += [f"group=$(sbatch --parsable {after}group.sh)", 'echo "group job ${group%%;*}"']
     return "\n".join(lines) + "\n"
+
+
+def log_path(folder: Path, name: str) -> str:
+    """Where a job writes what it says, as sbatch wants it.
+
+    A name alone is in the folder the script is submitted from.  SLURM replaces ``%j`` and its like
+    in that folder's path, too [ran, 22.05], so such a path is spelt out with doubled marks.
+
+    >>> log_path(Path("/out"), "task-%a.log"), log_path(Path("/50%"), "task-%a.log")
+    ('task-%a.log', '/50%%/task-%a.log')
+    """
+    path = str(folder)
+    if "\\" in path or not path.isprintable():
+        raise UsageError(
+            f"expected an output folder without backslashes and line breaks, which SLURM cannot "
+            f"write logs to, got {path!r}; name another"
+        )
+    return name if "%" not in path else f"{path.replace('%', '%%')}/{name}"
 
 
 def minutes_for(images: int) -> int:
@@ -248,7 +266,9 @@ def wants_gpu(partition: str | None, options: Mapping[str, str], device: str) ->
 def _head(jobs: Jobs, name: str, options: Mapping[str, str]) -> str:
     lines = ["#!/bin/bash", f"# Written by bmex {jobs.version}; submit.sh submits it."]
     for option, value in {"job-name": name, **options}.items():
-        shown = f'"{value}"' if re.search(r"[\s#]", value) else value
+        shown = value
+        if re.search(r"[\s#\"']", value):
+            shown = '"' + value.replace('"', '\\"') + '"'
         lines.append(f"#SBATCH --{option}" + (f"={shown}" if value else ""))
     return "\n".join([*lines, "", "set -u", f"folder={shlex.quote(str(jobs.folder))}"])
 

@@ -21,6 +21,7 @@ import dataclasses
 import json
 import math
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -94,7 +95,9 @@ def submit(config: Config, tasks: Sequence[Task], *, say: Callable[[str], None])
         jobs = _jobs(config, labels, tasks, sorted(waiting.arrays), folder)
         _write(config, jobs, labels)
         if dry:
-            say(f"nothing was submitted; to submit it: bash '{jobs.folder}/submit.sh'")
+            say(
+                f"nothing was submitted; to submit it: bash {shlex.quote(str(jobs.folder / 'submit.sh'))}"
+            )
         else:
             _submit(jobs, say)
     return EXIT_DONE

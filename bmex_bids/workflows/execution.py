@@ -22,6 +22,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from configparser import Interpolation
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -96,6 +97,8 @@ def configure(
     Crash files are text.  Nipype says nothing unless ``verbosity`` is 1 (its progress) or 2.
     """
     nipype_config.resource_monitor = resource_monitor
+    # a "%" in the path of a folder is no reference to another setting
+    nipype_config._config._interpolation = Interpolation()
     nipype_config.update_config(
         {
             "logging": dict.fromkeys(
