@@ -89,7 +89,33 @@ class Execution:
     stop_on_first_crash: bool = False
     debug: bool = False
     plugin_file: Path | None = None
+    drop_workdir: bool = False
+    skip_boilerplate: bool = False
     verbosity: int = 0
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A batch system that does the work; ``submit`` is empty or ``"slurm"``.
+
+    Attributes
+    ----------
+    partition, account, time_limit, gres : SLURM's words
+    options : other options of sbatch, ``NAME=VALUE``
+    max_running : tasks at once
+    per_task : participants of a task; None: one, or as many as the array's size needs
+    container : image file for Apptainer; None runs in the environment that submits
+    """
+
+    submit: str = ""
+    partition: str | None = None
+    account: str | None = None
+    time_limit: str | None = None
+    gres: str | None = None
+    options: tuple[str, ...] = ()
+    max_running: int = 100
+    per_task: int | None = None
+    container: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -111,6 +137,7 @@ class Config:
     processing: Processing = field(default_factory=Processing)
     resources: Resources = field(default_factory=Resources)
     execution: Execution = field(default_factory=Execution)
+    cluster: Cluster = field(default_factory=Cluster)
 
     @property
     def log_dir(self) -> Path:
