@@ -233,7 +233,7 @@ def _task(config: Config, image: PlannedImage, *, quick: bool = False) -> Task:
     }
     strip = _strip_weights(config, image)
     inputs = [image.image.path, *([image.mask] if image.mask else [])]
-    sums = [weights.sha256, *([strip.sha256] if strip else [])]
+    sums = [weights.sha256, *_checksums(strip)]
     pictures = resume.picture_paths(
         config.paths.output_dir, image.image.subject, image.image.stem, image.image.suffix
     )
@@ -269,7 +269,19 @@ def _strip_weights(config: Config, image: PlannedImage) -> WeightRecord | None:
     from bmex_bids.network.registry import select
 
     needless = config.processing.skull_strip == "skip" or image.mask is not None
-    return None if needless else select("strip")
+    if needless:
+        return None
+    processing = config.processing
+    return select("strip", weights=processing.weights, weights_dir=processing.weights_dir)
+
+
+def _checksums(strip: WeightRecord | None) -> list[str]:
+    """Of the stripping network and of the template that its input is matched to."""
+    from bmex_bids.network.registry import sha256
+
+    if strip is None:
+        return []
+    return [strip.sha256, *([sha256(strip.companion)] if strip.companion else [])]
 
 
 def _device(config: Config) -> str:
