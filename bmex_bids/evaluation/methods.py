@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 
 from bmex_bids.degrade.blur import slab_centres
 from bmex_bids.evaluation.cells import CELLS, SLICE_AXIS, Cell
+from bmex_bids.exceptions import WeightsError
 from bmex_bids.imaging.intensity import load_histogram, match_histogram
 from bmex_bids.network.registry import WeightRecord, sha256
 from bmex_bids.training.pairs import CleanImage
@@ -42,7 +43,7 @@ Array = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
 #: half the width of the search for similar patches, voxels, and the patches' edge
-NLM_SEARCH, NLM_PATCH = 3, 3
+NLM_SEARCH, NLM_PATCH = 2, 3
 #: filter strength over estimated noise; 0.8 is what scikit-image advises for its fast mode
 NLM_STRENGTH = 0.8
 #: weight of total variation over estimated noise; of 0.4 … 1.6, the best in the noise cells
@@ -263,12 +264,17 @@ def network(record: WeightRecord, device: str, threads: int) -> Callable[[Job], 
     return run
 
 
-def ablation_record(path: Path) -> WeightRecord:
-    """A record of a weight file of the compact network that is in no registry."""
+def weight_record(path: Path) -> WeightRecord:
+    """A record of a weight file of the compact network that is in no registry.
+
+    An absent file is a WeightsError.
+    """
+    if not path.exists():
+        raise WeightsError(f"expected a weight file at {path}, found none")
     return WeightRecord(
-        name="ablation", kind="enhance", path=path, sha256=sha256(path), licence="", source="",
-        description="without the tissue module", variant="bmex-compact",
-        input_units="template units", age_groups=(), contrasts=(), version="",
+        name=path.stem, kind="enhance", path=path, sha256=sha256(path), licence="", source="",
+        description="in no registry", variant="bmex-compact", input_units="template units",
+        age_groups=(), contrasts=(), version="",
     )  # fmt: skip
 
 
