@@ -87,9 +87,7 @@ def _work(options: argparse.Namespace) -> int:
         jobs=options.jobs,
     )
     print(f"weights {record.name} ({record.sha256[:12]})", flush=True)
-    rows = run(
-        settings, lambda line: print(line, flush=True), compute=not options.tables_only
-    )
+    rows = run(settings, lambda line: print(line, flush=True), compute=not options.tables_only)
     text = markdown(rows, record.name, record.sha256)
     summary = write_text(options.out / "benchmark.md", text)
     figures = write_figures(rows, options.out, settings.images)

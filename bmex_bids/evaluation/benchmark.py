@@ -192,7 +192,9 @@ def plan(settings: Settings, prints: dict[str, str]) -> Iterator[Unit]:
             if "registration" in settings.parts and (cell in MOTION or cell == "clean"):
                 partner = str(PARTNERS[image])
                 keys |= {
-                    (image, cell, f"{name} registered"): key_of(*base, chosen[name].version, partner)
+                    (image, cell, f"{name} registered"): key_of(
+                        *base, chosen[name].version, partner
+                    )
                     for name in REGISTERED
                     if name in chosen
                 }
@@ -325,9 +327,7 @@ def do_cell(
             begun = time.monotonic()
             value = registration_figure(settings, image, mended, clean_classes, clean)
             result.append(Row(image, cell, registered, key, "registration_dice", value))
-            result.append(
-                Row(image, cell, registered, key, "seconds", time.monotonic() - begun)
-            )
+            result.append(Row(image, cell, registered, key, "seconds", time.monotonic() - begun))
     return result
 
 

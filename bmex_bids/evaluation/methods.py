@@ -15,7 +15,7 @@ bm4d        BM4D with the estimated noise; only where the package ``bm4d`` is in
 n4          bias correction alone
 cubic       slices put back together by a cubic spline (low resolution only)
 lanczos     the same by a Lanczos kernel of three lobes
-bmex        this project's weights, as the application runs them (matched first)
+bmex        this project's weights, as the application runs them (cubic spline, then matched)
 ablation    weights without the tissue module, run likewise
 ==========  ==================================================================================
 """
@@ -25,7 +25,7 @@ from __future__ import annotations
 import importlib.util
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +44,10 @@ Mask = NDArray[np.bool_]
 
 #: half the width of the search for similar patches, voxels, and the patches' edge
 NLM_SEARCH, NLM_PATCH = 2, 3
-#: filter strength over estimated noise; 0.8 is what scikit-image advises for its fast mode
-NLM_STRENGTH = 0.8
-#: weight of total variation over estimated noise; of 0.4 … 1.6, the best in the noise cells
-TV_STRENGTH = 0.8
+#: filter strength over estimated noise; of 0.3 … 0.8, the best in the noise cells of sub-0007
+NLM_STRENGTH = 0.5
+#: weight of total variation over estimated noise; of 0.2 … 1.2, the best all round there
+TV_STRENGTH = 0.5
 TV_ROUNDS = 40
 LOBES = 3
 
@@ -206,9 +206,7 @@ def interpolation(
     first = np.floor(place).astype(int)
     for offset in range(1 - LOBES, LOBES + 1):
         slab = first + offset
-        np.add.at(
-            table, (np.arange(n), np.clip(slab, 0, len(centres) - 1)), kernel(place - slab)
-        )
+        np.add.at(table, (np.arange(n), np.clip(slab, 0, len(centres) - 1)), kernel(place - slab))
     return np.asarray(table / table.sum(axis=1, keepdims=True))
 
 
@@ -254,11 +252,18 @@ def _resampled(job: Job, centres: NDArray[np.float64], weights: NDArray[np.float
 
 
 def network(record: WeightRecord, device: str, threads: int) -> Callable[[Job], Array]:
-    """A method that matches the histogram and runs the network, as the application does."""
+    """A method that brings an image to the network and runs it, as the application does.
+
+    The application resamples with cubic splines, so thick slices come to the network that way (the
+    degraded image itself is interpolated linearly), then the histogram is matched.
+    """
 
     def run(job: Job) -> Array:
         from bmex_bids.network.predict import enhance
 
+        if job.cell.slices_mm is not None:
+            fine = np.where(job.mask, np.clip(cubic(job), 0, None), 0).astype(np.float32)
+            job = replace(job, image=fine)
         return enhance(matched(job), job.mask, record, device=device, threads=threads).image
 
     return run
@@ -310,6 +315,6 @@ def methods(
     for name, weights in (("bmex", record), ("ablation", ablation)):
         if weights is not None:
             table.append(
-                Method(name, weights.sha256[:12], network(weights, device, threads))
+                Method(name, f"2 {weights.sha256[:12]}", network(weights, device, threads))
             )
     return {method.name: method for method in table}

@@ -73,8 +73,10 @@ def fit(
         share = np.maximum(part.sum(axis=1), 1e-6)
         mean = (part @ x) / share
         deviation = np.sqrt((part * (x - mean[:, None]) ** 2).sum(axis=1) / share) + floor
-        density = share[:, None] / deviation[:, None] * np.exp(
-            -0.5 * ((x - mean[:, None]) / deviation[:, None]) ** 2
+        density = (
+            share[:, None]
+            / deviation[:, None]
+            * np.exp(-0.5 * ((x - mean[:, None]) / deviation[:, None]) ** 2)
         )
         member = density / np.maximum(density.sum(axis=0), 1e-300)
     order = np.argsort(mean)

@@ -128,9 +128,7 @@ class Structure:
             of_r, of_x = self._gaussian[level], moments(x, gaussian_window)
             covariance = gaussian_window(x * r) - of_x.mean * of_r.mean
             cs = (2 * covariance + self.c2) / (of_x.variance + of_r.variance + self.c2)
-            light = (2 * of_x.mean * of_r.mean + self.c1) / (
-                of_x.mean**2 + of_r.mean**2 + self.c1
-            )
+            light = (2 * of_x.mean * of_r.mean + self.c1) / (of_x.mean**2 + of_r.mean**2 + self.c1)
             yield light, cs, inside
 
     def uqi(self, image: NDArray[Any]) -> float:
