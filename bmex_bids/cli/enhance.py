@@ -404,7 +404,7 @@ def _enhance(request: Request, config: Config) -> int:
     for path in (request.source, request.mask):  # before anything heavy is loaded
         if path is not None:
             load_image(path)
-    planned = plan_image(request, config)
+    (planned,) = preflight.look_at([plan_image(request, config)])
     task = Task(planned, weights=app._weights(config, planned))
     device = app._device(config)
     for line in _announcement(request, task, device):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import sys
@@ -14,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bmex_bids.cli import interrupts, plan_view, status
+from bmex_bids.cli import interrupts, plan_view, preflight, status
 from bmex_bids.cli.parser import parse
 from bmex_bids.cli.plan_view import Task
 from bmex_bids.cli.progress import Progress
@@ -61,12 +62,17 @@ def _surroundings(config: Config) -> Iterator[None]:
     }
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
+    nibabel = logging.getLogger("nibabel.global")  # it speaks of headers without their names
+    level = nibabel.level
+    if config.execution.verbosity == 0:
+        nibabel.setLevel(logging.CRITICAL)
     try:
         with interrupts.handled(), warnings.catch_warnings():
             if config.execution.verbosity == 0:
                 warnings.simplefilter("ignore")
             yield
     finally:
+        nibabel.setLevel(level)
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)
@@ -164,16 +170,17 @@ def _plan(config: Config) -> list[PlannedImage]:
         filters=None if chosen.filter_file is None else read_filters(chosen.filter_file),
         database_dir=chosen.database_dir,
     )
-    return list(
-        plan(
-            images,
-            bids_dir,
-            override_months=config.age.months,
-            fetal=config.age.fetal,
-            age_file=config.age.file,
-            derivatives=parse_derivatives(config.processing.derivatives),
-        )
+    planned = plan(
+        images,
+        bids_dir,
+        override_months=config.age.months,
+        fetal=config.age.fetal,
+        age_file=config.age.file,
+        derivatives=parse_derivatives(config.processing.derivatives),
     )
+    # where a plugin runs the steps elsewhere, this machine's memory says nothing
+    memory = available_memory_gb() if config.execution.plugin_file is None else None
+    return list(preflight.look_at(planned, memory))
 
 
 def _task(config: Config, image: PlannedImage) -> Task:

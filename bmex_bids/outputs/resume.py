@@ -26,7 +26,9 @@ PICTURES: Mapping[str, str] = {
 
 
 def checksum(path: Path) -> str:
-    """SHA-256 of a file."""
+    """SHA-256 of a file; OSError where there is none (a pipe would be read for ever)."""
+    if not path.is_file():
+        raise OSError(f"expected a file at {path}, found none; check the path")
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while block := stream.read(1 << 20):
