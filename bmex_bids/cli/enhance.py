@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from bmex_bids import __version__
 from bmex_bids.cli import parser as flags
+from bmex_bids.cli import preflight
 from bmex_bids.cli import run as app
 from bmex_bids.cli.interrupts import exit_code
 from bmex_bids.cli.plan_view import Task
@@ -390,11 +391,9 @@ def _label(source: Path) -> str:
 
 def _metadata(path: Path) -> dict[str, Any]:
     """What the JSON file beside the image says; nothing where there is none."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    from bmex_bids.inputs.collect import read_json
+
+    return read_json(path)
 
 
 def _enhance(request: Request, config: Config) -> int:

@@ -118,7 +118,8 @@ def as_options(config: Config) -> dict[str, Any]:
     """The flags that would give this configuration: what a configuration file sets.
 
     The three positional arguments stay what the command line says, as with fMRIPrep; ``--dry-run``
-    and its like say what to do now and are not taken from a file.
+    and its like say what to do now and are not taken from a file.  Nor is ``--use-plugin``: a plugin's
+    arguments may hold a shell script, and no file of settings may bring one with it.
     """
     selection, processing, resources = config.selection, config.processing, config.resources
     return {
@@ -150,7 +151,6 @@ def as_options(config: Config) -> dict[str, Any]:
         "write_graph": config.execution.write_graph,
         "resource_monitor": config.execution.resource_monitor,
         "stop_on_first_crash": config.execution.stop_on_first_crash,
-        "use_plugin": config.execution.plugin_file,
         "verbose": config.execution.verbosity,
     }
 

@@ -24,7 +24,9 @@ MASK_BYTES = 12
 
 
 def look_at(
-    planned: Sequence[PlannedImage], memory_gb: float | None = None
+    planned: Sequence[PlannedImage],
+    memory_gb: float | None = None,
+    output_dir: Path | None = None,
 ) -> Iterator[PlannedImage]:
     """The same images; those that cannot be run have a reason, the odd ones a warning.
 
@@ -33,31 +35,37 @@ def look_at(
     planned : of the dataset
     memory_gb : that one image may take, in 2^30 bytes; None where it is not known (the steps run
         on other machines)
+    output_dir : what is written must stay below it
     """
     from bmex_bids.imaging.orientation import header_remarks
+    from bmex_bids.workflows.base import workflow_name
 
-    names = Counter(item.name for item in planned)
+    # two names that differ in signs only are one to Nipype
+    names = Counter(workflow_name(item.name) for item in planned)
     for item in planned:
         if not item.runnable:
             yield item
             continue
-        reason = _fault(item, names, memory_gb)
+        alike = names[workflow_name(item.name)]
+        reason = _fault(item, alike, memory_gb) or (
+            None if output_dir is None else fault_of_links(output_dir, item)
+        )
         remarks = () if reason else header_remarks(item.image.path)
         yield replace(item, skip_reason=reason, warnings=(*item.warnings, *remarks))
 
 
-def _fault(item: PlannedImage, names: Counter[str], memory_gb: float | None) -> str | None:
+def _fault(item: PlannedImage, alike: int, memory_gb: float | None) -> str | None:
     """Why an image cannot be run, or None."""
     from bmex_bids.imaging.orientation import fault_of_file
 
     fault = fault_of_file(item.image.path)
     if fault is not None:
         return fault
-    if names[item.name] > 1:
+    if alike > 1:
         return (
-            f"expected one file for {item.name}, got {names[item.name]}, as .nii and .nii.gz or "
-            "in another participant's folder; their results would have one name: remove or rename "
-            "all but one"
+            f"expected one file for {item.name}, got {alike} whose results would have one name "
+            "(.nii beside .nii.gz, another participant's folder, or labels that differ in signs "
+            "other than letters and digits); remove or rename all but one"
         )
     return None if memory_gb is None else _fault_of_size(item, memory_gb)
 
@@ -77,5 +85,20 @@ def _fault_of_size(item: PlannedImage, memory_gb: float) -> str | None:
                 f"expected an image for which {memory_gb:.1f} GiB of memory are enough in "
                 f"{path.name}, got a header that asks for about {BASE_GB + need:.1f} GiB (at "
                 f"{spacing:g} mm); crop or resample it, or give the run more memory"
+            )
+    return None
+
+
+def fault_of_links(output_dir: Path, item: PlannedImage) -> str | None:
+    """The reason for an image whose folders in the output lead out of it by a link, or None."""
+    home = output_dir.resolve()
+    anat = Path(item.output_dir)
+    top = Path(anat.parts[0])
+    for folder in (*reversed([anat, *anat.parents[:-1]]), top / "figures"):
+        path = output_dir / folder
+        if path.is_symlink() and not path.resolve().is_relative_to(home):
+            return (
+                f"expected the folder {folder.as_posix()} of {item.name} within the output, got a "
+                f"link to {path.resolve()}; remove the link, or name another output folder"
             )
     return None

@@ -103,7 +103,7 @@ def _participant(config: Config) -> int:
     if config.execution.dry_run:
         return _dry_run(config, tasks, device)
     for line in plan_view.table(tasks, device):
-        print(line, flush=True)
+        _say(line)
     _refuse_nothing(planned)
     _prepare_folders(config)
     rows = _process(config, tasks, device)
@@ -180,7 +180,7 @@ def _plan(config: Config) -> list[PlannedImage]:
     )
     # where a plugin runs the steps elsewhere, this machine's memory says nothing
     memory = available_memory_gb() if config.execution.plugin_file is None else None
-    return list(preflight.look_at(planned, memory))
+    return list(preflight.look_at(planned, memory, config.paths.output_dir))
 
 
 def _task(config: Config, image: PlannedImage) -> Task:
@@ -284,6 +284,12 @@ def _prepare_folders(config: Config) -> None:
                 f"expected a folder that can be written at {folder}, got: "
                 f"{error.strerror or error}; {option}, or change its permissions"
             ) from error
+    logs = config.log_dir.parent
+    if logs.is_symlink() and not logs.resolve().is_relative_to(output_dir.resolve()):
+        raise OutputError(
+            f"expected the folder {logs} within the output, got a link to {logs.resolve()}; remove "
+            "the link, or name another output folder"
+        )
     config.log_dir.mkdir(parents=True)
     (config.log_dir / "config.toml").write_text(
         config.to_toml(), encoding="utf-8", errors="surrogateescape"
@@ -403,7 +409,8 @@ def _plugin(path: Path | None) -> tuple[str, dict[str, Any]] | None:
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)
+    """Print a line; what a dataset smuggles into it cannot steer the terminal."""
+    print("".join(sign if sign.isprintable() else "\ufffd" for sign in line), flush=True)
 
 
 def _finish(

@@ -207,7 +207,7 @@ def _unreadable(path: Path, error: Exception) -> ImageError:
     what = f"{type(error).__name__}: {' '.join(str(error).split())}"
     advice = "the file is damaged or cut off: copy or convert it again"
     if not start:
-        what, advice = "an empty file", "it was not copied or converted: do that again"
+        what = "an empty file"
     elif b"annex/objects" in start:
         what, advice = "a pointer to a file that is not here", "run `datalad get` on it"
     elif start.startswith(b"version https://git-lfs"):

@@ -7,7 +7,6 @@ all agree that it is of the image.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bmex_bids.exceptions import UsageError
-from bmex_bids.inputs.collect import EXTENSIONS, SUFFIXES, SourceImage, parse_name
+from bmex_bids.inputs.collect import EXTENSIONS, SUFFIXES, SourceImage, parse_name, read_json
 from bmex_bids.inputs.filters import fits
 
 if TYPE_CHECKING:
@@ -196,16 +195,11 @@ def _other_images(image: SourceImage) -> list[tuple[dict[str, str], str]]:
 
 def _fault_of_sources(image: SourceImage, path: Path) -> str | None:
     """Whether a mask's sidecar names other raw images than this one."""
-    try:
-        sidecar: Any = json.loads(
-            path.with_name(f"{path.name.split('.')[0]}.json").read_text(encoding="utf-8-sig")
-        )
-    except (OSError, ValueError):
-        return None
+    sidecar = read_json(path.with_name(f"{path.name.split('.')[0]}.json"))
     raw = set()
     for key in ("Sources", "RawSources"):
-        listed = sidecar.get(key, []) if isinstance(sidecar, dict) else []
-        for written in [listed] if isinstance(listed, str) else listed:
+        listed = sidecar.get(key) or []
+        for written in listed if isinstance(listed, list) else [listed]:
             name = re.split(r"[/:\\]", str(written))[-1]
             parsed = parse_name(name)
             if parsed is not None and parsed[1] in SUFFIXES and "desc" not in parsed[0]:

@@ -79,11 +79,10 @@ def describe(bids_dir: Path, output_dir: Path) -> dict[str, Any]:
 
 
 def _raw_description(bids_dir: Path) -> dict[str, Any]:
+    path = bids_dir / "dataset_description.json"
     try:
-        content = json.loads(
-            (bids_dir / "dataset_description.json").read_text(encoding="utf-8-sig")
-        )
-    except (OSError, ValueError):
+        content = json.loads(path.read_text(encoding="utf-8-sig")) if path.is_file() else {}
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 

@@ -29,12 +29,12 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from bad_cases import EITHER, ENHANCED, REFUSED, Case, Exact, cases
+from bad_cases import ENHANCED, REFUSED, Case, Exact, cases
 from results import Lost, Results
 
 PRODUCTS = (
     "desc-enhanced_{suffix}",
-    "res-0p8_desc-enhanced_{suffix}",
+    "res-{res}_desc-enhanced_{suffix}",
     "desc-preproc_{suffix}",
     "desc-brain_mask",
     "desc-enhanced_dseg",
@@ -65,7 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows = status(folder / "out")
         for case in chosen:
             row = rows.get(image_name(case), {})
-            results.case(group(case), words(case.name), case.expected, partial(check, case, row, folder))
+            results.case(
+                group(case), words(case.name), case.expected, partial(check, case, row, folder)
+            )
             # the check is quick; what counts is what the image cost
     return results.exit_code
 
@@ -87,7 +89,11 @@ def selection(every: list[Case], quick: bool, only: Sequence[str] | None) -> lis
 
 def group(case: Case) -> str:
     """The heading under which the case's row stands."""
-    return "healthy images beside bad ones" if case.group == "healthy" else f"bad images: {case.group}"
+    return (
+        "healthy images beside bad ones"
+        if case.group == "healthy"
+        else f"bad images: {case.group}"
+    )
 
 
 def words(name: str) -> str:
@@ -113,9 +119,10 @@ def write_dataset(folder: Path, chosen: Sequence[Case]) -> None:
         root.mkdir(parents=True)
         description = {"Name": "bad images", "BIDSVersion": "1.10.0"}
         (root / "dataset_description.json").write_text(json.dumps(description))
-    table = "".join(f"sub-{case.name}\t0.5\n" for case in chosen)
-    (bids / "participants.tsv").write_text(f"participant_id\tage\n{table}")
-    (bids / "participants.json").write_text('{"age": {"Units": "months"}}')
+    ages = "".join(
+        f"sub-{case.name}\t" + ("0.5\tn/a\n" if case.newborn else "n/a\t25\n") for case in chosen
+    )
+    (bids / "participants.tsv").write_text(f"participant_id\tage_months\tga_weeks\n{ages}")
     for case in chosen:
         put(case.make(), image_path(case, folder))
         if case.mask is not None:
@@ -141,8 +148,7 @@ def run(folder: Path) -> int:
     command = [
         *(["unshare", "-rn"] if can_unshare() else []),
         sys.executable,
-        "-m",
-        "bmex_bids",
+        str(Path(__file__).with_name("bmex_light.py")),
         str(folder / "bids"),
         str(folder / "out"),
         "participant",
@@ -251,7 +257,8 @@ def check_enhanced(
     case: Case, row: dict[str, str], folder: Path, anat: Path, files: Sequence[str]
 ) -> str:
     """All files are there, finite and on the grid of the input."""
-    stems = [f"sub-{case.name}_{name.format(suffix=case.suffix)}" for name in PRODUCTS]
+    res = "0p8" if case.newborn else "0p75"
+    stems = [f"sub-{case.name}_{name.format(suffix=case.suffix, res=res)}" for name in PRODUCTS]
     wanted = sorted(f"{stem}{end}" for stem in stems for end in (".nii.gz", ".json"))
     if list(files) != wanted:
         raise Lost(f"expected {len(wanted)} files, got {len(files)}: {', '.join(files)}")
