@@ -123,7 +123,8 @@ def as_options(config: Config) -> dict[str, Any]:
     """The flags that would give this configuration: what a configuration file sets.
 
     The three positional arguments stay what the command line says, as with fMRIPrep; ``--dry-run``
-    and its like say what to do now and are not taken from a file.
+    and its like say what to do now and are not taken from a file.  Nor is ``--use-plugin``: a plugin's
+    arguments may hold a shell script, and no file of settings may bring one with it.
     """
     selection, processing, resources = config.selection, config.processing, config.resources
     return {

@@ -129,6 +129,8 @@ def quieten(verbosity: int) -> None:
     for name in ("workflow_level", "interface_level", "utils_level"):
         nipype_config.set("logging", name, level_name(verbosity))
     nipype_logging.update_logging(nipype_config)
+    # nibabel tells what is wrong with a header without the image's name; we tell it with
+    logging.getLogger("nibabel.global").setLevel(level_name(verbosity))
     ours = logging.getLogger("bmex_bids")
     ours.setLevel((logging.WARNING, logging.INFO, logging.DEBUG)[min(verbosity, 2)])
     if verbosity and not ours.handlers:
