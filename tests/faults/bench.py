@@ -7,7 +7,6 @@ import argparse
 import json
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -48,9 +47,9 @@ class Bench:
     def undisturbed(self) -> Path:
         """What comes out when nothing happens; made once, and checked to be the same twice."""
         out = self.fresh("undisturbed")
-        start = time.monotonic()
-        run = self.app.run(self.bids, out, self.fresh("undisturbed-work"))
-        self.seconds = time.monotonic() - start
+        self.work = self.fresh("undisturbed-work")
+        run = self.app.run(self.bids, out, self.work)
+        self.lines = run.said.count("\n")
         if run.code != 0:
             raise RuntimeError(f"the undisturbed run ended with {run.code}: {run.said}")
         return out

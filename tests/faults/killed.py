@@ -23,27 +23,34 @@ def killed(bench: Bench) -> None:
     """Kill -9 of the whole process group at random moments."""
     lot = random.Random(SEED)  # noqa: S311
     for number in range(MOMENTS):
-        moment, nprocs = lot.random(), ("1", "2")[number % 3 == 2]
+        moment, delay, nprocs = lot.random(), lot.random(), ("1", "2")[number % 3 == 2]
         if bench.quick and number % 10 != 2:
             continue
 
-        def check(moment: float = moment, nprocs: str = nprocs) -> str:
+        def check(moment: float = moment, delay: float = delay, nprocs: str = nprocs) -> str:
             out, work = bench.fresh(), bench.fresh()
             flags = ("--nprocs", nprocs)
             run = bench.app.start(bench.bids, out, work, *flags)
-            time.sleep(moment * bench.seconds)
+            _reach(run, moment * bench.lines)
+            time.sleep(delay * 0.5)
             done = run.code is not None
             run.kill_group()
             _gone(run, 5)
-            when = "just done" if done else f"after {_last_step(run)}"
+            when = "it had just ended" if done else f"after {_last_step(run)}"
             return f"{when}; {bench.again(out, work, *flags)}"
 
         bench.case(
             "killed (kill -9)",
-            f"at {moment:.1%} of a run, --nprocs {nprocs}",
+            f"moment {number + 1}: at {moment:.0%} of a run, --nprocs {nprocs}",
             "the same command ends as if undisturbed, file by file",
             check,
         )
+
+
+def _reach(run: Run, lines: float) -> None:
+    """Wait until a run has said so many lines: its own clock, whatever the machine's load."""
+    while run.said.count("\n") < int(lines) and run.code is None:
+        time.sleep(0.01)
 
 
 def _last_step(run: Run) -> str:
