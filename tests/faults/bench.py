@@ -63,6 +63,7 @@ class Bench:
         """Run a case; the undisturbed run's time is not the case's."""
         self.undisturbed  # noqa: B018
         self.results.case(group, case, expected, check)
+        self.app.stop_all()
         for path in self.folder.glob("case-*"):
             shutil.rmtree(path, ignore_errors=True)
 

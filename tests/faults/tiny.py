@@ -138,6 +138,7 @@ class App:
     folder: Path
     environment: dict[str, str] = field(default_factory=dict)
     number: int = 0
+    started: list[Run] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.environment = {
@@ -181,7 +182,9 @@ class App:
         log = self.folder / f"run-{self.number:03d}.log"
         if not (before or environment or afresh or options):
             arguments = self.command(bids, out, work, *flags)[2:]
-            return Run(Forked(arguments, log, self.environment, self.folder), log)
+            run = Run(Forked(arguments, log, self.environment, self.folder), log)
+            self.started.append(run)
+            return run
         changed = {**self.environment, **(environment or {})}
         with log.open("wb") as stream:
             process = subprocess.Popen(
@@ -194,7 +197,16 @@ class App:
                 start_new_session=True,
                 **options,
             )
-        return Run(process, log)
+        run = Run(process, log)
+        self.started.append(run)
+        return run
+
+    def stop_all(self) -> None:
+        """Nothing of a case runs into the next one."""
+        for run in self.started:
+            if group(run.process.pid):
+                run.kill_group()
+        self.started.clear()
 
     def run(self, bids: Path, out: Path, work: Path, *flags: str, **how: Any) -> Run:
         """Start a run and wait for its end."""
@@ -213,6 +225,7 @@ class Forked:
         self, arguments: Sequence[str], log: Path, environment: Mapping[str, str], folder: Path
     ) -> None:
         load()
+        log.touch()
         self.returncode: int | None = None
         self.pid = os.fork()
         if self.pid:
