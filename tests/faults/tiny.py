@@ -76,9 +76,10 @@ def dataset(folder: Path, labels: Sequence[str], **shape: Any) -> Path:
     description = {"Name": "Broken on purpose", "BIDSVersion": "1.10.0", "Authors": ["Nobody"]}
     (folder / "dataset_description.json").write_text(json.dumps(description))
     (folder / "README.md").write_text("Small brains, made to be broken.\n" * 20)
-    rows = "".join(f"sub-{label}\t0.5\n" for label in labels)
-    (folder / "participants.tsv").write_text(f"participant_id\tage\n{rows}")
-    (folder / "participants.json").write_text('{"age": {"Description": "a", "Units": "months"}}')
+    rows = "".join(f"sub-{label}\t28\n" for label in labels)
+    (folder / "participants.tsv").write_text(f"participant_id\tgestational_age_weeks\n{rows}")
+    columns = {"gestational_age_weeks": {"Description": "At the scan", "Units": "weeks"}}
+    (folder / "participants.json").write_text(json.dumps(columns))
     for number, label in enumerate(labels):
         path = folder / f"sub-{label}/anat/sub-{label}_T2w.nii.gz"
         path.parent.mkdir(parents=True)
@@ -153,7 +154,6 @@ class App:
         return [
             *(sys.executable, str(Path(__file__).resolve()), str(bids), str(out), "participant"),
             *("-w", str(work), "--skip-bids-validation", "--omp-nthreads", "1", "--nprocs", "1"),
-            *("--fetal", "--age-months", "6.5"),
             *flags,
         ]
 
