@@ -123,7 +123,8 @@ def as_options(config: Config) -> dict[str, Any]:
     """The flags that would give this configuration: what a configuration file sets.
 
     The three positional arguments stay what the command line says, as with fMRIPrep; ``--dry-run``
-    and its like say what to do now and are not taken from a file.
+    and its like say what to do now and are not taken from a file.  Nor is ``--use-plugin``: a plugin's
+    arguments may hold a shell script, and no file of settings may bring one with it.
     """
     selection, processing, resources = config.selection, config.processing, config.resources
     return {
@@ -307,14 +308,17 @@ def _add_processing(group: argparse._ArgumentGroup) -> None:
         "--weights",
         default="auto",
         metavar="NAME_or_DIR",
-        help="auto (default), bundled, the name of one set, or a folder with the published files",
+        help="auto (default) takes the published BME-X weights where they are here, else the "
+        "bundled ones; bundled; the name of one set (see bmex-weights list); or a folder with the "
+        "published files",
     )
     group.add_argument(
         "--weights-dir",
         "--weights_dir",
         type=Path,
         metavar="DIR",
-        help="folder with the published files; auto takes them where they fit",
+        help="the weights folder, with published files (default: BMEX_WEIGHTS_DIR, else that of "
+        "bmex-weights in the cache)",
     )
     group.add_argument(
         "--random-seed",

@@ -114,8 +114,8 @@ def _raw_description(bids_dir: Path) -> dict[str, Any]:
 def _read_object(path: Path) -> dict[str, Any]:
     """A JSON object; what is missing or none is empty."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError):
+        content = json.loads(path.read_text(encoding="utf-8-sig")) if path.is_file() else {}
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 

@@ -26,7 +26,9 @@ PICTURES: Mapping[str, str] = {
 
 
 def checksum(path: Path) -> str:
-    """SHA-256 of a file."""
+    """SHA-256 of a file; OSError where there is none (a pipe would be read for ever)."""
+    if not path.is_file():
+        raise OSError(f"expected a file at {path}, found none; check the path")
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while block := stream.read(1 << 20):
@@ -102,7 +104,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
         record = table["BMEX"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
         return None
     return record if isinstance(record, dict) else None
 
