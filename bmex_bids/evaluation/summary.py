@@ -66,7 +66,7 @@ class Table:
     def mean(self, cell: str, method: str, metric: str) -> float:
         """Mean over images; NaN without any."""
         found = [self.get(i, c, method, metric) for i, c in self.places([cell], method, metric)]
-        return float(np.mean(found)) if found else math.nan
+        return _mean(found)
 
     def pairs(
         self, cells: Sequence[str], first: str, second: str, metric: str
@@ -134,11 +134,8 @@ def _beats_baselines(table: Table) -> Goal:
 def _noise(table: Table) -> Goal:
     results, margins = [], []
     for image, cell in table.places(NOISY, "bmex", "psnr"):
-        best = max(
-            value
-            for value in (table.get(image, cell, name, "psnr") for name in DENOISERS)
-            if not math.isnan(value)
-        )
+        others = [table.get(image, cell, name, "psnr") for name in DENOISERS]
+        best = max((value for value in others if not math.isnan(value)), default=-math.inf)
         margin = table.get(image, cell, "bmex", "psnr") - best
         margins.append(margin)
         results.append((f"{image} {cell} ({margin:+.2f} dB)", margin >= -NOISE_SLACK_DB))
@@ -322,11 +319,15 @@ def _scanners(table: Table) -> str:
             stage = metric.split("_")[1]
             by_image.setdefault(image, {s: [] for s in stages})[stage].append(value)
     lines = [
-        [image, *(_number(float(np.mean(found[stage])), 4) for stage in stages)]
+        [image, *(_number(_mean(found[stage]), 4) for stage in stages)]
         for image, found in by_image.items()
     ]
     head = ["image", "scaled only", "N4 and matched", "enhanced"]
     return _grid(head, lines) if lines else ""
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else math.nan
 
 
 def _tct(table: Table) -> str:

@@ -46,9 +46,7 @@ def test_histogram_distance_is_zero_for_the_same_and_one_for_strangers():
     # p = (1, 0), q = (½, ½): divergence = ½ log2(4/3) + ½ (½ log2(2/3) + ½ log2 2)
     half = np.array([0.0, 1.0])
     expected = 0.5 * math.log2(4 / 3) + 0.5 * (0.5 * math.log2(2 / 3) + 0.5)
-    assert histogram_distance(low, half, span=(0, 1), bins=2) == pytest.approx(
-        math.sqrt(expected)
-    )
+    assert histogram_distance(low, half, span=(0, 1), bins=2) == pytest.approx(math.sqrt(expected))
 
 
 def test_histogram_distance_counts_what_lies_beyond_in_the_last_bin_and_refuses_nonsense():
