@@ -120,8 +120,14 @@ def _beats_baselines(table: Table) -> Goal:
         worse = []
         for metric in ("psnr", "ssim", "ms_ssim"):
             own = table.get(image, cell, "bmex", metric)
-            others = {name: table.get(image, cell, name, metric) for name in BASELINES}
-            best = max((n for n in others if not math.isnan(others[n])), key=others.__getitem__)
+            others = {
+                name: value
+                for name in BASELINES
+                if not math.isnan(value := table.get(image, cell, name, metric))
+            }
+            if not others:
+                continue
+            best = max(others, key=others.__getitem__)
             if own <= others[best]:
                 worse.append(f"{MEASURES[metric][0].split(',')[0]} {best}")
         results.append((f"{image} {cell} ({', '.join(worse)})", not worse))
