@@ -21,7 +21,6 @@ import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.openers import ImageOpener
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
-from nibabel.spatialimages import HeaderDataError, HeaderTypeError
 from numpy.typing import NDArray
 
 from bmex_bids.exceptions import ImageError
@@ -223,7 +222,7 @@ def _unreadable(path: Path, error: Exception) -> ImageError:
     elif isinstance(error, ImageFileError):
         what = "what is not NIfTI"
         advice = "it is damaged, cut off or of another format: copy or convert it again"
-    elif isinstance(error, HeaderDataError | HeaderTypeError | ArithmeticError):
+    elif not isinstance(error, OSError | EOFError | zlib.error):
         what = f"a header that makes no sense ({error})"
         advice = "convert the image again from DICOM"
     return ImageError(f"expected a complete NIfTI image in {path}, got {what}; {advice}")

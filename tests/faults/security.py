@@ -152,7 +152,7 @@ def command_line(results: Results, folder: Path) -> None:
     yaml.write_text(f"plugin: !!python/object/apply:os.mkdir ['{folder / MARK}']\n")
     weights = folder / "weights"
     weights.mkdir()
-    for name in ("month0_T1w.pth", "weights.pt", "model.pkl"):
+    for name in ("BMEX-Month0-T1-model.pt", "BMEX-Month0-T2-model.pt"):
         (weights / name).write_bytes(pickle.dumps(Runs(folder / MARK)))
     link = folder / "out_link"
     (link / "logs").parent.mkdir()
@@ -181,7 +181,8 @@ def command_line(results: Results, folder: Path) -> None:
     case("run label with a wildcard", [*dry, "--run-label", "*"], 4, "expected a T1w")
     case("filter values that are paths", [*dry, "--bids-filter-file", str(filters)], 4, "filters")
     case("plugin file that would call Python", [*base, "--use-plugin", str(yaml)], 2, "YAML")
-    case("weights that are a program in a pickle", [*base, "--weights", str(weights)], 5)
+    case("weights that are a program in a pickle", [*base, "--weights", str(weights)], 5,
+         "more than tensors")  # fmt: skip
     case("output inside the dataset", [str(bids), str(bids / "out"), "participant"], 2, "outside")
     case("logs of the output are a link out of it", [str(bids), str(link), "participant",
          "--skip-bids-validation"], 5, "link")  # fmt: skip
