@@ -29,7 +29,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from bad_cases import ENHANCED, REFUSED, Case, Exact, cases
+from bad_cases import ENHANCED, MARKED, REFUSED, Case, Exact, cases
 from results import Lost, Results
 
 PRODUCTS = (
@@ -281,6 +281,8 @@ def check_enhanced(
     remarks = " ".join([row["reason"], *record["Warnings"]]).strip()
     if case.group == "healthy" and row["gate"] == "fail":
         raise Lost(f"a healthy image failed the gate: {remarks}")
+    if case.expected == MARKED and row["gate"] == "pass":
+        raise Lost(f"enhanced, and the gate passed it: {remarks}")
     look_for(case, remarks)
     litres = record["Mask"]["VolumeLitres"] if "VolumeLitres" in record["Mask"] else None
     size = f", {litres:.2f} l" if litres is not None else ""

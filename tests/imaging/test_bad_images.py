@@ -7,11 +7,27 @@ import warnings
 
 import numpy as np
 import pytest
-from bad_cases import ENHANCED, REFUSED, Exact, bomb, cases, dims, healthy, patched
+from bad_cases import (
+    ENHANCED,
+    REFUSED,
+    Exact,
+    bomb,
+    cases,
+    changed,
+    dims,
+    healthy,
+    mask_image,
+    patched,
+)
 from bad_images import put
 
 from bmex_bids.exceptions import ImageError
-from bmex_bids.imaging.orientation import fault_of_file, header_remarks, load_image
+from bmex_bids.imaging.orientation import (
+    check_levels,
+    fault_of_file,
+    header_remarks,
+    load_image,
+)
 from bmex_bids.interfaces.files import header_of
 
 READ = {
@@ -112,3 +128,14 @@ def test_what_follows_an_image_is_read_to_a_limit(tmp_path, monkeypatch):
     put(patched(dim=dims(x, y, z // 4)), tmp_path / "image.nii.gz")  # four times what it says
     with pytest.raises(ImageError, match="more than its header says"):
         load_image(tmp_path / "image.nii.gz")
+
+
+def test_a_segmentation_is_no_image_and_eight_bits_are_one():
+    with pytest.raises(
+        ImageError, match=r"a\.nii, got 2 different values.*mask or a segmentation"
+    ):
+        check_levels(mask_image(), "a.nii")
+    with pytest.raises(ImageError, match="got 15 different values"):
+        check_levels(changed(lambda v: np.arange(v.size).reshape(v.shape) % 15), "a.nii")
+    check_levels(changed(lambda v: np.arange(v.size).reshape(v.shape) % 16), "a.nii")
+    check_levels(changed(lambda v: v / 12, np.uint8), "a.nii")
