@@ -175,14 +175,17 @@ def _add_processing(group: argparse._ArgumentGroup) -> None:
         "--weights",
         default="auto",
         metavar="NAME_or_DIR",
-        help="auto (default), bundled, the name of one set, or a folder with the published files",
+        help="auto (default) takes the published BME-X weights where they are here, else the "
+        "bundled ones; bundled; the name of one set (see bmex-weights list); or a folder with the "
+        "published files",
     )
     group.add_argument(
         "--weights-dir",
         "--weights_dir",
         type=Path,
         metavar="DIR",
-        help="folder with the published files; auto takes them where they fit",
+        help="the weights folder, with published files (default: BMEX_WEIGHTS_DIR, else that of "
+        "bmex-weights in the cache)",
     )
     group.add_argument(
         "--omp-nthreads",

@@ -85,12 +85,27 @@ def _run(config: Config) -> int:
     execution = config.execution
     if execution.boilerplate_only:
         return _boilerplate_only(config)
+    if config.cluster.submit:
+        return _submit(config)
     code = status.EXIT_DONE
     if "participant" in config.analysis_levels:
         code = _reports_only(config) if execution.reports_only else _participant(config)
     if "group" in config.analysis_levels and not execution.dry_run:
         _group(config)
     return code
+
+
+def _submit(config: Config) -> int:
+    """``--submit``: a cluster does it."""
+    from bmex_bids.cli import submit
+
+    tasks = []
+    if "participant" in config.analysis_levels:
+        if not config.execution.skip_bids_validation:
+            _validate(config.paths.bids_dir)
+        tasks = [_task(config, image, quick=True) for image in _plan(config)]
+        _refuse_nothing([task.planned for task in tasks])
+    return submit.submit(config, tasks, say=_say)
 
 
 def _participant(config: Config) -> int:
@@ -184,8 +199,11 @@ def _plan(config: Config) -> list[PlannedImage]:
     return list(preflight.look_at(planned, memory, config.paths.output_dir))
 
 
-def _task(config: Config, image: PlannedImage) -> Task:
-    """What the command line decides about an image, and whether it is done already."""
+def _task(config: Config, image: PlannedImage, *, quick: bool = False) -> Task:
+    """What the command line decides about an image, and whether it is done already.
+
+    ``quick`` looks at dates and names instead of reading the image and its products.
+    """
     from bmex_bids import __version__
     from bmex_bids.outputs import resume
     from bmex_bids.outputs.sidecar import chosen_products, distinct_space, product_name
@@ -222,14 +240,16 @@ def _task(config: Config, image: PlannedImage) -> Task:
         "outputs": names,
     }
     strip = _strip_weights(config, image)
-    fingerprint = resume.fingerprint(
-        [image.image.path, *([image.mask] if image.mask else [])],
-        settings,
-        [weights.sha256, *([strip.sha256] if strip else [])],
-    )
+    inputs = [image.image.path, *([image.mask] if image.mask else [])]
+    sums = [weights.sha256, *_checksums(strip)]
     pictures = resume.picture_paths(
         config.paths.output_dir, image.image.subject, image.image.stem, image.image.suffix
     )
+    if quick:
+        expected = resume.settings_fingerprint(settings, sums)
+        done = resume.seems_finished(record, expected, inputs, pictures)
+        return Task(planned=image, weights=weights, record=record, unchanged=done)
+    fingerprint = resume.fingerprint(inputs, settings, sums)
     return Task(
         planned=image,
         weights=weights,
@@ -257,7 +277,19 @@ def _strip_weights(config: Config, image: PlannedImage) -> WeightRecord | None:
     from bmex_bids.network.registry import select
 
     needless = config.processing.skull_strip == "skip" or image.mask is not None
-    return None if needless else select("strip")
+    if needless:
+        return None
+    processing = config.processing
+    return select("strip", weights=processing.weights, weights_dir=processing.weights_dir)
+
+
+def _checksums(strip: WeightRecord | None) -> list[str]:
+    """Of the stripping network and of the template that its input is matched to."""
+    from bmex_bids.network.registry import sha256
+
+    if strip is None:
+        return []
+    return [strip.sha256, *([sha256(strip.companion)] if strip.companion else [])]
 
 
 def _device(config: Config) -> str:
@@ -306,6 +338,13 @@ def _empty(folder: Path) -> None:
             shutil.rmtree(path)
 
 
+def _drop(folder: Path, progress: Progress) -> None:
+    """Remove the intermediate files of the images that are done."""
+    for workflow, track in progress.tracks.items():
+        if track.status == "done":
+            shutil.rmtree(folder / workflow, ignore_errors=True)
+
+
 def _process(config: Config, tasks: Sequence[Task], device: str) -> list[status.Row]:
     """Run the workflow; keep the status table up to date; return its rows."""
     from bmex_bids.outputs.dataset import write_dataset, write_status
@@ -332,6 +371,8 @@ def _process(config: Config, tasks: Sequence[Task], device: str) -> list[status.
             config.log_dir / "status.tsv",
             status.status_rows(tasks, progress, committed=committed),
         )
+        if config.execution.drop_workdir:
+            _drop(config.paths.work_dir / base.RUN_WORKFLOW, progress)
 
     progress = Progress(
         {
@@ -419,7 +460,8 @@ def _finish(
 ) -> int:
     """Reports, methods text, a summary, and the exit code; all from the rows of the table."""
     output_dir = config.paths.output_dir
-    _write_citation(config)
+    if not config.execution.skip_boilerplate:
+        _write_citation(config)
     _write_pages(config, [task.planned for task in tasks])
     for line in status.complaints(rows):
         print(f"bmex: {line}", file=sys.stderr)

@@ -240,6 +240,18 @@ def _candidates(image: SourceImage, bids_dir: Path, age_file: Path | None) -> It
     yield from _about(bids_dir / "participants.tsv", image, bids_dir, by_subject=True)
 
 
+def age_tables(image: SourceImage, bids_dir: Path) -> list[Path]:
+    """The tables of the dataset that may hold an image's age, and their JSON files."""
+    subject_dir = bids_dir / f"sub-{image.subject}"
+    session_dir = subject_dir / f"ses-{image.session}" if image.session else subject_dir
+    prefix = f"sub-{image.subject}" + (f"_ses-{image.session}" if image.session else "")
+    tables = [folder / f"{prefix}_scans.tsv" for folder in (session_dir, image.path.parent)]
+    if image.session:
+        tables += [subject_dir / f"sub-{image.subject}_sessions.tsv", bids_dir / "sessions.tsv"]
+    tables.append(bids_dir / "participants.tsv")
+    return [path for table in tables for path in (table, table.with_suffix(".json"))]
+
+
 def _about(
     table: Path,
     image: SourceImage,

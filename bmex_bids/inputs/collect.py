@@ -10,7 +10,7 @@ import logging
 import re
 import sqlite3
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -120,6 +120,9 @@ def collect(
             f"expected folders named sub-<label> in {bids_dir}, found none; is this the "
             f"dataset's top folder? {MOUNT_HINT}"
         )
+    absent = not_fetched([bids_dir / "dataset_description.json"])
+    if absent:
+        raise NoInputError(absent)
     _require("participant", participants, subjects, bids_dir)
     chosen = check_filters(filters) if filters else {}
     for name in _unprintable(bids_dir):
@@ -333,20 +336,9 @@ def sidecar_metadata(path: Path, root: Path) -> dict[str, Any]:
     A JSON file applies when its suffix is the image's and all its entities are the image's too;
     what cannot be read as JSON is passed over.
     """
-    parsed = parse_name(path.name)
-    if parsed is None:
-        return {}
-    entities, suffix = parsed
-    folders = [path.parent]
-    while folders[-1] != root and root in folders[-1].parents:
-        folders.append(folders[-1].parent)
     metadata: dict[str, Any] = {}
-    for folder in reversed(folders):
-        for candidate in sorted(folder.glob(f"*{suffix}.json"), key=lambda p: len(p.name)):
-            stem = candidate.name.split(".")[0]
-            own = {} if stem == suffix else (parse_name(candidate.name) or _entities(stem))[0]
-            if all(entities.get(key) == value for key, value in own.items()):
-                metadata.update(read_json(candidate))
+    for sidecar in applicable_sidecars(path, root):
+        metadata.update(read_json(sidecar))
     return metadata
 
 
@@ -357,6 +349,43 @@ def _entities(stem: str) -> tuple[dict[str, str], str]:
     if not all(dash for _, dash, _ in split):
         return {"": stem}, suffix
     return {key: value for key, _, value in split}, suffix
+
+
+def applicable_sidecars(path: Path, root: Path) -> list[Path]:
+    """The JSON files that speak of an image, from the dataset's top to the image's folder."""
+    parsed = parse_name(path.name)
+    if parsed is None:
+        return []
+    entities, suffix = parsed
+    folders = [path.parent]
+    while folders[-1] != root and root in folders[-1].parents:
+        folders.append(folders[-1].parent)
+    found = []
+    for folder in reversed(folders):
+        for candidate in sorted(folder.glob(f"*{suffix}.json"), key=lambda p: len(p.name)):
+            stem = candidate.name.split(".")[0]
+            own = {} if stem == suffix else (parse_name(candidate.name) or _entities(stem))[0]
+            if all(entities.get(key) == value for key, value in own.items()):
+                found.append(candidate)
+    return found
+
+
+def not_fetched(paths: Iterable[Path]) -> str | None:
+    """Why nothing can be done yet, where one of the files is a link to what is not here.
+
+    So git-annex (DataLad) leaves a file whose content was not fetched.
+    """
+    for path in paths:
+        try:
+            dangling = path.is_symlink() and not path.exists()
+        except OSError:  # a link to itself
+            dangling = True
+        if dangling:
+            return (
+                f"expected the content of {path}, found a link to a file that is not here; "
+                "run `datalad get` (or `git annex get`) on it, then the same command again"
+            )
+    return None
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -139,6 +139,16 @@ def find_masks(
     return masks, tuple(warnings)
 
 
+def mask_files_of(image: SourceImage, derivatives: Mapping[str, Path]) -> list[Path]:
+    """All files that by their names may be brain masks of an image, links to nowhere too."""
+    return [
+        path
+        for folder in derivatives.values()
+        for path in _mask_files(image, Path(folder).absolute())
+        if _rank(image, path) is not None
+    ]
+
+
 def _mask_files(image: SourceImage, folder: Path) -> list[Path]:
     place = folder / f"sub-{image.subject}"
     place = place / f"ses-{image.session}" / "anat" if image.session else place / "anat"
