@@ -42,11 +42,15 @@ FORBIDDEN = {
 }
 #: where one of them stands with a reason
 ALLOWED = {("outputs/files.py", "os.umask")}  # can only be read by setting it
-#: calls that are safe with one argument only: name → argument, value that it must have
-SAFE_WITH = {"torch.load": ("weights_only", True), "np.load": ("allow_pickle", False)}
-#: modules that speak to a network, and who may import them: who fetches weights on demand
+#: an argument that decides whether a call is safe: name → argument, what it must be, its default
+SAFE_WITH = {
+    "torch.load": ("weights_only", "True", ""),
+    "np.load": ("allow_pickle", "False", "False"),
+}
+#: modules that speak to a network, and who may import them: what fetches weights on demand, and
+#: what asks for the machine's name
 NETWORK = {"socket", "ssl", "urllib.request", "http.client", "requests", "ftplib", "smtplib"}
-FETCHES = ("network/fetch.py",)
+MAY_IMPORT = {("network/fetch.py", "urllib.request"), ("outputs/lock.py", "socket")}
 
 
 def sources():
@@ -74,8 +78,8 @@ def faults(name: str, tree: ast.AST) -> list[str]:
             if isinstance(node.args[0], ast.JoinedStr | ast.BinOp | ast.Constant):
                 found.append(f"calls {called} with a string")
         if called in SAFE_WITH:
-            argument, value = SAFE_WITH[called]
-            if argument not in given or ast.unparse(given[argument]) != str(value):
+            argument, value, default = SAFE_WITH[called]
+            if (ast.unparse(given[argument]) if argument in given else default) != value:
                 found.append(f"calls {called} without {argument}={value}")
     return found
 
@@ -85,7 +89,7 @@ def test_no_shell_no_code_from_data_no_network():
         f"{name}: {fault}"
         for name, tree in sources()
         for fault in faults(name, tree)
-        if not (name in FETCHES and fault.startswith("imports"))
+        if (name, fault.removeprefix("imports ")) not in MAY_IMPORT
     }
     assert bad == set()
 
@@ -122,7 +126,9 @@ def test_weights_that_are_a_program_are_not_run(ending, tmp_path):
     mark = tmp_path / "PWNED"
     path = tmp_path / f"weights{ending}"
     path.write_bytes(pickle.dumps(Runs(mark)))
-    with pytest.raises(WeightsError, match="more than tensors, which is refused"):
+    with pytest.raises(
+        WeightsError, match=r"more than tensors, which is refused|with the ending \.pt"
+    ):
         read_state(path)
     assert not mark.exists()
 

@@ -590,7 +590,7 @@ def contents() -> Iterator[Case]:
     yield case("wholeHead", head, EITHER)
     yield case("twoBrains", two_brains, EITHER, "piece")
     yield case("atTheEdge", lambda: cropped(9), MARKED, "border")
-    yield case("mouse", lambda: on_grid((0.25,) * 3, SHAPE, size=0.25), REFUSED, "litres")
+    yield case("mouse", lambda: on_grid((0.25,) * 3, SHAPE, size=0.25), REFUSED, "litres", "empty")
     yield case("giant", lambda: on_grid((3.5,) * 3, SHAPE, size=3.5), REFUSED, "litres")
     yield case("noBackground", lambda: healthy().slicer[14:-14, 14:-14, 14:-14], MARKED)
     yield case("box", lambda: image_of(noise() * (brain_mask() | True) * box()), EITHER)

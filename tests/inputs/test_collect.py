@@ -188,3 +188,17 @@ def test_what_json_does_not_have_is_taken_out_of_a_sidecar(tmp_path):
     path = tmp_path / "a.json"
     path.write_text('{"a": NaN, "b": [Infinity, "x\\ud800y"], "c": "\\ud83d\\ude00"}')
     assert read_json(path) == {"a": None, "b": [None, "x\ufffdy"], "c": "\U0001f600"}
+
+
+def test_a_link_back_to_the_dataset_is_not_walked(bids_skeleton):
+    root = bids_skeleton(TWO)
+    for name in ("sub-loop", "sub-loop2", "sub-01/again", "sub-01/ses-a/anat/again"):
+        (root / name).symlink_to(root)
+    assert names(collect(root)) == names(collect(bids_skeleton(TWO, name="other")))
+
+
+def test_a_folder_with_an_images_name_is_planned_to_be_refused(bids_skeleton):
+    root = bids_skeleton(TWO)
+    (root / "sub-02/anat/sub-02_T1w.nii.gz").mkdir()
+    assert "sub-02_T1w" in names(collect(root, participants=["02"]))
+    assert "sub-02_T1w" not in names(collect(root, participants=["01"]))
