@@ -156,7 +156,6 @@ def as_options(config: Config) -> dict[str, Any]:
         "write_graph": config.execution.write_graph,
         "resource_monitor": config.execution.resource_monitor,
         "stop_on_first_crash": config.execution.stop_on_first_crash,
-        "use_plugin": config.execution.plugin_file,
         "drop_workdir": config.execution.drop_workdir,
         "skip_boilerplate": config.execution.skip_boilerplate,
         "verbose": config.execution.verbosity,
