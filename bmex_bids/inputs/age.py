@@ -22,6 +22,7 @@ from bmex_bids.inputs.collect import SourceImage, read_json, sidecar_metadata
 DAYS_PER_YEAR = 365.25
 DAYS_PER_MONTH = DAYS_PER_YEAR / 12
 OLDEST_YEARS = 130.0
+MOST_TABLE_BYTES = 1 << 26  # a million participants have less
 LONGEST_GESTATION_WEEKS = 45.0
 
 #: unit as written (lower case, no trailing s) → days
@@ -355,8 +356,10 @@ def _table(path: Path) -> tuple[list[dict[str, str]], tuple[str, ...]]:
     """Rows of a table, and what had to be guessed to read it."""
     try:
         state = path.stat()
+        if not path.is_file() or state.st_size > MOST_TABLE_BYTES:  # a pipe would be waited for
+            return [], ()
         return _parsed_table(path, state.st_mtime_ns, state.st_size)
-    except OSError:
+    except (OSError, csv.Error):
         return [], ()
 
 

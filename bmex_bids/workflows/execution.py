@@ -23,6 +23,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from configparser import Interpolation
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,14 +34,13 @@ import networkx as nx
 from nipype import config as nipype_config
 from nipype import logging as nipype_logging
 from nipype.interfaces.utility import IdentityInterface
-from nipype.pipeline import plugins as nipype_plugins
 from nipype.pipeline.engine import Workflow
 from nipype.pipeline.engine.utils import topological_sort
 from nipype.pipeline.plugins.base import PluginBase
 from nipype.pipeline.plugins.multiproc import MultiProcPlugin, run_node
 from nipype.pipeline.plugins.tools import report_crash
 
-from bmex_bids.exceptions import UsageError
+from bmex_bids.workflows import batch_plugins
 
 POLL_SECONDS = 0.2
 WORKER_DIED = (
@@ -101,6 +101,8 @@ def configure(
     Crash files are text.  Nipype says nothing unless ``verbosity`` is 1 (its progress) or 2.
     """
     nipype_config.resource_monitor = resource_monitor
+    # a "%" in the path of a folder is no reference to another setting
+    nipype_config._config._interpolation = Interpolation()
     nipype_config.update_config(
         {
             "logging": dict.fromkeys(
@@ -114,6 +116,7 @@ def configure(
                 "create_report": "false",
                 "get_linked_libs": "false",
                 "check_version": "false",
+                "job_finished_timeout": str(batch_plugins.RESULT_TIMEOUT_S),
                 "poll_sleep_duration": str(POLL_SECONDS),
             },
         }
@@ -131,6 +134,8 @@ def quieten(verbosity: int) -> None:
     for name in ("workflow_level", "interface_level", "utils_level"):
         nipype_config.set("logging", name, level_name(verbosity))
     nipype_logging.update_logging(nipype_config)
+    # nibabel tells what is wrong with a header without the image's name; we tell it with
+    logging.getLogger("nibabel.global").setLevel(level_name(verbosity))
     ours = logging.getLogger("bmex_bids")
     ours.setLevel((logging.WARNING, logging.INFO, logging.DEBUG)[min(verbosity, 2)])
     if verbosity and not ours.handlers:
@@ -160,16 +165,19 @@ def run(
     nprocs : one process for each step in parallel; with 1, all happens in this process
     memory_gb, gpu_slots : what the steps share
     one_at_a_time : the next image begins when the one before is done
-    plugin : name and arguments of one of Nipype's plugins, instead of our own
+    plugin : name and arguments of one of Nipype's plugins, instead of our own; MultiProc is our
+        own, with these arguments before the others
     monitor_file : where what Nipype's resource monitor measured is put
     """
     try:
-        if plugin is not None:
-            _run_elsewhere(workflow, listener, *plugin)
-        else:
+        name, arguments = plugin or ("", {})
+        if name not in {"", "MultiProc"}:
+            _run_elsewhere(workflow, listener, name, arguments)
+        else:  # our own is Nipype's MultiProc, mended, and takes its arguments
             _run_here(
                 workflow,
                 listener,
+                arguments,
                 order=order,
                 nprocs=nprocs,
                 memory_gb=memory_gb,
@@ -187,12 +195,6 @@ def _run_elsewhere(
     workflow: Workflow, listener: Listener, name: str, arguments: dict[str, Any]
 ) -> None:
     """Run with one of Nipype's own plugins, the batch systems' among them."""
-    if not hasattr(nipype_plugins, f"{name}Plugin"):
-        known = sorted(n.removesuffix("Plugin") for n in dir(nipype_plugins) if n[-6:] == "Plugin")
-        raise UsageError(
-            f"expected one of Nipype's plugins ({', '.join(known)}), got {name!r}; mend the file "
-            "of --use-plugin"
-        )
     failed = False
 
     def tell(node: Any, status: str) -> None:
@@ -200,8 +202,11 @@ def _run_elsewhere(
         failed = failed or status == "exception"
         _tell(listener, node, status)
 
+    if batch_plugins.is_batch(name):
+        batch_plugins.prepare(workflow, name, arguments)
+    plugin = batch_plugins.guarded(name, {**arguments, "status_callback": tell})
     try:
-        workflow.run(plugin=name, plugin_args={**arguments, "status_callback": tell})
+        workflow.run(plugin=plugin)
     except RuntimeError:
         if not failed:  # else the listener knows, and the others were done
             raise
@@ -210,6 +215,7 @@ def _run_elsewhere(
 def _run_here(
     workflow: Workflow,
     listener: Listener,
+    given: Mapping[str, Any],
     *,
     order: Sequence[str],
     nprocs: int,
@@ -219,7 +225,7 @@ def _run_here(
     one_at_a_time: bool,
 ) -> None:
     arguments: dict[str, Any] = {"status_callback": partial(_tell, listener)}
-    if nprocs == 1:
+    if int(given.get("n_procs", nprocs)) == 1:
         workflow.run(plugin=SerialPlugin(arguments))
         return
     arguments |= {
@@ -232,7 +238,7 @@ def _run_here(
     }
     if memory_gb is not None:
         arguments["memory_gb"] = memory_gb
-    plugin = PoolPlugin(arguments)
+    plugin = PoolPlugin(arguments | dict(given))
     try:
         workflow.run(plugin=plugin)
     except RuntimeError:

@@ -160,6 +160,12 @@ def test_stopping_at_the_first_crash_in_several_processes(run):
     assert ("b_wf", "last") not in ended(events)
 
 
+def test_a_folder_may_have_a_percent_sign_in_its_path(tmp_path):
+    folder = tmp_path / "50% of %j"
+    execution.configure(crash_dir=folder)
+    assert execution.nipype_config.get("execution", "crashdump_dir") == str(folder)
+
+
 def test_steps_are_the_nodes_that_work():
     whole = Workflow(name="all")
     part = image_wf("a_wf")
