@@ -30,11 +30,12 @@ NOBODY = 65534
 def mounted(folder: Path, size: int) -> Iterator[Path]:
     """A small file system of so many bytes at a folder."""
     folder.mkdir(parents=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=True)
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder]
+    subprocess.run(command, check=True)
     try:
         yield folder
     finally:
-        subprocess.run(["umount", "-l", folder], check=True)
+        subprocess.run(["umount", "-l", folder], check=True)  # noqa: S607
 
 
 def fill(folder: Path, leave: int) -> Path:
