@@ -8,8 +8,11 @@ index. A CUDA build in the image for processors costs gigabytes; the other way r
 ever used. Ends with 2 and says what to do where the build is the wrong one.
 """
 
+from __future__ import annotations
+
 import json
 import sys
+from typing import Any
 
 WANTED = {"cpu": False, "cuda": True}
 HINT = (
@@ -18,14 +21,14 @@ HINT = (
 )
 
 
-def has_cuda(report: dict) -> bool:
+def has_cuda(report: dict[str, Any]) -> bool:
     """Whether what pip would install needs NVIDIA's libraries, or says so in torch's version."""
     packages = [item["metadata"] for item in report["install"]]
     version = next(p["version"] for p in packages if p["name"].lower() == "torch")
     return "+cu" in version or any(p["name"].lower().startswith("nvidia-") for p in packages)
 
 
-def judge(wanted: str, report: dict) -> str:
+def judge(wanted: str, report: dict[str, Any]) -> str:
     """What is wrong, or nothing."""
     if wanted not in WANTED:
         return f"expected TORCH=cpu or TORCH=cuda, got {wanted!r}"

@@ -208,6 +208,8 @@ def prepare(
     for mount in seen:
         _check_place(mount.path)
     shows_only = values.get("dry_run") == COMMAND
+    if shows_only:
+        del values["dry_run"]
     runtime = own["runtime"] or _installed(own["image"], preferred, shows_only)
     call = Call(
         runtime=runtime,
