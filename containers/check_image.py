@@ -87,12 +87,10 @@ class Runtime:
         """Run it; show what it said when it failed."""
         begun = time.monotonic()
         line = self.line(program, arguments, read, write, as_root)
-        ended = subprocess.run(
-            line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-        )
+        ended = subprocess.run(line, capture_output=True, text=True, check=False)
         done = Done(ended.returncode, ended.stdout.strip(), time.monotonic() - begun)
         if done.code:
-            print(f"    {shlex.join(line)}\n    {done.text}")
+            print(f"    {shlex.join(line)}\n    {done.text}\n    {ended.stderr.strip()}")
         return done
 
 
