@@ -223,7 +223,7 @@ def _read_images(output_dir: Path) -> list[_Image]:
 def _read_record(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         LOGGER.warning("%s is left out of the methods text: %s", path, error)
         return {}
     return _table(content, "BMEX") if isinstance(content, dict) else {}
