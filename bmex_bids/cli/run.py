@@ -111,6 +111,7 @@ def _submit(config: Config) -> int:
 
 def _participant(config: Config) -> int:
     start = time.monotonic()
+    _plugin(config.execution.plugin_file)  # a fault of it is said before anything is done
     if not config.execution.skip_bids_validation:
         _validate(config.paths.bids_dir)
     planned = _plan(config)
