@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import sys
@@ -11,13 +12,14 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bmex_bids.cli import interrupts, plan_view, status
+from bmex_bids.cli import interrupts, plan_view, preflight, status
 from bmex_bids.cli.parser import parse
 from bmex_bids.cli.plan_view import Task
-from bmex_bids.cli.progress import Progress
+from bmex_bids.cli.progress import Progress, Sparingly
 from bmex_bids.cli.resources import available_memory_gb
 from bmex_bids.config import Config
 from bmex_bids.exceptions import BmexError, NoInputError, OutputError, UsageError
@@ -61,12 +63,17 @@ def _surroundings(config: Config) -> Iterator[None]:
     }
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
+    nibabel = logging.getLogger("nibabel.global")  # it speaks of headers without their names
+    level = nibabel.level
+    if config.execution.verbosity == 0:
+        nibabel.setLevel(logging.CRITICAL)
     try:
         with interrupts.handled(), warnings.catch_warnings():
             if config.execution.verbosity == 0:
                 warnings.simplefilter("ignore")
             yield
     finally:
+        nibabel.setLevel(level)
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)
@@ -79,6 +86,8 @@ def _run(config: Config) -> int:
     execution = config.execution
     if execution.boilerplate_only:
         return _boilerplate_only(config)
+    if config.cluster.submit:
+        return _submit(config)
     code = status.EXIT_DONE
     if "participant" in config.analysis_levels:
         code = _reports_only(config) if execution.reports_only else _participant(config)
@@ -87,8 +96,22 @@ def _run(config: Config) -> int:
     return code
 
 
+def _submit(config: Config) -> int:
+    """``--submit``: a cluster does it."""
+    from bmex_bids.cli import submit
+
+    tasks = []
+    if "participant" in config.analysis_levels:
+        if not config.execution.skip_bids_validation:
+            _validate(config.paths.bids_dir)
+        tasks = [_task(config, image, quick=True) for image in _plan(config)]
+        _refuse_nothing([task.planned for task in tasks])
+    return submit.submit(config, tasks, say=_say)
+
+
 def _participant(config: Config) -> int:
     start = time.monotonic()
+    _plugin(config.execution.plugin_file)  # a fault of it is said before anything is done
     if not config.execution.skip_bids_validation:
         _validate(config.paths.bids_dir)
     planned = _plan(config)
@@ -97,9 +120,10 @@ def _participant(config: Config) -> int:
     if config.execution.dry_run:
         return _dry_run(config, tasks, device)
     for line in plan_view.table(tasks, device):
-        print(line, flush=True)
+        _say(line)
     _refuse_nothing(planned)
     _prepare_folders(config)
+    _clear_abandoned(config.paths.output_dir, planned)
     rows = _process(config, tasks, device)
     return _finish(config, tasks, rows, time.monotonic() - start)
 
@@ -164,20 +188,24 @@ def _plan(config: Config) -> list[PlannedImage]:
         filters=None if chosen.filter_file is None else read_filters(chosen.filter_file),
         database_dir=chosen.database_dir,
     )
-    return list(
-        plan(
-            images,
-            bids_dir,
-            override_months=config.age.months,
-            fetal=config.age.fetal,
-            age_file=config.age.file,
-            derivatives=parse_derivatives(config.processing.derivatives),
-        )
+    planned = plan(
+        images,
+        bids_dir,
+        override_months=config.age.months,
+        fetal=config.age.fetal,
+        age_file=config.age.file,
+        derivatives=parse_derivatives(config.processing.derivatives),
     )
+    # where a plugin runs the steps elsewhere, this machine's memory says nothing
+    memory = available_memory_gb() if config.execution.plugin_file is None else None
+    return list(preflight.look_at(planned, memory, config.paths.output_dir))
 
 
-def _task(config: Config, image: PlannedImage) -> Task:
-    """What the command line decides about an image, and whether it is done already."""
+def _task(config: Config, image: PlannedImage, *, quick: bool = False) -> Task:
+    """What the command line decides about an image, and whether it is done already.
+
+    ``quick`` looks at dates and names instead of reading the image and its products.
+    """
     from bmex_bids import __version__
     from bmex_bids.outputs import resume
     from bmex_bids.outputs.sidecar import chosen_products, distinct_space, product_name
@@ -214,14 +242,16 @@ def _task(config: Config, image: PlannedImage) -> Task:
         "outputs": names,
     }
     strip = _strip_weights(config, image)
-    fingerprint = resume.fingerprint(
-        [image.image.path, *([image.mask] if image.mask else [])],
-        settings,
-        [weights.sha256, *([strip.sha256] if strip else [])],
-    )
+    inputs = [image.image.path, *([image.mask] if image.mask else [])]
+    sums = [weights.sha256, *_checksums(strip)]
     pictures = resume.picture_paths(
         config.paths.output_dir, image.image.subject, image.image.stem, image.image.suffix
     )
+    if quick:
+        expected = resume.settings_fingerprint(settings, sums)
+        done = resume.seems_finished(record, expected, inputs, pictures)
+        return Task(planned=image, weights=weights, record=record, unchanged=done)
+    fingerprint = resume.fingerprint(inputs, settings, sums)
     return Task(
         planned=image,
         weights=weights,
@@ -249,7 +279,19 @@ def _strip_weights(config: Config, image: PlannedImage) -> WeightRecord | None:
     from bmex_bids.network.registry import select
 
     needless = config.processing.skull_strip == "skip" or image.mask is not None
-    return None if needless else select("strip")
+    if needless:
+        return None
+    processing = config.processing
+    return select("strip", weights=processing.weights, weights_dir=processing.weights_dir)
+
+
+def _checksums(strip: WeightRecord | None) -> list[str]:
+    """Of the stripping network and of the template that its input is matched to."""
+    from bmex_bids.network.registry import sha256
+
+    if strip is None:
+        return []
+    return [strip.sha256, *([sha256(strip.companion)] if strip.companion else [])]
 
 
 def _device(config: Config) -> str:
@@ -261,6 +303,8 @@ def _device(config: Config) -> str:
 
 def _prepare_folders(config: Config) -> None:
     """Make the output and work folders and see that both can be written (OutputError)."""
+    from bmex_bids.outputs.files import write_whole
+
     work_dir, output_dir = config.paths.work_dir, config.paths.output_dir
     for folder, option in (
         (work_dir, "name another work folder with -w"),
@@ -277,10 +321,30 @@ def _prepare_folders(config: Config) -> None:
                 f"expected a folder that can be written at {folder}, got: "
                 f"{error.strerror or error}; {option}, or change its permissions"
             ) from error
-    config.log_dir.mkdir(parents=True)
-    (config.log_dir / "config.toml").write_text(
-        config.to_toml(), encoding="utf-8", errors="surrogateescape"
-    )
+    logs = config.log_dir.parent
+    if logs.is_symlink() and not logs.resolve().is_relative_to(output_dir.resolve()):
+        raise OutputError(
+            f"expected the folder {logs} within the output, got a link to {logs.resolve()}; remove "
+            "the link, or name another output folder"
+        )
+    write_whole(config.log_dir / "config.toml", partial(_write_settings, config))
+
+
+def _write_settings(config: Config, path: Path) -> None:
+    path.write_text(config.to_toml(), encoding="utf-8", errors="surrogateescape")
+
+
+def _clear_abandoned(output_dir: Path, planned: Sequence[PlannedImage]) -> None:
+    """Remove the half files of runs that were killed, where this run will write."""
+    from bmex_bids.outputs.files import clear_abandoned
+
+    folders = {output_dir, output_dir / "logs", *output_dir.glob("logs/*")}
+    for image in planned:
+        folders |= {
+            output_dir / image.output_dir,
+            output_dir / f"sub-{image.image.subject}" / "figures",
+        }
+    clear_abandoned(folders)
 
 
 def _empty(folder: Path) -> None:
@@ -290,6 +354,14 @@ def _empty(folder: Path) -> None:
             path.unlink()
         else:
             shutil.rmtree(path)
+
+
+def _drop(folder: Path, progress: Progress) -> None:
+    """Remove the intermediate files of the images that are done."""
+    for workflow, track in progress.tracks.items():
+        if track.status == "done" and not track.dropped:
+            shutil.rmtree(folder / workflow, ignore_errors=True)
+            track.dropped = True
 
 
 def _process(config: Config, tasks: Sequence[Task], device: str) -> list[status.Row]:
@@ -304,21 +376,31 @@ def _process(config: Config, tasks: Sequence[Task], device: str) -> list[status.
         stop_on_first_crash=config.execution.stop_on_first_crash,
         resource_monitor=config.execution.resource_monitor,
     )
-    to_run = [task for task in tasks if task.to_run]
+    to_run = status.in_order(
+        [task for task in tasks if task.to_run],
+        status.left_running(config.log_dir),
+    )
     workflows = [_image_workflow(config, task, device) for task in to_run]
     whole = base.init_run_wf(workflows, work_dir=config.paths.work_dir)
 
-    def committed(task: Task) -> Mapping[str, Any] | None:
-        record = None if task.record is None else read_record(task.record)
-        same = record is not None and record.get("Fingerprint") == dict(task.fingerprint or {})
-        return record if same else None
+    known: dict[str, Mapping[str, Any]] = {}
 
-    def note(progress: Progress) -> None:
+    def committed(task: Task) -> Mapping[str, Any] | None:
+        if task.name not in known and task.record is not None:
+            record = read_record(task.record)
+            if record is not None and record.get("Fingerprint") == dict(task.fingerprint or {}):
+                known[task.name] = record  # it will not change: read once, however many images
+        return known.get(task.name)
+
+    def write_table(progress: Progress) -> None:
         write_status(
             config.log_dir / "status.tsv",
             status.status_rows(tasks, progress, committed=committed),
         )
+        if config.execution.drop_workdir:
+            _drop(config.paths.work_dir / base.RUN_WORKFLOW, progress)
 
+    note = Sparingly(write_table)
     progress = Progress(
         {
             workflow.name: (task.name, execution.steps_of(workflow))
@@ -349,7 +431,7 @@ def _process(config: Config, tasks: Sequence[Task], device: str) -> list[status.
             )
     finally:
         progress.end()
-        note(progress)
+        write_table(progress)
     return status.status_rows(tasks, progress, committed=committed)
 
 
@@ -396,7 +478,8 @@ def _plugin(path: Path | None) -> tuple[str, dict[str, Any]] | None:
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)
+    """Print a line; what a dataset smuggles into it cannot steer the terminal."""
+    print("".join(sign if sign.isprintable() else "\ufffd" for sign in line), flush=True)
 
 
 def _finish(
@@ -404,7 +487,8 @@ def _finish(
 ) -> int:
     """Reports, methods text, a summary, and the exit code; all from the rows of the table."""
     output_dir = config.paths.output_dir
-    _write_citation(config)
+    if not config.execution.skip_boilerplate:
+        _write_citation(config)
     _write_pages(config, [task.planned for task in tasks])
     for line in status.complaints(rows):
         print(f"bmex: {line}", file=sys.stderr)

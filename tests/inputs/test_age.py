@@ -2,6 +2,7 @@
 """Ages as users really write them; most faults are those of ../shared/data/lifespan-bids."""
 
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -693,3 +694,11 @@ def test_unknown_units(unit):
 def test_an_absent_table_has_no_rows(tmp_path):
     assert read_table(tmp_path / "participants.tsv") == []
     assert read_table(tmp_path) == []
+
+
+def test_a_table_that_would_be_read_for_ever_or_is_no_table_has_no_rows(tmp_path):
+    (tmp_path / "device.tsv").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "pipe.tsv")
+    (tmp_path / "long.tsv").write_text("participant_id,age\nsub-01," + "9" * 200_000 + "\n")
+    for name in ("device.tsv", "pipe.tsv", "long.tsv"):
+        assert read_table(tmp_path / name) == []
