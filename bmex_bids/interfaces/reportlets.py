@@ -355,7 +355,10 @@ def summary_html(record: Mapping[str, Any], *, contrast: str = "") -> str:
         "Computed on": _joined(record.get("Device"), record.get("Precision")),
         "Network time": _with_unit(record.get("NetworkSeconds"), "s", digits=0),
         "Brain mask": _joined(mask.get("method"), _pieces(mask.get("components"))),
-        "Software": _labelled("bmex_bids", record.get("Version")),
+        "Software": _joined(
+            _labelled("bmex_bids", record.get("Version")),
+            _labelled("image", (record.get("Container") or {}).get("Tag")),
+        ),
     }
     parts.append("<table class='summary'>")
     parts += [
