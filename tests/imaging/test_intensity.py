@@ -285,3 +285,11 @@ def test_a_brain_of_one_value_does_no_harm(method):
     data[3:7, 3:7, 3:7] = 5
     matched, _ = match_histogram(data, small_reference(), method=method)
     assert np.isfinite(matched).all()
+
+
+def test_numbers_too_small_for_32_bits_are_refused():
+    data = np.linspace(0, 1e-39, 1000, dtype=np.float32).reshape(10, 10, 10)
+    with pytest.raises(ImageError, match=r"that 32 bits can hold.*scl_slope"):
+        rescale_robust(data)
+    scaled, _ = rescale_robust(np.linspace(0, 1e-30, 1000, dtype=np.float32).reshape(10, 10, 10))
+    assert np.isfinite(scaled).all()
