@@ -167,9 +167,10 @@ def run(folder: Path) -> int:
 
 def can_unshare() -> bool:
     """Whether a process without a network can be started here."""
-    if shutil.which("unshare") is None:
+    program = shutil.which("unshare")
+    if program is None:
         return False
-    tried = subprocess.run(["unshare", "-rn", "true"], check=False, capture_output=True)
+    tried = subprocess.run([program, "-rn", "true"], check=False, capture_output=True)
     return tried.returncode == 0
 
 
