@@ -14,7 +14,7 @@ FAULTS_FLAGS ?=
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-slow test-faults lint format clean
+.PHONY: help demo test test-slow test-slurm test-faults lint format clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -41,6 +41,9 @@ test-slow: $(READY) ## run the slow tests as well
 
 test-faults: $(READY) ## break whole runs on purpose (an hour); writes the tables of docs/reliability.md
 	$(BIN)/python tests/faults/all.py $(FAULTS_DIR) $(FAULTS_FLAGS)
+
+test-slurm: $(READY) ## run the tests that need a SLURM (sbatch) on this machine
+	$(BIN)/python -m pytest -m slow tests/app/test_slurm.py tests/workflows/test_batch_plugins.py
 
 lint: $(READY) ## ruff (rules and format) and mypy
 	$(BIN)/ruff check .
