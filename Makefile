@@ -30,7 +30,7 @@ BUILD_OPTIONS ?=
 WHAT = --build-arg TORCH=$(TORCH) --build-arg VERSION=$(TAG) --build-arg REVISION=$(REVISION) \
 	--build-arg CREATED=$(CREATED)
 
-.PHONY: help demo test test-slow test-faults lint format clean image image-test image-lint sif sif-own sif-test benchmark
+.PHONY: help demo test test-slow test-slurm test-faults lint format clean image image-test image-lint sif sif-own sif-test benchmark
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -60,6 +60,9 @@ test-faults: $(READY) ## break whole runs on purpose (an hour); writes the table
 
 benchmark: $(READY) ## judge the weights on everything (most of an hour; ABLATION=FILE, BENCHMARK_DIR=DIR)
 	$(BIN)/bmex-evaluate benchmark --data $(DATA) --out $(BENCHMARK_DIR) $(if $(ABLATION),--ablation $(ABLATION))
+
+test-slurm: $(READY) ## run the tests that need a SLURM (sbatch) on this machine
+	$(BIN)/python -m pytest -m slow tests/app/test_slurm.py tests/workflows/test_batch_plugins.py
 
 lint: $(READY) ## ruff (rules and format) and mypy
 	$(BIN)/ruff check .

@@ -136,6 +136,8 @@ def build_parser(program: str, preferred: Sequence[str]) -> argparse.ArgumentPar
         if action.type is not Path:
             action.type = None
         if action.dest != "help":
+            if action.help and action.default is not argparse.SUPPRESS:
+                action.help = action.help.replace("%(default)s", str(action.default))
             action.default = argparse.SUPPRESS
         if action.dest == "dry_run":
             action.const, action.choices = COMMAND, [COMMAND, "table", "json"]
