@@ -107,7 +107,7 @@ class Layers:
     found: Patterns = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._work = Workspace(self.device, self.dtype)
+        self._spaces: dict[torch.dtype, Workspace] = {}
         self._winograd = (
             self.winograd
             and self.patterns is not None
@@ -116,10 +116,21 @@ class Layers:
         )
 
     # -------------------------------------------------------------- arrays
-    def array(self, scale: int, channels: int) -> Tensor:
+    def array(self, scale: int, channels: int, dtype: torch.dtype | None = None) -> Tensor:
         """Room for features at 1/scale, (D, H, W, channels); nothing is in it yet."""
         sides = [n // scale for n in self.regions.shape]
-        return torch.empty((*sides, channels), device=self.device, dtype=self.dtype)
+        return torch.empty((*sides, channels), device=self.device, dtype=dtype or self.dtype)
+
+    def _type(self, *arrays: Tensor) -> torch.dtype:
+        """What a layer is computed in: float32 where it reads or writes float32.
+
+        So the image goes in, and comes out, with all its grey values.
+        """
+        whole = any(a.dtype == torch.float32 for a in arrays)
+        return torch.float32 if whole else self.dtype
+
+    def _space(self, dtype: torch.dtype) -> Workspace:
+        return self._spaces.setdefault(dtype, Workspace(self.device, dtype))
 
     # -------------------------------------------------------------- layers
     def convolve(
@@ -148,8 +159,9 @@ class Layers:
         relu : done to what is written
         add : add to ``out`` instead of overwriting it; ``parts`` must not share its memory
         """
-        weight, bias = (w.to(self.device, self.dtype) for w in weights)
-        before = self._cast(before)
+        kind = self._type(*parts, out)
+        weight, bias = (w.to(self.device, kind) for w in weights)
+        before = self._cast(before, kind)
         fast = self._winograd and min(weight.shape[:2]) >= FEWEST_CHANNELS
         ready = transform_weight(weight) if fast else weight.contiguous(
             memory_format=torch.channels_last_3d
@@ -157,15 +169,15 @@ class Layers:
         for box in self._boxes(name, out, scale, need, max(weight.shape[:2]) if fast else 0, add):
             target = out[box]
             if not fast:
-                x = self._read(parts, box, (1, 1), before)
+                x = self._read(parts, box, (1, 1), before, kind)
                 y = _last(F.conv3d(_first(x), ready))
             else:
                 sides = [-(-n // BLOCK) * BLOCK for n in target.shape[:2]]
-                x = self._read(parts, box, (1, 1), before, (*sides, target.shape[2]))
+                x = self._read(parts, box, (1, 1), before, kind, (*sides, target.shape[2]))
                 y = target
                 if add or list(target.shape[:2]) != sides:
-                    y = self._work.take("result", (*sides, *target.shape[2:]))
-                convolve(x, ready, y, self._work)
+                    y = self._space(kind).take("result", (*sides, *target.shape[2:]))
+                convolve(x, ready, y, self._space(kind))
                 y = y[: target.shape[0], : target.shape[1]]
             if add:
                 target.add_(y).add_(bias)
@@ -194,13 +206,13 @@ class Layers:
         Its kernel is 4 (padding 1) or 2 (none).  The other parameters are those of
         :meth:`convolve`; weights are (in, out, k, k, k) and (out,).
         """
-        weight, bias = (w.to(self.device, self.dtype) for w in weights)
-        weight = weight.contiguous(memory_format=torch.channels_last_3d)
-        before = self._cast(before)
+        kind = self._type(*parts, out)
+        weight, bias = (w.to(self.device, kind) for w in weights)
+        before = self._cast(before, kind)
         halo, padding = {4: (1, 3), 2: (0, 0)}[weight.shape[2]]
         for box in self._boxes(name, out, scale, need, 0, add):
             below = _box(slice(s.start // 2, s.stop // 2) for s in box)
-            x = self._read(parts, below, (halo, halo), before)
+            x = self._read(parts, below, (halo, halo), before, kind)
             y = _last(F.conv_transpose3d(_first(x), weight, bias, 2, padding))
             if add:
                 out[box] += y
@@ -219,10 +231,11 @@ class Layers:
         need: int,
     ) -> None:
         """A convolution of kernel 2 and stride 2; ``scale`` is that of ``out``."""
-        weight, bias = (w.to(self.device, self.dtype) for w in weights)
+        kind = self._type(*parts, out)
+        weight, bias = (w.to(self.device, kind) for w in weights)
         for box in self._boxes(name, out, scale, need, 0):
             above = _box(slice(s.start * 2, s.stop * 2) for s in box)
-            x = self._read(parts, above, (0, 0), None)
+            x = self._read(parts, above, (0, 0), None, kind)
             out[box] = _last(F.conv3d(_first(x), weight, bias, 2))
         self._learn(name, out)
 
@@ -233,10 +246,10 @@ class Layers:
 
         Nothing is below zero then, so zeros may stand for the padding.
         """
-        before = self._cast(before) or before
+        before = self._cast(before, self.dtype) or before
         for box in self._boxes(name, out, scale, need, 0):
             above = _box(slice(s.start * 2, s.stop * 2) for s in box)
-            x = self._read([part], above, (1, 0), before)
+            x = self._read([part], above, (1, 0), before, self.dtype)
             for axis in range(3):
                 n = (x.shape[axis] - 1) // 2
                 low, mid, high = (
@@ -248,7 +261,7 @@ class Layers:
 
     def activate(self, part: Tensor, *, scale: int, need: int, before: Affine) -> None:
         """Do it where it is, the surroundings of the region included."""
-        before = self._cast(before) or before
+        before = self._cast(before, self.dtype) or before
         boxes = [
             box
             for run in self.regions.runs(scale, need)
@@ -300,12 +313,10 @@ class Layers:
         if self.patterns is None:
             self.found[name] = out.clone()
 
-    def _cast(self, before: Affine | None) -> Affine | None:
+    def _cast(self, before: Affine | None, dtype: torch.dtype) -> Affine | None:
         if before is None or before.scale is None or before.shift is None:
             return before
-        return Affine(
-            before.scale.to(self.device, self.dtype), before.shift.to(self.device, self.dtype)
-        )
+        return Affine(before.scale.to(self.device, dtype), before.shift.to(self.device, dtype))
 
     def _read(
         self,
@@ -313,6 +324,7 @@ class Layers:
         box: Box,
         halo: tuple[int, int],
         before: Affine | None,
+        dtype: torch.dtype,
         sides: Sequence[int] | None = None,
     ) -> Tensor:
         """A piece and its halo, concatenated and activated; zeros beyond the volume.
@@ -322,7 +334,7 @@ class Layers:
         sides = sides or [s.stop - s.start for s in box]
         channels = sum(part.shape[3] for part in parts)
         shape = tuple(n + sum(halo) for n in sides)
-        x = self._work.take("read", (*shape, channels))
+        x = self._space(dtype).take("read", (*shape, channels))
         lows = [s.start - halo[0] for s in box]
         if self.patterns is None:
             here: tuple[slice, ...] = (slice(None),) * 3

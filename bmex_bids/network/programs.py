@@ -166,7 +166,7 @@ def _adunet(
 
 def _bmex(run: Layers, network: nn.Module, x: Tensor, tissues_only: bool) -> Tensor:
     assert isinstance(network, BMEX)  # noqa: S101 - for mypy
-    result = run.array(1, CLASSES if tissues_only else CLASSES + 1)
+    result = run.array(1, CLASSES if tissues_only else CLASSES + 1, torch.float32)
     scores = result[..., :CLASSES]
     # the second network reads the scores as far as its context goes
     _adunet(run, network.tissue, "tissue.", [x], scores, 0 if tissues_only else FAR)
@@ -196,7 +196,7 @@ def _bmex(run: Layers, network: nn.Module, x: Tensor, tissues_only: bool) -> Ten
 
 def _softmax(run: Layers, scores: Tensor) -> Tensor:
     """Softmax over the channels; the surroundings of the region included."""
-    result = run.array(1, CLASSES)
+    result = run.array(1, CLASSES, torch.float32)
     for piece in run.regions.runs(1, FAR):
         for box in (*([piece.box] if piece.box else []), *piece.around):
             result[box] = torch.softmax(scores[box], dim=-1)
@@ -243,7 +243,7 @@ def _compact(run: Layers, network: nn.Module, x: Tensor, tissues_only: bool) -> 
 
     def pass_through(net: HalfUNet, prefix: str, fed: Tensor, channels: int) -> Tensor:
         half = unshuffle(fed)[0].permute(1, 2, 3, 0).contiguous()
-        out = run.array(2, 8 * channels)
+        out = run.array(2, 8 * channels, torch.float32)
         if run.patterns is not None:
             out.zero_()  # where nothing is computed, nothing is said
         _half_unet(run, net, prefix, half, out)
@@ -272,7 +272,9 @@ def has_program(network: nn.Module) -> bool:
     """Whether a network can be run layer by layer."""
     if isinstance(network, CompactBMEX):
         return not any(isinstance(m, nn.GroupNorm) for m in network.modules())
-    return type(network) in _PROGRAMS
+    if isinstance(network, BMEX):  # the Caffe release's pools have no padding
+        return not getattr(network, "caffe", False)
+    return False
 
 
 def emptiness(
@@ -283,7 +285,7 @@ def emptiness(
     if (device, dtype) not in known:
         cube = np.ones((PERIOD,) * 3, bool)
         run = Layers(Regions(cube, whole=True, slab=PERIOD), device, dtype, patterns=None)
-        zeros = torch.zeros((*cube.shape, 1), device=device, dtype=dtype)
+        zeros = torch.zeros((*cube.shape, 1), device=device)
         with torch.inference_mode():
             _PROGRAMS[type(network)](run, network, zeros, False)
         known[device, dtype] = run.found
@@ -319,7 +321,7 @@ def run_program(
     run = Layers(regions, volume.device, dtype, patterns, winograd)
     program = _PROGRAMS[type(network)]
     with torch.inference_mode():
-        return program(run, network, volume[..., None].to(dtype), tissues_only)
+        return program(run, network, volume[..., None].float(), tissues_only)
 
 
 def bytes_per_voxel(network: nn.Module, dtype: torch.dtype = torch.float32) -> int:
