@@ -9,14 +9,16 @@
 PYTHON ?= python3
 VENV ?= .venv
 DEMO_DIR ?= demo
+FAULTS_DIR ?= build/faults
+FAULTS_FLAGS ?=
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-slow lint format clean
+.PHONY: help demo test test-slow test-faults lint format clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # One call of pip: every version is pinned, torch's too (an unpinned one may draw in the newest
 # build with gigabytes of CUDA libraries). Without --no-compile it takes half as long again.
@@ -36,6 +38,9 @@ test: $(READY) ## run the tests (those marked slow are left out)
 
 test-slow: $(READY) ## run the slow tests as well
 	$(BIN)/python -m pytest -m "slow or not slow"
+
+test-faults: $(READY) ## break whole runs on purpose (an hour); writes the tables of docs/reliability.md
+	$(BIN)/python tests/faults/all.py $(FAULTS_DIR) $(FAULTS_FLAGS)
 
 lint: $(READY) ## ruff (rules and format) and mypy
 	$(BIN)/ruff check .

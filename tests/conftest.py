@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -202,6 +202,14 @@ def brain(head_phantom: Callable[..., HeadPhantom]) -> Callable[..., nib.Nifti1I
         return turned
 
     return make
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_published_weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Whatever weights the developer has fetched, the tests begin without."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BMEX_WEIGHTS_DIR", str(tmp_path_factory.mktemp("no-weights") / "none"))
+        yield
 
 
 GROUPS = ("fetal", "month0", "month3", "month6", "month9", "month12", "month18", "month24")

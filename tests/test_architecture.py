@@ -5,7 +5,8 @@
 2. ``workflows``, ``reports``, ``evaluation`` (which judges what ``training`` makes)
 3. ``interfaces``, ``training``
 4. ``inputs``, ``outputs``, ``imaging``, ``network``, ``degrade``, ``metrics``: never each other
-5. ``exceptions``, ``data``, ``boilerplate``
+5. ``toml``
+6. ``exceptions``, ``data``, ``boilerplate``
 
 and third-party packages have homes: torch at module top only in ``network`` and ``training``,
 nipype in ``interfaces`` and ``workflows``, pybids in ``inputs/collect.py``, argparse in ``cli``.
@@ -28,6 +29,7 @@ LINES = (
     {"workflows", "reports", "evaluation", "config"},
     {"interfaces", "training"},
     {"inputs", "outputs", "imaging", "network", "degrade", "metrics"},
+    {"toml"},
     {"exceptions", "data", "boilerplate"},
     {"__init__"},  # of the package itself: the version, which all may read
 )

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from bmex_bids import __version__
 from bmex_bids.cli import parser as flags
+from bmex_bids.cli import preflight
 from bmex_bids.cli import run as app
 from bmex_bids.cli.interrupts import exit_code
 from bmex_bids.cli.plan_view import Task
@@ -174,14 +175,17 @@ def _add_processing(group: argparse._ArgumentGroup) -> None:
         "--weights",
         default="auto",
         metavar="NAME_or_DIR",
-        help="auto (default), bundled, the name of one set, or a folder with the published files",
+        help="auto (default) takes the published BME-X weights where they are here, else the "
+        "bundled ones; bundled; the name of one set (see bmex-weights list); or a folder with the "
+        "published files",
     )
     group.add_argument(
         "--weights-dir",
         "--weights_dir",
         type=Path,
         metavar="DIR",
-        help="folder with the published files; auto takes them where they fit",
+        help="the weights folder, with published files (default: BMEX_WEIGHTS_DIR, else that of "
+        "bmex-weights in the cache)",
     )
     group.add_argument(
         "--omp-nthreads",
@@ -390,11 +394,9 @@ def _label(source: Path) -> str:
 
 def _metadata(path: Path) -> dict[str, Any]:
     """What the JSON file beside the image says; nothing where there is none."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    from bmex_bids.inputs.collect import read_json
+
+    return read_json(path)
 
 
 def _enhance(request: Request, config: Config) -> int:
@@ -404,7 +406,7 @@ def _enhance(request: Request, config: Config) -> int:
     for path in (request.source, request.mask):  # before anything heavy is loaded
         if path is not None:
             load_image(path)
-    planned = plan_image(request, config)
+    (planned,) = preflight.look_at([plan_image(request, config)])
     task = Task(planned, weights=app._weights(config, planned))
     device = app._device(config)
     for line in _announcement(request, task, device):

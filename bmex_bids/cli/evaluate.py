@@ -1,31 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``bmex-evaluate``: figures of the weights on data that never trained them."""
+"""``bmex-evaluate``: figures of the weights on data that never trained them.
+
+One subcommand a question: ``quick`` (is anything broken?), ``benchmark`` (where do the weights
+help, and where do they harm?), and what other modules of this package add to :data:`COMMANDS`.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from bmex_bids.cli import evaluate_benchmark
 from bmex_bids.exceptions import BmexError
 
 GOALS = {"noise 2.5%": 1.5, "minor": 0.0, "moderate": 0.0, "severe": 0.0, "2.4 mm": 0.0}
 CLEAN_GOAL, DICE_GOAL = 34.0, 0.93
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The command line of ``bmex-evaluate``."""
-    parser = argparse.ArgumentParser(
-        prog="bmex-evaluate",
-        description="Measure what the weights mend: PSNR inside the brain on two unseen images that "
-        "are degraded by simulation, and the overlap of the stripping network on synthetic heads.",
-    )
-    parser.add_argument(
-        "--quick",
-        action="store_true",
-        help="the short benchmark (the only one so far; the default)",
-    )
+def add_quick(parser: argparse.ArgumentParser) -> None:
+    """Flags and work of ``bmex-evaluate quick``."""
+    parser.add_argument("--quick", action="store_true", help=argparse.SUPPRESS)  # as it was called
     parser.add_argument(
         "--data", type=Path, default=Path("../shared/data"), metavar="DIR",
         help="folder with lifespan-bids and label-maps (default: %(default)s)",
@@ -37,20 +33,55 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--threads", type=int, help="of the processor (default: all)")
     parser.add_argument("--only", choices=["enhance", "strip"], help="half of it")
+    parser.set_defaults(work=_quick)
+
+
+#: subcommand → (one line of help, what adds its flags and sets ``work``: options → exit code)
+COMMANDS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
+    "quick": (
+        "PSNR of two unseen brains in six cells, and Dice of the stripping network (minutes)",
+        add_quick,
+    ),
+    "benchmark": (
+        "all cells, all methods, all measures, with tables and figures (most of an hour)",
+        evaluate_benchmark.add_arguments,
+    ),
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of ``bmex-evaluate``."""
+    parser = argparse.ArgumentParser(
+        prog="bmex-evaluate",
+        description="Measure what the weights mend, and what they harm, on data that never "
+        "trained them.",
+        epilog="Without a subcommand it is quick.",
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, (line, add) in COMMANDS.items():
+        add(commands.add_parser(name, help=line, description=f"{line[0].upper()}{line[1:]}."))
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``bmex-evaluate`` with a command line and return its exit code."""
-    options = build_parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] not in {*COMMANDS, "-h", "--help"}:
+        words.insert(0, "quick")  # the only one there was, before it had a name
+    options = build_parser().parse_args(words)
     try:
-        if options.only != "strip":
-            _enhancement(options)
-        if options.only != "enhance":
-            _stripping(options)
+        code: int = options.work(options)
     except BmexError as error:
         print(f"bmex-evaluate: {error}", file=sys.stderr)
         return error.exit_code
+    return code
+
+
+def _quick(options: argparse.Namespace) -> int:
+    if options.only != "strip":
+        _enhancement(options)
+    if options.only != "enhance":
+        _stripping(options)
     return 0
 
 

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from bmex_bids import __version__
+from bmex_bids.cli.job_scripts import TASK_CPUS, TASK_MEM_GB
 from bmex_bids.cli.resources import available_cpus
 from bmex_bids.config import (
     AgeOverride,
+    Cluster,
     Config,
     Execution,
     Paths,
@@ -50,7 +52,7 @@ def parse(argv: Sequence[str] | None = None) -> Config:
     options = parser.parse_args(argv)
     if options.debug:
         options.nprocs, options.verbose = 1, max(options.verbose, VERY_VERBOSE)
-    nprocs = options.nprocs or available_cpus()
+    nprocs = options.nprocs or (TASK_CPUS if options.submit else available_cpus())
     threads = min(options.omp_nthreads or MOST_THREADS, nprocs)
     weights, weights_dir = _weights(options.weights, options.weights_dir)
     config = Config(
@@ -104,8 +106,11 @@ def parse(argv: Sequence[str] | None = None) -> Config:
             stop_on_first_crash=options.stop_on_first_crash or options.debug,
             debug=options.debug,
             plugin_file=_file(options.use_plugin, "--use-plugin"),
+            drop_workdir=options.drop_workdir,
+            skip_boilerplate=options.skip_boilerplate,
             verbosity=options.verbose,
         ),
+        cluster=_cluster(options),
     )
     check_paths(config.paths)
     return config
@@ -118,7 +123,8 @@ def as_options(config: Config) -> dict[str, Any]:
     """The flags that would give this configuration: what a configuration file sets.
 
     The three positional arguments stay what the command line says, as with fMRIPrep; ``--dry-run``
-    and its like say what to do now and are not taken from a file.
+    and its like say what to do now and are not taken from a file.  Nor is ``--use-plugin``: a plugin's
+    arguments may hold a shell script, and no file of settings may bring one with it.
     """
     selection, processing, resources = config.selection, config.processing, config.resources
     return {
@@ -151,6 +157,8 @@ def as_options(config: Config) -> dict[str, Any]:
         "resource_monitor": config.execution.resource_monitor,
         "stop_on_first_crash": config.execution.stop_on_first_crash,
         "use_plugin": config.execution.plugin_file,
+        "drop_workdir": config.execution.drop_workdir,
+        "skip_boilerplate": config.execution.skip_boilerplate,
         "verbose": config.execution.verbosity,
     }
 
@@ -200,6 +208,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_processing(parser.add_argument_group("Options for processing"))
     _add_outputs(parser.add_argument_group("Options for outputs"))
     _add_performance(parser.add_argument_group("Options to handle performance"))
+    _add_cluster(parser.add_argument_group("Options for clusters"))
     _add_subset(parser.add_argument_group("Options for performing only a subset of the workflow"))
     _add_other(parser.add_argument_group("Other options"))
     return parser
@@ -299,14 +308,17 @@ def _add_processing(group: argparse._ArgumentGroup) -> None:
         "--weights",
         default="auto",
         metavar="NAME_or_DIR",
-        help="auto (default), bundled, the name of one set, or a folder with the published files",
+        help="auto (default) takes the published BME-X weights where they are here, else the "
+        "bundled ones; bundled; the name of one set (see bmex-weights list); or a folder with the "
+        "published files",
     )
     group.add_argument(
         "--weights-dir",
         "--weights_dir",
         type=Path,
         metavar="DIR",
-        help="folder with the published files; auto takes them where they fit",
+        help="the weights folder, with published files (default: BMEX_WEIGHTS_DIR, else that of "
+        "bmex-weights in the cache)",
     )
     group.add_argument(
         "--random-seed",
@@ -339,6 +351,13 @@ def _add_outputs(group: argparse._ArgumentGroup) -> None:
         "--md_only_boilerplate",
         action="store_true",
         help="write the methods text as Markdown only",
+    )
+    group.add_argument(
+        "--skip-boilerplate",
+        "--skip_boilerplate",
+        action="store_true",
+        help="leave the methods text to a later run (--boilerplate-only), for it looks at the whole "
+        "output",
     )
     group.add_argument(
         "--write-graph",
@@ -417,6 +436,77 @@ def _add_performance(group: argparse._ArgumentGroup) -> None:
     )
 
 
+def _add_cluster(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--submit",
+        choices=["slurm"],
+        default="",
+        help="do not process here: write an array script, one task a participant, and a group job, "
+        "and submit both; only what is unfinished and not in the queue. --nprocs and --mem-mb are "
+        f"of one task then (default: {TASK_CPUS} processors, {TASK_MEM_GB}G). With "
+        "--dry-run the scripts are written and not submitted",
+    )
+    for name in ("partition", "account", "gres"):
+        group.add_argument(f"--{name}", metavar=name.upper(), help=f"sbatch's --{name}")
+    group.add_argument(
+        "--time-limit",
+        "--time_limit",
+        metavar="TIME",
+        help="of a task, in SLURM's words such as 4:00:00 (30 min, and 20 min an image)",
+    )
+    group.add_argument(
+        "--slurm-option",
+        "--slurm_option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="any other option of sbatch, such as qos=long; may be given several times",
+    )
+    group.add_argument(
+        "--max-running",
+        "--max_running",
+        type=_number(int, at_least=1),
+        default=Cluster.max_running,
+        metavar="N",
+        help="tasks that may run at once (default: %(default)s)",
+    )
+    group.add_argument(
+        "--participants-per-task",
+        "--participants_per_task",
+        type=_number(int, at_least=1),
+        metavar="N",
+        help="(1; more where the cluster's arrays are too small for one each)",
+    )
+    group.add_argument(
+        "--container",
+        type=Path,
+        metavar="SIF",
+        help="run the tasks in this image with Apptainer, instead of the environment that submits",
+    )
+
+
+def _cluster(options: argparse.Namespace) -> Cluster:
+    """What ``--submit`` needs; ``--nprocs`` and ``--mem-mb`` are a task's size with it."""
+    if not options.submit:
+        return Cluster()
+    if options.reports_only or options.boilerplate_only:
+        raise UsageError(
+            "expected work for a cluster, got --reports-only or --boilerplate-only, which take "
+            "seconds; leave out --submit"
+        )
+    return Cluster(
+        submit=options.submit,
+        partition=options.partition,
+        account=options.account,
+        time_limit=options.time_limit,
+        gres=options.gres,
+        options=tuple(options.slurm_option),
+        max_running=options.max_running,
+        per_task=options.participants_per_task,
+        container=_file(options.container, "--container"),
+    )
+
+
 def _add_subset(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--dry-run",
@@ -467,6 +557,12 @@ def _add_other(group: argparse._ArgumentGroup) -> None:
         "--clean_workdir",
         action="store_true",
         help="empty the work folder first",
+    )
+    group.add_argument(
+        "--drop-workdir",
+        "--drop_workdir",
+        action="store_true",
+        help="remove an image's intermediate files as soon as it is done",
     )
     group.add_argument(
         "--config-file",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 #: microseconds a voxel of the network's grid and a thread, measured on a slow server core;
 #: an estimate is for planning batches, not for promises
-NETWORK_COST = {"bmex-compact": 6.0, "bmex-pytorch": 400.0}
+NETWORK_COST = {"bmex-compact": 6.0, "bmex-pytorch": 400.0, "bmex-caffe": 100.0}
 OTHER_COST = 8.0  # everything but the network, whatever the threads
 GPU_SPEED = 50.0  # times a thread
 BASE_SECONDS = 10.0

@@ -83,6 +83,9 @@ class Progress:
                 track.said.add(event.step)
                 self._line(track, event.step)
             return
+        if event.status == "again":
+            self._line(track, f"{event.step}: {event.reason}")
+            return
         track.pending.discard(event.node)
         track.seconds = self._clock() - track.begun
         if track.failed:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import sys
@@ -14,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bmex_bids.cli import interrupts, plan_view, status
+from bmex_bids.cli import interrupts, plan_view, preflight, status
 from bmex_bids.cli.parser import parse
 from bmex_bids.cli.plan_view import Task
 from bmex_bids.cli.progress import Progress
@@ -61,12 +62,17 @@ def _surroundings(config: Config) -> Iterator[None]:
     }
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
+    nibabel = logging.getLogger("nibabel.global")  # it speaks of headers without their names
+    level = nibabel.level
+    if config.execution.verbosity == 0:
+        nibabel.setLevel(logging.CRITICAL)
     try:
         with interrupts.handled(), warnings.catch_warnings():
             if config.execution.verbosity == 0:
                 warnings.simplefilter("ignore")
             yield
     finally:
+        nibabel.setLevel(level)
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)
@@ -79,12 +85,27 @@ def _run(config: Config) -> int:
     execution = config.execution
     if execution.boilerplate_only:
         return _boilerplate_only(config)
+    if config.cluster.submit:
+        return _submit(config)
     code = status.EXIT_DONE
     if "participant" in config.analysis_levels:
         code = _reports_only(config) if execution.reports_only else _participant(config)
     if "group" in config.analysis_levels and not execution.dry_run:
         _group(config)
     return code
+
+
+def _submit(config: Config) -> int:
+    """``--submit``: a cluster does it."""
+    from bmex_bids.cli import submit
+
+    tasks = []
+    if "participant" in config.analysis_levels:
+        if not config.execution.skip_bids_validation:
+            _validate(config.paths.bids_dir)
+        tasks = [_task(config, image, quick=True) for image in _plan(config)]
+        _refuse_nothing([task.planned for task in tasks])
+    return submit.submit(config, tasks, say=_say)
 
 
 def _participant(config: Config) -> int:
@@ -97,7 +118,7 @@ def _participant(config: Config) -> int:
     if config.execution.dry_run:
         return _dry_run(config, tasks, device)
     for line in plan_view.table(tasks, device):
-        print(line, flush=True)
+        _say(line)
     _refuse_nothing(planned)
     _prepare_folders(config)
     rows = _process(config, tasks, device)
@@ -164,20 +185,24 @@ def _plan(config: Config) -> list[PlannedImage]:
         filters=None if chosen.filter_file is None else read_filters(chosen.filter_file),
         database_dir=chosen.database_dir,
     )
-    return list(
-        plan(
-            images,
-            bids_dir,
-            override_months=config.age.months,
-            fetal=config.age.fetal,
-            age_file=config.age.file,
-            derivatives=parse_derivatives(config.processing.derivatives),
-        )
+    planned = plan(
+        images,
+        bids_dir,
+        override_months=config.age.months,
+        fetal=config.age.fetal,
+        age_file=config.age.file,
+        derivatives=parse_derivatives(config.processing.derivatives),
     )
+    # where a plugin runs the steps elsewhere, this machine's memory says nothing
+    memory = available_memory_gb() if config.execution.plugin_file is None else None
+    return list(preflight.look_at(planned, memory, config.paths.output_dir))
 
 
-def _task(config: Config, image: PlannedImage) -> Task:
-    """What the command line decides about an image, and whether it is done already."""
+def _task(config: Config, image: PlannedImage, *, quick: bool = False) -> Task:
+    """What the command line decides about an image, and whether it is done already.
+
+    ``quick`` looks at dates and names instead of reading the image and its products.
+    """
     from bmex_bids import __version__
     from bmex_bids.outputs import resume
     from bmex_bids.outputs.sidecar import chosen_products, distinct_space, product_name
@@ -214,14 +239,16 @@ def _task(config: Config, image: PlannedImage) -> Task:
         "outputs": names,
     }
     strip = _strip_weights(config, image)
-    fingerprint = resume.fingerprint(
-        [image.image.path, *([image.mask] if image.mask else [])],
-        settings,
-        [weights.sha256, *([strip.sha256] if strip else [])],
-    )
+    inputs = [image.image.path, *([image.mask] if image.mask else [])]
+    sums = [weights.sha256, *_checksums(strip)]
     pictures = resume.picture_paths(
         config.paths.output_dir, image.image.subject, image.image.stem, image.image.suffix
     )
+    if quick:
+        expected = resume.settings_fingerprint(settings, sums)
+        done = resume.seems_finished(record, expected, inputs, pictures)
+        return Task(planned=image, weights=weights, record=record, unchanged=done)
+    fingerprint = resume.fingerprint(inputs, settings, sums)
     return Task(
         planned=image,
         weights=weights,
@@ -249,7 +276,19 @@ def _strip_weights(config: Config, image: PlannedImage) -> WeightRecord | None:
     from bmex_bids.network.registry import select
 
     needless = config.processing.skull_strip == "skip" or image.mask is not None
-    return None if needless else select("strip")
+    if needless:
+        return None
+    processing = config.processing
+    return select("strip", weights=processing.weights, weights_dir=processing.weights_dir)
+
+
+def _checksums(strip: WeightRecord | None) -> list[str]:
+    """Of the stripping network and of the template that its input is matched to."""
+    from bmex_bids.network.registry import sha256
+
+    if strip is None:
+        return []
+    return [strip.sha256, *([sha256(strip.companion)] if strip.companion else [])]
 
 
 def _device(config: Config) -> str:
@@ -277,6 +316,12 @@ def _prepare_folders(config: Config) -> None:
                 f"expected a folder that can be written at {folder}, got: "
                 f"{error.strerror or error}; {option}, or change its permissions"
             ) from error
+    logs = config.log_dir.parent
+    if logs.is_symlink() and not logs.resolve().is_relative_to(output_dir.resolve()):
+        raise OutputError(
+            f"expected the folder {logs} within the output, got a link to {logs.resolve()}; remove "
+            "the link, or name another output folder"
+        )
     config.log_dir.mkdir(parents=True)
     (config.log_dir / "config.toml").write_text(
         config.to_toml(), encoding="utf-8", errors="surrogateescape"
@@ -290,6 +335,13 @@ def _empty(folder: Path) -> None:
             path.unlink()
         else:
             shutil.rmtree(path)
+
+
+def _drop(folder: Path, progress: Progress) -> None:
+    """Remove the intermediate files of the images that are done."""
+    for workflow, track in progress.tracks.items():
+        if track.status == "done":
+            shutil.rmtree(folder / workflow, ignore_errors=True)
 
 
 def _process(config: Config, tasks: Sequence[Task], device: str) -> list[status.Row]:
@@ -318,6 +370,8 @@ def _process(config: Config, tasks: Sequence[Task], device: str) -> list[status.
             config.log_dir / "status.tsv",
             status.status_rows(tasks, progress, committed=committed),
         )
+        if config.execution.drop_workdir:
+            _drop(config.paths.work_dir / base.RUN_WORKFLOW, progress)
 
     progress = Progress(
         {
@@ -396,7 +450,8 @@ def _plugin(path: Path | None) -> tuple[str, dict[str, Any]] | None:
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)
+    """Print a line; what a dataset smuggles into it cannot steer the terminal."""
+    print("".join(sign if sign.isprintable() else "\ufffd" for sign in line), flush=True)
 
 
 def _finish(
@@ -404,7 +459,8 @@ def _finish(
 ) -> int:
     """Reports, methods text, a summary, and the exit code; all from the rows of the table."""
     output_dir = config.paths.output_dir
-    _write_citation(config)
+    if not config.execution.skip_boilerplate:
+        _write_citation(config)
     _write_pages(config, [task.planned for task in tasks])
     for line in status.complaints(rows):
         print(f"bmex: {line}", file=sys.stderr)

@@ -6,91 +6,133 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
-import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from bmex_bids.exceptions import BmexError
+from bmex_bids import toml
+from bmex_bids.exceptions import BmexError, UsageError
+from bmex_bids.outputs.files import write_text
+
+SCHEDULE = (
+    "steps", "batch", "rate", "minutes", "validate_every", "seed", "threads", "workers", "device",
+    "precision",
+)  # fmt: skip
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line of ``bmex-train``."""
     parser = argparse.ArgumentParser(
         prog="bmex-train",
-        description="Train the enhancement or the stripping network. A run that was stopped goes on "
-        "from its last checkpoint when the same command is given again.",
+        description="Train the enhancement network, the stripping network, or the one that refines "
+        "the stripper's outline. A run that was stopped goes on from its last checkpoint when the "
+        "same command is given again.",
     )
-    parser.add_argument("network", choices=["enhance", "strip"], help="which of the two")
+    parser.add_argument("network", choices=["enhance", "strip", "refine"], help="which one")
     parser.add_argument(
         "--data", type=Path, required=True, metavar="DIR",
         help="folder with lifespan-bids, histogram-templates and label-maps",
     )  # fmt: skip
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="checkpoints, log and weights"
-    )
+        "--out", type=Path, required=True, metavar="DIR",
+        help="checkpoints, log, weights, and the settings (config.toml) that --config reads",
+    )  # fmt: skip
     parser.add_argument(
-        "--steps", type=int, help="optimiser steps (the schedule's default when not given)"
-    )
-    parser.add_argument("--batch", type=int, help="samples in a step")
-    parser.add_argument("--rate", type=float, help="highest learning rate")
-    parser.add_argument(
-        "--minutes", type=float, default=math.inf, help="stop after so long (default: never)"
-    )
-    parser.add_argument(
+        "--config", type=Path, metavar="FILE",
+        help="settings as TOML; what it does not name keeps its default, flags overrule it",
+    )  # fmt: skip
+    parser.add_argument("--fresh", action="store_true", help="ignore a checkpoint in --out")
+
+    schedule = parser.add_argument_group("schedule (defaults differ by network)")
+    schedule.add_argument("--steps", type=int, help="optimiser steps")
+    schedule.add_argument("--batch", type=int, help="samples in a step")
+    schedule.add_argument("--rate", type=float, help="highest learning rate")
+    schedule.add_argument("--minutes", type=float, help="stop after so long")
+    schedule.add_argument(
         "--validate-every", type=int, metavar="STEPS", help="steps between validations"
     )
-    parser.add_argument("--seed", type=int, help="of everything that is drawn")
-    parser.add_argument(
-        "--threads", type=int, default=2, help="of the processor (default: %(default)s)"
+    schedule.add_argument("--seed", type=int, help="of everything that is drawn")
+    schedule.add_argument("--threads", type=int, help="of the processor")
+    schedule.add_argument("--workers", type=int, help="processes that make training data")
+    schedule.add_argument("--device", help="cpu, cuda or cuda:N")
+    schedule.add_argument(
+        "--precision", choices=["float32", "bfloat16"], help="bfloat16: mixed, for GPUs"
     )
-    parser.add_argument(
-        "--device", default="cpu", help="cpu, cuda or cuda:N (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--fresh", action="store_true", help="do not go on from a checkpoint in --out"
-    )
-    parser.add_argument(
+
+    network = parser.add_argument_group("network")
+    network.add_argument(
         "--without-tissues", action="store_true",
-        help="enhance only: leave the tissue network out (the ablation)",
+        help="enhance: leave the tissue network out (the ablation)",
     )  # fmt: skip
-    parser.add_argument(
-        "--blocks", type=int, help="strip only: residual blocks a level (default: 2)"
-    )
-    parser.add_argument(
+    network.add_argument("--blocks", type=int, help="residual blocks a level")
+    network.add_argument("--width", type=int, help="channels of the finest level")
+    network.add_argument(
         "--start-from", type=Path, metavar="FILE",
-        help="strip only: safetensors to begin with; blocks it does not have begin as the identity",
+        help="enhance and strip: safetensors to begin with",
+    )  # fmt: skip
+    network.add_argument(
+        "--coarse", type=Path, metavar="FILE",
+        help="refine: weights of the first network, made by 'bmex-train strip'",
     )  # fmt: skip
     return parser
+
+
+def settings(options: argparse.Namespace, default: Any) -> Any:
+    """The default settings, overruled by the file, overruled by the flags."""
+    config = default
+    if options.config is not None:
+        try:
+            text = options.config.read_text(encoding="utf-8")
+        except OSError as error:
+            raise UsageError(f"expected settings in {options.config}: {error.strerror}") from error
+        config = toml.loads(type(default), text, str(options.config), default)
+    given = {name: getattr(options, name) for name in SCHEDULE}
+    schedule = {name: value for name, value in given.items() if value is not None}
+    network = {
+        name: value
+        for name in ("blocks", "width", "start_from")
+        if (value := getattr(options, name)) is not None
+    }
+    if options.without_tissues:
+        network["tissue_width"] = 0
+    unknown = sorted(set(network) - {item.name for item in dataclasses.fields(config)})
+    if unknown:
+        raise UsageError(
+            f"{', '.join(unknown)} is not for 'bmex-train {options.network}'; leave it out"
+        )
+    return dataclasses.replace(
+        config, schedule=dataclasses.replace(config.schedule, **schedule), **network
+    )
+
+
+def train(options: argparse.Namespace) -> Path:
+    """Train what the command line asks for; returns the file of weights."""
+    from bmex_bids.training import enhance, refine, strip
+
+    makers: dict[str, tuple[Any, Callable[..., Path]]] = {
+        "enhance": (enhance.EnhanceConfig(), enhance.train),
+        "strip": (strip.StripConfig(), strip.train),
+        "refine": (refine.RefineConfig(), refine.train),
+    }
+    default, make = makers[options.network]
+    config = settings(options, default)
+    places: list[Path] = [options.data, options.out]
+    if options.network == "refine":
+        if options.coarse is None:
+            raise UsageError("'bmex-train refine' needs the first network: give --coarse FILE")
+        places.append(options.coarse)
+    options.out.mkdir(parents=True, exist_ok=True)
+    write_text(options.out / "config.toml", toml.dumps(config))
+    return make(*places, config, resume=not options.fresh)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``bmex-train`` with a command line and return its exit code."""
     options = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
-    given = {
-        name: value
-        for name in ("steps", "batch", "rate", "validate_every", "seed")
-        if (value := getattr(options, name)) is not None
-    }
-    given |= {"minutes": options.minutes, "threads": options.threads, "device": options.device}
     try:
-        if options.network == "enhance":
-            from bmex_bids.training import enhance
-
-            config = enhance.EnhanceConfig(tissue_width=0 if options.without_tissues else 12)
-            config = dataclasses.replace(
-                config, schedule=dataclasses.replace(config.schedule, **given)
-            )
-            weights = enhance.train(options.data, options.out, config, resume=not options.fresh)
-        else:
-            from bmex_bids.training import strip
-
-            plan = strip.StripConfig(start_from=options.start_from)
-            if options.blocks is not None:
-                plan = dataclasses.replace(plan, blocks=options.blocks)
-            plan = dataclasses.replace(plan, schedule=dataclasses.replace(plan.schedule, **given))
-            weights = strip.train(options.data, options.out, plan, resume=not options.fresh)
+        weights = train(options)
     except BmexError as error:
         print(f"bmex-train: {error}", file=sys.stderr)
         return error.exit_code

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 import scipy.ndimage
+import scipy.sparse
 from numpy.typing import NDArray
 
 from bmex_bids.degrade.motion import Trajectory, apply_motion
@@ -27,9 +28,36 @@ def thick_slices(image: Array, axis: int, factor: float) -> Array:
     if factor < 1:
         raise ValueError(f"expected a slice thickness of at least one voxel, got {factor}")
     n = image.shape[axis]
-    matrix = _interpolation_matrix(n, factor) @ _slab_matrix(n, factor)
-    moved = np.tensordot(matrix.astype(np.float32), image, axes=(1, axis))
-    return np.ascontiguousarray(np.moveaxis(moved, 0, axis), dtype=np.float32)
+    return _mix(_interpolation_matrix(n, factor) @ _slab_matrix(n, factor), image, axis)
+
+
+def average_slabs(image: Array, axis: int, factor: float) -> Array:
+    """The thick slices themselves, on their own grid; what an up-sampling method starts from.
+
+    Parameters
+    ----------
+    image : (X, Y, Z) array, kept unit
+    axis, factor : as for :func:`thick_slices`; the slices lie at :func:`slab_centres`
+
+    Returns
+    -------
+    array with ceil(n / factor) slices along ``axis``
+    """
+    if factor < 1:
+        raise ValueError(f"expected a slice thickness of at least one voxel, got {factor}")
+    return _mix(_slab_matrix(image.shape[axis], factor), image, axis)
+
+
+def _mix(matrix: NDArray[np.float64], image: Array, axis: int) -> Array:
+    """Multiply each line along an axis by a matrix with few entries a row.
+
+    Sparse, because the dense product (BLAS) rounds differently with another number of threads.
+    """
+    lines = np.moveaxis(np.asarray(image, dtype=np.float32), axis, 0)
+    sparse = scipy.sparse.csr_array(matrix.astype(np.float32))
+    mixed = sparse @ lines.reshape(len(lines), -1)
+    result = np.moveaxis(mixed.reshape(-1, *lines.shape[1:]), 0, axis)
+    return np.ascontiguousarray(result, dtype=np.float32)
 
 
 def slab_centres(n: int, factor: float) -> NDArray[np.float64]:
@@ -66,7 +94,12 @@ def smooth(image: Array, spacing: tuple[float, float, float], fwhm_mm: float) ->
 
 
 def line_jitter(
-    image: Array, shifts: NDArray[np.float64], *, phase_axis: int, readout_axis: int
+    image: Array,
+    shifts: NDArray[np.float64],
+    *,
+    phase_axis: int,
+    readout_axis: int,
+    workers: int = 1,
 ) -> Array:
     """Shift each k-space line by a random amount along the read-out axis.
 
@@ -76,8 +109,9 @@ def line_jitter(
     ----------
     image : (X, Y, Z) array
     shifts : (image.shape[phase_axis],) voxels along ``readout_axis``
+    workers : threads
     """
     translations = np.zeros((len(shifts), 3))
     translations[:, readout_axis] = shifts
     pose = Trajectory(translations, np.zeros_like(translations))
-    return apply_motion(image, (1.0, 1.0, 1.0), pose, phase_axis=phase_axis)
+    return apply_motion(image, (1.0, 1.0, 1.0), pose, phase_axis=phase_axis, workers=workers)

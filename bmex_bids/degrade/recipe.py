@@ -2,7 +2,12 @@
 """Draw, record and apply a degradation.
 
 A :class:`Recipe` is a list of steps, each a name of :data:`ACTS` and its plain numbers.  It can be
-written as JSON, read again, and gives the same degraded image each time.
+written as JSON, read again, and gives the same degraded image each time: to the last bit on one
+machine, with any number of threads; on another machine or with other versions of numpy and scipy
+up to rounding.
+
+What a kind of step computes never changes.  If one day it must, the better act gets a new name,
+and old recipes keep theirs; ``VERSION`` counts changes of the JSON layout alone.
 
 Named severities follow the corruptions of Sun et al., Nat. Biomed. Eng. 2025 (amplitude in mm and
 degrees, frequency in cycles per repetition time).
@@ -18,11 +23,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bmex_bids.degrade import blur, intensity, motion, noise
+from bmex_bids.degrade import blur, ghost, intensity, motion, noise
+from bmex_bids.degrade.fields import check_step
 
 Array = NDArray[np.float32]
 Spacing = tuple[float, float, float]
 Step = Mapping[str, Any]
+
+FORMAT = "bmex-degrade recipe"
+VERSION = 1
+#: where array axes 0, 1, 2 of the image point when a recipe is drawn and applied
+AXES = "LPS"
 
 #: amplitude (mm and degrees) and frequency (cycles per phase-encoding line) of periodic motion
 SEVERITIES: Mapping[str, tuple[float, float]] = {
@@ -34,60 +45,81 @@ SEVERITIES: Mapping[str, tuple[float, float]] = {
 }
 
 
-def _periodic(image: Array, spacing: Spacing, step: Step) -> Array:
+def _periodic(image: Array, spacing: Spacing, step: Step, workers: int) -> Array:
     axis = int(step["phase_axis"])
     path = motion.periodic(
         image.shape[axis], np.asarray(step["amplitude"]), step["frequency"], step["phase"]
     )
     return motion.apply_motion(
-        image, spacing, path.centred(), phase_axis=axis, max_rotations=step.get("max_rotations", 9)
+        image,
+        spacing,
+        path.centred(),
+        phase_axis=axis,
+        max_rotations=step.get("max_rotations", 9),
+        workers=workers,
     )
 
 
-def _piecewise(image: Array, spacing: Spacing, step: Step) -> Array:
+def _piecewise(image: Array, spacing: Spacing, step: Step, workers: int) -> Array:
     axis = int(step["phase_axis"])
     path = motion.piecewise(image.shape[axis], step["times"], step["poses"], smooth=step["smooth"])
     return motion.apply_motion(
-        image, spacing, path.centred(), phase_axis=axis, max_rotations=step.get("max_rotations", 9)
+        image,
+        spacing,
+        path.centred(),
+        phase_axis=axis,
+        max_rotations=step.get("max_rotations", 9),
+        workers=workers,
     )
 
 
-def _jitter(image: Array, spacing: Spacing, step: Step) -> Array:
+def _jitter(image: Array, spacing: Spacing, step: Step, workers: int) -> Array:
     axis = int(step["phase_axis"])
     rng = np.random.default_rng(step["seed"])
     shifts: NDArray[np.float64] = float(step["sigma"]) * rng.standard_normal((image.shape[axis],))
     middle = slice(image.shape[axis] // 2 - 4, image.shape[axis] // 2 + 5)
     shifts -= shifts[middle].mean()
-    return blur.line_jitter(image, shifts, phase_axis=axis, readout_axis=int(step["readout_axis"]))
+    readout = int(step["readout_axis"])
+    return blur.line_jitter(image, shifts, phase_axis=axis, readout_axis=readout, workers=workers)
 
 
-def _low_resolution(image: Array, spacing: Spacing, step: Step) -> Array:
+def _ghosting(image: Array, spacing: Spacing, step: Step, workers: int) -> Array:
+    return ghost.ghosting(
+        image,
+        step["strength"],
+        step["period"],
+        step["phase"],
+        phase_axis=int(step["phase_axis"]),
+    )
+
+
+def _low_resolution(image: Array, spacing: Spacing, step: Step, workers: int) -> Array:
     axis = int(step["axis"])
     return blur.thick_slices(image, axis, max(step["thickness_mm"] / spacing[axis], 1.0))
 
 
-def _gaussian(image: Array, spacing: Spacing, step: Step) -> Array:
+def _gaussian(image: Array, spacing: Spacing, step: Step, workers: int) -> Array:
     return noise.gaussian(image, step["sigma"], np.random.default_rng(step["seed"]))
 
 
-def _rician(image: Array, spacing: Spacing, step: Step) -> Array:
+def _rician(image: Array, spacing: Spacing, step: Step, workers: int) -> Array:
     return noise.rician(image, step["sigma"], np.random.default_rng(step["seed"]))
 
 
-def _smooth(image: Array, spacing: Spacing, step: Step) -> Array:
+def _smooth(image: Array, spacing: Spacing, step: Step, workers: int) -> Array:
     return blur.smooth(image, spacing, step["fwhm_mm"])
 
 
-def _bias(image: Array, spacing: Spacing, step: Step) -> Array:
+def _bias(image: Array, spacing: Spacing, step: Step, workers: int) -> Array:
     return intensity.bias_field(image, np.asarray(step["control"]))
 
 
-def _gamma(image: Array, spacing: Spacing, step: Step) -> Array:
+def _gamma(image: Array, spacing: Spacing, step: Step, workers: int) -> Array:
     return intensity.gamma(image, step["exponent"], step["reference"])
 
 
 #: the one table of what a step may be
-ACTS: Mapping[str, Callable[[Array, Spacing, Step], Array]] = {
+ACTS: Mapping[str, Callable[[Array, Spacing, Step, int], Array]] = {
     "motion-periodic": _periodic,
     "motion-piecewise": _piecewise,
     "line-jitter": _jitter,
@@ -97,6 +129,7 @@ ACTS: Mapping[str, Callable[[Array, Spacing, Step], Array]] = {
     "smoothing": _smooth,
     "bias-field": _bias,
     "gamma": _gamma,
+    "ghosting": _ghosting,
 }
 
 
@@ -106,24 +139,76 @@ class Recipe:
 
     steps: tuple[Step, ...]
 
-    def apply(self, image: Array, spacing: Spacing) -> Array:
-        """Degrade an (X, Y, Z) image; intensities keep their unit, spacing is in mm."""
+    def apply(self, image: Array, spacing: Spacing, *, workers: int = 1) -> Array:
+        """Degrade an (X, Y, Z) image; intensities keep their unit, spacing is in mm.
+
+        The axes must be those the recipe was drawn for (``AXES``).  ``workers`` is a number of
+        threads, on which the result does not depend.
+        """
         result = np.asarray(image, dtype=np.float32)
         for step in self.steps:
-            result = ACTS[step["kind"]](result, spacing, step)
+            result = ACTS[step["kind"]](result, spacing, step, workers)
         return result
+
+    def apply_before_stripping(
+        self, head: Array, mask: NDArray[np.bool_], spacing: Spacing, *, workers: int = 1
+    ) -> Array:
+        """Degrade a whole head, then take the skull away: what moves outside leaves its traces.
+
+        Parameters
+        ----------
+        head, mask : (X, Y, Z), on one grid
+
+        Returns
+        -------
+        (X, Y, Z) float32 array, never negative, zero outside the mask
+        """
+        degraded = np.clip(self.apply(head, spacing, workers=workers), 0, None)
+        return np.where(mask, degraded, 0).astype(np.float32)
 
     def to_json(self) -> str:
         """The recipe as JSON text."""
-        return json.dumps({"steps": [dict(step) for step in self.steps]}, indent=2)
+        return json.dumps(self.as_dict(), indent=2)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The recipe as what JSON can hold."""
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "axes": AXES,
+            "steps": [dict(step) for step in self.steps],
+        }
 
     @classmethod
     def from_json(cls, text: str) -> Recipe:
-        """Read a recipe again; an unknown kind of step raises ValueError."""
-        steps = json.loads(text)["steps"]
-        unknown = sorted({step["kind"] for step in steps} - set(ACTS))
+        """Read a recipe again; ValueError says what is wrong with it."""
+        return cls.from_dict(json.loads(text))
+
+    @classmethod
+    def from_dict(cls, table: Any) -> Recipe:
+        """Check and take a recipe read from JSON.
+
+        Raises ValueError for a later version, other axes, an unknown kind of step, and a field
+        that is missing, unknown or impossible.
+        """
+        if not isinstance(table, Mapping) or not isinstance(table.get("steps"), list):
+            raise ValueError('expected a recipe with a list of "steps"')
+        # the first recipes had neither version nor axes; they meant these
+        version, axes = table.get("version", 1), table.get("axes", AXES)
+        if version != VERSION:
+            raise ValueError(
+                f"expected a recipe of version {VERSION}, got {version!r}; a later bmex_bids may "
+                "read it"
+            )
+        if axes != AXES:
+            raise ValueError(f"expected a recipe for axes {AXES}, got {axes!r}")
+        steps = table["steps"]
+        kinds = [step.get("kind") if isinstance(step, Mapping) else step for step in steps]
+        unknown = sorted({str(kind) for kind in kinds} - set(ACTS))
         if unknown:
             raise ValueError(f"expected steps of {sorted(ACTS)}, got {unknown}")
+        for number, step in enumerate(steps, start=1):
+            check_step(number, step)
         return cls(tuple(steps))
 
 
@@ -136,7 +221,7 @@ def severity(
     amplitude, frequency = SEVERITIES[name]
     return Recipe(
         (
-            _draw_periodic(rng, amplitude, frequency, phase_axis),
+            draw_periodic(rng, amplitude, frequency, phase_axis),
             *_maybe_jitter(rng, blur_sigma, phase_axis),
         )
     )
@@ -190,7 +275,7 @@ def _draw_motion(rng: np.random.Generator) -> Step:
     choice = rng.random()
     if choice < 0.75:  # mostly mild: the square favours small amplitudes
         amplitude = 0.2 + 3.3 * float(rng.random()) ** 2
-        return _draw_periodic(rng, amplitude, float(rng.uniform(0.02, 0.5)), 1)
+        return draw_periodic(rng, amplitude, float(rng.uniform(0.02, 0.5)), 1)
     count = int(rng.integers(2, 5))
     smooth = bool(choice > 0.87)
     times = [0.0, *sorted(float(t) for t in rng.uniform(0.1, 0.9, count - 1))]
@@ -208,9 +293,16 @@ def _draw_motion(rng: np.random.Generator) -> Step:
     }
 
 
-def _draw_periodic(
+def draw_periodic(
     rng: np.random.Generator, amplitude: float, frequency: float, phase_axis: int
 ) -> Step:
+    """A translation in any direction and a nod about axis 0, in step with each other.
+
+    Parameters
+    ----------
+    amplitude : length of the translation in mm; the nod has 0.3 to 1 times as many degrees
+    frequency : cycles a line
+    """
     share = np.zeros(6)
     share[:3] = rng.normal(0, 1, 3)
     share[:3] *= amplitude / (np.linalg.norm(share[:3]) + 1e-9)
@@ -234,7 +326,7 @@ def _maybe_jitter(rng: np.random.Generator, sigma: float, phase_axis: int) -> tu
             "sigma": sigma,
             "seed": int(rng.integers(2**31)),
             "phase_axis": phase_axis,
-            "readout_axis": 2,
+            "readout_axis": 2 if phase_axis != 2 else 1,
         },
     )
 

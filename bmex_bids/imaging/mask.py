@@ -291,6 +291,36 @@ def clean_mask(mask: nib.Nifti1Image, *, opening_mm: float = 2.0) -> nib.Nifti1I
     return nib.Nifti1Image(result, mask.affine)
 
 
+def open_mask(mask: nib.Nifti1Image, *, radius: int = 3) -> nib.Nifti1Image:
+    """A mask as the published stripping leaves it: opened, its largest component, holes filled.
+
+    Parameters
+    ----------
+    mask : non-zero is brain
+    radius : of the opening's ball, voxels
+
+    Raises
+    ------
+    MaskError
+        Nothing is left.
+    """
+    import SimpleITK as sitk
+
+    original = np.asarray(mask.dataobj) > 0
+    result = np.zeros(original.shape, dtype=np.uint8)
+    if original.any():
+        box = bounding_box(original, margin=1)
+        part = sitk.GetImageFromArray(original[box].astype(np.uint8))
+        opened = sitk.GetArrayFromImage(sitk.BinaryMorphologicalOpening(part, [radius] * 3)) > 0
+        result[box] = scipy.ndimage.binary_fill_holes(_largest(opened))
+    if not result.any():
+        raise MaskError(
+            "expected the stripping network to find a brain, got a mask that is empty once it is "
+            "opened; give a mask of your own with --derivatives, or try --weights bundled"
+        )
+    return nib.Nifti1Image(result, mask.affine)
+
+
 def _clean(original: Mask, spacing: tuple[float, ...], opening_mm: float) -> Mask:
     core = _depth(original, spacing) > opening_mm
     if core.any():

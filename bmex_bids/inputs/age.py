@@ -22,6 +22,7 @@ from bmex_bids.inputs.collect import SourceImage, read_json, sidecar_metadata
 DAYS_PER_YEAR = 365.25
 DAYS_PER_MONTH = DAYS_PER_YEAR / 12
 OLDEST_YEARS = 130.0
+MOST_TABLE_BYTES = 1 << 26  # a million participants have less
 LONGEST_GESTATION_WEEKS = 45.0
 
 #: unit as written (lower case, no trailing s) → days
@@ -239,6 +240,18 @@ def _candidates(image: SourceImage, bids_dir: Path, age_file: Path | None) -> It
     yield from _about(bids_dir / "participants.tsv", image, bids_dir, by_subject=True)
 
 
+def age_tables(image: SourceImage, bids_dir: Path) -> list[Path]:
+    """The tables of the dataset that may hold an image's age, and their JSON files."""
+    subject_dir = bids_dir / f"sub-{image.subject}"
+    session_dir = subject_dir / f"ses-{image.session}" if image.session else subject_dir
+    prefix = f"sub-{image.subject}" + (f"_ses-{image.session}" if image.session else "")
+    tables = [folder / f"{prefix}_scans.tsv" for folder in (session_dir, image.path.parent)]
+    if image.session:
+        tables += [subject_dir / f"sub-{image.subject}_sessions.tsv", bids_dir / "sessions.tsv"]
+    tables.append(bids_dir / "participants.tsv")
+    return [path for table in tables for path in (table, table.with_suffix(".json"))]
+
+
 def _about(
     table: Path,
     image: SourceImage,
@@ -343,8 +356,10 @@ def _table(path: Path) -> tuple[list[dict[str, str]], tuple[str, ...]]:
     """Rows of a table, and what had to be guessed to read it."""
     try:
         state = path.stat()
+        if not path.is_file() or state.st_size > MOST_TABLE_BYTES:  # a pipe would be waited for
+            return [], ()
         return _parsed_table(path, state.st_mtime_ns, state.st_size)
-    except OSError:
+    except (OSError, csv.Error):
         return [], ()
 
 

@@ -10,7 +10,7 @@ import logging
 import re
 import sqlite3
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,14 @@ EXTENSIONS = (".nii.gz", ".nii")
 #: folders that hold no raw images
 IGNORED = ("derivatives", "sourcedata", "code", "stimuli", "models", "logs", "work")
 MOUNT_HINT = "inside a container, check that the dataset's folder is mounted"
+#: in a file's name: control characters, marks that turn the direction of writing, bytes that are no
+#: UTF-8; nobody can see such a name for what it is, and databases and pages choke on it
+UNPRINTABLE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+#: of JSON; a sidecar is no place for more
+MOST_JSON_BYTES = 1 << 24
+SURROGATES = re.compile("[\ud800-\udfff]")
 #: of a saved index, as pybids names it
 INDEX_FILE = "layout_index.sqlite"
 
@@ -114,8 +122,15 @@ def collect(
             f"expected folders named sub-<label> in {bids_dir}, found none; is this the "
             f"dataset's top folder? {MOUNT_HINT}"
         )
+    absent = not_fetched([bids_dir / "dataset_description.json"])
+    if absent:
+        raise NoInputError(absent)
     _require("participant", participants, subjects, bids_dir)
     chosen = check_filters(filters) if filters else {}
+    for name in _unprintable(bids_dir):
+        LOGGER.warning(
+            "left out: %r: its name has characters that cannot be printed; rename it", name
+        )
     found = [
         image
         for image in _images(bids_dir, participants, database_dir)
@@ -144,6 +159,12 @@ def collect(
             f"{bids_dir} for the labels asked for, {through}"
         )
     return sorted(passing, key=lambda image: image.relative_path)
+
+
+def _unprintable(bids_dir: Path) -> list[str]:
+    """Paths of images, from the dataset's folder, whose names cannot be printed."""
+    paths = (path.relative_to(bids_dir).as_posix() for path in _on_disk(bids_dir))
+    return sorted(path for path in paths if UNPRINTABLE.search(path))
 
 
 def _passes(image: SourceImage, filters: Filters) -> bool:
@@ -196,7 +217,11 @@ def _index(bids_dir: Path, participants: Sequence[str] | None) -> Any:
     from bids.layout import BIDSLayout, BIDSLayoutIndexer
 
     # other participants' folders need not be walked; on big datasets that is most of the time
-    ignore = [re.compile(rf"^/(?:{'|'.join(IGNORED)})(?:/|$)"), re.compile(r"/\.")]
+    ignore = [
+        re.compile(rf"^/(?:{'|'.join(IGNORED)})(?:/|$)"),
+        re.compile(r"/\."),
+        UNPRINTABLE,
+    ]
     if participants:
         labels = "|".join(re.escape(label) for label in participants)
         ignore.append(re.compile(rf"^/sub-(?!(?:{labels})(?:/|$))"))
@@ -260,6 +285,7 @@ def _load_index(folder: Path, bids_dir: Path) -> tuple[Any, str]:
     except (SQLAlchemyError, ValueError, TypeError, AttributeError, KeyError) as error:
         return None, f"this version of pybids cannot read it ({error})"
     today = {path.as_posix() for path in _on_disk(bids_dir)}
+    today = {path for path in today if not UNPRINTABLE.search(path[len(str(bids_dir)) :])}
     if not today <= indexed:
         some = sorted(today - indexed)[0]
         return None, f"it does not know {len(today - indexed)} images, such as {some}"
@@ -312,20 +338,9 @@ def sidecar_metadata(path: Path, root: Path) -> dict[str, Any]:
     A JSON file applies when its suffix is the image's and all its entities are the image's too;
     what cannot be read as JSON is passed over.
     """
-    parsed = parse_name(path.name)
-    if parsed is None:
-        return {}
-    entities, suffix = parsed
-    folders = [path.parent]
-    while folders[-1] != root and root in folders[-1].parents:
-        folders.append(folders[-1].parent)
     metadata: dict[str, Any] = {}
-    for folder in reversed(folders):
-        for candidate in sorted(folder.glob(f"*{suffix}.json"), key=lambda p: len(p.name)):
-            stem = candidate.name.split(".")[0]
-            own = {} if stem == suffix else (parse_name(candidate.name) or _entities(stem))[0]
-            if all(entities.get(key) == value for key, value in own.items()):
-                metadata.update(read_json(candidate))
+    for sidecar in applicable_sidecars(path, root):
+        metadata.update(read_json(sidecar))
     return metadata
 
 
@@ -338,10 +353,55 @@ def _entities(stem: str) -> tuple[dict[str, str], str]:
     return {key: value for key, _, value in split}, suffix
 
 
+def applicable_sidecars(path: Path, root: Path) -> list[Path]:
+    """The JSON files that speak of an image, from the dataset's top to the image's folder."""
+    parsed = parse_name(path.name)
+    if parsed is None:
+        return []
+    entities, suffix = parsed
+    folders = [path.parent]
+    while folders[-1] != root and root in folders[-1].parents:
+        folders.append(folders[-1].parent)
+    found = []
+    for folder in reversed(folders):
+        for candidate in sorted(folder.glob(f"*{suffix}.json"), key=lambda p: len(p.name)):
+            stem = candidate.name.split(".")[0]
+            own = {} if stem == suffix else (parse_name(candidate.name) or _entities(stem))[0]
+            if all(entities.get(key) == value for key, value in own.items()):
+                found.append(candidate)
+    return found
+
+
+def not_fetched(paths: Iterable[Path]) -> str | None:
+    """Why nothing can be done yet, where one of the files is a link to what is not here.
+
+    So git-annex (DataLad) leaves a file whose content was not fetched.
+    """
+    for path in paths:
+        try:
+            dangling = path.is_symlink() and not path.exists()
+        except OSError:  # a link to itself
+            dangling = True
+        if dangling:
+            return (
+                f"expected the content of {path}, found a link to a file that is not here; "
+                "run `datalad get` (or `git annex get`) on it, then the same command again"
+            )
+    return None
+
+
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; what is missing or none is empty."""
+    """A JSON object; what is missing, far too large, nested too deeply or none is empty.
+
+    Numbers that JSON does not have (NaN, infinity) are None, halves of characters are replaced.
+    """
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError):
+        if not path.is_file() or path.stat().st_size > MOST_JSON_BYTES:
+            return {}
+        content = json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=lambda _: None)
+        plain = json.dumps(content, ensure_ascii=False)
+        if SURROGATES.search(plain):
+            content = json.loads(SURROGATES.sub("\ufffd", plain))
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

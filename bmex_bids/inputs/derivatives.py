@@ -7,7 +7,6 @@ all agree that it is of the image.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bmex_bids.exceptions import UsageError
-from bmex_bids.inputs.collect import EXTENSIONS, SUFFIXES, SourceImage, parse_name
+from bmex_bids.inputs.collect import EXTENSIONS, SUFFIXES, SourceImage, parse_name, read_json
 from bmex_bids.inputs.filters import fits
 
 if TYPE_CHECKING:
@@ -140,6 +139,16 @@ def find_masks(
     return masks, tuple(warnings)
 
 
+def mask_files_of(image: SourceImage, derivatives: Mapping[str, Path]) -> list[Path]:
+    """All files that by their names may be brain masks of an image, links to nowhere too."""
+    return [
+        path
+        for folder in derivatives.values()
+        for path in _mask_files(image, Path(folder).absolute())
+        if _rank(image, path) is not None
+    ]
+
+
 def _mask_files(image: SourceImage, folder: Path) -> list[Path]:
     place = folder / f"sub-{image.subject}"
     place = place / f"ses-{image.session}" / "anat" if image.session else place / "anat"
@@ -196,16 +205,11 @@ def _other_images(image: SourceImage) -> list[tuple[dict[str, str], str]]:
 
 def _fault_of_sources(image: SourceImage, path: Path) -> str | None:
     """Whether a mask's sidecar names other raw images than this one."""
-    try:
-        sidecar: Any = json.loads(
-            path.with_name(f"{path.name.split('.')[0]}.json").read_text(encoding="utf-8-sig")
-        )
-    except (OSError, ValueError):
-        return None
+    sidecar = read_json(path.with_name(f"{path.name.split('.')[0]}.json"))
     raw = set()
     for key in ("Sources", "RawSources"):
-        listed = sidecar.get(key, []) if isinstance(sidecar, dict) else []
-        for written in [listed] if isinstance(listed, str) else listed:
+        listed = sidecar.get(key) or []
+        for written in listed if isinstance(listed, list) else [listed]:
             name = re.split(r"[/:\\]", str(written))[-1]
             parsed = parse_name(name)
             if parsed is not None and parsed[1] in SUFFIXES and "desc" not in parsed[0]:
@@ -221,15 +225,18 @@ def _fault_of_grid(image: Path, mask: Path) -> str | None:
     """Whether a mask shows another part of space than its image, by their headers."""
     import nibabel as nib
     import numpy as np
-    from nibabel.filebasedimages import ImageFileError
 
     try:
-        ours: Any = nib.load(image)
-    except (ImageFileError, OSError, EOFError, ValueError):
-        return None  # that the image cannot be read is said where it is read
+        ours: Any = nib.load(image) if image.is_file() else None
+    except Exception:  # noqa: BLE001 - whatever a damaged header makes a parser raise
+        ours = None
+    if ours is None or len(ours.shape) < 3:
+        return None  # that the image cannot be used is said where it is read
+    if not mask.is_file():
+        return "it is not a file"
     try:
         theirs: Any = nib.load(mask)
-    except (ImageFileError, OSError, EOFError, ValueError) as error:
+    except Exception as error:  # noqa: BLE001
         return f"it cannot be read ({type(error).__name__}: {error})"
     if len(theirs.shape) < 3 or any(n != 1 for n in theirs.shape[3:]):
         return f"it is not three-dimensional but of shape {theirs.shape}"

@@ -8,9 +8,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bmex_bids.exceptions import AgeError
-from bmex_bids.inputs.age import Age, age_group, check_age_file, find_age, near_boundary
-from bmex_bids.inputs.collect import SourceImage
-from bmex_bids.inputs.derivatives import choose_mask
+from bmex_bids.inputs.age import (
+    Age,
+    age_group,
+    age_tables,
+    check_age_file,
+    find_age,
+    near_boundary,
+)
+from bmex_bids.inputs.collect import SourceImage, applicable_sidecars, not_fetched
+from bmex_bids.inputs.derivatives import choose_mask, mask_files_of
 
 #: edge of a voxel of the network's grid, mm, and its name in the ``res`` entity
 SPACING = (0.8, "0p8")
@@ -60,7 +67,8 @@ def plan(
     """Join each image with its age, its model and, where there is one, its given brain mask.
 
     An image without a usable age, or for whose age and contrast there is no model (a fetal T1w),
-    is planned with the reason for skipping it.
+    or of which a file is a link to content that was not fetched (DataLad), is planned with the
+    reason for skipping it.
 
     Parameters
     ----------
@@ -86,6 +94,9 @@ def plan(
 
 
 def _with_mask(item: PlannedImage, derivatives: Mapping[str, Path]) -> PlannedImage:
+    absent = not_fetched(mask_files_of(item.image, derivatives))
+    if absent:
+        return replace(item, skip_reason=absent)
     mask, notes = choose_mask(item.image, derivatives)
     return replace(
         item,
@@ -107,6 +118,12 @@ def _plan_one(
         [f"sub-{image.subject}"] + ([f"ses-{image.session}"] if image.session else []) + ["anat"]
     )
     output_dir = "/".join(parts)
+    files = [image.path, *applicable_sidecars(image.path, bids_dir)]
+    if override_months is None:
+        files += age_tables(image, bids_dir)
+    absent = not_fetched(files)
+    if absent:
+        return PlannedImage(image, None, None, None, None, output_dir, (), absent)
     try:
         age = find_age(
             image, bids_dir, override_months=override_months, fetal=fetal, age_file=age_file

@@ -71,20 +71,41 @@ def on_original_grid(data: NDArray[Any], original: str | Path, dtype: Any) -> ni
     return nib.Nifti1Image(np.asarray(data, dtype=dtype), raw.affine, header)
 
 
-def voxel_count(path: str | Path, spacing_mm: float) -> int | None:
+def voxel_count(path: str | Path, spacing_mm: float | None = None) -> int | None:
     """Voxels of a raw image by its header, at its own or the working spacing: the larger number.
 
-    None where the header cannot be read.
+    Without a spacing, at its own.  None where the header cannot be read.
+    """
+    import math
+
+    size = header_of(path)
+    if size is None:
+        return None
+    shape, zooms = size
+    count = math.prod(shape)
+    if spacing_mm is None:
+        return count
+    return max(count, round(count * math.prod(zooms) / spacing_mm**3))
+
+
+def header_of(path: str | Path) -> tuple[tuple[int, ...], tuple[float, ...]] | None:
+    """The first three axes of an image: voxels along each, and their sizes in mm.
+
+    None where there is no file, or no header that makes sense.
     """
     import math
 
     import nibabel as nib
-    from nibabel.filebasedimages import ImageFileError
 
-    try:
-        header: Any = nib.load(path).header
-        count = math.prod(header.get_data_shape()[:3])
-        volume = math.prod(float(size) for size in header.get_zooms()[:3])
-    except (ImageFileError, OSError, EOFError, ValueError):
+    if not Path(path).is_file():  # a pipe would be waited for
         return None
-    return max(count, round(count * volume / spacing_mm**3))
+    try:
+        image: Any = nib.load(path)
+        shape = tuple(int(n) for n in image.shape[:3])
+        affine = image.affine
+        zooms = tuple(float(math.hypot(*affine[:3, axis])) for axis in range(3))
+    except Exception:  # noqa: BLE001 - whatever a damaged header makes a parser raise
+        return None
+    if len(shape) < 3 or min(shape) < 1 or not all(0 < zoom < math.inf for zoom in zooms):
+        return None
+    return shape, zooms

@@ -60,6 +60,7 @@ class SaveDerivatives(SimpleInterface):
     def _run_interface(self, runtime: Any) -> Any:
         from bmex_bids.outputs.dataset import write_dataset
         from bmex_bids.outputs.files import as_json, clear_temporaries, write_together
+        from bmex_bids.outputs.lock import alone
         from bmex_bids.outputs.resume import checksum, text_checksum
         from bmex_bids.outputs.sidecar import chosen_products, product_name, sidecar
 
@@ -110,8 +111,9 @@ class SaveDerivatives(SimpleInterface):
         texts[main] = as_json(tables[main])  # last: it says that all the others are there
         for path, text in texts.items():
             fills[path] = partial(Path.write_text, data=text, encoding="utf-8")
-        clear_temporaries(fills)
-        write_together(fills)
+        with alone(output_dir, main.stem):  # the same image may be under way elsewhere
+            clear_temporaries(fills)
+            write_together(fills)
         self._results["out_files"] = [str(path) for path, _ in images]
         return runtime
 

@@ -119,7 +119,6 @@ class MaskBrain(SimpleInterface):
         import numpy as np
 
         from bmex_bids.imaging.mask import brain_voxels, check_mask, clean_mask, is_stripped
-        from bmex_bids.imaging.orientation import voxel_sizes
 
         image = read(self.inputs.in_file)
         mode = self.inputs.skull_strip
@@ -133,26 +132,17 @@ class MaskBrain(SimpleInterface):
             mask = clean_mask(with_data(brain_voxels(image).astype(np.uint8), image))
             info = {"method": "given: the image has no skull"}
         else:
-            from bmex_bids.network.stripper import brain_probability
+            from bmex_bids.interfaces.stripping import network_mask
 
-            record = weight_record(self.inputs.weights)
-            probability = brain_probability(
-                data_of(read(self.inputs.corrected)),
-                voxel_sizes(image.affine),
-                record,
+            mask, info = network_mask(
+                read(self.inputs.corrected),
+                weight_record(self.inputs.weights),
                 device=self.inputs.device,
                 threads=self.inputs.num_threads,
             )
-            mask = clean_mask(with_data((probability > 0.5).astype(np.uint8), image))
-            info = {
-                "method": "stripping network",
-                "weights": record.name,
-                "weights_sha256": record.sha256,
-                "weights_licence": record.licence,
-            }
         check = check_mask(mask, age_months=self.inputs.age_months, fetal=self.inputs.fetal)
         info |= dataclasses.asdict(check)
-        info["warnings"] = list(check.warnings)
+        info["warnings"] = [*info.pop("notes", []), *check.warnings]
         self._results["out_file"] = write(mask, runtime.cwd, "mask.nii.gz")
         self._results["stripped"] = bool(stripped)
         self._results["mask_info"] = info
@@ -306,6 +296,8 @@ def weight_record(table: dict[str, Any]) -> Any:
     from bmex_bids.network.registry import WeightRecord
 
     values = dict(table, path=Path(table["path"]))
+    if values.get("companion") is not None:
+        values["companion"] = Path(values["companion"])
     for key in ("age_groups", "contrasts"):
         values[key] = tuple(values[key])
     return WeightRecord(**values)

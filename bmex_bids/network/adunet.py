@@ -10,8 +10,9 @@ Two irregularities of the PyTorch release are kept, since its weights were train
 
 1. dense B, first concatenation: the new features come before the old;
 2. dense D: what enters the third concatenation is the activated tensor (after bn18 and ReLU), not
-the
-   raw one.
+   the raw one.
+
+The older Caffe release has neither, and pools without padding; ``caffe=True`` is that network.
 """
 
 from __future__ import annotations
@@ -76,12 +77,28 @@ class ADUNet(nn.Module):
     width : base width w, a multiple of 4
     in_channels : channels of the input (1; 64 for the second network of BME-X)
     classes : channels of the head
+    caffe : as in the Caffe release: all concatenations are (old, new) and raw; pooling is not
+        padded and rounds the size up
+    stem : whether conv1 and bn1 are there; without them the input goes straight into dense A
     """
 
-    def __init__(self, width: int = 64, in_channels: int = 1, classes: int = 4) -> None:
+    def __init__(
+        self,
+        width: int = 64,
+        in_channels: int = 1,
+        classes: int = 4,
+        *,
+        caffe: bool = False,
+        stem: bool = True,
+    ) -> None:
         super().__init__()
         w = width
+        self.irregular = not caffe
+        self.stem = stem
         table = layer_table(w, in_channels, classes)
+        if not stem:
+            del table["1"]
+            table["2"] = (in_channels, w)
         for name, (n_in, n_out) in table.items():
             self.add_module(f"conv{name}", nn.Conv3d(n_in, n_out, 3, padding=1))
         for name, channels in norm_widths(table).items():
@@ -89,7 +106,7 @@ class ADUNet(nn.Module):
         self.deconv11 = nn.ConvTranspose3d(2 * w, 2 * w, 4, stride=2, padding=1)
         self.deconv15 = nn.ConvTranspose3d(4 * w + 3 * (w // 2), 2 * w, 4, stride=2, padding=1)
         self.deconv23 = nn.ConvTranspose3d(4 * w + 3 * (w // 2), w, 4, stride=2, padding=1)
-        self.pool = nn.MaxPool3d(3, stride=2, padding=1)
+        self.pool = nn.MaxPool3d(3, stride=2, padding=0 if caffe else 1, ceil_mode=caffe)
         self.dropout = nn.Dropout(DROPOUT)
 
     def _conv(self, name: str, x: Tensor) -> Tensor:
@@ -118,18 +135,19 @@ class ADUNet(nn.Module):
         return self._activate(names[-1], stack)
 
     def forward(self, x: Tensor) -> Tensor:  # scale, channels of the result
-        x = self._activate("1", self._conv("1", x))  # 1, w
+        if self.stem:
+            x = self._activate("1", self._conv("1", x))  # 1, w
         x = self._dense(x, ("2", "3", "4", "4_1"))  # 1, 7w/4
         skip1 = self._conv("5", x)  # 1, w
         x = self.pool(self._activate("5", skip1))  # 1/2, w
-        x = self._dense(x, ("6", "7", "8", "9"), new_first=True)  # 1/2, 5w/2
+        x = self._dense(x, ("6", "7", "8", "9"), new_first=self.irregular)  # 1/2, 5w/2
         skip2 = self._conv("10", x)  # 1/2, 2w
         x = self.pool(self._activate("10", skip2))  # 1/4, 2w
         skip3 = self._conv("11", x)  # 1/4, 2w
         x = self.deconv11(self.pool(self._activate("11", skip3)))  # 1/4, 2w
         x = self._dense(torch.cat([skip3, x], 1), ("12", "13", "14", "15"))  # 1/4, 11w/2
         x = torch.cat([skip2, self.deconv15(x)], 1)  # 1/2, 4w
-        x = self._dense(x, ("16", "17", "18", "19"), carry_activated=True)  # 1/2, 11w/2
+        x = self._dense(x, ("16", "17", "18", "19"), carry_activated=self.irregular)  # 1/2, 11w/2
         x = self._dense(x, ("20", "21", "22", "23"))  # 1/2, 11w/2
         x = torch.cat([skip1, self.deconv23(x)], 1)  # 1, 2w
         x = self._dense(x, ("24", "25", "26", "27"))  # 1, 11w/4

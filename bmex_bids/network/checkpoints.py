@@ -1,23 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read weight files into networks: what each variant's file looks like, in one table.
+"""Read weight files into networks: one table of file formats, one of networks.
 
 Nothing is ever unpickled but tensors (``weights_only=True``), so a weight file cannot run code.
 """
 
 from __future__ import annotations
 
+import pickle
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bmex_bids.exceptions import WeightsError
 from bmex_bids.network.bmex import BMEX
-from bmex_bids.network.compact import CompactBMEX, HalfUNet
+from bmex_bids.network.caffe import caffe_state
+from bmex_bids.network.compact import CompactBMEX, HalfUNet, TwoStageStripper
+from bmex_bids.network.lifespanstrip import LifespanStrip
 
 State = Mapping[str, Tensor]
 
@@ -47,7 +51,25 @@ class Variant:
 
 
 def _published(state: State) -> nn.Module:
-    return BMEX(width=_channels(state, "conv1.weight"))
+    return BMEX(width=_width(state, "conv1.weight"))
+
+
+def _caffe(state: State) -> nn.Module:
+    return BMEX(width=_width(state, "tissue.conv1.weight"), caffe=True)
+
+
+def _lifespanstrip(state: State) -> nn.Module:
+    return LifespanStrip(width=_width(state, "conv1.weight"))
+
+
+def _width(state: State, key: str) -> int:
+    width = _channels(state, key)
+    if width < 4 or width % 4:
+        raise WeightsError(
+            f"expected a base width that is a multiple of 4 in {key!r}, got {width}; "
+            "is this a file of another network?"
+        )
+    return width
 
 
 def _compact(state: State) -> nn.Module:
@@ -62,14 +84,20 @@ def _compact(state: State) -> nn.Module:
     )
 
 
-def _strip(state: State) -> nn.Module:
+def _strip(state: State, prefix: str = "", in_channels: int = 1) -> HalfUNet:
     return HalfUNet(
+        in_channels,
         1,
-        1,
-        _channels(state, "stem.weight"),
-        blocks=sum(name.startswith("enc1.") and name.endswith("conv1.weight") for name in state),
-        norm="mid.0.norm1.weight" in state,
+        _channels(state, f"{prefix}stem.weight"),
+        blocks=sum(
+            name.startswith(f"{prefix}enc1.") and name.endswith("conv1.weight") for name in state
+        ),
+        norm=f"{prefix}mid.0.norm1.weight" in state,
     )
+
+
+def _strip_two_stages(state: State) -> nn.Module:
+    return TwoStageStripper(_strip(state, "coarse."), _strip(state, "fine.", in_channels=2))
 
 
 def _channels(state: State, key: str) -> int:
@@ -83,36 +111,97 @@ def _channels(state: State, key: str) -> int:
 
 VARIANTS: Mapping[str, Variant] = {
     "bmex-pytorch": Variant(_published, from_published),
+    "bmex-caffe": Variant(_caffe, lambda name: name),  # named when the file is read
+    "lifespanstrip": Variant(_lifespanstrip, lambda name: name),
     "bmex-compact": Variant(_compact, lambda name: name),
     "bmex-strip": Variant(_strip, lambda name: name),
+    "bmex-strip-fine": Variant(_strip_two_stages, lambda name: name),
 }
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
-    """Tensors of a ``.safetensors`` or ``.pt`` file, as float32 (counters stay whole numbers).
-
-    A state dict under the key ``state_dict`` is unwrapped.  Raises WeightsError for a missing or
-    damaged file, and for a pickle that holds anything but tensors.
-    """
-    if not path.exists():
-        raise WeightsError(f"expected a weight file at {path}, found none")
-    try:
-        if path.suffix == ".safetensors":
-            state: Any = load_file(str(path))
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damage makes an unpickler raise anything
-        raise WeightsError(
-            f"{path} cannot be read as network weights ({type(error).__name__}: {error}); "
-            "it is damaged, or holds more than tensors, which is refused; fetch it again"
-        ) from error
+def _pickled(path: Path) -> Any:
+    """A bare state dict, or one under the key ``state_dict``."""
+    state = torch.load(path, map_location="cpu", weights_only=True)
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
+        return state["state_dict"]
+    return state
+
+
+#: ending of a file's name → what reads its tensors
+FORMATS: Mapping[str, Callable[[Path], Any]] = {
+    ".pt": _pickled,
+    ".pth": _pickled,
+    ".safetensors": lambda path: load_file(str(path)),
+    ".caffemodel": caffe_state,
+}
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Tensors of a weight file by their names, as they are in it (see :data:`FORMATS`).
+
+    Raises WeightsError for a missing or damaged file, one of another kind, and for a pickle that
+    holds anything but tensors.
+    """
+    if not path.is_file():
+        raise WeightsError(f"expected a weight file at {path}, found none")
+    reader = FORMATS.get(path.suffix)
+    if reader is None:
+        raise WeightsError(
+            f"expected a weight file with the ending {', '.join(FORMATS)}, got {path.name}"
+        )
+    try:
+        state = reader(path)
+    except WeightsError:
+        raise
+    except Exception as error:  # damage makes an unpickler raise anything
+        raise WeightsError(_refusal(path, error)) from error
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise WeightsError(
             f"expected a dictionary of tensors in {path}, got {type(state).__name__}"
         )
-    return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+    return {str(name): tensor for name, tensor in state.items()}
+
+
+def _refusal(path: Path, error: Exception) -> str:
+    wanted = re.search(r"GLOBAL (\S+)", str(error))
+    if isinstance(error, pickle.UnpicklingError) and wanted:
+        return (
+            f"{path} cannot be read as network weights: it asks to run {wanted[1]}, and a weight "
+            "file may hold nothing but tensors; nothing of it was run. Fetch it from its "
+            "publisher, and do not open it with anything else"
+        )
+    brief = str(error).split("\n")[0]
+    return (
+        f"{path} cannot be read as network weights ({type(error).__name__}: {brief}); it is "
+        "damaged, or holds more than tensors, which is refused; fetch it again"
+    )
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """As :func:`read_tensors`, but float32 (counters stay whole numbers)."""
+    return {k: v.float() if v.is_floating_point() else v for k, v in read_tensors(path).items()}
+
+
+def convert(source: Path, target: Path) -> int:
+    """Write the tensors of a weight file as safetensors, unchanged; return how many there are.
+
+    Names stay as they are in the file; those of a ``.caffemodel`` become ours.  The caller checks
+    that nothing is at ``target``.
+    """
+    state = {name: tensor.contiguous() for name, tensor in read_tensors(source).items()}
+    save_file(_unshared(state), str(target))
+    return len(state)
+
+
+def _unshared(state: State) -> dict[str, Tensor]:
+    """Tensors that share memory are copied, since safetensors holds each one by itself."""
+    seen: set[int] = set()
+    result = {}
+    for name, tensor in state.items():
+        place = tensor.untyped_storage().data_ptr()
+        result[name] = tensor.clone() if place in seen else tensor
+        seen.add(place)
+    return result
 
 
 def load_network(path: Path, variant: str) -> nn.Module:
@@ -123,7 +212,8 @@ def load_network(path: Path, variant: str) -> nn.Module:
     if variant not in VARIANTS:
         raise WeightsError(f"expected a network variant of {sorted(VARIANTS)}, got {variant!r}")
     state = read_state(path)
-    network = VARIANTS[variant].build(state)
+    with torch.device("meta"):  # shapes only: the tensors of the file become the network's
+        network = VARIANTS[variant].build(state)
     renamed = {VARIANTS[variant].rename(name): tensor for name, tensor in state.items()}
     expected = network.state_dict()
     missing = sorted(set(expected) - set(renamed))
@@ -146,5 +236,5 @@ def load_network(path: Path, variant: str) -> nn.Module:
                 if names
             )
         )
-    network.load_state_dict(renamed)
+    network.load_state_dict(renamed, assign=True)
     return network.eval()

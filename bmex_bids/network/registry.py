@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The weight sets this package knows: one record each, read from ``data/weights.json``."""
+"""The weight sets this package can use, bundled or published, and which of them an image gets."""
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,14 +11,33 @@ from pathlib import Path
 from typing import Any
 
 from bmex_bids.exceptions import WeightsError
+from bmex_bids.network.published import (
+    ENVIRONMENT,
+    PublishedFile,
+    PublishedSet,
+    check,
+    companions,
+    locate,
+    published_sets,
+    sha256,
+    weights_folder,
+)
 
-#: file names of the published BME-X v1.0.2 … v1.0.5 sets, by age group and contrast
+__all__ = ["PUBLISHED", "WeightRecord", "bundled", "select", "sha256", "verify"]
+
+#: the published set that ``auto`` prefers to the bundled one
 PUBLISHED = "bmex-1.0.5"
+#: the published stripping network
+STRIPPER = "lifespanstrip-2"
 
 
 @dataclass(frozen=True)
 class WeightRecord:
-    """One set of weights: where it is, what it is, and what it may be used for."""
+    """One weight file: where it is, what it is, and what it may be used for.
+
+    ``companion`` is a further file that the network's input is prepared with (LifespanStrip's
+    histogram template).
+    """
 
     name: str
     kind: str  # "enhance" or "strip"
@@ -34,6 +51,7 @@ class WeightRecord:
     age_groups: tuple[str, ...]
     contrasts: tuple[str, ...]
     version: str
+    companion: Path | None = None
 
     def serves(self, kind: str, age_group: str | None, contrast: str | None) -> bool:
         """Whether this set is for the kind, age group and contrast asked for (None: any)."""
@@ -68,43 +86,83 @@ def bundled() -> list[WeightRecord]:
     ]
 
 
-def published_file(age_group: str, contrast: str) -> str:
-    """The published file name for an age group and contrast.
-
-    >>> published_file("month18", "T1w"), published_file("fetal", "T2w")
-    ('BMEX-Month18-T1-model.pt', 'BMEX-Fetal-T2-model.pt')
-    """
-    age = (
-        age_group.capitalize()
-        if age_group == "fetal"
-        else f"Month{age_group.removeprefix('month')}"
-    )
-    return f"BMEX-{age}-{contrast.removesuffix('w')}-model.pt"
+def published_names() -> dict[str, tuple[str, ...]]:
+    """The published sets' names by kind."""
+    return {
+        kind: tuple(release.name for release in published_sets() if release.kind == kind)
+        for kind in ("enhance", "strip")
+    }
 
 
-def published(weights_dir: Path, age_group: str, contrast: str) -> WeightRecord:
-    """The published BME-X set for an age, in the user's own folder; absent is a WeightsError."""
-    path = weights_dir / published_file(age_group, contrast)
-    if not path.exists():
-        raise WeightsError(
-            f"expected the published weights {path.name} in {weights_dir}, found none; "
-            "download them from the links in the BME-X project's README "
-            "(DBC-Lab/Brain_MRI_Enhancement) and put them there, or use --weights bundled"
-        )
+def published_set(name: str) -> PublishedSet:
+    """The published set of a name."""
+    return next(release for release in published_sets() if release.name == name)
+
+
+def record_of(release: PublishedSet, file: PublishedFile, path: Path) -> WeightRecord:
+    """The record of a published file; one that changed since it came is a WeightsError."""
+    trust = check(path, file)
+    how = {
+        "published": "checked against the checksum that its publisher gave",
+        "first use": "its publisher gave no checksum; unchanged since it came",
+        None: "its publisher gave no checksum, and none was written down when it came",
+    }[trust]
+    beside = companions(release, path.parent)
+    complete = bool(beside) and len(beside) == len(release.companions)
     return WeightRecord(
-        name=f"{PUBLISHED}-{age_group}-{contrast}",
-        kind="enhance",
+        name=release.record_name(file),
+        kind=release.kind,
         path=path,
         sha256=sha256(path),
-        licence="as published (MIT)",
-        source="Sun et al., Nat. Biomed. Eng. 2025, doi:10.1038/s41551-024-01283-7",
-        description="published BME-X weights, supplied by the user; not verified against a "
-        "checksum, since none was published",
-        variant="bmex-pytorch",
-        input_units="template units",
-        age_groups=(age_group,),
-        contrasts=(contrast,),
-        version="1.0.5",
+        licence=release.licence,
+        source=release.source,
+        description=f"{release.description}; {how}",
+        variant=release.variant,
+        input_units=release.input_units,
+        age_groups=file.age_groups,
+        contrasts=file.contrasts,
+        version=release.version,
+        companion=beside[0] if complete else None,
+    )
+
+
+def _published(
+    name: str, folder: Path, age_group: str | None, contrast: str | None
+) -> WeightRecord | None:
+    """The record of a published set's file for an image, where it is there."""
+    release = published_set(name)
+    for file in release.files:
+        if file.serves(age_group, contrast):
+            path = locate(folder, file.file)
+            if path is not None:
+                return record_of(release, file, path)
+    return None
+
+
+def _absent(
+    name: str, given: Path | None, age_group: str | None, contrast: str | None
+) -> WeightsError:
+    """What to do about published weights that were asked for and are not there."""
+    release = published_set(name)
+    wanted = [file.file for file in release.files if file.serves(age_group, contrast)]
+    otherwise = "or let bmex choose with --weights auto"
+    if not wanted:
+        return WeightsError(
+            f"expected an age and contrast that {name} was published for, got {age_group} and "
+            f"{contrast}; use --weights bundled for this image, {otherwise}"
+        )
+    folder = weights_folder(given)
+    where = (
+        f"which --weights-dir names; {ENVIRONMENT} and the cache are then not looked at"
+        if given is not None
+        else f"the weights folder; --weights-dir or {ENVIRONMENT} name another"
+    )
+    return WeightsError(
+        f"expected the published weights {wanted[0]} in {folder} ({where}), found none; "
+        f"run: bmex-weights fetch {name}"
+        + (f" --weights-dir {given}" if given is not None else "")
+        + f"; or download the file in a browser from {release.page} and run: bmex-weights fetch "
+        f"--from FOLDER; or use --weights bundled, {otherwise}"
     )
 
 
@@ -122,34 +180,37 @@ def select(
     ----------
     kind : ``"enhance"`` or ``"strip"``
     age_group, contrast : of the image; None where it does not matter (stripping)
-    weights : ``"bundled"``; ``"bmex-1.0.5"`` (published, from ``weights_dir``); the name of one
-        bundled set; ``"auto"``: published when ``weights_dir`` holds the file for this age, else
-        bundled
-    weights_dir : folder with the published files
+    weights : ``"auto"``: the published file for this image (:data:`PUBLISHED`, :data:`STRIPPER`)
+        where it is there, else the bundled set; ``"bundled"``; the name of one published or
+        bundled set.  A name decides on enhancement; for stripping a published name works as
+        ``auto`` does, and a bundled name as ``bundled``
+    weights_dir : folder with the published files; see ``network.published.weights_folder``
 
     Raises
     ------
     WeightsError
         Nothing fits, the file is missing, or its checksum is wrong.
     """
-    if kind == "enhance" and weights in ("auto", PUBLISHED) and age_group and contrast:
-        here = (
-            weights_dir is not None
-            and (weights_dir / published_file(age_group, contrast)).exists()
-        )
-        if weights == PUBLISHED and weights_dir is None:
-            raise WeightsError(
-                f"--weights {PUBLISHED} needs the folder with the published files: "
-                "give --weights-dir"
-            )
-        if weights_dir is not None and (here or weights == PUBLISHED):
-            return published(weights_dir, age_group, contrast)
     names = {record.name for record in bundled()}
-    if weights not in {"auto", "bundled", PUBLISHED, *names}:
+    published = published_names()["enhance"]
+    if weights not in {"auto", "bundled", *published, *names}:
         raise WeightsError(
-            f"expected --weights of auto, bundled, {PUBLISHED} or one of "
+            f"expected --weights of auto, bundled, {', '.join(published)} or one of "
             f"{sorted(names)}, got {weights!r}"
         )
+    if weights in {"auto", *published}:
+        folder = weights_folder(weights_dir)
+        if kind == "strip":
+            name = STRIPPER
+        else:
+            name = PUBLISHED if weights == "auto" else weights
+        found = None
+        if kind == "strip" or weights != "auto" or (age_group and contrast):
+            found = _published(name, folder, age_group, contrast)
+        if found is not None:
+            return found
+        if kind == "enhance" and weights != "auto":
+            raise _absent(name, weights_dir, age_group, contrast)
     fitting = [
         record
         for record in bundled()
@@ -176,14 +237,3 @@ def verify(path: Path, expected: str) -> None:
             f"expected {path.name} to have SHA-256 {expected}, found {found}; the file is "
             "damaged: install the package again"
         )
-
-
-@functools.lru_cache(maxsize=32)
-def _digest(path: Path, size: int, changed: int) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, computed again only when its size or time changed."""
-    stat = path.stat()
-    return _digest(path, stat.st_size, stat.st_mtime_ns)

@@ -11,6 +11,7 @@ from typing import Any
 
 from bmex_bids import __version__
 from bmex_bids.outputs.files import clear_temporaries, write_text
+from bmex_bids.outputs.lock import alone
 
 NAME = "bmex_bids: enhanced structural brain MRI"
 BIDS_VERSION = "1.10.0"
@@ -31,8 +32,6 @@ IGNORED = (
     "work",
     "*_desc-quality_*.json",
 )
-#: a temporary file of this age is nobody's any more
-STALE_S = 3600.0
 DSEG_TABLE = """\
 index\tname\tabbreviation
 1\tGrey Matter\tGM
@@ -78,28 +77,80 @@ def describe(bids_dir: Path, output_dir: Path) -> dict[str, Any]:
     return description
 
 
+def merged(ours: Mapping[str, Any], there: Mapping[str, Any]) -> dict[str, Any]:
+    """Our description, with what others wrote into the one that is there.
+
+    Keys that are not ours stay (authors, licence, funding), and so do the programs that made other
+    parts of the dataset: another version or container of ours among them.  Merging again changes
+    nothing, so processes that do it at once agree in the end, whoever was last.
+
+    >>> a, b = {"Name": "bmex_bids", "Version": "1"}, {"Name": "bmex_bids", "Version": "2"}
+    >>> merged({"GeneratedBy": [b]}, {"GeneratedBy": [a], "License": "CC0"})
+    {'GeneratedBy': [{'Name': 'bmex_bids', 'Version': '1'}, {'Name': 'bmex_bids', 'Version': '2'}], \
+'License': 'CC0'}
+    """
+    made = there.get("GeneratedBy")
+    programs = (
+        [entry for entry in made if isinstance(entry, dict)] if isinstance(made, list) else []
+    )
+    programs += [entry for entry in ours.get("GeneratedBy", []) if entry not in programs]
+    links = there.get("DatasetLinks")
+    return {
+        **ours,
+        **{key: value for key, value in there.items() if key not in ours},
+        **({"GeneratedBy": programs} if programs else {}),
+        **(
+            {"DatasetLinks": {**links, **ours["DatasetLinks"]}}
+            if isinstance(links, dict) and "DatasetLinks" in ours
+            else {}
+        ),
+    }
+
+
 def _raw_description(bids_dir: Path) -> dict[str, Any]:
+    return _read_object(bids_dir / "dataset_description.json")
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """A JSON object; what is missing or none is empty."""
     try:
-        content = json.loads(
-            (bids_dir / "dataset_description.json").read_text(encoding="utf-8-sig")
-        )
-    except (OSError, ValueError):
+        content = json.loads(path.read_text(encoding="utf-8-sig")) if path.is_file() else {}
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 
 
 def write_dataset(bids_dir: Path, output_dir: Path) -> None:
-    """Description, ``.bidsignore`` and the tissues' names; written only where they change."""
-    wanted = {
-        "dataset_description.json": json.dumps(describe(bids_dir, output_dir), indent=2) + "\n",
-        ".bidsignore": "\n".join(IGNORED) + "\n",
-        "desc-enhanced_dseg.tsv": DSEG_TABLE,
+    """Description, ``.bidsignore`` and the tissues' names; written only where they change.
+
+    Several processes may do this at once: a file is replaced whole, and by one at a time, so that
+    none of them loses what another has just put in.
+    """
+    if any(_text(path) != text for path, text in _wanted(bids_dir, output_dir).items()):
+        with alone(output_dir, "dataset"):
+            for path, text in _wanted(bids_dir, output_dir).items():
+                clear_temporaries([path])
+                if _text(path) != text:
+                    write_text(path, text)
+
+
+def _wanted(bids_dir: Path, output_dir: Path) -> dict[Path, str]:
+    """What shall stand in the files of :func:`write_dataset`."""
+    there = _read_object(output_dir / "dataset_description.json")
+    description = merged(describe(bids_dir, output_dir), there)
+    return {
+        output_dir / "dataset_description.json": json.dumps(description, indent=2) + "\n",
+        output_dir / ".bidsignore": "\n".join(IGNORED) + "\n",
+        output_dir / "desc-enhanced_dseg.tsv": DSEG_TABLE,
     }
-    for name, text in wanted.items():
-        path = output_dir / name
-        clear_temporaries([path], older_than_s=STALE_S)
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
-            write_text(path, text)
+
+
+def _text(path: Path) -> str | None:
+    """What stands in a file; None where it is missing, or no text."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return None
 
 
 def write_status(path: Path, rows: Sequence[Mapping[str, str]]) -> Path:

@@ -169,7 +169,7 @@ def sidecar(
     """
     result: dict[str, Any] = {"Description": product.description}
     if product.kind in {"image", "preproc"}:
-        result.update({k: v for k, v in metadata.items() if k not in NOT_CARRIED})
+        result.update(finite({k: v for k, v in metadata.items() if k not in NOT_CARRIED}))
         result["SkullStripped"] = product.kind == "image" or stripped_input
     if product.kind == "mask":
         result["Type"] = "Brain"

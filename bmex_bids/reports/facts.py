@@ -223,7 +223,7 @@ def _read_images(output_dir: Path) -> list[_Image]:
 def _read_record(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         LOGGER.warning("%s is left out of the methods text: %s", path, error)
         return {}
     return _table(content, "BMEX") if isinstance(content, dict) else {}
@@ -256,8 +256,10 @@ def _device(value: Any) -> str | None:
 
 def _weight_sets(tables: Iterable[Mapping[str, Any]]) -> tuple[WeightSet, ...]:
     """Each set of weights once, with the number of its images."""
-    from bmex_bids.network.registry import PUBLISHED, bundled
+    from bmex_bids.network.published import published_sets
+    from bmex_bids.network.registry import bundled
 
+    theirs = tuple(release.name for release in published_sets())
     ours = {text for record in bundled() for text in (record.name, record.sha256)}
     counts: Counter[WeightSet] = Counter()
     for table in tables:
@@ -266,7 +268,7 @@ def _weight_sets(tables: Iterable[Mapping[str, Any]]) -> tuple[WeightSet, ...]:
             continue
         name, sha256 = texts["Name"], texts.get("SHA256", "")
         source = texts.get("Source", "")
-        if name == PUBLISHED or name.startswith(f"{PUBLISHED}-"):
+        if name in theirs or name.startswith(tuple(f"{known}-" for known in theirs)):
             origin = "published"
         elif ours & {name, sha256} or source.startswith(OUR_SOURCE):
             origin = "own"

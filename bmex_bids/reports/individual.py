@@ -256,7 +256,7 @@ def find_records(output_dir: Path, page: Page) -> dict[str, dict[str, Any]]:
                 continue
             try:
                 content = json.loads(path.read_text(encoding="utf-8"))
-            except (OSError, ValueError):
+            except (OSError, ValueError, RecursionError):
                 continue
             record = content.get("BMEX") if isinstance(content, dict) else None
             if isinstance(record, dict):

@@ -88,6 +88,8 @@ def _flags(facts: Facts) -> dict[str, bool]:
         "measured": facts.measured > 0,
         "mask_network": facts.masks.get("network", 0) > 0,
         "strip_own": all(weights.origin == "own" for weights in facts.strip_weights),
+        "strip_published": bool(facts.strip_weights)
+        and all(weights.origin == "published" for weights in facts.strip_weights),
         "mask_stripped": facts.masks.get("stripped", 0) > 0,
         "mask_given": facts.masks.get("given", 0) > 0,
         "mask_sources": bool(facts.mask_sources),

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bmex_bids.degrade.recipe import Recipe, severity
+from bmex_bids.network.checkpoints import load_network
 from bmex_bids.network.compact import CompactBMEX
 from bmex_bids.network.tiling import network_order
 from bmex_bids.training.loop import Schedule, export_half, fit
@@ -37,6 +38,9 @@ class EnhanceConfig:
     tissue_width: int = 12
     blocks: int = 1
     patch: int = 48
+    start_from: Path | None = None  # weights of a network of the same shape to begin with
+    easy_volumes: int = 40  # with noise only, at the start
+    noise_share: float = 0.4  # of the volumes after them
     loss: JointLoss = field(default_factory=JointLoss)
     schedule: Schedule = field(
         default_factory=lambda: Schedule(
@@ -109,8 +113,18 @@ def train(data_dir: Path, out_dir: Path, config: EnhanceConfig, *, resume: bool 
     ]
     validation = Validation(held_out)
     model = CompactBMEX(config.width, config.tissue_width, config.blocks)
+    if config.start_from is not None:
+        model.load_state_dict(load_network(config.start_from, "bmex-compact").state_dict())
     LOGGER.info("%d parameters", sum(p.numel() for p in model.parameters()))
-    chunks = PatchChunks(sources, seed=config.schedule.seed, chunks=10**6, patch=config.patch)
+    chunks = PatchChunks(
+        sources,
+        seed=config.schedule.seed,
+        chunks=10**6,
+        patch=config.patch,
+        easy_volumes=config.easy_volumes,
+        noise_share=config.noise_share,
+        streams=config.schedule.workers,
+    )
 
     def loss(network: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
         bad, clean, mask, labels = batch

@@ -24,6 +24,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+
+from bmex_bids.exceptions import UsageError
 
 LOGGER = logging.getLogger(__name__)
 Batch = tuple[Tensor, ...]
@@ -44,7 +47,22 @@ class Schedule:
     validate_every: int = 250
     seed: int = 20261121
     threads: int = 2
+    workers: int = 1  # processes that prepare chunks
     device: str = "cpu"
+    precision: str = "float32"  # or "bfloat16": mixed, the weights stay float32
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("float32", "bfloat16"):
+            raise UsageError(
+                f"expected a precision of float32 or bfloat16, got {self.precision!r}"
+            )
+        if self.steps < 1 or self.batch < 1 or self.workers < 1 or self.threads < 1:
+            raise UsageError("expected at least one step, sample, worker and thread")
+
+    @property
+    def mixed(self) -> bool:
+        """Whether the forward pass uses bfloat16 where that is safe."""
+        return self.precision == "bfloat16"
 
     def rate_at(self, step: int) -> float:
         """Linear warm-up, then half a cosine."""
@@ -142,20 +160,25 @@ def fit(
             checkpoint,
         )
 
+    bar = tqdm(
+        total=schedule.steps, initial=start, unit="step", disable=None
+    )  # on a terminal only
     begun, running, last = time.monotonic(), 0.0, math.nan
-    done = start
+    done, shown = start, dict[str, float]()
     for step, batch in enumerate(_batches(chunks, schedule, start), start=start):
         if step >= schedule.steps or (time.monotonic() - begun) / 60 > schedule.minutes:
             break
         for group in optimiser.param_groups:
             group["lr"] = schedule.rate_at(step)
-        value = loss(model, tuple(part.to(device, non_blocking=True) for part in batch))
+        with torch.autocast(device.type, torch.bfloat16, enabled=schedule.mixed):
+            value = loss(model, tuple(part.to(device, non_blocking=True) for part in batch))
         optimiser.zero_grad(set_to_none=True)
         value.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         average.update(model, step)
         done = step + 1
+        bar.update()
         running += float(value.detach())
         if (step + 1) % 25 == 0:
             LOGGER.info(
@@ -166,12 +189,14 @@ def fit(
                 (time.monotonic() - begun) / 60,
             )
             last, running = running / 25, 0.0
+            bar.set_postfix(shown | {"loss": last})
         if (step + 1) % schedule.validate_every == 0:
             store(step + 1)
             current = {k: v.clone() for k, v in model.state_dict().items()}
             model.load_state_dict(average.state)
             figures = {"loss": last, "rate": schedule.rate_at(step), **validate(model)}
             model.load_state_dict(current)
+            shown = {k: v for k, v in figures.items() if k != "rate"}
             _log(
                 out_dir / "log.csv",
                 {"step": step + 1, "minutes": (time.monotonic() - begun) / 60, **figures},
@@ -179,6 +204,7 @@ def fit(
             LOGGER.info(
                 "step %d · %s", step + 1, " · ".join(f"{k} {v:.3f}" for k, v in figures.items())
             )
+    bar.close()
     store(done)
     return average
 
@@ -193,7 +219,7 @@ def _batches(chunks: Dataset[Batch], schedule: Schedule, start: int) -> Iterator
         chunks,
         batch_size=None,
         sampler=order,
-        num_workers=1,
+        num_workers=schedule.workers,
         prefetch_factor=2,
         worker_init_fn=_quiet_worker,
     )

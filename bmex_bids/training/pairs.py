@@ -285,7 +285,10 @@ class PatchChunks(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
     window − 1``, and the next chunk exchanges ``stride`` of them.  Volumes are remembered, not
     stored: each is a function of the seed and its number, so chunks are too.
 
-    The first ``easy_volumes`` have noise only.  Noise asks for smoothing, blur for the opposite:
+    With several worker processes each has a row of its own (``streams``: one for each worker), so that
+    none degrades what another has degraded already.
+
+    The first ``easy_volumes`` of a row have noise only.  Noise asks for smoothing, blur for the opposite:
     shown both from the start, a network that cannot tell them apart yet learns to do nothing.
     """
 
@@ -301,11 +304,13 @@ class PatchChunks(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         patches_per_volume: int = 2,
         easy_volumes: int = 40,
         noise_share: float = 0.4,
+        streams: int = 1,
     ) -> None:
         self.sources, self.seed, self.chunks, self.patch = sources, seed, chunks, patch
         self.window, self.stride, self.patches_per_volume = window, stride, patches_per_volume
         self.easy_volumes, self.noise_share = easy_volumes, noise_share
-        self._volumes: dict[int, tuple[Array, CleanImage]] = {}
+        self.streams = streams
+        self._volumes: dict[tuple[int, int], tuple[Array, CleanImage]] = {}
 
     def __len__(self) -> int:
         return self.chunks
@@ -315,24 +320,26 @@ class PatchChunks(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         """Patches in a chunk."""
         return self.window * self.patches_per_volume
 
-    def volume(self, number: int) -> tuple[Array, CleanImage]:
-        """Degraded and clean volume of a number."""
-        if number not in self._volumes:
-            rng = np.random.default_rng([self.seed, 0, number])
+    def volume(self, number: int, stream: int = 0) -> tuple[Array, CleanImage]:
+        """Degraded and clean volume of a number in a row of volumes."""
+        if (stream, number) not in self._volumes:
+            row = [stream] if stream else []  # the first row is the one that a single worker has
+            rng = np.random.default_rng([self.seed, 0, *row, number])
             clean = _augment(self.sources.pick(rng), rng)
             easy = number < self.easy_volumes or rng.random() < self.noise_share
             kind = "noise" if easy else "mixed"
-            self._volumes[number] = (degrade_like_app(clean, rng, kind), clean)
-        return self._volumes[number]
+            self._volumes[stream, number] = (degrade_like_app(clean, rng, kind), clean)
+        return self._volumes[stream, number]
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         rng = np.random.default_rng([self.seed, 1, index])
-        first = self.stride * index
-        for old in [number for number in self._volumes if number < first]:
+        place, stream = divmod(index, self.streams)
+        first = self.stride * place
+        for old in [key for key in self._volumes if key[0] == stream and key[1] < first]:
             del self._volumes[old]
         stacks: list[list[NDArray[Any]]] = [[], [], [], []]
         for number in range(first, first + self.window):
-            bad, clean = self.volume(number)
+            bad, clean = self.volume(number, stream)
             volumes: tuple[NDArray[Any], ...] = (bad, clean.data, clean.mask, clean.labels)
             centres = np.argwhere(clean.mask)
             room = np.array(clean.mask.shape) - self.patch

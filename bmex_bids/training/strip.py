@@ -128,24 +128,29 @@ def start(model: HalfUNet, path: Path) -> list[str]:
     return list(missing.missing_keys)
 
 
-def train(data_dir: Path, out_dir: Path, config: StripConfig, *, resume: bool = True) -> Path:
-    """Train from the label maps in ``data_dir``; returns the float16 safetensors file."""
-    missing = [name for name in TRAINING_MAPS + VALIDATION_MAPS if not (data_dir / name).exists()]
+def label_maps(data_dir: Path, names: Sequence[str]) -> list[HeadMap]:
+    """Read label maps; absent ones are a UsageError that names the first."""
+    missing = [name for name in names if not (data_dir / name).exists()]
     if missing:
         raise UsageError(
             f"expected label maps in {data_dir}, but {len(missing)} are missing "
             f"(first: {missing[0]}); give their folder with --data"
         )
+    return [load_head(data_dir / name) for name in names]
+
+
+def train(data_dir: Path, out_dir: Path, config: StripConfig, *, resume: bool = True) -> Path:
+    """Train from the label maps in ``data_dir``; returns the float16 safetensors file."""
     torch.set_num_threads(config.schedule.threads)
     torch.manual_seed(config.schedule.seed)
     LOGGER.info("seed %d; reading label maps", config.schedule.seed)
     chunks = HeadChunks(
-        [load_head(data_dir / name) for name in TRAINING_MAPS],
+        label_maps(data_dir, TRAINING_MAPS),
         seed=config.schedule.seed,
         chunks=10**6,
         size=config.chunk,
     )
-    validation = Validation([load_head(data_dir / name) for name in VALIDATION_MAPS])
+    validation = Validation(label_maps(data_dir, VALIDATION_MAPS))
     model = HalfUNet(1, 1, config.width, config.blocks, norm=True)
     if config.start_from is not None:
         start(model, config.start_from)

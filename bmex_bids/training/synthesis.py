@@ -24,7 +24,7 @@ from bmex_bids.degrade.blur import thick_slices
 from bmex_bids.degrade.intensity import bias_field
 from bmex_bids.degrade.noise import rician
 from bmex_bids.imaging.orientation import conform, load_image
-from bmex_bids.network.stripper import GRID_MM, WINDOW, normalise
+from bmex_bids.network.headgrid import GRID_MM, WINDOW, normalise
 
 Array = NDArray[np.float32]
 
@@ -145,7 +145,11 @@ def draw_brightness(tissues: tuple[str, ...], rng: np.random.Generator) -> Array
 
 
 def synthesise(
-    head: HeadMap, rng: np.random.Generator, *, size: tuple[int, int, int] = WINDOW
+    head: HeadMap,
+    rng: np.random.Generator,
+    *,
+    size: tuple[int, int, int] = WINDOW,
+    spacing_mm: float = GRID_MM,
 ) -> tuple[Array, Array]:
     """A head in a random contrast, pose, size and quality, and its brain.
 
@@ -153,7 +157,8 @@ def synthesise(
     ----------
     head : the label map
     rng : decides everything
-    size : (X, Y, Z) of the result on the network's grid; heads may reach beyond it
+    size : (X, Y, Z) of the result, voxels; heads may reach beyond it
+    spacing_mm : of the result; its field of view is ``size`` times this
 
     Returns
     -------
@@ -172,13 +177,16 @@ def synthesise(
     if rng.random() < 0.15:  # the rest of the head taken away, or nearly
         keep = scipy.ndimage.binary_dilation(head.brain > 0, iterations=int(rng.integers(1, 8)))
         image = image * keep
-    image, brain = _deform(image, head.brain.astype(np.float32) / np.float32(255), rng, size)
-    image, brain = _crop_view(image, brain, rng)
+    image, brain = _deform(
+        image, head.brain.astype(np.float32) / np.float32(255), rng, size, spacing_mm
+    )
+    coarser = GRID_MM / spacing_mm  # widths below are drawn in voxels of the coarse grid
+    image, brain = _crop_view(image, brain, rng, coarser)
     if rng.random() < 0.7:
         control = rng.normal(0, rng.uniform(0.05, 0.35), (4, 4, 4))
         image = bias_field(image, control)
     if rng.random() < 0.35:
-        image = thick_slices(image, int(rng.integers(3)), float(rng.uniform(1.0, 2.2)))
+        image = thick_slices(image, int(rng.integers(3)), coarser * float(rng.uniform(1.0, 2.2)))
     image = np.clip(image, 0, None) ** np.float32(np.exp(rng.normal(0, 0.25)))
     if rng.random() < 0.8:
         image = rician(image.astype(np.float32, copy=False), float(rng.uniform(0.0, 0.08)), rng)
@@ -186,7 +194,11 @@ def synthesise(
 
 
 def _deform(
-    image: Array, brain: Array, rng: np.random.Generator, size: tuple[int, int, int]
+    image: Array,
+    brain: Array,
+    rng: np.random.Generator,
+    size: tuple[int, int, int],
+    spacing_mm: float,
 ) -> tuple[Array, Array]:
     """Rotate, scale (fetus to adult), shear, shift, mirror and warp both alike."""
     angles = np.deg2rad(rng.normal(0, 10, 3))
@@ -203,7 +215,7 @@ def _deform(
         matrix[:, 0] *= -1  # the left-right axis comes first
     inverse = np.linalg.inv(matrix)
     shift = rng.normal(0, 5, 3)
-    step = np.float32(GRID_MM / HEAD_MM)
+    step = np.float32(spacing_mm / HEAD_MM)
     grid = [
         (np.arange(n, dtype=np.float32) - (n - 1) / 2) * step - s
         for n, s in zip(size, shift, strict=True)
@@ -224,7 +236,9 @@ def _deform(
     return moved[0].numpy(), moved[1].clamp(0, 1).numpy()
 
 
-def _crop_view(image: Array, brain: Array, rng: np.random.Generator) -> tuple[Array, Array]:
+def _crop_view(
+    image: Array, brain: Array, rng: np.random.Generator, coarser: float
+) -> tuple[Array, Array]:
     """Cut the field of view: below (neck), now and then at a side; what is cut is in neither."""
     seen = np.ones(image.shape, dtype=bool)
     if rng.random() < 0.5:  # LPS: low z is inferior
@@ -232,7 +246,7 @@ def _crop_view(image: Array, brain: Array, rng: np.random.Generator) -> tuple[Ar
     for axis in range(3):
         if rng.random() < 0.1:
             index: list[slice] = [slice(None)] * 3
-            width = int(rng.integers(1, 8))
+            width = round(coarser * int(rng.integers(1, 8)))
             index[axis] = slice(-width, None) if rng.random() < 0.5 else slice(0, width)
             seen[tuple(index)] = False
     return image * seen, brain * seen

@@ -148,7 +148,7 @@ def input_preparation(weights: WeightRecord) -> dict[str, Any]:
     The published weights know linear interpolation and the published histogram matching (see
     ``imaging.intensity.match_histogram``); ours know a sharper image, matched inside the brain.
     """
-    if weights.variant == "bmex-pytorch":
+    if weights.variant in ("bmex-pytorch", "bmex-caffe"):
         return {"histogram_method": "published", "order": 1}
     return {"histogram_method": "brain", "order": 3}
 

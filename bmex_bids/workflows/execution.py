@@ -5,7 +5,8 @@ Nipype's own plugins would do, but for four things that users of pipelines wait 
 
 * images are done one after the other, so the first result comes early;
 * a step that needs many processors is not overtaken for ever by those that need few;
-* a worker that the kernel kills (memory) fails its image, instead of the run waiting for ever;
+* a worker that the kernel kills (memory) takes at most its own image with it: the steps that were
+  lost are done again, one at a time;
 * the reason of a failure is known when it happens.
 """
 
@@ -22,6 +23,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from configparser import Interpolation
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,20 +34,23 @@ import networkx as nx
 from nipype import config as nipype_config
 from nipype import logging as nipype_logging
 from nipype.interfaces.utility import IdentityInterface
-from nipype.pipeline import plugins as nipype_plugins
 from nipype.pipeline.engine import Workflow
 from nipype.pipeline.engine.utils import topological_sort
 from nipype.pipeline.plugins.base import PluginBase
 from nipype.pipeline.plugins.multiproc import MultiProcPlugin, run_node
 from nipype.pipeline.plugins.tools import report_crash
 
-from bmex_bids.exceptions import UsageError
+from bmex_bids.workflows import batch_plugins
 
 POLL_SECONDS = 0.2
 WORKER_DIED = (
-    "expected a worker process to finish this step, but it died, most likely killed because the "
-    "memory was full; use fewer processors (--nprocs), set --mem-mb, or give the run more memory"
+    "expected a worker process to finish this step, but it died, and so did the one that tried "
+    "again, alone; most likely they were killed because the memory was full; use --low-mem, or "
+    "give the run more memory"
 )
+#: the second in a row that dies with the same step condemns the step
+TRIES = 2
+TRIED_AGAIN = "its worker process died (killed; was the memory full?); tried again, alone"
 #: what a step is called in progress lines, by the name of its node (or of its workflow)
 STEPS: Mapping[str, str] = {
     "conform": "preprocess: read, check, conform",
@@ -70,8 +75,8 @@ class Event:
     workflow : name of the image's workflow
     node : full name of the node
     step : in words
-    status : ``"start"``, ``"end"`` or ``"exception"``
-    reason : of an exception, in one line; else None
+    status : ``"start"``, ``"end"``, ``"exception"``, or ``"again"`` where a step is done once more
+    reason : of an exception or of doing it again, in one line; else None
     """
 
     workflow: str
@@ -96,6 +101,8 @@ def configure(
     Crash files are text.  Nipype says nothing unless ``verbosity`` is 1 (its progress) or 2.
     """
     nipype_config.resource_monitor = resource_monitor
+    # a "%" in the path of a folder is no reference to another setting
+    nipype_config._config._interpolation = Interpolation()
     nipype_config.update_config(
         {
             "logging": dict.fromkeys(
@@ -109,6 +116,7 @@ def configure(
                 "create_report": "false",
                 "get_linked_libs": "false",
                 "check_version": "false",
+                "job_finished_timeout": str(batch_plugins.RESULT_TIMEOUT_S),
                 "poll_sleep_duration": str(POLL_SECONDS),
             },
         }
@@ -126,6 +134,8 @@ def quieten(verbosity: int) -> None:
     for name in ("workflow_level", "interface_level", "utils_level"):
         nipype_config.set("logging", name, level_name(verbosity))
     nipype_logging.update_logging(nipype_config)
+    # nibabel tells what is wrong with a header without the image's name; we tell it with
+    logging.getLogger("nibabel.global").setLevel(level_name(verbosity))
     ours = logging.getLogger("bmex_bids")
     ours.setLevel((logging.WARNING, logging.INFO, logging.DEBUG)[min(verbosity, 2)])
     if verbosity and not ours.handlers:
@@ -155,16 +165,19 @@ def run(
     nprocs : one process for each step in parallel; with 1, all happens in this process
     memory_gb, gpu_slots : what the steps share
     one_at_a_time : the next image begins when the one before is done
-    plugin : name and arguments of one of Nipype's plugins, instead of our own
+    plugin : name and arguments of one of Nipype's plugins, instead of our own; MultiProc is our
+        own, with these arguments before the others
     monitor_file : where what Nipype's resource monitor measured is put
     """
     try:
-        if plugin is not None:
-            _run_elsewhere(workflow, listener, *plugin)
-        else:
+        name, arguments = plugin or ("", {})
+        if name not in {"", "MultiProc"}:
+            _run_elsewhere(workflow, listener, name, arguments)
+        else:  # our own is Nipype's MultiProc, mended, and takes its arguments
             _run_here(
                 workflow,
                 listener,
+                arguments,
                 order=order,
                 nprocs=nprocs,
                 memory_gb=memory_gb,
@@ -182,12 +195,6 @@ def _run_elsewhere(
     workflow: Workflow, listener: Listener, name: str, arguments: dict[str, Any]
 ) -> None:
     """Run with one of Nipype's own plugins, the batch systems' among them."""
-    if not hasattr(nipype_plugins, f"{name}Plugin"):
-        known = sorted(n.removesuffix("Plugin") for n in dir(nipype_plugins) if n[-6:] == "Plugin")
-        raise UsageError(
-            f"expected one of Nipype's plugins ({', '.join(known)}), got {name!r}; mend the file "
-            "of --use-plugin"
-        )
     failed = False
 
     def tell(node: Any, status: str) -> None:
@@ -195,8 +202,11 @@ def _run_elsewhere(
         failed = failed or status == "exception"
         _tell(listener, node, status)
 
+    if batch_plugins.is_batch(name):
+        batch_plugins.prepare(workflow, name, arguments)
+    plugin = batch_plugins.guarded(name, {**arguments, "status_callback": tell})
     try:
-        workflow.run(plugin=name, plugin_args={**arguments, "status_callback": tell})
+        workflow.run(plugin=plugin)
     except RuntimeError:
         if not failed:  # else the listener knows, and the others were done
             raise
@@ -205,6 +215,7 @@ def _run_elsewhere(
 def _run_here(
     workflow: Workflow,
     listener: Listener,
+    given: Mapping[str, Any],
     *,
     order: Sequence[str],
     nprocs: int,
@@ -214,7 +225,7 @@ def _run_here(
     one_at_a_time: bool,
 ) -> None:
     arguments: dict[str, Any] = {"status_callback": partial(_tell, listener)}
-    if nprocs == 1:
+    if int(given.get("n_procs", nprocs)) == 1:
         workflow.run(plugin=SerialPlugin(arguments))
         return
     arguments |= {
@@ -227,7 +238,7 @@ def _run_here(
     }
     if memory_gb is not None:
         arguments["memory_gb"] = memory_gb
-    plugin = PoolPlugin(arguments)
+    plugin = PoolPlugin(arguments | dict(given))
     try:
         workflow.run(plugin=plugin)
     except RuntimeError:
@@ -270,6 +281,8 @@ def _tell(listener: Listener, node: Any, status: str) -> None:
     reason = None
     if status == "exception":
         reason = reason_of(getattr(node, "_traceback", None) or "")
+    elif status == "again":
+        reason = TRIED_AGAIN
     listener(
         Event(
             workflow=parts[1] if len(parts) > 2 else parts[0],
@@ -329,13 +342,17 @@ class SerialPlugin(PluginBase):
 
 
 class PoolPlugin(MultiProcPlugin):
-    """Nipype's MultiProc with strict priorities, and workers whose death is noticed."""
+    """Nipype's MultiProc with strict priorities, and workers whose death is made good."""
 
     pool: ProcessPoolExecutor
 
     def __init__(self, plugin_args: dict[str, Any]) -> None:
         super().__init__(plugin_args=plugin_args)
         self.failed = False
+        self._given: dict[int, tuple[Any, bool]] = {}  # task → its node, updatehash
+        self._tries: dict[int, int] = {}
+        self._lost: list[int] = []  # tasks that wait to be done again
+        self._alone: int | None = None  # the one that is
         self.pool.shutdown()
         self.pool = self._new_pool()
 
@@ -356,24 +373,62 @@ class PoolPlugin(MultiProcPlugin):
 
     def _submit_job(self, node: Any, updatehash: bool = False) -> int:
         self._taskid += 1
-        task = partial(run_node, node, updatehash, self._taskid)
+        taskid = int(self._taskid)
+        self._given[taskid] = (node, updatehash)
+        self._send(taskid)
+        return taskid
+
+    def _send(self, taskid: int) -> None:
+        node, updatehash = self._given[taskid]
+        task = partial(run_node, node, updatehash, taskid)
         try:
             future = self.pool.submit(task)
         except BrokenProcessPool:
+            self.pool.shutdown(wait=False)
             self.pool = self._new_pool()
             future = self.pool.submit(task)
-        self._task_obj[self._taskid] = future
-        future.add_done_callback(partial(self._store, self._taskid))
-        return int(self._taskid)
+        self._tries[taskid] = self._tries.get(taskid, 0) + 1
+        self._task_obj[taskid] = future
+        future.add_done_callback(partial(self._store, taskid))
 
     def _store(self, taskid: int, future: Future[dict[str, Any]]) -> None:
         try:
             result = future.result()
         except BrokenProcessPool:
-            result = {"result": None, "traceback": [f"WorkerDied: {WORKER_DIED}"]}
+            result = {"result": None, "traceback": [f"WorkerDied: {WORKER_DIED}"], "died": True}
         except Exception:  # noqa: BLE001 - a result that cannot be sent is that node's failure
             result = {"result": None, "traceback": format_exception(*sys.exc_info())}
         self._taskresult[taskid] = result
+
+    def _get_result(self, taskid: int) -> Any:
+        """What came of a task; None while it is on its way, for the first or the second time.
+
+        With one worker the pool loses all tasks that were running, and nobody knows which of them
+        was to blame.  So each is done again while nothing else runs: then the blame is clear, and
+        the memory is its own.
+        """
+        result = self._taskresult.get(taskid)
+        if result is not None and result.get("died") and self._tries[taskid] < TRIES:
+            del self._taskresult[taskid]
+            self._lost.append(taskid)
+            self._status_callback(self._given[taskid][0], "again")
+            result = None
+        if self._lost and self._lost[0] == taskid and self._idle():
+            self._lost.pop(0)
+            self._send(taskid)
+            self._alone = taskid
+        return result
+
+    def _idle(self) -> bool:
+        """Whether no task is with a worker."""
+        return all(future.done() for future in self._task_obj.values())
+
+    def _clear_task(self, taskid: int) -> None:
+        super()._clear_task(taskid)
+        del self._given[taskid], self._tries[taskid]  # a node holds its interface and inputs
+        self._taskresult.pop(taskid, None)
+        if self._alone == taskid:
+            self._alone = None
 
     def _clean_queue(self, jobid: int, graph: nx.DiGraph, result: Any = None) -> Any:
         self.failed = True
@@ -384,6 +439,8 @@ class PoolPlugin(MultiProcPlugin):
 
     def _sort_jobs(self, jobids: Sequence[int], scheduler: str = "tsort") -> list[int]:
         """The most urgent jobs that fit now; none behind the first that has to wait."""
+        if self._lost or self._alone is not None:
+            return []
         order = self.plugin_args.get("order", {})
 
         def urgency(jobid: int) -> tuple[int, int]:

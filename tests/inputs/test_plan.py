@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 
-from bmex_bids.exceptions import UsageError
+from bmex_bids.exceptions import NoInputError, UsageError
 from bmex_bids.inputs.collect import collect
 from bmex_bids.inputs.plan import plan
 
@@ -127,3 +127,56 @@ def test_all_ten_images_of_the_lifespan_can_be_processed(shared_data):
         wrong_name = name[:8] in ("sub-0003", "sub-0004", "sub-0005", "sub-0006")
         assert any("only row" in warning for warning in item.warnings) == wrong_name
     assert found == LIFESPAN
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "sub-01/anat/sub-01_T1w.nii.gz",
+        "sub-01/anat/sub-01_T1w.json",
+        "T1w.json",
+        "participants.tsv",
+        "participants.json",
+        "sub-01/sub-01_scans.tsv",
+    ],
+)
+def test_a_file_that_datalad_did_not_fetch_skips_what_needs_it(bids_skeleton, name):
+    bids = bids_skeleton(
+        {
+            "participants.tsv": [{"participant_id": f"sub-{x}", "age": 1} for x in ("01", "02")],
+            "participants.json": {"age": {"Units": "months"}},
+            "sub-01/anat/sub-01_T1w.nii.gz": None,
+            "sub-02/anat/sub-02_T1w.nii.gz": None,
+        }
+    )
+    (bids / name).unlink(missing_ok=True)
+    (bids / name).symlink_to(".git/annex/objects/Xx/9z/KEY/KEY")
+    items = {item.image.subject: item for item in plan(collect(bids), bids)}
+    assert "run `datalad get`" in items["01"].skip_reason
+    assert str(bids / name) in items["01"].skip_reason
+    assert items["02"].runnable == name.startswith("sub-01")
+
+
+def test_an_age_from_the_command_line_needs_no_table(bids_skeleton):
+    bids = bids_skeleton({"sub-01/anat/sub-01_T1w.nii.gz": None})
+    (bids / "participants.tsv").symlink_to(".git/annex/objects/Xx/9z/KEY/KEY")
+    (item,) = plan(collect(bids), bids, override_months=3.0)
+    assert item.runnable
+
+
+def test_a_mask_that_datalad_did_not_fetch_is_not_passed_over(bids_skeleton, tmp_path):
+    bids = bids_skeleton({"sub-01/anat/sub-01_T1w.nii.gz": None})
+    mask = tmp_path / "masks/sub-01/anat/sub-01_desc-brain_mask.nii.gz"
+    mask.parent.mkdir(parents=True)
+    mask.symlink_to("../../.git/annex/objects/Xx/9z/KEY/KEY")
+    (item,) = plan(
+        collect(bids), bids, override_months=3.0, derivatives={"mine": tmp_path / "masks"}
+    )
+    assert "run `datalad get`" in item.skip_reason
+
+
+def test_a_description_that_datalad_did_not_fetch(bids_skeleton):
+    bids = bids_skeleton({"sub-01/anat/sub-01_T1w.nii.gz": None}, description=False)
+    (bids / "dataset_description.json").symlink_to(".git/annex/objects/Xx/9z/KEY/KEY")
+    with pytest.raises(NoInputError, match="datalad get"):
+        collect(bids)

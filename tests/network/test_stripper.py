@@ -6,8 +6,9 @@ from numpy.testing import assert_allclose
 
 from bmex_bids.exceptions import ImageError
 from bmex_bids.metrics.tissue import dice
-from bmex_bids.network.compact import HalfUNet
-from bmex_bids.network.stripper import brain_probability, normalise, resize
+from bmex_bids.network.compact import HalfUNet, TwoStageStripper
+from bmex_bids.network.headgrid import normalise, resize
+from bmex_bids.network.stripper import _corners, brain_probability, refined_logits
 
 
 @pytest.mark.parametrize(
@@ -95,3 +96,77 @@ def test_an_empty_image_gives_an_answer_and_a_series_is_refused(make_record):
     assert np.isfinite(brain_probability(empty, (2, 2, 2), record, device="cpu", threads=1)).all()
     with pytest.raises(ImageError, match="three-dimensional"):
         brain_probability(np.zeros((4, 4, 4, 2), np.float32), (1, 1, 1), record, device="cpu")
+
+
+# ------------------------------------------------------------------ the second network
+def two_stages():
+    return TwoStageStripper(HalfUNet(1, 1, 4, norm=True), HalfUNet(2, 1, 4, norm=True))
+
+
+def ball_image(extent_mm, spacing, radius):
+    shape = [int(extent_mm / s) | 1 for s in spacing]
+    x, y, z = np.meshgrid(
+        *[(np.arange(n) - n / 2) * s for n, s in zip(shape, spacing, strict=True)], indexing="ij"
+    )
+    ball = (x - 4) ** 2 + (y + 6) ** 2 + (z - 3) ** 2 < radius**2
+    noise = np.random.default_rng(0).normal(0, 2, shape)
+    return (ball * 100 + noise).astype(np.float32), ball
+
+
+@pytest.mark.parametrize("extent", [60, 240])
+def test_an_untrained_second_network_changes_nothing(make_record, extent):
+    data, _ = ball_image(extent, (2.0, 2.0, 2.0), 25)
+    network = two_stages()
+    torch.nn.init.normal_(network.coarse.head.weight, std=0.3)
+    record = make_record(network, "bmex-strip-fine", kind="strip")
+    both = brain_probability(data, (2.0,) * 3, record, device="cpu", threads=1)
+    alone = make_record(network.coarse, "bmex-strip", kind="strip", name="coarse")
+    first = brain_probability(data, (2.0,) * 3, alone, device="cpu", threads=1)
+    assert first.std() > 0.01
+    assert_allclose(both, first, atol=2e-3)
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (2.0, 2.0, 2.0), (1.1, 0.9, 4.0)])
+@pytest.mark.parametrize(("extent", "radius"), [(90, 30), (200, 75)])
+def test_the_second_network_mends_what_the_first_got_wrong(
+    make_record, monkeypatch, spacing, extent, radius
+):
+    """The first says "perhaps" of a box that is too large, the second looks at the image."""
+
+    class Anywhere(torch.nn.Module):
+        def forward(self, x):
+            return torch.full_like(x, -1.0)
+
+    class Image(torch.nn.Module):
+        def forward(self, x):
+            assert x.shape[1:] == (2, 64, 64, 64)
+            return (x[:, :1] - 0.5) * 50 - 4 * x[:, 1:]
+
+    network = two_stages()
+    network.coarse, network.fine = Anywhere(), Image()
+    monkeypatch.setattr("bmex_bids.network.stripper._network", lambda *_: network)
+    record = make_record(HalfUNet(1, 1, 4), "bmex-strip", kind="strip")
+    data, ball = ball_image(extent, spacing, radius)
+    result = brain_probability(data, spacing, record, device="cpu", threads=1)
+    assert dice(result > 0.5, ball) > 0.95
+
+
+def test_where_the_first_network_sees_no_chance_of_brain_the_second_is_not_asked():
+    def never(image, logits):
+        raise AssertionError
+
+    logits = refined_logits(never, torch.rand(30, 30, 30), torch.full((20, 20, 20), -5.0))
+    assert_allclose(logits.numpy(), -5)
+
+
+@pytest.mark.parametrize("length", [20, 64, 65, 100, 131])
+@pytest.mark.parametrize(("low", "high"), [(0, 20), (3, 17), (0, 64), (11, 98), (5, 131)])
+def test_cubes_cover_what_is_asked_for(length, low, high):
+    if high > length:
+        pytest.skip("not inside the axis")
+    corners = _corners(low, high, length)
+    covered = {c + k for c in corners for k in range(64)}
+    assert set(range(low, high)) <= covered
+    if length >= 64:
+        assert min(corners) >= 0
+        assert max(corners) + 64 <= length

@@ -57,17 +57,17 @@ def test_a_raw_description_that_is_absent_or_broken_does_no_harm(tmp_path, text)
 def test_the_files_around_the_dataset_are_written_once(tmp_path):
     out = tmp_path / "out"
     write_dataset(tmp_path, out)
-    assert {path.name for path in out.iterdir()} == {
+    assert {path.name for path in out.iterdir() if path.is_file()} == {
         "dataset_description.json", ".bidsignore", "desc-enhanced_dseg.tsv",
     }  # fmt: skip
     assert json.loads((out / "dataset_description.json").read_text())["Name"]
     rows = [line.split("\t") for line in (out / "desc-enhanced_dseg.tsv").read_text().splitlines()]
     assert [(row[0], row[2]) for row in rows[1:]] == [("1", "GM"), ("2", "WM"), ("3", "CSF")]
-    before = {path: path.stat().st_ino for path in out.iterdir()}
+    before = {path: path.stat().st_ino for path in out.iterdir() if path.is_file()}
     (out / ".bidsignore").write_text("changed")
     write_dataset(tmp_path, out)
-    after = {path: path.stat().st_ino for path in out.iterdir()}
-    assert [path.name for path in out.iterdir() if before[path] != after[path]] == [".bidsignore"]
+    after = {path: path.stat().st_ino for path in out.iterdir() if path.is_file()}
+    assert [path.name for path in before if before[path] != after[path]] == [".bidsignore"]
 
 
 def test_the_status_has_a_row_for_each_image(tmp_path):

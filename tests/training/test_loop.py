@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 import csv
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch.utils.data import Dataset
 
+from bmex_bids.exceptions import UsageError
 from bmex_bids.training.loop import Average, Schedule, export_half, fit
 
 
@@ -142,6 +144,32 @@ def test_the_rate_warms_up_and_falls_along_half_a_cosine():
     assert [schedule.rate_at(k) for k in (0, 4, 9, 10)] == pytest.approx([0.1, 0.5, 1, 1])
     assert schedule.rate_at(60) == pytest.approx(0.6)
     assert schedule.rate_at(110) == schedule.rate_at(500) == pytest.approx(0.2)
+
+
+def test_workers_do_not_change_the_batches(model, tmp_path):
+    one = fit(model(), Chunks(), loss, validate, tmp_path / "one", SCHEDULE)
+    two = fit(model(), Chunks(), loss, validate, tmp_path / "two", replace(SCHEDULE, workers=2))
+    for name, tensor in one.state.items():
+        assert torch.equal(two.state[name], tensor)
+
+
+def test_mixed_precision_keeps_the_weights_in_float32(model, tmp_path):
+    seen = []
+
+    def look(network, batch):
+        seen.append(network(batch[0]).dtype)
+        return loss(network, batch)
+
+    mixed = replace(SCHEDULE, precision="bfloat16", steps=2)
+    average = fit(model(), Chunks(), look, validate, tmp_path, mixed)
+    assert set(seen) == {torch.bfloat16}
+    assert {tensor.dtype for tensor in average.state.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("bad", [{"precision": "half"}, {"steps": 0}, {"workers": 0}])
+def test_a_schedule_that_cannot_be_is_refused(bad):
+    with pytest.raises(UsageError, match="expected"):
+        Schedule(**bad)
 
 
 def test_weights_are_exported_in_half_precision(tmp_path):

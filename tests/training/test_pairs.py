@@ -68,7 +68,21 @@ def test_a_chunk_is_a_function_of_the_seed_and_its_index(sources):
     assert not same(items[2], fresh)
     assert not same(chunks(sources, seed=6)[3], fresh)
     assert len(walked) == 9
-    assert set(walked._volumes) <= {3, 4, 5, 6}  # old ones are forgotten
+    assert set(walked._volumes) <= {(0, k) for k in (3, 4, 5, 6)}  # old ones are forgotten
+
+
+def test_each_stream_has_volumes_of_its_own(sources):
+    """Worker w of two gets chunks w, w + 2, …: no volume is made by both."""
+    two = PatchChunks(sources, seed=5, chunks=8, patch=8, window=3, stride=1, streams=2)
+    made = [two[k] for k in (0, 2, 4)]
+    assert {stream for stream, _ in two._volumes} == {0}
+    assert two[1] is not made[0]
+    assert {stream for stream, _ in two._volumes} == {0, 1}
+    again = PatchChunks(sources, seed=5, chunks=8, patch=8, window=3, stride=1, streams=2)
+    assert same(again[4], made[2])
+    one = PatchChunks(sources, seed=5, chunks=8, patch=8, window=3, stride=1)
+    assert same(one[0], made[0])  # the first row is what a single worker has
+    assert not same(again[1], made[0])
 
 
 def test_a_chunk_holds_patches_in_the_order_of_the_network(sources):
@@ -87,7 +101,7 @@ def test_patches_are_cut_as_z_x_y(clean):
     values = 1 + place[0] + 100 * place[1] + 10_000 * place[2]
     ramp = CleanImage("ramp", values, np.ones(SHAPE, bool), clean.labels, (1, 1, 1), "x", "")
     made = chunks(Sources([ramp], [], []))
-    made.volume = lambda number: (ramp.data, ramp)
+    made.volume = lambda number, stream: (ramp.data, ramp)
     _, target, _, _ = made[0]
     for axis, step in ((2, 10_000), (3, 1), (4, 100)):
         assert (target.diff(dim=axis) == step).all()

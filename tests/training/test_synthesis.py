@@ -19,6 +19,7 @@ from bmex_bids.training.strip import (
 from bmex_bids.training.synthesis import (
     TISSUES,
     HeadMap,
+    _deform,
     _halve,
     as_tensors,
     brain_fraction,
@@ -30,8 +31,7 @@ from bmex_bids.training.synthesis import (
 SIZE = (24, 32, 16)
 
 
-@pytest.fixture(scope="module")
-def head():
+def ball_head():
     """Nested balls on the 2 mm grid: white matter, cortex, something outside."""
     x, y, z = np.meshgrid(*[np.arange(n) - n / 2 for n in (30, 34, 28)], indexing="ij")
     radius = np.sqrt(x**2 + y**2 + z**2)
@@ -39,6 +39,11 @@ def head():
     fractions = np.stack(parts).astype(np.uint8) * 255
     brain = (radius < 9).astype(np.uint8) * 255
     return HeadMap("balls", ("white", "cortex", "outside-258"), fractions, brain)
+
+
+@pytest.fixture(scope="module")
+def head():
+    return ball_head()
 
 
 def test_a_head_is_a_function_of_the_seed(head):
@@ -161,5 +166,20 @@ def test_validation_has_the_same_heads_each_time(head):
 
 
 def test_missing_label_maps_are_named(tmp_path):
-    with pytest.raises(UsageError, match=r"20 are missing .*training_seg_01.*--data"):
+    with pytest.raises(UsageError, match=r"16 are missing .*training_seg_01.*--data"):
         train(tmp_path, tmp_path / "out", StripConfig())
+
+
+def test_a_head_on_a_finer_grid_is_the_same_head():
+    """One seed, 3 mm and 2 mm: the same brain, seen with other voxels."""
+    head = ball_head()
+    brain = head.brain.astype(np.float32) / 255
+    coarse = _deform(brain, brain, np.random.default_rng(5), (24, 32, 16), 3.0)[1]
+    fine = _deform(brain, brain, np.random.default_rng(5), (36, 48, 24), 2.0)[1]
+    assert coarse.sum() * 27 == pytest.approx(fine.sum() * 8, rel=0.02)
+    middle = [
+        np.array([np.average(np.arange(n) + 0.5, weights=v.sum(axis=o)) for n, o in zip(
+            v.shape, ((1, 2), (0, 2), (0, 1)), strict=True)]) * step
+        for v, step in ((coarse, 3.0), (fine, 2.0))
+    ]  # fmt: skip
+    assert np.abs(middle[0] - middle[1]).max() < 0.5

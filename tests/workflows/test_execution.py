@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import os
 import signal
+import time
+from pathlib import Path
 
 import pytest
 from nipype.interfaces.base import BaseInterfaceInputSpec, SimpleInterface, TraitedSpec, traits
@@ -35,6 +37,14 @@ class Step(SimpleInterface):
             raise MaskError("expected a brain, got a walnut; look at it")
         if self.inputs.act == "die":
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.inputs.act.startswith("die once "):
+            mark = Path(self.inputs.act.removeprefix("die once "))
+            time.sleep(0.5)  # the other image's step has begun
+            if not mark.exists():
+                mark.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+        if self.inputs.act == "wait":
+            time.sleep(1.5)
         self._results["value"] = self.inputs.value + 1
         return runtime
 
@@ -117,12 +127,26 @@ def test_the_first_image_is_not_overtaken_in_several_processes(run):
     assert len(order) == 9
 
 
-def test_a_killed_worker_fails_its_image_and_the_run_goes_on(run):
-    events, _ = run(image_wf("a_wf", "die", n_procs=2), image_wf("b_wf"), nprocs=2)
+def test_a_step_that_kills_its_worker_twice_fails_its_image_and_no_other(run):
+    events, _ = run(image_wf("a_wf", "die"), image_wf("b_wf"), image_wf("c_wf", "wait"), nprocs=2)
     (failure,) = [event for event in events if event.status == "exception"]
     assert failure.workflow == "a_wf"
     assert "memory was full" in failure.reason
+    for workflow in ("b_wf", "c_wf"):
+        assert (workflow, "last") in ended(events)
+
+
+def test_steps_that_were_lost_with_a_worker_are_done_again(run, tmp_path):
+    """One worker dies, once, while another image's step is running: both steps are lost."""
+    mark = tmp_path / "died"
+    events, _ = run(image_wf("a_wf", f"die once {mark}"), image_wf("b_wf", "wait"), nprocs=2)
+    assert mark.exists()
+    assert [event for event in events if event.status == "exception"] == []
+    again = {event.workflow for event in events if event.status == "again"}
+    assert "a_wf" in again
+    assert ("a_wf", "last") in ended(events)
     assert ("b_wf", "last") in ended(events)
+    assert len(ended(events)) == 6  # each step ends once
 
 
 def test_stopping_at_the_first_crash(run):
@@ -134,6 +158,12 @@ def test_stopping_at_the_first_crash_in_several_processes(run):
     events, _ = run(image_wf("a_wf", "raise"), image_wf("b_wf", n_procs=2), nprocs=2, stop=True)
     assert [event.workflow for event in events if event.status == "exception"] == ["a_wf"]
     assert ("b_wf", "last") not in ended(events)
+
+
+def test_a_folder_may_have_a_percent_sign_in_its_path(tmp_path):
+    folder = tmp_path / "50% of %j"
+    execution.configure(crash_dir=folder)
+    assert execution.nipype_config.get("execution", "crashdump_dir") == str(folder)
 
 
 def test_steps_are_the_nodes_that_work():

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What can be said of an image before anything of it is read: what stands in its way, what is odd.
+
+A file that would stop the whole run (a pipe, a link to a device, an image that no memory holds,
+two files with one name) is skipped here, with its reason; all other faults are found when the
+image is read, and are then its own.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bmex_bids.cli.plan_view import BASE_GB
+
+if TYPE_CHECKING:
+    from bmex_bids.inputs.plan import PlannedImage
+
+#: bytes that a voxel of a given mask takes while it is read and resampled
+MASK_BYTES = 12
+
+
+def look_at(
+    planned: Sequence[PlannedImage],
+    memory_gb: float | None = None,
+    output_dir: Path | None = None,
+) -> Iterator[PlannedImage]:
+    """The same images; those that cannot be run have a reason, the odd ones a warning.
+
+    Parameters
+    ----------
+    planned : of the dataset
+    memory_gb : that one image may take, in 2^30 bytes; None where it is not known (the steps run
+        on other machines)
+    output_dir : what is written must stay below it
+    """
+    from bmex_bids.imaging.orientation import header_remarks
+    from bmex_bids.workflows.base import workflow_name
+
+    # two names that differ in signs only are one to Nipype
+    names = Counter(workflow_name(item.name) for item in planned)
+    for item in planned:
+        if not item.runnable:
+            yield item
+            continue
+        alike = names[workflow_name(item.name)]
+        reason = _fault(item, alike, memory_gb) or (
+            None if output_dir is None else fault_of_links(output_dir, item)
+        )
+        remarks = () if reason else header_remarks(item.image.path)
+        yield replace(item, skip_reason=reason, warnings=(*item.warnings, *remarks))
+
+
+def _fault(item: PlannedImage, alike: int, memory_gb: float | None) -> str | None:
+    """Why an image cannot be run, or None."""
+    from bmex_bids.imaging.orientation import fault_of_file
+
+    fault = fault_of_file(item.image.path)
+    if fault is not None:
+        return fault
+    if alike > 1:
+        return (
+            f"expected one file for {item.name}, got {alike} whose results would have one name "
+            "(.nii beside .nii.gz, another participant's folder, or labels that differ in signs "
+            "other than letters and digits); remove or rename all but one"
+        )
+    return None if memory_gb is None else _fault_of_size(item, memory_gb)
+
+
+def _fault_of_size(item: PlannedImage, memory_gb: float) -> str | None:
+    """The reason for an image, or mask, whose header declares more than the memory holds."""
+    from bmex_bids.interfaces.files import voxel_count
+    from bmex_bids.workflows.base import memory_gb as estimate
+
+    spacing = item.spacing_mm or 1.0
+    needs: list[tuple[Path, float]] = [(item.image.path, estimate(item.image.path, spacing))]
+    if item.mask is not None:
+        needs.append((item.mask, (voxel_count(item.mask) or 0) * MASK_BYTES / 2**30))
+    for path, need in needs:
+        if BASE_GB + need > memory_gb:
+            return (
+                f"expected an image for which {memory_gb:.1f} GiB of memory are enough in "
+                f"{path.name}, got a header that asks for about {BASE_GB + need:.1f} GiB (at "
+                f"{spacing:g} mm); crop or resample it, or give the run more memory"
+            )
+    return None
+
+
+def fault_of_links(output_dir: Path, item: PlannedImage) -> str | None:
+    """The reason for an image whose folders in the output lead out of it by a link, or None."""
+    home = output_dir.resolve()
+    anat = Path(item.output_dir)
+    top = Path(anat.parts[0])
+    for folder in (*reversed([anat, *anat.parents[:-1]]), top / "figures"):
+        path = output_dir / folder
+        if path.is_symlink() and not path.resolve().is_relative_to(home):
+            return (
+                f"expected the folder {folder.as_posix()} of {item.name} within the output, got a "
+                f"link to {path.resolve()}; remove the link, or name another output folder"
+            )
+    return None

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Find the brain in a head with a network: ours, or LifespanStrip's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bmex_bids.interfaces.files import data_of, with_data
+
+if TYPE_CHECKING:
+    import nibabel as nib
+
+    from bmex_bids.network.registry import WeightRecord
+
+NO_TEMPLATE = (
+    "LifespanStrip's own histogram template is not in the weights folder: the head was scaled to "
+    "0…10000 in its place, which its training did not know, so look at the mask. Put template.hdr "
+    "and template.img of its project beside its weights"
+)
+
+
+def network_mask(
+    corrected: nib.Nifti1Image, record: WeightRecord, *, device: str, threads: int
+) -> tuple[nib.Nifti1Image, dict[str, Any]]:
+    """The brain in a head, and how it was found.
+
+    Parameters
+    ----------
+    corrected : LPS, 0…1000, N4 over the head
+    record : of a stripping network
+    device, threads : as for :func:`bmex_bids.network.predict.enhance`
+
+    Returns
+    -------
+    mask, info : uint8 on the head's grid; ``method``, ``weights`` …, and ``notes``, a list
+    """
+    if record.variant == "lifespanstrip":
+        mask, notes, extra = _lifespanstrip(corrected, record, device=device, threads=threads)
+    else:
+        mask, notes, extra = _own(corrected, record, device=device, threads=threads), [], {}
+    return mask, {
+        "method": "stripping network",
+        "weights": record.name,
+        "weights_sha256": record.sha256,
+        "weights_licence": record.licence,
+        "weights_source": record.source,
+        **extra,
+        "notes": notes,
+    }
+
+
+def _own(
+    corrected: nib.Nifti1Image, record: WeightRecord, *, device: str, threads: int
+) -> nib.Nifti1Image:
+    import numpy as np
+
+    from bmex_bids.imaging.mask import clean_mask
+    from bmex_bids.imaging.orientation import voxel_sizes
+    from bmex_bids.network.stripper import brain_probability
+
+    probability = brain_probability(
+        data_of(corrected), voxel_sizes(corrected.affine), record, device=device, threads=threads
+    )
+    return clean_mask(with_data((probability > 0.5).astype(np.uint8), corrected))
+
+
+def _lifespanstrip(
+    corrected: nib.Nifti1Image, record: WeightRecord, *, device: str, threads: int
+) -> tuple[nib.Nifti1Image, list[str], dict[str, Any]]:
+    """As the release does it: 1.6 mm, its template's histogram, windows, opening."""
+    import numpy as np
+
+    from bmex_bids.imaging.intensity import TOP, match_whole
+    from bmex_bids.imaging.mask import open_mask
+    from bmex_bids.imaging.resampling import resample_like, resample_to_spacing
+    from bmex_bids.network.lifespanstrip import DIVISOR, GRID_MM, head_probability
+
+    small = resample_to_spacing(corrected, GRID_MM, order=1)
+    head = np.clip(data_of(small), 0, None)
+    if record.companion is not None:
+        fed, notes = match_whole(head, template_values(record.companion)), []
+        extra = {"template": record.companion.name}
+    else:
+        fed, notes = head * np.float32(DIVISOR / TOP), [NO_TEMPLATE]
+        extra = {"template": "none"}
+    probability = head_probability(fed, record.path, device=device, threads=threads)
+    back = resample_like(with_data(probability, small), corrected, order=1)
+    return open_mask(with_data((data_of(back) > 0.5).astype(np.uint8), back)), notes, extra
+
+
+def template_values(path: Path) -> Any:
+    """The voxels of LifespanStrip's template; WeightsError where it cannot be read."""
+    import nibabel as nib
+    import numpy as np
+
+    from bmex_bids.exceptions import WeightsError
+
+    try:
+        values = np.asarray(nib.load(path).dataobj, dtype=np.float32)  # type: ignore[attr-defined]
+    except Exception as error:  # nibabel raises many kinds
+        raise WeightsError(
+            f"expected LifespanStrip's template in {path}, got: {error}; fetch template.hdr and "
+            "template.img again, or remove them"
+        ) from error
+    if not np.isfinite(values).all() or values.min() == values.max():
+        raise WeightsError(
+            f"expected LifespanStrip's template in {path}, got an image of one value or with "
+            "numbers that are not finite; fetch template.hdr and template.img again, or remove them"
+        )
+    return values

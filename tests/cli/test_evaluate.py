@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+
+from bmex_bids.cli import evaluate
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    seen = []
+    monkeypatch.setattr(evaluate, "_enhancement", lambda options: seen.append("enhance"))
+    monkeypatch.setattr(evaluate, "_stripping", lambda options: seen.append("strip"))
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], ["enhance", "strip"]),
+        (["--quick"], ["enhance", "strip"]),
+        (["--only", "strip"], ["strip"]),
+        (["--quick", "--only", "enhance", "--threads", "2"], ["enhance"]),
+        (["quick", "--only", "enhance"], ["enhance"]),
+    ],
+)
+def test_the_flags_from_before_there_were_subcommands_still_work(calls, words, expected):
+    assert evaluate.main(words) == 0
+    assert calls == expected
+
+
+def test_help_names_every_subcommand(capsys):
+    with pytest.raises(SystemExit) as stop:
+        evaluate.main(["--help"])
+    assert stop.value.code == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in evaluate.COMMANDS)
+
+
+def test_an_unknown_flag_is_refused_with_the_usage(capsys):
+    with pytest.raises(SystemExit) as stop:
+        evaluate.main(["benchmark", "--no-such-flag", "--out", "x"])
+    assert stop.value.code == 2
+    assert "--no-such-flag" in capsys.readouterr().err

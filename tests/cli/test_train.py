@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+import nibabel as nib
+import numpy as np
+import pytest
+from safetensors.torch import load_file, save_file
+
+from bmex_bids import toml
+from bmex_bids.cli.train import build_parser, main, settings
+from bmex_bids.exceptions import UsageError
+from bmex_bids.network.checkpoints import load_network
+from bmex_bids.network.compact import HalfUNet, TwoStageStripper
+from bmex_bids.training.enhance import EnhanceConfig
+from bmex_bids.training.refine import RefineConfig
+from bmex_bids.training.strip import TRAINING_MAPS, VALIDATION_MAPS, StripConfig
+
+
+def asked(*arguments, network="strip"):
+    return build_parser().parse_args([network, "--data", "D", "--out", "O", *arguments])
+
+
+def test_flags_overrule_the_file_which_overrules_the_defaults(tmp_path):
+    file = tmp_path / "settings.toml"
+    file.write_text("width = 12\nblocks = 3\n[schedule]\nsteps = 77\nrate = 1e-4\n")
+    config = settings(asked("--config", str(file), "--blocks", "1", "--steps", "5"), StripConfig())
+    assert (config.width, config.blocks) == (12, 1)
+    assert (config.schedule.steps, config.schedule.rate) == (5, 1e-4)
+    assert config.schedule.batch == StripConfig().schedule.batch
+
+
+@pytest.mark.parametrize("default", [StripConfig(), EnhanceConfig(), RefineConfig()])
+def test_the_settings_of_a_run_give_the_same_run(default, tmp_path):
+    file = tmp_path / "config.toml"
+    file.write_text(toml.dumps(default))
+    assert settings(asked("--config", str(file)), default) == default
+
+
+def test_what_is_not_for_this_network_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="tissue_width"):
+        settings(asked("--without-tissues"), StripConfig())
+    with pytest.raises(UsageError, match="expected settings"):
+        settings(asked("--config", str(tmp_path / "nowhere")), StripConfig())
+    assert settings(asked("--without-tissues"), EnhanceConfig()).tissue_width == 0
+
+
+def test_faults_are_told_in_one_line(tmp_path, capsys):
+    out = str(tmp_path / "out")
+    assert main(["refine", "--data", str(tmp_path), "--out", out]) == 2
+    assert "--coarse" in capsys.readouterr().err
+    assert main(["strip", "--data", str(tmp_path), "--out", out, "--steps", "0"]) == 2
+    assert "at least one step" in capsys.readouterr().err
+    assert main(["strip", "--data", str(tmp_path), "--out", out, "--steps", "1"]) == 2
+    assert "label maps" in capsys.readouterr().err
+
+
+@pytest.fixture
+def label_maps(tmp_path):
+    """Twenty heads of nested balls, 1 mm."""
+    x, y, z = np.meshgrid(*[np.arange(n) - n / 2 for n in (56, 60, 54)], indexing="ij")
+    radius = np.sqrt(x**2 + y**2 + z**2)
+    labels = np.select([radius < 12, radius < 18, radius < 22, radius < 26], [2, 3, 24, 502], 0)
+    for name in TRAINING_MAPS + VALIDATION_MAPS:
+        path = tmp_path / "data" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(labels.astype(np.int16), np.eye(4)), path)
+    return tmp_path / "data"
+
+
+def test_strip_and_refine_train_one_after_the_other(label_maps, tmp_path, capsys, monkeypatch):
+    """The whole way: both networks, their files, and the stripper that reads them."""
+    monkeypatch.setattr("bmex_bids.training.refine.FIELD", (64, 72, 64))
+    coarse = tmp_path / "coarse.safetensors"
+    save_file(HalfUNet(1, 1, 4, blocks=1, norm=True).state_dict(), coarse)
+    flags = ["--steps", "2", "--batch", "1", "--validate-every", "2", "--threads", "1"]
+    out = tmp_path / "out"
+    given = ["--data", str(label_maps), "--out", str(out), "--coarse", str(coarse), *flags]
+    small = tmp_path / "small.toml"
+    small.write_text("width = 4\nblocks = 1\nheads = 1\ncubes = 2\n")
+    assert main(["refine", *given, "--config", str(small)]) == 0
+    weights = out / "strip-fine.safetensors"
+    assert str(weights) in capsys.readouterr().out
+    network = load_network(weights, "bmex-strip-fine")
+    assert isinstance(network, TwoStageStripper)
+    before, after = load_file(coarse), load_file(weights)
+    for name, value in before.items():  # the first network is kept as it is
+        assert (after[f"coarse.{name}"].float() - value).abs().max() < 1e-3
+    assert after["fine.head.weight"].abs().max() > 0  # it has learnt something
+    header, row = (out / "log.csv").read_text().splitlines()
+    assert header == "step,minutes,loss,rate,Dice,worst,first network"
+    assert row.startswith("2,")
+    assert "steps = 2" in (out / "config.toml").read_text()

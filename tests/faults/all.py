@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every campaign, one after the other, then the tables of ``docs/reliability.md``.
+
+::
+
+    python tests/faults/all.py RESULTS [--quick]
+
+With ``--quick`` the page is left as it is; the tables go to ``RESULTS/reliability.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+CAMPAIGNS = ("killed",)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run all; the report's exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("results", type=Path)
+    parser.add_argument("--quick", action="store_true")
+    options = parser.parse_args(argv)
+    options.results.mkdir(parents=True, exist_ok=True)
+    quick = ["--quick"] if options.quick else []
+    for name in CAMPAIGNS:
+        table = options.results / f"{name}.tsv"
+        table.unlink(missing_ok=True)
+        command = [sys.executable, str(HERE / f"{name}.py"), str(options.results), *quick]
+        subprocess.run(command, check=False)
+        if not table.exists():
+            print(f"the campaign {name} wrote no table", file=sys.stderr)
+            return 1
+    target: list[str] = []
+    if options.quick:
+        page = options.results / "reliability.md"
+        page.write_text("<!-- faults: begin -->\n<!-- faults: end -->\n", encoding="utf-8")
+        target = ["--into", str(page)]
+    command = [sys.executable, str(HERE / "report.py"), str(options.results), *target]
+    return subprocess.run(command, check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,401 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Campaign: a machine that gives out: disk, memory, permissions, work folder, clock, language.
+
+Mounting and limits of memory need root; where it is not had, those cases are left out, aloud.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bench import Bench, bench, check_clean, check_whole, counts
+from results import Lost
+from tiny import Run, same_output, statuses
+
+CODES = (0, 1, 3, 5)
+MIB = 1 << 20
+#: who owns nothing
+NOBODY = 65534
+
+
+@contextmanager
+def mounted(folder: Path, size: int) -> Iterator[Path]:
+    """A small file system of so many bytes at a folder."""
+    folder.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+def fill(folder: Path, leave: int) -> Path:
+    """Fill a file system but for so many bytes."""
+    filler = folder / "somebody-elses-file"
+    with filler.open("wb") as stream:
+        status = os.statvfs(folder)
+        stream.write(b"\0" * max(0, status.f_bavail * status.f_frsize - leave))
+    return filler
+
+
+def used(folder: Path) -> int:
+    """Bytes of the files in a folder."""
+    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def disks(bench: Bench) -> None:
+    """A disk that is full from the start, or becomes full in the middle."""
+    for which in ("output", "work"):
+        for share in (0.0, 0.1, 0.35, 0.6, 0.85):
+            for nprocs in ("1", "2"):
+                if nprocs == "2" and share not in (0.1, 0.6):
+                    continue
+                if bench.quick and share != 0.35:
+                    continue
+
+                def check(which: str = which, share: float = share, nprocs: str = nprocs) -> str:
+                    folder = bench.fresh()
+                    with mounted(folder, 64 * MIB):
+                        needed = used(bench.undisturbed if which == "output" else bench.work)
+                        filler = fill(folder, int(share * needed))
+                        target = folder / "target"
+                        out, work = (target, bench.fresh())
+                        if which == "work":
+                            out, work = work, out
+                        flags = ("--nprocs", nprocs)
+                        run = bench.app.run(bench.bids, out, work, *flags)
+                        check_clean(run, CODES[1:], "No space left on device")
+                        check_whole(out)
+                        filler.unlink()
+                        return f"code {run.code}; then {bench.again(out, work, *flags)}"
+
+                bench.case(
+                    "disk full",
+                    f"{which} folder with room for {share:.0%}, --nprocs {nprocs}",
+                    "ends by itself and says so, nothing half; with room the same command ends well",
+                    check,
+                )
+
+
+def read_only(bench: Bench) -> None:
+    """Folders that cannot be written, from the start or from the middle on."""
+
+    def locked() -> str:
+        out = bench.fresh()
+        out.mkdir(mode=0o555)
+        work = bench.fresh()
+        work.mkdir()
+        os.chown(work, NOBODY, NOBODY)
+        before = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+        run = bench.app.run(bench.bids, out, work, before=before)
+        check_clean(run, [5], "permissions", str(out))
+        out.chmod(0o777)
+        os.chown(out, NOBODY, NOBODY)
+        again = bench.app.run(bench.bids, out, work, before=before)
+        check_clean(again, [0])
+        return f"code 5; then {same_output(out, bench.undisturbed)}"
+
+    def homeless() -> str:
+        out, work = bench.fresh(), bench.fresh()
+        for folder in (out, work):
+            folder.mkdir()
+            os.chown(folder, NOBODY, NOBODY)
+        before = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+        environment = {"HOME": "/nonexistent", "USER": None, "LOGNAME": None}
+        run = bench.app.run(bench.bids, out, work, before=before, environment=environment)
+        check_clean(run, [0])
+        return same_output(out, bench.undisturbed)
+
+    def turned(which: str, step: str) -> Callable[[], str]:
+        def check() -> str:
+            folder = bench.fresh()
+            with mounted(folder, 64 * MIB):
+                out, work = (folder / "target", bench.fresh())
+                if which == "work":
+                    out, work = work, out
+                run = bench.app.start(bench.bids, out, work)
+                run.until(step)
+                _remount(folder, "ro")
+                run.wait()
+                check_whole(out)
+                _remount(folder, "rw")
+                check_clean(run, CODES, "Read-only file system")
+                return f"code {run.code}; then {bench.again(out, work)}"
+
+        return check
+
+    expected = "ends by itself and says so, nothing half; then the same command ends well"
+    group = "read-only"
+    bench.case(group, "output of another user", "code 5 at once, says what to do", locked)
+    bench.case(group, "no home, no user name, no rights but to output and work", "done", homeless)
+    for which, step in [("output", "tissues and image"), ("output", "image 2 of 2"),
+                        ("work", "tissues and image")]:  # fmt: skip
+        bench.case(group, f'{which} becomes read-only at "{step}"', expected, turned(which, step))
+
+
+def _remount(folder: Path, how: str) -> None:
+    command = ["mount", "-o", f"remount,{how}", folder]
+    for _ in range(200):
+        if subprocess.run(command, check=False, capture_output=True).returncode == 0:
+            return
+        time.sleep(0.01)  # busy: a file is being written just now
+    raise Lost(f"could not be mounted {how}")
+
+
+def memory(bench: Bench) -> None:
+    """Limits of memory: ulimit -v, and a cgroup where the kernel kills."""
+    peak = _peaks(bench)
+    shares = (0.5,) if bench.quick else (0.3, 0.5, 0.7, 0.85, 0.95)
+    for share in shares:
+
+        def limited(share: float = share) -> str:
+            out, work = bench.fresh(), bench.fresh()
+            limit = int(share * peak["VmPeak"])
+            run = bench.app.run(bench.bids, out, work, before=["prlimit", f"--as={limit}"])
+            check_whole(out)
+            return f"code {run.code} at {limit / MIB:.0f} MiB; then {bench.again(out, work)}"
+
+        bench.case(
+            "memory full",
+            f"ulimit -v at {share:.0%} of what a run takes",
+            "ends by itself, nothing half; with memory the same command ends well",
+            limited,
+        )
+    for nprocs in "12":
+        for share in (0.6,) if bench.quick else (0.4, 0.6, 0.9):
+
+            def killed(nprocs: str = nprocs, share: float = share) -> str:
+                out, work = bench.fresh(), bench.fresh()
+                limit = int(share * peak["VmHWM"] * (1 if nprocs == "1" else 2))
+                with cgroup(limit) as before:
+                    flags = ("--nprocs", nprocs)
+                    run = bench.app.run(bench.bids, out, work, *flags, before=before)
+                check_whole(out)
+                if run.code not in (*CODES, -signal.SIGKILL):
+                    raise Lost(f"ended with {run.code}: {run.tail()}")
+                return f"code {run.code} at {limit / MIB:.0f} MiB; then {bench.again(out, work)}"
+
+            bench.case(
+                "memory full",
+                f"cgroup at {share:.0%} of what the run takes, --nprocs {nprocs}",
+                "killed or ended, nothing half; with memory the same command ends well",
+                killed,
+            )
+
+
+def _peaks(bench: Bench) -> dict[str, int]:
+    """Peaks of address space and resident memory of an undisturbed run, bytes."""
+    run = bench.app.start(bench.bids, bench.fresh(), bench.fresh(), afresh=True)
+    peak = {"VmPeak": 0, "VmHWM": 0}
+    while run.code is None:
+        try:
+            lines = Path(f"/proc/{run.process.pid}/status").read_text().splitlines()
+        except OSError:
+            break
+        for line in lines:
+            name, _, value = line.partition(":")
+            if name in peak:
+                peak[name] = max(peak[name], int(value.split()[0]) * 1024)
+        time.sleep(0.02)
+    run.wait()
+    return peak
+
+
+@contextmanager
+def cgroup(limit: int) -> Iterator[list[str]]:
+    """A cgroup below our own with so many bytes of memory: what to put before a command."""
+    lines = Path("/proc/self/cgroup").read_text().splitlines()
+    own = {line.split(":")[1]: line.split(":")[2].lstrip("/") for line in lines}
+    first = "memory" in own
+    root = Path("/sys/fs/cgroup/memory") / own["memory"] if first else Path("/sys/fs/cgroup")
+    group = root / f"bmex-faults-{os.getpid()}"
+    group.mkdir()
+    try:
+        file = "memory.limit_in_bytes" if first else "memory.max"
+        (group / file).write_text(str(limit))
+        script = f'echo $$ > "{group}/cgroup.procs"; exec "$@"'
+        yield ["sh", "-c", script, "sh"]
+    finally:
+        for _ in range(100):
+            try:
+                group.rmdir()
+                break
+            except OSError:
+                time.sleep(0.1)
+
+
+def deleted(bench: Bench) -> None:
+    """Folders that somebody removes while the run is on."""
+    cases = [(which, step, nprocs) for which in ("work", "output")
+             for step in ("intensities", "tissues and image", "report: pictures", "image 2 of 2")
+             for nprocs in "12"]  # fmt: skip
+    for which, step, nprocs in cases[::6] if bench.quick else cases:
+
+        def check(which: str = which, step: str = step, nprocs: str = nprocs) -> str:
+            out, work = bench.fresh(), bench.fresh()
+            flags = ("--nprocs", nprocs)
+            run = bench.app.start(bench.bids, out, work, *flags)
+            run.until(step)
+            _remove(work if which == "work" else out)
+            run.wait()
+            check_whole(out)
+            check_clean(run, CODES)
+            what = counts(out) if which == "work" else f"code {run.code}"
+            return f"{what}; then {bench.again(out, work, *flags)}"
+
+        bench.case(
+            "folder deleted",
+            f'{which} folder at "{step}", --nprocs {nprocs}',
+            "ends by itself without a traceback; the same command ends well",
+            check,
+        )
+
+
+def _remove(folder: Path) -> None:
+    for _ in range(50):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+
+
+def clocks(bench: Bench) -> None:
+    """Time that jumps, files from the future, other time zones."""
+    library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
+
+    def jumps(later: str) -> str:
+        out, work, rc = bench.fresh(), bench.fresh(), bench.fresh()
+        rc.write_text("+0\n")
+        environment = {
+            "LD_PRELOAD": str(library),
+            "FAKETIME_TIMESTAMP_FILE": str(rc),
+            "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        }
+        run = bench.app.start(bench.bids, out, work, environment=environment)
+        run.until("brain mask")
+        rc.write_text(later + "\n")
+        run.wait()
+        check_clean(run, [0])
+        seconds = [float(row["seconds"]) for row in statuses(out).values()]
+        if not all(0 <= value < 600 for value in seconds):
+            raise Lost(f"status.tsv says an image took {seconds} seconds")
+        return f"{same_output(out, bench.undisturbed)}; {bench.again(out, work)}"
+
+    if library:
+        for later in ("-2d", "+400d", "-3600")[: 1 if bench.quick else 3]:
+            bench.case(
+                "clock",
+                f"the clock jumps by {later} in mid-run (libfaketime)",
+                "as undisturbed",
+                lambda later=later: jumps(later),  # type: ignore[misc]
+            )
+    else:
+        print("libfaketime is not here: the cases with a jumping clock are left out")
+
+    def future() -> str:
+        bids, out, work = bench.fresh(), bench.fresh(), bench.fresh()
+        shutil.copytree(bench.bids, bids)
+        for path in bids.rglob("*"):
+            os.utime(path, (4e9, 4e9))
+        run = bench.app.run(bids, out, work)
+        check_clean(run, [0])
+        return f"{same_output(out, bench.undisturbed)}; {bench.again(out, work, bids=bids)}"
+
+    def past() -> str:
+        bids, out, work = bench.fresh(), bench.fresh(), bench.fresh()
+        shutil.copytree(bench.bids, bids)
+        for path in bids.rglob("*"):
+            os.utime(path, (0, 0))
+        run = bench.app.run(bids, out, work)
+        check_clean(run, [0])
+        return f"{same_output(out, bench.undisturbed)}; {bench.again(out, work, bids=bids)}"
+
+    def zones() -> str:
+        out, work = bench.fresh(), bench.fresh()
+        run = bench.app.start(bench.bids, out, work, environment={"TZ": "Pacific/Kiritimati"})
+        run.until("image 2 of 2")
+        run.kill_group()
+        second = bench.app.run(bench.bids, out, work, environment={"TZ": "Pacific/Pago_Pago"})
+        check_clean(second, [0])
+        return f"{same_output(out, bench.undisturbed)}; {bench.again(out, work)}"
+
+    bench.case("clock", "the dataset's files are from 2096", "as undisturbed", future)
+    bench.case("clock", "the dataset's files are from 1970", "as undisturbed", past)
+    bench.case("clock", "killed at UTC+14, resumed at UTC-11", "as undisturbed", zones)
+
+
+def languages(bench: Bench) -> None:
+    """Locales, encodings, and outputs that cannot be printed to."""
+    plain = dict.fromkeys(("LANG", "LC_ALL", "LC_CTYPE", "LANGUAGE", "PYTHONIOENCODING"))
+    no_utf8 = {**plain, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    settings = {
+        "LC_ALL=C": {**plain, "LC_ALL": "C"},
+        "LC_ALL=POSIX, PYTHONUTF8=0, no coercion": {**no_utf8, "LC_ALL": "POSIX"},
+        "LANG unset": plain,
+        "LC_ALL=tr_TR.UTF-8": {**plain, "LC_ALL": "tr_TR.UTF-8"},
+        "LC_ALL=de_DE.UTF-8 (decimal comma)": {**plain, "LC_ALL": "de_DE.UTF-8"},
+        "LC_ALL=xx_XX.UTF-8, which does not exist": {**plain, "LC_ALL": "xx_XX.UTF-8"},
+        "PYTHONIOENCODING=ascii": {**plain, "PYTHONIOENCODING": "ascii"},
+        "PYTHONIOENCODING=latin-1": {**plain, "PYTHONIOENCODING": "latin-1"},
+    }
+    for name, environment in list(settings.items())[:: 4 if bench.quick else 1]:
+
+        def spoken(environment: dict[str, str | None] = environment) -> str:
+            out, work = bench.fresh(), bench.fresh("case-ä")
+            run = bench.app.run(bench.bids, out, work, environment=environment)
+            check_clean(run, [0])
+            return same_output(out, bench.undisturbed)
+
+        bench.case("language", f"{name}, non-ASCII work folder", "as undisturbed", spoken)
+
+    def piped(script: str) -> Callable[[], str]:
+        def check() -> str:
+            out, work = bench.fresh(), bench.fresh()
+            before = ["bash", "-c", script, "bash"]
+            run = bench.app.run(bench.bids, out, work, before=before)
+            _no_traceback(run)
+            return f"{same_output(out, bench.undisturbed)}; {bench.again(out, work)}"
+
+        return check
+
+    for name, script in {
+        "bmex | head -3: nobody reads on": '"$@" | head -3',
+        "standard output is a full disk": '"$@" > /dev/full',
+        "standard output and error are closed": '"$@" >&- 2>&-',
+    }.items():
+        bench.case("language", name, "the images are done all the same", piped(script))
+
+
+def _no_traceback(run: Run) -> None:
+    if "Traceback" in run.said:
+        raise Lost(f"a traceback was shown: {run.tail(500)}")
+
+
+def main() -> int:
+    """Run the campaign."""
+    with bench("machine") as this:
+        if os.geteuid() == 0:
+            disks(this)
+            read_only(this)
+            memory(this)
+        else:
+            print(
+                "not root: full disks, foreign folders and limits of memory are left out",
+                file=sys.stderr,
+            )
+        deleted(this)
+        clocks(this)
+        languages(this)
+        return this.results.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

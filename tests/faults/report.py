@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The campaigns' rows as tables in ``docs/reliability.md``, between its markers.
+
+::
+
+    python tests/faults/report.py RESULTS [--into docs/reliability.md]
+
+Ends with 1 where a case is lost, or where there is no row at all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from results import LOST, SURVIVED, Row, read_rows
+
+PAGE = Path(__file__).resolve().parents[2] / "docs/reliability.md"
+MARKERS = ("<!-- faults: begin -->", "<!-- faults: end -->")
+
+
+def summary(rows: Sequence[Row]) -> list[str]:
+    """The table of groups: cases, survived, lost."""
+    lines = ["| fault | cases | survived | lost | minutes |", "|---|--:|--:|--:|--:|"]
+    groups = list(dict.fromkeys(row.group for row in rows))
+    for group in groups:
+        lines.append(_counts(group, [row for row in rows if row.group == group]))
+    return [*lines, _counts("**all**", rows)]
+
+
+def _counts(name: str, rows: Sequence[Row]) -> str:
+    survived = sum(row.verdict == SURVIVED for row in rows)
+    minutes = sum(row.seconds for row in rows) / 60
+    return f"| {name} | {len(rows)} | {survived} | {len(rows) - survived} | {minutes:.1f} |"
+
+
+def details(rows: Sequence[Row]) -> list[str]:
+    """One table a group: each case, what was expected and what came."""
+    lines = []
+    for group, members in itertools.groupby(rows, key=lambda row: row.group):
+        lines += ["", f"### {group.capitalize()}", ""]
+        lines += ["| case | expected | what came | |", "|---|---|---|---|"]
+        lines += [
+            f"| {_cell(row.case)} | {_cell(row.expected)} | {_cell(row.outcome)} | "
+            f"{'**lost**' if row.verdict == LOST else row.verdict} |"
+            for row in members
+        ]
+    return lines
+
+
+def _cell(text: str) -> str:
+    """Text that a Markdown table shows as it is."""
+    return re.sub(r"([|<>*_`\\])", r"\\\1", text)
+
+
+def tables(rows: Sequence[Row]) -> str:
+    """All that stands between the markers."""
+    by_group = sorted(rows, key=lambda row: [row.group for row in rows].index(row.group))
+    return "\n".join([*summary(by_group), *details(by_group)])
+
+
+def insert(page: str, text: str) -> str:
+    """The page with the text between its markers; ValueError where there are none."""
+    begin, end = MARKERS
+    if page.count(begin) != 1 or page.count(end) != 1:
+        raise ValueError(f"expected {begin} and {end} once each in the page")
+    head, _, rest = page.partition(begin)
+    _, _, tail = rest.partition(end)
+    return f"{head}{begin}\n{text}\n{end}{tail}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the tables; 1 where a case is lost."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("results", type=Path)
+    parser.add_argument("--into", type=Path, default=PAGE)
+    options = parser.parse_args(argv)
+    rows = [row for path in sorted(options.results.glob("*.tsv")) for row in read_rows(path)]
+    page = options.into.read_text(encoding="utf-8")
+    options.into.write_text(insert(page, tables(rows)), encoding="utf-8")
+    lost = [row for row in rows if row.verdict == LOST]
+    print(f"{len(rows)} cases, {len(rows) - len(lost)} survived, {len(lost)} lost")
+    for row in lost:
+        print(f"lost: {row.group}: {row.case}: {row.outcome}")
+    return int(bool(lost) or not rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
