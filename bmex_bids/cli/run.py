@@ -426,6 +426,8 @@ def _image_workflow(config: Config, task: Task, device: str) -> Any:
         device=device,
         use_gpu=device.startswith("cuda"),
         low_mem=config.resources.low_mem,
+        geometry=processing.geometry,
+        memory_limit_gb=config.resources.mem_gb,
         omp_nthreads=config.resources.omp_nthreads,
     )
 
