@@ -235,6 +235,7 @@ def _task(config: Config, image: PlannedImage, *, quick: bool = False) -> Task:
         "mask": image.mask_source,
         "output_res": processing.output_res,
         "qc_only": processing.qc_only,
+        "geometry": processing.geometry,
         "seed": processing.random_seed,
         "outputs": names,
     }

@@ -27,9 +27,7 @@ IGNORED = ("derivatives", "sourcedata", "code", "stimuli", "models", "logs", "wo
 MOUNT_HINT = "inside a container, check that the dataset's folder is mounted"
 #: in a file's name: control characters, marks that turn the direction of writing, bytes that are no
 #: UTF-8; nobody can see such a name for what it is, and databases and pages choke on it
-UNPRINTABLE = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
-)
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 #: of JSON; a sidecar is no place for more
 MOST_JSON_BYTES = 1 << 24
 SURROGATES = re.compile("[\ud800-\udfff]")

@@ -16,7 +16,7 @@ its neighbours' values from the layer before, so there is no overlap and no bord
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -50,7 +50,11 @@ class Affine:
 
 def affine(norm: nn.Module) -> Affine:
     """A batch normalisation in inference, and the ReLU behind it."""
-    if not isinstance(norm, nn.BatchNorm3d) or norm.running_mean is None or norm.running_var is None:
+    if (
+        not isinstance(norm, nn.BatchNorm3d)
+        or norm.running_mean is None
+        or norm.running_var is None
+    ):
         raise TypeError(f"expected a batch normalisation with statistics, got {norm}")
     scale = (norm.running_var.double() + norm.eps).rsqrt()
     if norm.affine:
@@ -68,7 +72,8 @@ def folded(layer: nn.Module, norm: nn.Module) -> tuple[Tensor, Tensor]:
     """
     found = affine(norm)
     weight, bias = parameters(layer)
-    assert found.scale is not None and found.shift is not None  # noqa: S101 - for mypy
+    assert found.scale is not None  # noqa: S101 - for mypy
+    assert found.shift is not None  # noqa: S101
     return (
         (weight.double() * found.scale.view(-1, 1, 1, 1, 1)).to(weight.dtype),
         (bias.double() * found.scale + found.shift).to(bias.dtype),
@@ -83,6 +88,20 @@ def parameters(layer: nn.Module) -> tuple[Tensor, Tensor]:
     if layer.bias is None:
         return weight, weight.new_zeros(layer.out_channels)
     return weight, layer.bias.detach()
+
+
+@dataclass
+class Tally:
+    """Floating-point operations of the convolutions, a product and a sum being two.
+
+    Attributes
+    ----------
+    plain : what plain convolutions of the computed voxels take
+    done : what the matrix products that were made instead take
+    """
+
+    plain: float = 0.0
+    done: float = 0.0
 
 
 @dataclass
@@ -105,6 +124,7 @@ class Layers:
     winograd: bool = True
     piece: int = PIECE
     found: Patterns = field(default_factory=dict)
+    tally: Tally = field(default_factory=Tally)
 
     def __post_init__(self) -> None:
         self._spaces: dict[torch.dtype, Workspace] = {}
@@ -163,11 +183,14 @@ class Layers:
         weight, bias = (w.to(self.device, kind) for w in weights)
         before = self._cast(before, kind)
         fast = self._winograd and min(weight.shape[:2]) >= FEWEST_CHANNELS
-        ready = transform_weight(weight) if fast else weight.contiguous(
-            memory_format=torch.channels_last_3d
+        ready = (
+            transform_weight(weight)
+            if fast
+            else weight.contiguous(memory_format=torch.channels_last_3d)
         )
         for box in self._boxes(name, out, scale, need, max(weight.shape[:2]) if fast else 0, add):
             target = out[box]
+            self._count(target, weight)
             if not fast:
                 x = self._read(parts, box, (1, 1), before, kind)
                 y = _last(F.conv3d(_first(x), ready))
@@ -178,6 +201,7 @@ class Layers:
                 if add or list(target.shape[:2]) != sides:
                     y = self._space(kind).take("result", (*sides, *target.shape[2:]))
                 convolve(x, ready, y, self._space(kind))
+                self._count_winograd(target, sides, weight)
                 y = y[: target.shape[0], : target.shape[1]]
             if add:
                 target.add_(y).add_(bias)
@@ -213,6 +237,10 @@ class Layers:
         for box in self._boxes(name, out, scale, need, 0, add):
             below = _box(slice(s.start // 2, s.stop // 2) for s in box)
             x = self._read(parts, below, (halo, halo), before, kind)
+            self._count(
+                x[halo : x.shape[0] - halo, halo : x.shape[1] - halo, halo : x.shape[2] - halo],
+                weight,
+            )
             y = _last(F.conv_transpose3d(_first(x), weight, bias, 2, padding))
             if add:
                 out[box] += y
@@ -236,6 +264,7 @@ class Layers:
         for box in self._boxes(name, out, scale, need, 0):
             above = _box(slice(s.start * 2, s.stop * 2) for s in box)
             x = self._read(parts, above, (0, 0), None, kind)
+            self._count(out[box], weight)
             out[box] = _last(F.conv3d(_first(x), weight, bias, 2))
         self._learn(name, out)
 
@@ -309,6 +338,18 @@ class Layers:
             view = view.unflatten(2 * axis, (view.shape[2 * axis] // period, period))
         view.copy_(pattern[None, :, None, :, None, :])
 
+    def _count(self, result: Tensor, weight: Tensor) -> None:
+        """A convolution: each of the values (transposed: each of those read) meets each weight."""
+        operations = 2.0 * weight.numel() * result[..., 0].numel()
+        self.tally.plain += operations
+        self.tally.done += operations
+
+    def _count_winograd(self, result: Tensor, sides: Sequence[int], weight: Tensor) -> None:
+        """The same convolution, as it is done: instead of what :meth:`_count` says."""
+        self.tally.done -= 2.0 * weight.numel() * result[..., 0].numel()
+        rows = values_needed(sides[0], sides[1], result.shape[2], 1)
+        self.tally.done += 2.0 * 3 * rows * weight.shape[0] * weight.shape[1]
+
     def _learn(self, name: str, out: Tensor) -> None:
         if self.patterns is None:
             self.found[name] = out.clone()
@@ -370,8 +411,8 @@ class Layers:
         return x
 
 
-def _box(sides: object) -> Box:
-    a, b, c = sides  # type: ignore[misc]
+def _box(sides: Iterable[slice]) -> Box:
+    a, b, c = sides
     return a, b, c
 
 
@@ -383,4 +424,3 @@ def _first(x: Tensor) -> Tensor:
 def _last(x: Tensor) -> Tensor:
     """(1, C, D, H, W) → (D, H, W, C), in the same memory."""
     return x[0].permute(1, 2, 3, 0)
-

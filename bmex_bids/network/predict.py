@@ -12,7 +12,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from bmex_bids.exceptions import DeviceError, ImageError, MemoryLimitError
 from bmex_bids.network.checkpoints import load_network
+from bmex_bids.network.layers import Tally
 from bmex_bids.network.memory import free_bytes, is_out_of_memory, native_dtype
 from bmex_bids.network.programs import bytes_per_voxel, has_program, run_program
 from bmex_bids.network.regions import GPU_SLAB, SLAB, Regions
@@ -62,6 +63,7 @@ class Enhancement:
     labels : (X, Y, Z) uint8; 0 background, 1 CSF, 2 GM, 3 WM; zero outside the mask
     probabilities : (4, X, Y, Z) float32 in the labels' order; background is 1 outside the mask
     device, precision : where and how it was computed
+    tally : the network's floating-point operations; zero where they were not counted (reference)
     seconds : wall-clock time of the network
     """
 
@@ -71,6 +73,7 @@ class Enhancement:
     device: str
     precision: str
     seconds: float
+    tally: Tally = field(default_factory=Tally)
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -165,6 +168,7 @@ def enhance(
         device=_describe(job.device),
         precision=str(job.dtype).removeprefix("torch."),
         seconds=time.monotonic() - begun,
+        tally=job.tally,
     )
     LOGGER.debug("network: %s, %.1f s", inside.shape, result.seconds)
     return result
@@ -216,6 +220,7 @@ class _Job:
         self.memory_mb, self.tile, self.precision = memory_mb, tile, precision
         self.device = resolve_device(device)
         self.dtype = torch.float32
+        self.tally = Tally()
         torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
 
     def run(
@@ -306,7 +311,9 @@ class _Job:
             if not wanted[core].any():
                 continue
             here = np.zeros_like(wanted[tile])
-            place = tuple(slice(c.start - t.start, c.stop - t.start) for c, t in zip(core, tile))
+            place = tuple(
+                slice(c.start - t.start, c.stop - t.start) for c, t in zip(core, tile, strict=True)
+            )
             here[place] = wanted[core]
             values = run_program(
                 network,
@@ -318,6 +325,7 @@ class _Job:
                 ),
                 tissues_only=tissues_only,
                 dtype=self.dtype,
+                tally=self.tally,
             )
             result[core] = values[place].float().cpu().numpy()
             del values
@@ -337,9 +345,7 @@ def _function(network: nn.Module, tissues_only: bool) -> Callable[[Tensor], Tens
 
 def _fed(
     data: NDArray[np.float32], mask: NDArray[np.bool_]
-) -> tuple[
-    tuple[slice, slice, slice], NDArray[np.bool_], NDArray[np.float32], NDArray[np.bool_]
-]:
+) -> tuple[tuple[slice, slice, slice], NDArray[np.bool_], NDArray[np.float32], NDArray[np.bool_]]:
     """Where the brain lies, the mask there, and both as a network is fed.
 
     The last two have the axes (z, x, y), sizes that are multiples of 8, and zeros outside the

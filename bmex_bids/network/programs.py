@@ -27,7 +27,7 @@ from bmex_bids.network.compact import (
     split,
     unshuffle,
 )
-from bmex_bids.network.layers import Affine, Layers, Patterns, affine, folded, parameters
+from bmex_bids.network.layers import Affine, Layers, Patterns, Tally, affine, folded, parameters
 from bmex_bids.network.regions import PERIOD, Regions
 
 #: a need that only the cap of the regions limits
@@ -71,9 +71,7 @@ def _adunet(
     def ends(name: str, parts: list[Tensor], target: Tensor, reach: int) -> None:
         """A convolution whose batch normalisation and ReLU follow it directly."""
         weights = folded(layer(f"conv{name}"), layer(f"bn{name}"))
-        run.convolve(
-            f"{prefix}{name}", parts, target, weights, scale=1, need=reach, relu=True
-        )
+        run.convolve(f"{prefix}{name}", parts, target, weights, scale=1, need=reach, relu=True)
 
     def dense(
         names: tuple[str, str, str, str],
@@ -210,7 +208,7 @@ def _half_unet(run: Layers, net: HalfUNet, prefix: str, x: Tensor, out: Tensor) 
 
     def stack(name: str, part: Tensor, scale: int) -> None:
         middle = run.array(scale, part.shape[3])
-        for k, block in enumerate(net.get_submodule(name)):  # type: ignore[arg-type]
+        for k, block in enumerate(net.get_submodule(name).children()):
             assert isinstance(block, Residual)  # noqa: S101 - for mypy
             conv = partial(run.convolve, scale=scale, need=FAR, before=RELU)
             label = f"{prefix}{name}.{k}"
@@ -231,9 +229,7 @@ def _half_unet(run: Layers, net: HalfUNet, prefix: str, x: Tensor, out: Tensor) 
     stack("dec2", b, 4)
     up(f"{prefix}up1", [b], a, parameters(net.up1), scale=2)
     stack("dec1", a, 2)
-    run.convolve(
-        f"{prefix}head", [a], out, parameters(net.head), scale=2, need=FAR, before=RELU
-    )
+    run.convolve(f"{prefix}head", [a], out, parameters(net.head), scale=2, need=FAR, before=RELU)
 
 
 def _compact(run: Layers, network: nn.Module, x: Tensor, tissues_only: bool) -> Tensor:
@@ -300,6 +296,7 @@ def run_program(
     tissues_only: bool = False,
     dtype: torch.dtype = torch.float32,
     winograd: bool = True,
+    tally: Tally | None = None,
 ) -> Tensor:
     """What a network makes of a volume, where it is wanted.
 
@@ -311,6 +308,7 @@ def run_program(
     tissues_only : leave the image out
     dtype : of the features
     winograd : may be used (a processor, float32)
+    tally : the operations are added to it
 
     Returns
     -------
@@ -318,7 +316,7 @@ def run_program(
     Outside the wanted voxels the values mean nothing.
     """
     patterns = emptiness(network, volume.device, dtype)
-    run = Layers(regions, volume.device, dtype, patterns, winograd)
+    run = Layers(regions, volume.device, dtype, patterns, winograd, tally=tally or Tally())
     program = _PROGRAMS[type(network)]
     with torch.inference_mode():
         return program(run, network, volume[..., None].float(), tissues_only)
@@ -336,5 +334,3 @@ def bytes_per_voxel(network: nn.Module, dtype: torch.dtype = torch.float32) -> i
         # a, middle, the input and the result at half resolution; b, c; full-size scores and so on
         return size * (2 * width // 8 + 3 * width // 8 + 40)
     raise TypeError(f"expected a network with a program, got {type(network).__name__}")
-
-

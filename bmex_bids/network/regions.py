@@ -116,9 +116,7 @@ class Regions:
                 result.append(
                     Run(
                         box=(*slab, slice(a // scale, b // scale)) if b > a else None,
-                        around=tuple(
-                            (*slab, slice(x // scale, y // scale)) for x, y in strips
-                        ),
+                        around=tuple((*slab, slice(x // scale, y // scale)) for x, y in strips),
                     )
                 )
         return result
@@ -129,7 +127,10 @@ class Regions:
         if self.whole:
             return 0, width
         bounds = []
-        for (first, last), beyond in ((self._wanted, need), (self._context, min(need, self.reach))):
+        for (first, last), beyond in (
+            (self._wanted, need),
+            (self._context, min(need, self.reach)),
+        ):
             part = (
                 slice(max(d - beyond, 0), d + step + beyond),
                 slice(max(h - beyond, 0), h + step + beyond),

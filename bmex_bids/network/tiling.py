@@ -13,6 +13,7 @@ towards a tile's border, where a convolution sees padding instead of the image.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -104,8 +105,7 @@ def cores(
     counts = [1, 1, 1]
 
     def edge(axis: int, number: int) -> int:
-        core = -(-shape[axis] // number)
-        core = -(-core // multiple) * multiple
+        core = math.ceil(shape[axis] / number / multiple) * multiple
         sides = min(number - 1, 2)  # with neighbours
         return min(core + sides * overlap, shape[axis])
 
@@ -123,7 +123,7 @@ def cores(
         counts = min(options, key=size)
     lines = []
     for n, number in zip(shape, counts, strict=True):
-        length = -(-(-(-n // number)) // multiple) * multiple
+        length = math.ceil(n / number / multiple) * multiple
         lines.append(
             [
                 (
@@ -133,9 +133,7 @@ def cores(
                 for a in range(0, n, length)
             ]
         )
-    return [
-        ((a[0], b[0], c[0]), (a[1], b[1], c[1])) for a, b, c in product(*lines)
-    ]
+    return [((a[0], b[0], c[0]), (a[1], b[1], c[1])) for a, b, c in product(*lines)]
 
 
 def reference_grid(
