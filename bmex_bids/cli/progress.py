@@ -27,6 +27,7 @@ class Track:
     failed: bool = False
     reason: str | None = None
     said: set[str] = field(default_factory=set)
+    dropped: bool = False  # its intermediate files were removed
 
     @property
     def status(self) -> str:
@@ -106,3 +107,29 @@ class Progress:
         elapsed = round(self._clock() - self._start)
         stamp = f"{elapsed // 3600:02d}:{elapsed // 60 % 60:02d}:{elapsed % 60:02d}"
         self._say(f"[{stamp}] image {track.number} of {len(self.tracks)}  {track.name}  {text}")
+
+
+class Sparingly:
+    """Calls a function that takes longer the more images there are, so often that it takes 5 %.
+
+    A call that comes too early is left out; the last state is for the caller to write.  While a
+    call takes less than :attr:`SHORT_S`, as with some hundred images, none is left out.
+    """
+
+    SHARE = 0.05
+    SHORT_S = 0.2
+
+    def __init__(
+        self, call: Callable[[Progress], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._call, self._clock = call, clock
+        self._next = float("-inf")
+
+    def __call__(self, progress: Progress) -> None:
+        """Call, unless the last call was so long, and so short a time ago."""
+        begun = self._clock()
+        if begun >= self._next:
+            self._call(progress)
+            ended = self._clock()
+            if ended - begun > self.SHORT_S:
+                self._next = ended + (ended - begun) / self.SHARE

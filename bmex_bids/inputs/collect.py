@@ -31,6 +31,12 @@ MOUNT_HINT = "inside a container, check that the dataset's folder is mounted"
 #: in a file's name: control characters, marks that turn the direction of writing, bytes that are no
 #: UTF-8; nobody can see such a name for what it is, and databases and pages choke on it
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+#: what lies in a participant's folder and is not for us: all but files, sessions and ``anat``; a
+#: link back to the dataset, which would be walked again and again, among it
+NOT_ANATOMICAL = re.compile(
+    r"^/sub-[^/]+/(?!(?:ses-[^/]+/)?(?:anat(?:/[^/]+)?|[^/]*\.[^/]*)$|ses-[^/]+/?$)"
+)
+IMAGE_PLACE = re.compile(r"sub-[^/]+/(?:ses-[^/]+/)?anat")
 #: of JSON; a sidecar is no place for more
 MOST_JSON_BYTES = 1 << 24
 SURROGATES = re.compile("[\ud800-\udfff]")
@@ -118,7 +124,11 @@ def collect(
             f"expected a BIDS dataset in {bids_dir}, found no such folder; {MOUNT_HINT}"
         )
     # of a hundred thousand participants, look at no other than those asked for
-    subjects = {label for label in participants or () if (bids_dir / f"sub-{label}").is_dir()}
+    subjects = {
+        label
+        for label in participants or ()
+        if "/" not in label and (bids_dir / f"sub-{label}").is_dir()
+    }
     if not participants or len(subjects) < len(set(participants)):
         subjects = {p.name.removeprefix("sub-") for p in bids_dir.glob("sub-*") if p.is_dir()}
     if not subjects:
@@ -206,7 +216,10 @@ def _images(
         layout = _index(bids_dir, participants)
     else:
         layout = _kept_index(bids_dir, Path(database_dir).absolute())
-    for path in _anatomical(layout):
+    folders = (path for path in _on_disk(bids_dir) if path.is_dir())  # in the place of an image
+    for path in (*_anatomical(layout), *folders):
+        if not IMAGE_PLACE.fullmatch(path.parent.relative_to(bids_dir).as_posix()):
+            continue
         parsed = parse_name(path.name)
         if parsed is not None:
             entities, suffix = parsed
@@ -228,6 +241,7 @@ def _index(bids_dir: Path, participants: Sequence[str] | None) -> Any:
         re.compile(rf"^/(?:{'|'.join(IGNORED)})(?:/|$)"),
         re.compile(r"/\."),
         UNPRINTABLE,
+        NOT_ANATOMICAL,
     ]
     if participants:
         labels = "|".join(re.escape(label) for label in participants)

@@ -39,9 +39,11 @@ class Conform(SimpleInterface):
     output_spec = ConformOutput
 
     def _run_interface(self, runtime: Any) -> Any:
-        from bmex_bids.imaging.orientation import conform, load_image
+        from bmex_bids.imaging.orientation import check_levels, conform, load_image
 
-        image = conform(load_image(self.inputs.in_file))
+        raw = load_image(self.inputs.in_file)
+        check_levels(raw, Path(self.inputs.in_file).name)
+        image = conform(raw)
         self._results["out_file"] = write(image, runtime.cwd, "conformed.nii.gz")
         self._results["original"] = str(Path(self.inputs.in_file).absolute())
         return runtime

@@ -140,11 +140,18 @@ def canvas(image: Any, axis: str) -> Iterator[Any]:
 
 
 def window(*images: Any) -> dict[str, float]:
-    """Display limits that suit all images: zero to a little above the brightest of the brain."""
+    """Display limits that suit all images: zero to a little above the brightest of the brain.
+
+    Where there are negative numbers, zero means nothing: from the darkest, then.
+    """
     import numpy as np
 
-    brains = (np.asarray(image.dataobj) for image in images)
-    brightest = max(float(np.percentile(brain[brain > 0], 99.5)) for brain in brains)
+    arrays = [np.asarray(image.dataobj) for image in images]
+    lowest = min(float(np.percentile(values, 0.5)) for values in arrays)
+    if lowest < 0:
+        highest = max(float(np.percentile(values, 99.9)) for values in arrays)
+        return {"vmin": lowest, "vmax": highest + 0.05 * max(highest - lowest, 1e-6 * -lowest)}
+    brightest = max(float(np.percentile(values[values > 0], 99.5)) for values in arrays)
     return {"vmin": 0.0, "vmax": brightest * 1.05}
 
 

@@ -29,7 +29,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from bad_cases import ENHANCED, REFUSED, Case, Exact, cases
+from bad_cases import ENHANCED, MARKED, REFUSED, Case, Exact, cases
 from results import Lost, Results
 
 PRODUCTS = (
@@ -240,8 +240,8 @@ def check(case: Case, row: dict[str, str], folder: Path) -> str:
     reason = row["reason"]
     if not reason.startswith("expected ") or ";" not in reason:
         raise Lost(f"refused without a reason that helps: {reason}")
-    if case.name not in reason:
-        raise Lost(f"refused with a reason that does not name the file: {reason}")
+    if case.name not in row["image"]:
+        raise Lost(f"refused in a row of {row['image']}: {reason}")
     if case.expected == REFUSED:
         look_for(case, reason)
     return f"refused: {reason.replace(str(folder), '…')}"
@@ -281,6 +281,8 @@ def check_enhanced(
     remarks = " ".join([row["reason"], *record["Warnings"]]).strip()
     if case.group == "healthy" and row["gate"] == "fail":
         raise Lost(f"a healthy image failed the gate: {remarks}")
+    if case.expected == MARKED and row["gate"] == "pass":
+        raise Lost(f"enhanced, and the gate passed it: {remarks}")
     look_for(case, remarks)
     litres = record["Mask"]["VolumeLitres"] if "VolumeLitres" in record["Mask"] else None
     size = f", {litres:.2f} l" if litres is not None else ""

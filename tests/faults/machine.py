@@ -22,7 +22,7 @@ from tiny import Run, same_output, statuses
 
 CODES = (0, 1, 3, 5)
 MIB = 1 << 20
-#: who owns nothing
+#: another user
 NOBODY = 65534
 
 
@@ -30,11 +30,12 @@ NOBODY = 65534
 def mounted(folder: Path, size: int) -> Iterator[Path]:
     """A small file system of so many bytes at a folder."""
     folder.mkdir(parents=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=True)
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder]
+    subprocess.run(command, check=True)
     try:
         yield folder
     finally:
-        subprocess.run(["umount", "-l", folder], check=True)
+        subprocess.run(["umount", "-l", folder], check=True)  # noqa: S607
 
 
 def fill(folder: Path, leave: int) -> Path:
@@ -88,29 +89,29 @@ def disks(bench: Bench) -> None:
 def read_only(bench: Bench) -> None:
     """Folders that cannot be written, from the start or from the middle on."""
 
-    def locked() -> str:
-        out = bench.fresh()
-        out.mkdir(mode=0o555)
-        work = bench.fresh()
-        work.mkdir()
-        os.chown(work, NOBODY, NOBODY)
-        before = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+    # even root may then write only where its owner may
+    before = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
+
+    def foreign() -> Path:
+        folder = bench.fresh()
+        folder.mkdir()
+        os.chown(folder, NOBODY, NOBODY)
+        return folder
+
+    def locked(which: str) -> str:
+        mine, theirs = bench.fresh(), foreign()
+        out, work = (theirs, mine) if which == "output" else (mine, theirs)
         run = bench.app.run(bench.bids, out, work, before=before)
-        check_clean(run, [5], "permissions", str(out))
-        out.chmod(0o777)
-        os.chown(out, NOBODY, NOBODY)
+        check_clean(run, [5], "permissions", str(theirs))
+        os.chown(theirs, os.geteuid(), os.getegid())
         again = bench.app.run(bench.bids, out, work, before=before)
         check_clean(again, [0])
         return f"code 5; then {same_output(out, bench.undisturbed)}"
 
     def homeless() -> str:
-        out, work = bench.fresh(), bench.fresh()
-        for folder in (out, work):
-            folder.mkdir()
-            os.chown(folder, NOBODY, NOBODY)
-        before = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
-        environment = {"HOME": "/nonexistent", "USER": None, "LOGNAME": None}
-        run = bench.app.run(bench.bids, out, work, before=before, environment=environment)
+        out = bench.fresh()
+        environment = {"HOME": str(foreign() / "home"), "USER": None, "LOGNAME": None}
+        run = bench.app.run(bench.bids, out, bench.fresh(), before=before, environment=environment)
         check_clean(run, [0])
         return same_output(out, bench.undisturbed)
 
@@ -134,8 +135,14 @@ def read_only(bench: Bench) -> None:
 
     expected = "ends by itself and says so, nothing half; then the same command ends well"
     group = "read-only"
-    bench.case(group, "output of another user", "code 5 at once, says what to do", locked)
-    bench.case(group, "no home, no user name, no rights but to output and work", "done", homeless)
+    for which in ("output", "work"):
+        bench.case(
+            group,
+            f"{which} folder of another user",
+            "code 5 at once, says what to do; then the same command ends well",
+            lambda which=which: locked(which),  # type: ignore[misc]
+        )
+    bench.case(group, "no home folder, no user name", "as undisturbed", homeless)
     for which, step in [("output", "tissues and image"), ("output", "image 2 of 2"),
                         ("work", "tissues and image")]:  # fmt: skip
         bench.case(group, f'{which} becomes read-only at "{step}"', expected, turned(which, step))

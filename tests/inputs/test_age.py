@@ -2,6 +2,7 @@
 """Ages as users really write them; most faults are those of ../shared/data/lifespan-bids."""
 
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -708,3 +709,11 @@ def test_rows_of_a_subject_are_found_however_large_the_table(tmp_path):
     columns = age_module.SUBJECT_COLUMNS
     assert found == age_module._labelled(every, columns, tmp_path / "sub-0007", must=True)
     assert age_module._exactly(tmp_path / "absent.tsv", "sub-0007") == []
+
+
+def test_a_table_that_would_be_read_for_ever_or_is_no_table_has_no_rows(tmp_path):
+    (tmp_path / "device.tsv").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "pipe.tsv")
+    (tmp_path / "long.tsv").write_text("participant_id,age\nsub-01," + "9" * 200_000 + "\n")
+    for name in ("device.tsv", "pipe.tsv", "long.tsv"):
+        assert read_table(tmp_path / name) == []

@@ -129,3 +129,12 @@ def test_the_histogram_shows_the_reference_of_the_age(tmp_path, monkeypatch, suf
     smooth = np.add.reduceat(np.concatenate([[0.0], counts]), range(0, 1000, 5))
     assert mode == np.argmax(smooth) * 5 + 2.5
     assert "reference (month6)" in (tmp_path / "out.svg").read_text()
+
+
+def test_an_image_of_negative_numbers_has_a_window_from_its_darkest():
+    values = np.linspace(-5000, -3000, 8**3, dtype=np.float32).reshape(8, 8, 8)
+    limits = reportlets.window(nib.Nifti1Image(values, np.eye(4)))
+    assert limits["vmin"] == pytest.approx(-4990, abs=5)
+    assert limits["vmax"] == pytest.approx(-2902, abs=10)
+    nothing = reportlets.window(nib.Nifti1Image(values * 0 - 5, np.eye(4)))
+    assert nothing["vmin"] < nothing["vmax"]
