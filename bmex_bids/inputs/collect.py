@@ -124,7 +124,11 @@ def collect(
             f"expected a BIDS dataset in {bids_dir}, found no such folder; {MOUNT_HINT}"
         )
     # of a hundred thousand participants, look at no other than those asked for
-    subjects = {label for label in participants or () if (bids_dir / f"sub-{label}").is_dir()}
+    subjects = {
+        label
+        for label in participants or ()
+        if "/" not in label and (bids_dir / f"sub-{label}").is_dir()
+    }
     if not participants or len(subjects) < len(set(participants)):
         subjects = {p.name.removeprefix("sub-") for p in bids_dir.glob("sub-*") if p.is_dir()}
     if not subjects:
