@@ -268,7 +268,9 @@ def _about(
     rows, notes = _table(table)
     warnings = list(notes)
     subject_dir = bids_dir / f"sub-{image.subject}"
-    fitting = _labelled(rows, SUBJECT_COLUMNS, subject_dir, must=by_subject)
+    fitting = _rows_named(table, subject_dir.name) or _labelled(
+        rows, SUBJECT_COLUMNS, subject_dir, must=by_subject
+    )
     if rows and not fitting and not by_subject:
         # the table lies in the subject's own folder: a wrong label in it is a slip
         written = _first(rows[0], SUBJECT_COLUMNS)
@@ -279,6 +281,29 @@ def _about(
         fitting = _labelled(fitting, SESSION_COLUMNS, session_dir, must=by_session)
     if fitting:
         yield table, fitting, tuple(warnings)
+
+
+def _rows_named(table: Path, name: str) -> list[dict[str, str]]:
+    """Rows of a table whose subject is written as its folder is, with ``sub-`` or without."""
+    try:
+        state = table.stat()
+    except OSError:
+        return []
+    index = _rows_by_subject(table, state.st_mtime_ns, state.st_size)
+    found = index.get(name, []) + index.get(name.partition("-")[2], [])
+    return [row for _, row in sorted(found, key=lambda item: item[0])]
+
+
+@lru_cache(maxsize=64)
+def _rows_by_subject(
+    path: Path, mtime_ns: int, size: int
+) -> dict[str, list[tuple[int, dict[str, str]]]]:
+    """Numbered rows by their subject as written: a table is searched once, not for each image."""
+    index: dict[str, list[tuple[int, dict[str, str]]]] = {}
+    for number, row in enumerate(_parsed_table(path, mtime_ns, size)[0]):
+        index.setdefault(_first(row, SUBJECT_COLUMNS), []).append((number, row))
+    index.pop("", None)
+    return index
 
 
 def _labelled(
