@@ -123,6 +123,11 @@ def collect(
         raise UsageError(
             f"expected a BIDS dataset in {bids_dir}, found no such folder; {MOUNT_HINT}"
         )
+    if not _is_text(str(bids_dir)):
+        raise UsageError(
+            f"expected a dataset whose folder has a name in UTF-8, got {str(bids_dir)!r}; rename "
+            "the folder, or give a link to it that has another name"
+        )
     # of a hundred thousand participants, look at no other than those asked for
     subjects = {
         label
@@ -224,6 +229,15 @@ def _images(
         if parsed is not None:
             entities, suffix = parsed
             yield SourceImage(path, entities, suffix, sidecar_metadata(path, bids_dir), bids_dir)
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name is UTF-8: pybids' index cannot hold others."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _anatomical(layout: Any) -> list[Path]:

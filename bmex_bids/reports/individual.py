@@ -17,6 +17,7 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -324,22 +325,39 @@ def latest_run(output_dir: Path, page: Page) -> str | None:
 
 def read_status(run_dir: Path) -> list[dict[str, str]]:
     """Rows of a run's ``status.tsv``; none where there is no such table."""
+    return [dict(row) for row in _rows(run_dir / "status.tsv")]
+
+
+def _rows(table: Path) -> tuple[dict[str, str], ...]:
+    """The rows of a table, which is read once for all pages; not to be changed."""
     try:
-        lines = (run_dir / "status.tsv").read_text(encoding="utf-8").splitlines()
+        state = table.stat()
+        return _read_rows(table, state.st_mtime_ns, state.st_size)
     except OSError:
-        return []
-    table = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE, restval="")
-    return [row for row in table if row.get("image")]
+        return ()
+
+
+@lru_cache(maxsize=16)
+def _read_rows(table: Path, mtime_ns: int, size: int) -> tuple[dict[str, str], ...]:
+    lines = table.read_text(encoding="utf-8").splitlines()
+    reader = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE, restval="")
+    return tuple(row for row in reader if row.get("image"))
 
 
 def find_crashes(run_dir: Path, page: Page) -> list[Crash]:
     """What failed for this participant and session in a run, in order of time, each once."""
     found: dict[tuple[str, str], Crash] = {}
     for path in sorted(run_dir.glob("crash-*.txt")):
-        crash = read_crash(path)
+        crash = _crash(path, path.stat().st_mtime_ns)
         if page.owns_node(crash.node):
             found.setdefault((crash.node, crash.traceback), crash)
     return list(found.values())
+
+
+@lru_cache(maxsize=1024)
+def _crash(path: Path, mtime_ns: int) -> Crash:
+    """A crash file, read once for all pages."""
+    return read_crash(path)
 
 
 def read_crash(path: Path) -> Crash:

@@ -237,3 +237,18 @@ def test_a_folder_with_an_images_name_is_planned_to_be_refused(bids_skeleton):
     (root / "sub-02/anat/sub-02_T1w.nii.gz").mkdir()
     assert "sub-02_T1w" in names(collect(root, participants=["02"]))
     assert "sub-02_T1w" not in names(collect(root, participants=["01"]))
+
+
+def test_names_that_are_no_utf_8(bids_skeleton, tmp_path):
+    """Linux has them, pybids' index cannot hold them."""
+    root = bids_skeleton(
+        {
+            "sub-01/anat/sub-01_T1w.nii.gz": None,
+            "sub-01/anat/sub-01_acq-caf\udce9_T1w.nii.gz": None,
+            "sub-01/anat/caf\udce9.txt": "",
+        }
+    )
+    assert [image.name for image in collect(root)] == ["sub-01_T1w"]
+    odd = root.rename(tmp_path / "caf\udce9")
+    with pytest.raises(UsageError, match="UTF-8"):
+        collect(odd)
