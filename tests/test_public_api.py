@@ -58,6 +58,7 @@ def test_exit_codes() -> None:
         "ImageProblem": 1,
         "ImageError": 1,
         "MaskError": 1,
+        "MemoryLimitError": 1,
         "AgeError": 1,
     }
 
