@@ -24,8 +24,14 @@ from bmex_bids.exceptions import DeviceError, ImageError, MemoryLimitError
 from bmex_bids.network.checkpoints import load_network
 from bmex_bids.network.layers import Tally
 from bmex_bids.network.memory import free_bytes, is_out_of_memory, native_dtype
-from bmex_bids.network.programs import bytes_per_voxel, has_program, run_program
-from bmex_bids.network.regions import GPU_SLAB, SLAB, Regions
+from bmex_bids.network.programs import (
+    bytes_per_voxel,
+    has_program,
+    receptive_field,
+    run_program,
+    slab,
+)
+from bmex_bids.network.regions import Regions
 from bmex_bids.network.registry import WeightRecord
 from bmex_bids.network.tiling import (
     WeightedSum,
@@ -307,7 +313,9 @@ class _Job:
         fits = max(free // bytes_per_voxel(network, self.dtype), SMALLEST**3)
         shape = (brain.shape[0], brain.shape[1], brain.shape[2])
         result = np.zeros((*shape, CLASSES + (not tissues_only)), np.float32)
-        for core, tile in cores(shape, min(most, fits), self.overlap, MULTIPLE):
+        field = -(-receptive_field(network) // MULTIPLE) * MULTIPLE
+        overlap = min(self.overlap, field)
+        for core, tile in cores(shape, min(most, fits), overlap, MULTIPLE):
             if not wanted[core].any():
                 continue
             here = np.zeros_like(wanted[tile])
@@ -321,7 +329,7 @@ class _Job:
                 Regions(
                     here,
                     wanted[tile],
-                    slab=SLAB if self.device.type == "cpu" else GPU_SLAB,
+                    slab=slab(network, self.device),
                 ),
                 tissues_only=tissues_only,
                 dtype=self.dtype,

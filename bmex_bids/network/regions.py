@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 Box = tuple[slice, slice, slice]
 PERIOD = 8  # three halvings; runs begin and end at multiples of it
 SLAB = 16  # planes and rows
-GPU_SLAB = 64  # few and large pieces suit a GPU
 CONTEXT = 8  # voxels around the brain in which the deeper layers are computed
 
 
