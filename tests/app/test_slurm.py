@@ -40,6 +40,7 @@ def jobs_are_tiny_too(tiny_records, monkeypatch, tmp_path):
         json.dumps([dataclasses.asdict(record) for record in tiny_records], default=str)
     )
     monkeypatch.setenv("BMEX_TEST_RECORDS", str(records))
+    monkeypatch.setattr("bmex_bids.outputs.resume.PICTURES", {"summary": "html"})
     folders = [HELPERS / "in_jobs", HELPERS.parents[1]]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, folders)))
     monkeypatch.setenv("PYTHONWARNINGS", "default")
