@@ -9,6 +9,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 DEMO_DIR ?= demo
+DATA ?= ../shared/data
+BENCHMARK_DIR ?= benchmark
 FAULTS_DIR ?= build/faults
 FAULTS_FLAGS ?=
 BIN := $(VENV)/bin
@@ -28,7 +30,7 @@ BUILD_OPTIONS ?=
 WHAT = --build-arg TORCH=$(TORCH) --build-arg VERSION=$(TAG) --build-arg REVISION=$(REVISION) \
 	--build-arg CREATED=$(CREATED)
 
-.PHONY: help demo test test-slow test-faults lint format clean image image-test image-lint sif sif-own sif-test
+.PHONY: help demo test test-slow test-slurm test-faults lint format clean image image-test image-lint sif sif-own sif-test benchmark
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -55,6 +57,12 @@ test-slow: $(READY) ## run the slow tests as well
 
 test-faults: $(READY) ## break whole runs on purpose (an hour); writes the tables of docs/reliability.md
 	$(BIN)/python tests/faults/all.py $(FAULTS_DIR) $(FAULTS_FLAGS)
+
+benchmark: $(READY) ## judge the weights on everything (most of an hour; ABLATION=FILE, BENCHMARK_DIR=DIR)
+	$(BIN)/bmex-evaluate benchmark --data $(DATA) --out $(BENCHMARK_DIR) $(if $(ABLATION),--ablation $(ABLATION))
+
+test-slurm: $(READY) ## run the tests that need a SLURM (sbatch) on this machine
+	$(BIN)/python -m pytest -m slow tests/app/test_slurm.py tests/workflows/test_batch_plugins.py
 
 lint: $(READY) ## ruff (rules and format) and mypy
 	$(BIN)/ruff check .

@@ -48,6 +48,7 @@ class Processing:
 
     Attributes
     ----------
+    geometry : how the network goes over the brain, ``"fast"`` or ``"reference"``
     derivatives : ``NAME=PATH`` of datasets with brain masks made elsewhere
     output_res : grids the enhanced image is written on, ``"native"`` and ``"0p8"``
     qc_only : write the quality measures and no image
@@ -58,6 +59,7 @@ class Processing:
     device: str = "auto"
     weights: str = "auto"
     weights_dir: Path | None = None
+    geometry: str = "fast"
     output_res: tuple[str, ...] = ("native", "0p8")
     qc_only: bool = False
     random_seed: int = 0

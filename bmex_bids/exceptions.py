@@ -15,6 +15,7 @@ A message says three things: what was expected, what came, and what to do next.
     └── ImageProblem          1   one image cannot be processed; the others can
         ├── ImageError        1     unreadable, not 3D, empty, not finite, broken geometry
         ├── MaskError         1     no plausible brain mask
+        ├── MemoryLimitError  1     it needs more memory than there is
         └── AgeError          1     no usable age
 """
 
@@ -71,3 +72,7 @@ class MaskError(ImageProblem):
 
 class AgeError(ImageProblem):
     """No usable age was found for an image."""
+
+
+class MemoryLimitError(ImageProblem):
+    """An image needs more memory than there is, even in the smallest pieces."""

@@ -26,6 +26,7 @@ pip install --quiet --constraint constraints.txt --requirement requirements.txt
 # without them every start of the program compiles torch anew.
 cd "$TARGET"/lib/python3*/site-packages
 rm -rf torch/include torch/share torch/test
+find torch/bin -type f ! -name torch_shm_manager -delete # tests, protoc; the one left is used
 for package in matplotlib nibabel networkx nilearn nipype pandas prov scipy skimage sklearn sympy traits; do
     [ -d "$package" ] && find "$package" -type d -name tests -prune -exec rm -rf {} +
 done

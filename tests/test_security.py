@@ -50,7 +50,11 @@ SAFE_WITH = {
 #: modules that speak to a network, and who may import them: what fetches weights on demand, and
 #: what asks for the machine's name
 NETWORK = {"socket", "ssl", "urllib.request", "http.client", "requests", "ftplib", "smtplib"}
-MAY_IMPORT = {("network/fetch.py", "urllib.request"), ("outputs/lock.py", "socket")}
+MAY_IMPORT = {
+    ("network/fetch.py", "urllib.request"),
+    ("network/fetch.py", "http.client"),
+    ("outputs/lock.py", "socket"),
+}
 
 
 def sources():

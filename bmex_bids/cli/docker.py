@@ -27,6 +27,7 @@ from bmex_bids import __version__
 from bmex_bids.cli import parser as flags
 from bmex_bids.config import Paths
 from bmex_bids.exceptions import BmexError, EnvironmentProblem, OutputError, UsageError
+from bmex_bids.network.published import weights_folder
 
 DOCKER_LIKE = ("docker", "podman")
 FILE_LIKE = ("apptainer", "singularity")
@@ -34,6 +35,8 @@ FILE_LIKE = ("apptainer", "singularity")
 READ_FILES = frozenset({"bids_filter_file", "age_file", "use_plugin", "config_file"})
 READ_FOLDERS = frozenset({"bids_dir", "weights_dir"})
 WRITTEN_FOLDERS = frozenset({"output_dir", "work_dir", "bids_database_dir"})
+#: flags of ``bmex`` that have no sense inside: there is no cluster there to submit to
+OUTSIDE_ONLY = frozenset({"submit", "slurm_option", "container"})
 #: folders of the image that nothing may be laid over
 OF_THE_IMAGE = (
     "/bin", "/dev", "/etc", "/lib", "/lib64", "/opt/bmex", "/proc", "/sbin", "/sys",
@@ -133,6 +136,8 @@ def build_parser(program: str, preferred: Sequence[str]) -> argparse.ArgumentPar
         if action.type is not Path:
             action.type = None
         if action.dest != "help":
+            if action.help and action.default is not argparse.SUPPRESS:
+                action.help = action.help.replace("%(default)s", str(action.default))
             action.default = argparse.SUPPRESS
         if action.dest == "dry_run":
             action.const, action.choices = COMMAND, [COMMAND, "table", "json"]
@@ -198,7 +203,15 @@ def prepare(
     """
     given = dict(vars(options))
     own = {name: given.pop(name, None) for name in OWN}
+    for dest in OUTSIDE_ONLY & given.keys():
+        raise UsageError(
+            f"expected no --{dest.replace('_', '-')} for {parser.prog}, since there is no cluster "
+            "inside a container; use bmex --submit slurm --container SIF, outside"
+        )
     from_file = _file_options(given.get("config_file"))
+    own_weights = weights_folder()
+    if not from_file.get("weights_dir") and own_weights.is_dir():  # as bmex outside would do
+        given.setdefault("weights_dir", own_weights)
     given.setdefault("work_dir", from_file.get("work_dir", Path("work")))
     values = {dest: _located(dest, value) for dest, value in given.items()}
     flags.check_paths(Paths(values["bids_dir"], values["output_dir"], values["work_dir"]))

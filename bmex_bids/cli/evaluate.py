@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from bmex_bids.cli import evaluate_benchmark
+from bmex_bids.cli import evaluate_benchmark, evaluate_speed
 from bmex_bids.exceptions import BmexError
 
 GOALS = {"noise 2.5%": 1.5, "minor": 0.0, "moderate": 0.0, "severe": 0.0, "2.4 mm": 0.0}
@@ -45,6 +45,10 @@ COMMANDS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = 
     "benchmark": (
         "all cells, all methods, all measures, with tables and figures (most of an hour)",
         evaluate_benchmark.add_arguments,
+    ),
+    "speed": (
+        "the network's geometries, their agreement, memory, and N4, on this machine (minutes)",
+        evaluate_speed.add_arguments,
     ),
 }
 
@@ -112,7 +116,7 @@ def _stripping(options: argparse.Namespace) -> None:
     from bmex_bids.evaluation.quick import stripping_rows
     from bmex_bids.network.registry import select
 
-    record = select("strip")
+    record = select("strip", weights="bundled")
     print(f"\nweights {record.name} ({record.sha256[:12]})\n\n{'synthetic head':<24}{'Dice':>8}")
     figures = []
     for name, value in stripping_rows(

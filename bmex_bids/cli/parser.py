@@ -84,6 +84,7 @@ def parse(argv: Sequence[str] | None = None) -> Config:
             device=options.device,
             weights=weights,
             weights_dir=weights_dir,
+            geometry=options.geometry,
             output_res=tuple(r for r in GRIDS if r in options.output_res),
             qc_only=options.qc_only,
             random_seed=options.random_seed,
@@ -144,6 +145,7 @@ def as_options(config: Config) -> dict[str, Any]:
         "device": processing.device,
         "weights": processing.weights,
         "weights_dir": processing.weights_dir,
+        "geometry": processing.geometry,
         "output_res": list(processing.output_res),
         "qc_only": processing.qc_only,
         "random_seed": processing.random_seed,
@@ -405,6 +407,13 @@ def _add_performance(group: argparse._ArgumentGroup) -> None:
         metavar="{auto,cpu,cuda,cuda:N}",
         type=_device,
         help="auto (default) takes a GPU when there is one; cuda fails when there is none",
+    )
+    group.add_argument(
+        "--geometry",
+        choices=["fast", "reference"],
+        default="fast",
+        help="fast (default): the whole brain at once, or as few tiles as the memory asks for; "
+        "reference: the published overlapping cubes of 40 voxels, many times slower, to compare",
     )
     group.add_argument(
         "--gpu-slots",

@@ -238,6 +238,7 @@ def _task(config: Config, image: PlannedImage, *, quick: bool = False) -> Task:
         "mask": image.mask_source,
         "output_res": processing.output_res,
         "qc_only": processing.qc_only,
+        "geometry": processing.geometry,
         "seed": processing.random_seed,
         "outputs": names,
     }
@@ -454,6 +455,8 @@ def _image_workflow(config: Config, task: Task, device: str) -> Any:
         device=device,
         use_gpu=device.startswith("cuda"),
         low_mem=config.resources.low_mem,
+        geometry=processing.geometry,
+        memory_limit_gb=config.resources.mem_gb,
         omp_nthreads=config.resources.omp_nthreads,
     )
 

@@ -23,7 +23,7 @@ from bmex_bids.outputs.files import write_whole
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-GRID_CELLS = ("moderate", "severe", "severe 2.4 mm", "2.4 mm", "rician 2.5%", "gaussian 5%")
+GRID_CELLS = ("moderate", "severe 2.4 mm", "2.4 mm", "rician 2.5%")
 GRID_METHODS = ("degraded", "nlm", "tv", "cubic", "ablation", "bmex")
 #: grey values of the slices, and of the errors beside them, template units
 WINDOW, ERROR_WINDOW = (0.0, 700.0), (0.0, 120.0)
@@ -49,7 +49,7 @@ def _figure(width: float, height: float) -> Figure:
 
 def _save(path: Path, figure: Figure) -> Path:
     def fill(temporary: Path) -> None:
-        figure.savefig(temporary, format="png", dpi=110, facecolor="white")
+        figure.savefig(temporary, format="png", dpi=100, facecolor="white")
 
     return write_whole(path, fill)
 
@@ -71,7 +71,7 @@ def grid(table: Table, out: Path, image: str) -> Figure | None:
     ]
     columns = ["clean", *methods, "error, degraded", "error, bmex"]
     aspect = truth.shape[1] / truth.shape[0]
-    figure = _figure(1.45 * len(columns), 1.45 * aspect * len(cells) + 0.4)
+    figure = _figure(1.2 * len(columns), 1.2 * aspect * len(cells) + 0.4)
     axes = figure.subplots(len(cells), len(columns), squeeze=False)
     for row, cell in enumerate(cells):
         slices = {

@@ -133,7 +133,7 @@ def _raw_header(path: Path) -> Any:
         image: Any = nib.load(path)
         if not isinstance(image, nib.Nifti1Pair):
             return None
-        with ImageOpener(path) as stream:
+        with ImageOpener(str(path)) as stream:
             return type(image.header).from_fileobj(stream, check=False)
     except Exception:  # noqa: BLE001 - that it cannot be read is said where it is read
         return None

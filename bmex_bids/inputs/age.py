@@ -268,9 +268,8 @@ def _about(
     rows, notes = _table(table)
     warnings = list(notes)
     subject_dir = bids_dir / f"sub-{image.subject}"
-    fitting = _rows_named(table, subject_dir.name) or _labelled(
-        rows, SUBJECT_COLUMNS, subject_dir, must=by_subject
-    )
+    fitting = _exactly(table, subject_dir.name) if by_subject else []
+    fitting = fitting or _labelled(rows, SUBJECT_COLUMNS, subject_dir, must=by_subject)
     if rows and not fitting and not by_subject:
         # the table lies in the subject's own folder: a wrong label in it is a slip
         written = _first(rows[0], SUBJECT_COLUMNS)
@@ -283,27 +282,30 @@ def _about(
         yield table, fitting, tuple(warnings)
 
 
-def _rows_named(table: Path, name: str) -> list[dict[str, str]]:
-    """Rows of a table whose subject is written as its folder is, with ``sub-`` or without."""
+def _exactly(table: Path, folder: str) -> list[dict[str, str]]:
+    """The rows of a table about a subject whose label is written as its folder's, or without sub-.
+
+    Without a search: a table may have a hundred thousand rows, and an image each.
+    """
     try:
         state = table.stat()
-    except OSError:
+        by_subject = _rows_by_subject(table, state.st_mtime_ns, state.st_size)
+    except (OSError, csv.Error):
         return []
-    index = _rows_by_subject(table, state.st_mtime_ns, state.st_size)
-    found = index.get(name, []) + index.get(name.partition("-")[2], [])
+    found = by_subject.get(folder, []) + by_subject.get(folder.partition("-")[2], [])
     return [row for _, row in sorted(found, key=lambda item: item[0])]
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)
 def _rows_by_subject(
     path: Path, mtime_ns: int, size: int
 ) -> dict[str, list[tuple[int, dict[str, str]]]]:
-    """Numbered rows by their subject as written: a table is searched once, not for each image."""
-    index: dict[str, list[tuple[int, dict[str, str]]]] = {}
-    for number, row in enumerate(_parsed_table(path, mtime_ns, size)[0]):
-        index.setdefault(_first(row, SUBJECT_COLUMNS), []).append((number, row))
-    index.pop("", None)
-    return index
+    """Number and contents of the rows of each subject, as written."""
+    found: dict[str, list[tuple[int, dict[str, str]]]] = {}
+    for number, row in enumerate(_table(path)[0]):
+        if written := _first(row, SUBJECT_COLUMNS):
+            found.setdefault(written, []).append((number, row))
+    return found
 
 
 def _labelled(

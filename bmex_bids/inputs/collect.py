@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import glob
 import hashlib
 import json
 import logging
+import os
 import re
 import sqlite3
 import tempfile
@@ -125,7 +128,14 @@ def collect(
             f"expected a dataset whose folder has a name in UTF-8, got {str(bids_dir)!r}; rename "
             "the folder, or give a link to it that has another name"
         )
-    subjects = {p.name.removeprefix("sub-") for p in bids_dir.glob("sub-*") if p.is_dir()}
+    # of a hundred thousand participants, look at no other than those asked for
+    subjects = {
+        label
+        for label in participants or ()
+        if "/" not in label and (bids_dir / f"sub-{label}").is_dir()
+    }
+    if not participants or len(subjects) < len(set(participants)):
+        subjects = {p.name.removeprefix("sub-") for p in bids_dir.glob("sub-*") if p.is_dir()}
     if not subjects:
         raise NoInputError(
             f"expected folders named sub-<label> in {bids_dir}, found none; is this the "
@@ -136,7 +146,7 @@ def collect(
         raise NoInputError(absent)
     _require("participant", participants, subjects, bids_dir)
     chosen = check_filters(filters) if filters else {}
-    for name in _unprintable(bids_dir):
+    for name in _unprintable(bids_dir, participants):
         LOGGER.warning(
             "left out: %r: its name has characters that cannot be printed; rename it", name
         )
@@ -146,8 +156,10 @@ def collect(
         if image.suffix in suffixes and (participants is None or image.subject in participants)
     ]
     present = {image.session for image in found if image.session}
-    folders = {p.name.removeprefix("ses-") for p in bids_dir.glob("sub-*/ses-*") if p.is_dir()}
-    _require("session", sessions, present | folders, bids_dir)
+    if not set(sessions or ()) <= present:
+        folders = (p for p in bids_dir.glob("sub-*/ses-*") if p.is_dir())
+        present |= {folder.name.removeprefix("ses-") for folder in folders}
+    _require("session", sessions, present, bids_dir)
     found = [
         image
         for image in found
@@ -170,9 +182,10 @@ def collect(
     return sorted(passing, key=lambda image: image.relative_path)
 
 
-def _unprintable(bids_dir: Path) -> list[str]:
+def _unprintable(bids_dir: Path, participants: Sequence[str] | None) -> list[str]:
     """Paths of images, from the dataset's folder, whose names cannot be printed."""
-    paths = (path.relative_to(bids_dir).as_posix() for path in _on_disk(bids_dir))
+    found = _on_disk(bids_dir, participants)
+    paths = (path.relative_to(bids_dir).as_posix() for path in found)
     return sorted(path for path in paths if UNPRINTABLE.search(path))
 
 
@@ -317,9 +330,11 @@ def _load_index(folder: Path, bids_dir: Path) -> tuple[Any, str]:
     return layout, ""
 
 
-def _on_disk(bids_dir: Path) -> Iterator[Path]:
+def _on_disk(bids_dir: Path, participants: Sequence[str] | None = None) -> Iterator[Path]:
     """The anatomical images of a dataset by their names, quicker than any index."""
-    for pattern in ("sub-*/anat", "sub-*/ses-*/anat"):
+    subjects = [f"sub-{glob.escape(label)}" for label in participants or ()] or ["sub-*"]
+    patterns = [f"{sub}/{inner}" for sub in subjects for inner in ("anat", "ses-*/anat")]
+    for pattern in patterns:
         for suffix in SUFFIXES:
             for extension in EXTENSIONS:
                 for path in bids_dir.glob(f"{pattern}/*_{suffix}{extension}"):
@@ -386,12 +401,28 @@ def applicable_sidecars(path: Path, root: Path) -> list[Path]:
         folders.append(folders[-1].parent)
     found = []
     for folder in reversed(folders):
-        for candidate in sorted(folder.glob(f"*{suffix}.json"), key=lambda p: len(p.name)):
+        names = (name for name in _json_names(folder) if name.endswith(f"{suffix}.json"))
+        for candidate in sorted(map(folder.joinpath, names), key=lambda p: len(p.name)):
             stem = candidate.name.split(".")[0]
             own = {} if stem == suffix else (parse_name(candidate.name) or _entities(stem))[0]
             if all(entities.get(key) == value for key, value in own.items()):
                 found.append(candidate)
     return found
+
+
+def _json_names(folder: Path) -> tuple[str, ...]:
+    """Names of the JSON files in a folder; the dataset's top is listed once, not for each image."""
+    try:
+        return _listed_json(folder, folder.stat().st_mtime_ns)
+    except OSError:
+        return ()
+
+
+@functools.lru_cache(maxsize=64)
+def _listed_json(folder: Path, mtime_ns: int) -> tuple[str, ...]:
+    """As :func:`_json_names`, of a folder that was changed last at that time."""
+    with os.scandir(folder) as entries:
+        return tuple(entry.name for entry in entries if entry.name.endswith(".json"))
 
 
 def not_fetched(paths: Iterable[Path]) -> str | None:

@@ -37,7 +37,9 @@ class EnhanceInput(BaseInterfaceInputSpec):
     device = traits.Str("auto", usedefault=True)
     use_gpu = traits.Bool(False, usedefault=True, nohash=True)
     num_threads = traits.Int(1, usedefault=True, nohash=True)
-    tile = traits.Int(desc="edge in voxels, a multiple of 8")
+    tile = traits.Int(desc="largest edge in voxels, a multiple of 8")
+    geometry = traits.Enum("fast", "reference", usedefault=True)
+    memory_mb = traits.Float(nohash=True, desc="what this process may take")
 
 
 class EnhanceOutput(TraitedSpec):
@@ -60,7 +62,13 @@ class Enhance(SimpleInterface):
         image = read(self.inputs.in_file)
         record = weight_record(self.inputs.weights)
         mask = data_of(read(self.inputs.mask, "uint8")) > 0
-        where = {"device": self.inputs.device, "threads": self.inputs.num_threads}
+        where: dict[str, Any] = {
+            "device": self.inputs.device,
+            "threads": self.inputs.num_threads,
+            "geometry": self.inputs.geometry,
+        }
+        if isdefined(self.inputs.memory_mb):
+            where["memory_mb"] = self.inputs.memory_mb
         if isdefined(self.inputs.tile):
             where["tile"] = self.inputs.tile
         result = enhance(data_of(image), mask, record, **where)

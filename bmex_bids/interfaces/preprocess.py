@@ -120,7 +120,13 @@ class MaskBrain(SimpleInterface):
     def _run_interface(self, runtime: Any) -> Any:
         import numpy as np
 
-        from bmex_bids.imaging.mask import brain_voxels, check_mask, clean_mask, is_stripped
+        from bmex_bids.imaging.mask import (
+            brain_voxels,
+            check_mask,
+            clean_mask,
+            is_stripped,
+            left_out,
+        )
 
         image = read(self.inputs.in_file)
         mode = self.inputs.skull_strip
@@ -131,8 +137,10 @@ class MaskBrain(SimpleInterface):
             mask = given_mask_like(given, image)
             info = {"method": "given", "source": self.inputs.given_source or Path(given).name}
         elif stripped:
-            mask = clean_mask(with_data(brain_voxels(image).astype(np.uint8), image))
-            info = {"method": "given: the image has no skull"}
+            found = with_data(brain_voxels(image).astype(np.uint8), image)
+            mask = clean_mask(found)
+            note = left_out(found, mask)
+            info = {"method": "given: the image has no skull", "notes": [note] if note else []}
         else:
             from bmex_bids.interfaces.stripping import network_mask
 

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run an enhancement network over a brain, tile by tile."""
+"""Run an enhancement network over a brain.
+
+``fast``, the default, is the whole brain at once, layer by layer (:mod:`bmex_bids.network.layers`),
+or as few tiles as memory asks for.  ``reference`` is the published geometry, for comparison.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +20,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bmex_bids.exceptions import DeviceError, ImageError
+from bmex_bids.exceptions import DeviceError, ImageError, MemoryLimitError
 from bmex_bids.network.checkpoints import load_network
+from bmex_bids.network.layers import Tally
+from bmex_bids.network.memory import free_bytes, is_out_of_memory, native_dtype
+from bmex_bids.network.programs import (
+    bytes_per_voxel,
+    has_program,
+    receptive_field,
+    run_program,
+    slab,
+)
+from bmex_bids.network.regions import Regions
 from bmex_bids.network.registry import WeightRecord
 from bmex_bids.network.tiling import (
     WeightedSum,
     boxes,
+    cores,
     fitted,
     network_order,
+    reference_grid,
     tile_weight,
     volume_order,
 )
@@ -33,8 +49,14 @@ LOGGER = logging.getLogger(__name__)
 CLASSES = 4  # background, CSF, GM, WM
 MULTIPLE = 8  # three halvings
 MARGIN = 8  # voxels around the brain that the network may see
-TILE = 96
-OVERLAP = 24
+OVERLAP = 24  # voxels that a tile sees beyond its core
+GEOMETRIES = ("fast", "reference")
+#: the published way: cubes of 40 voxels every 18, of whose results the outer 5 are dropped, over
+#: the brain's bounding box and 5 voxels around it
+PATCH, STRIDE, CROP = 40, 18, 5
+#: networks without a program of layers: edge of a tile, voxels, and what a voxel takes, bytes
+TILE, TILE_BYTES = 96, 4000
+SMALLEST = 32  # edge of the tile at which trying smaller ones ends
 
 
 @dataclass(frozen=True)
@@ -47,6 +69,7 @@ class Enhancement:
     labels : (X, Y, Z) uint8; 0 background, 1 CSF, 2 GM, 3 WM; zero outside the mask
     probabilities : (4, X, Y, Z) float32 in the labels' order; background is 1 outside the mask
     device, precision : where and how it was computed
+    tally : the network's floating-point operations; zero where they were not counted (reference)
     seconds : wall-clock time of the network
     """
 
@@ -56,6 +79,7 @@ class Enhancement:
     device: str
     precision: str
     seconds: float
+    tally: Tally = field(default_factory=Tally)
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -80,9 +104,14 @@ def resolve_device(name: str = "auto") -> torch.device:
     return device
 
 
-@functools.lru_cache(maxsize=2)
-def _network(path: Path, variant: str, device: str) -> nn.Module:
-    """Networks are loaded once a process."""
+def _network(record: WeightRecord, device: torch.device) -> nn.Module:
+    """The network of a record on a device; a run loads each of its weights once a process."""
+    return _loaded(record.sha256, record.path, record.variant, str(device))
+
+
+@functools.lru_cache(maxsize=4)
+def _loaded(sha256: str, path: Path, variant: str, device: str) -> nn.Module:
+    """The checksum is in the key: a file that was exchanged is read again."""
     network = load_network(path, variant).to(device)
     return network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload, no-any-return]
 
@@ -110,8 +139,11 @@ def enhance(
     *,
     device: str = "auto",
     threads: int | None = None,
-    tile: int = TILE,
+    geometry: str = "fast",
+    memory_mb: float | None = None,
+    tile: int | None = None,
     overlap: int = OVERLAP,
+    precision: str = "auto",
 ) -> Enhancement:
     """Classify the tissues of a brain and make its enhanced image.
 
@@ -122,20 +154,15 @@ def enhance(
     record : which weights
     device : ``auto``, ``cpu``, ``cuda`` or ``cuda:N``
     threads : processor threads for the network; all that this process may use when None
-    tile : largest edge of a tile in voxels, a multiple of 8
-    overlap : voxels that neighbouring tiles share
+    geometry : ``fast``, or ``reference``: the published cubes, in float32, for comparison
+    memory_mb : what this process may take in all, 2^20 bytes; what is free when None
+    tile : largest edge of a tile in voxels, a multiple of 8; as large as memory allows when None
+    overlap : voxels that a tile sees beyond its core, a multiple of 8
+    precision : ``auto`` (bfloat16 where the device has it in hardware), ``float32``, ``bfloat16``
     """
-    where = resolve_device(device)
-    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
-    network = _network(record.path, record.variant, str(where))
+    job = _Job(record, device, threads, geometry, memory_mb, tile, overlap, precision)
     begun = time.monotonic()
-    box, inside, brain = _fed(data, mask)
-
-    def both(x: Tensor) -> Tensor:
-        return torch.cat(network(x), dim=1)
-
-    values = _run_tiles(both, CLASSES + 1, brain, where, tile, overlap)
-    values = volume_order(values)[(slice(None), *_sides(inside))]
+    values, box, inside = job.run(data, mask, tissues_only=False)
     scores, image = values[:CLASSES], values[CLASSES]
     probabilities = _tissue_probabilities(scores, inside)
     result = Enhancement(
@@ -144,9 +171,10 @@ def enhance(
         probabilities=np.stack(
             [_embed(p, box, data.shape, fill=float(k == 0)) for k, p in enumerate(probabilities)]
         ),
-        device=_describe(where),
-        precision="float32",
+        device=_describe(job.device),
+        precision=str(job.dtype).removeprefix("torch."),
         seconds=time.monotonic() - begun,
+        tally=job.tally,
     )
     LOGGER.debug("network: %s, %.1f s", inside.shape, result.seconds)
     return result
@@ -159,29 +187,177 @@ def classify(
     *,
     device: str = "auto",
     threads: int | None = None,
-    tile: int = TILE,
+    geometry: str = "fast",
+    memory_mb: float | None = None,
+    tile: int | None = None,
     overlap: int = OVERLAP,
+    precision: str = "auto",
 ) -> NDArray[np.uint8]:
     """Classify the tissues of a brain and leave it at that: a part of what :func:`enhance` costs.
 
     The labels are those of ``enhance`` for the same image, (X, Y, Z) uint8: 0 background, 1 CSF,
     2 GM, 3 WM; zero outside the mask.  The parameters are those of ``enhance``.
     """
-    where = resolve_device(device)
-    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
-    network = _network(record.path, record.variant, str(where))
-    box, inside, brain = _fed(data, mask)
-    scores = _run_tiles(network.classify, CLASSES, brain, where, tile, overlap)  # type: ignore[arg-type]
-    scores = volume_order(scores)[(slice(None), *_sides(inside))]
+    job = _Job(record, device, threads, geometry, memory_mb, tile, overlap, precision)
+    scores, box, inside = job.run(data, mask, tissues_only=True)
     return _embed(_labels(_tissue_probabilities(scores, inside), inside), box, data.shape)
+
+
+class _Job:
+    """One pass of a network over one brain, with smaller tiles and another device in reserve.
+
+    ``device`` and ``dtype`` say, after :meth:`run`, what it was done with.
+    """
+
+    def __init__(
+        self,
+        record: WeightRecord,
+        device: str,
+        threads: int | None,
+        geometry: str,
+        memory_mb: float | None,
+        tile: int | None,
+        overlap: int,
+        precision: str,
+    ) -> None:
+        if geometry not in GEOMETRIES:
+            raise ValueError(f"expected a geometry of {GEOMETRIES}, got {geometry!r}")
+        self.record, self.geometry, self.overlap = record, geometry, overlap
+        self.memory_mb, self.tile, self.precision = memory_mb, tile, precision
+        self.device = resolve_device(device)
+        self.dtype = torch.float32
+        self.tally = Tally()
+        torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+
+    def run(
+        self, data: NDArray[np.float32], mask: NDArray[np.bool_], *, tissues_only: bool
+    ) -> tuple[NDArray[np.float32], tuple[slice, slice, slice], NDArray[np.bool_]]:
+        """Values (channels, X, Y, Z) of the brain's box, zero outside the mask; the box; the mask.
+
+        Raises MemoryLimitError when even the smallest tiles do not fit on the processor.
+        """
+        box, inside, brain, wanted = _fed(data, mask)
+        share = 1.0
+        while True:
+            try:
+                values = self._pass(brain, wanted, tissues_only, share)
+                break
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            # outside of the handler: its traceback would keep the memory
+            share = self._retreat(share, brain.size, reason)
+        values = np.where(wanted[..., np.newaxis], values, 0)
+        values = volume_order(np.moveaxis(values, -1, 0))
+        return values[(slice(None), *_sides(inside))], box, inside
+
+    def _retreat(self, share: float, voxels: int, reason: str) -> float:
+        """The next smaller share of a volume to try; after the smallest, the processor."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        share /= 2
+        if self.geometry == "fast" and share * voxels >= SMALLEST**3 / 2:
+            LOGGER.warning("memory was short (%s); going on with smaller tiles", reason)
+            return share
+        if self.device.type != "cpu":
+            LOGGER.warning("memory of %s was short (%s); going on without it", self.device, reason)
+            self.device = torch.device("cpu")
+            return 1.0
+        raise MemoryLimitError(
+            f"expected memory for tiles of {SMALLEST} voxels, and there was none ({reason}); give "
+            "the run more memory, or fewer processes at once (--nprocs)"
+        )
+
+    def _pass(
+        self,
+        brain: NDArray[np.float32],
+        wanted: NDArray[np.bool_],
+        tissues_only: bool,
+        share: float,
+    ) -> NDArray[np.float32]:
+        """(D, H, W, channels); ``share`` is the largest part of the volume in one tile."""
+        network = _network(self.record, self.device)
+        most = max(int(share * brain.size), 1)
+        if self.tile is not None:
+            most = min(most, self.tile**3)
+        if self.geometry == "fast" and has_program(network):
+            return self._in_layers(network, brain, wanted, tissues_only, most)
+        self.dtype = torch.float32
+        function = _function(network, tissues_only)
+        channels = CLASSES if tissues_only else CLASSES + 1
+        if self.geometry == "reference":
+            values = _run_patches(function, channels, brain, wanted, self.device)
+        else:
+            free = free_bytes(self.device, self.memory_mb)
+            most = min(most, max(free // TILE_BYTES, SMALLEST**3), TILE**3)
+            edge = max(int(round(most ** (1 / 3), 6)) // MULTIPLE * MULTIPLE, MULTIPLE)
+            overlap = min(self.overlap, edge // 2)
+            values = _run_tiles(function, channels, brain, self.device, edge, overlap)
+        return np.moveaxis(values, 0, -1)
+
+    def _in_layers(
+        self,
+        network: nn.Module,
+        brain: NDArray[np.float32],
+        wanted: NDArray[np.bool_],
+        tissues_only: bool,
+        most: int,
+    ) -> NDArray[np.float32]:
+        self.dtype = (
+            native_dtype(self.device)
+            if self.precision == "auto"
+            else {"float32": torch.float32, "bfloat16": torch.bfloat16}[self.precision]
+        )
+        free = free_bytes(self.device, self.memory_mb)
+        fits = max(free // bytes_per_voxel(network, self.dtype), SMALLEST**3)
+        shape = (brain.shape[0], brain.shape[1], brain.shape[2])
+        result = np.zeros((*shape, CLASSES + (not tissues_only)), np.float32)
+        field = -(-receptive_field(network) // MULTIPLE) * MULTIPLE
+        overlap = min(self.overlap, field)
+        for core, tile in cores(shape, min(most, fits), overlap, MULTIPLE):
+            if not wanted[core].any():
+                continue
+            here = np.zeros_like(wanted[tile])
+            place = tuple(
+                slice(c.start - t.start, c.stop - t.start) for c, t in zip(core, tile, strict=True)
+            )
+            here[place] = wanted[core]
+            values = run_program(
+                network,
+                torch.from_numpy(np.ascontiguousarray(brain[tile])).to(self.device),
+                Regions(
+                    here,
+                    wanted[tile],
+                    slab=slab(network, self.device),
+                ),
+                tissues_only=tissues_only,
+                dtype=self.dtype,
+                tally=self.tally,
+            )
+            result[core] = values[place].float().cpu().numpy()
+            del values
+        return result
+
+
+def _function(network: nn.Module, tissues_only: bool) -> Callable[[Tensor], Tensor]:
+    """(1, 1, d, h, w) → (1, channels, d, h, w)."""
+    if tissues_only:
+        return network.classify  # type: ignore[return-value]
+
+    def both(x: Tensor) -> Tensor:
+        return torch.cat(network(x), dim=1)
+
+    return both
 
 
 def _fed(
     data: NDArray[np.float32], mask: NDArray[np.bool_]
-) -> tuple[tuple[slice, slice, slice], NDArray[np.bool_], NDArray[np.float32]]:
-    """Where the brain lies, the mask there, and what a network is fed.
+) -> tuple[tuple[slice, slice, slice], NDArray[np.bool_], NDArray[np.float32], NDArray[np.bool_]]:
+    """Where the brain lies, the mask there, and both as a network is fed.
 
-    The last has the axes (z, x, y), sizes that are multiples of 8, and zeros outside the mask.
+    The last two have the axes (z, x, y), sizes that are multiples of 8, and zeros outside the
+    mask.
     """
     if data.shape != mask.shape or data.ndim != 3:
         raise ImageError(
@@ -192,12 +368,47 @@ def _fed(
     box = brain_box(mask)
     inside = mask[box]
     brain = network_order(np.where(inside, data[box], 0).astype(np.float32))
-    return box, inside, np.pad(brain, [(0, -n % MULTIPLE) for n in brain.shape])
+    padding = [(0, -n % MULTIPLE) for n in brain.shape]
+    return box, inside, np.pad(brain, padding), np.pad(network_order(inside), padding)
 
 
 def _sides(part: NDArray[np.bool_]) -> tuple[slice, ...]:
     """The slices that take the padding off again."""
     return tuple(slice(0, n) for n in part.shape)
+
+
+def _run_patches(
+    function: Callable[[Tensor], Tensor],
+    channels: int,
+    brain: NDArray[np.float32],
+    wanted: NDArray[np.bool_],
+    device: torch.device,
+) -> NDArray[np.float32]:
+    """The published geometry, one patch after the other, (channels, D, H, W).
+
+    Each patch of the grid is computed, also where there is no brain, as in the published code.
+    """
+    box = brain_box(wanted, 0)
+    low = [s.start - CROP for s in box]
+    sides = [max(s.stop - s.start + 2 * CROP, PATCH) for s in box]
+    # room around the volume: the grid may begin before it and end behind it
+    room = [(PATCH, PATCH)] * 3
+    padded = np.pad(brain, room)
+    shape = (sides[0], sides[1], sides[2])
+    fed = padded[tuple(slice(a + PATCH, a + PATCH + n) for a, n in zip(low, sides, strict=True))]
+    sums = WeightedSum.zeros(channels, shape)
+    weight = np.ones((PATCH - 2 * CROP,) * 3, np.float32)
+    kept = (slice(None), *(slice(CROP, PATCH - CROP),) * 3)
+    with torch.inference_mode():
+        for patch in reference_grid(shape):
+            x = torch.from_numpy(np.ascontiguousarray(fed[patch]))[None, None].to(device)
+            middle = tuple(slice(s.start + CROP, s.stop - CROP) for s in patch)
+            sums.add(middle, function(x)[0].float().cpu().numpy()[kept], weight)  # type: ignore[arg-type]
+    result = np.zeros((channels, *(n + 2 * PATCH for n in brain.shape)), np.float32)
+    result[
+        (slice(None), *(slice(a + PATCH, a + PATCH + n) for a, n in zip(low, sides, strict=True)))
+    ] = sums.result()
+    return result[(slice(None), *(slice(PATCH, PATCH + n) for n in brain.shape))]
 
 
 def _run_tiles(

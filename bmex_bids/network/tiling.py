@@ -13,6 +13,7 @@ towards a tile's border, where a convolution sees padding instead of the image.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -79,6 +80,71 @@ def boxes(shape: tuple[int, int, int], tile: tuple[int, int, int], overlap: int)
     for corner in product(*axes):
         a, b, c = (slice(s, s + t) for s, t in zip(corner, tile, strict=True))
         yield a, b, c
+
+
+def cores(
+    shape: tuple[int, int, int], most: int, overlap: int, multiple: int
+) -> list[tuple[Box, Box]]:
+    """Cut a volume into as few cores as allow tiles of ``most`` voxels.
+
+    A tile is a core and ``overlap`` voxels around it, within the volume.  Cores share nothing and
+    are cut along the axis on which that makes the tiles smallest.
+
+    Parameters
+    ----------
+    shape, overlap : voxels, multiples of ``multiple``
+    most : of the voxels of a tile; where even cores of ``multiple`` voxels have larger tiles, those
+
+    Returns
+    -------
+    (core, tile) of each, as boxes of the volume
+
+    >>> [(c[0], t[0]) for c, t in cores((48, 8, 8), 32 * 64, 8, 8)]
+    [(slice(0, 24, None), slice(0, 32, None)), (slice(24, 48, None), slice(16, 48, None))]
+    """
+    counts = [1, 1, 1]
+
+    def edge(axis: int, number: int) -> int:
+        core = math.ceil(shape[axis] / number / multiple) * multiple
+        sides = min(number - 1, 2)  # with neighbours
+        return min(core + sides * overlap, shape[axis])
+
+    def size(numbers: list[int]) -> int:
+        return int(np.prod([edge(k, n) for k, n in enumerate(numbers)]))
+
+    while size(counts) > most:
+        options = [
+            [n + (k == axis) for k, n in enumerate(counts)]
+            for axis in range(3)
+            if shape[axis] > counts[axis] * multiple
+        ]
+        if not options:
+            break
+        counts = min(options, key=size)
+    lines = []
+    for n, number in zip(shape, counts, strict=True):
+        length = math.ceil(n / number / multiple) * multiple
+        lines.append(
+            [
+                (
+                    slice(a, min(a + length, n)),
+                    slice(max(a - overlap, 0), min(a + length + overlap, n)),
+                )
+                for a in range(0, n, length)
+            ]
+        )
+    return [((a[0], b[0], c[0]), (a[1], b[1], c[1])) for a, b, c in product(*lines)]
+
+
+def reference_grid(
+    shape: tuple[int, int, int], patch: int = 40, stride: int = 18
+) -> Iterator[Box]:
+    """The published patches of a box: cubes of 40 voxels every 18, the last ones at its end.
+
+    >>> [b[0].start for b in reference_grid((80, 40, 40))]
+    [0, 18, 36, 40]
+    """
+    return boxes(shape, (patch, patch, patch), patch - stride)
 
 
 def tile_weight(tile: tuple[int, int, int], overlap: int) -> NDArray[np.float32]:

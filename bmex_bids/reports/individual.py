@@ -10,6 +10,8 @@ belong to; its tabs of methods text, which need the scripts of its template.
 from __future__ import annotations
 
 import csv
+import glob
+import hashlib
 import json
 import re
 import tempfile
@@ -20,13 +22,14 @@ from html import escape
 from importlib import resources
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from nireports.assembler.report import Report, SubReport
 from nireports.assembler.reportlet import Reportlet
 
 from bmex_bids import __version__
 from bmex_bids.interfaces.reportlets import summary_html
-from bmex_bids.outputs.files import copy_whole
+from bmex_bids.outputs.files import write_text
 
 #: of ``status.tsv``: nothing to explain
 GOOD = frozenset({"done", "unchanged", ""})
@@ -171,7 +174,7 @@ def write_subject_report(
         stage = Path(temporary)
         folders: dict[str, Path] = {}
         for name, image in images.items():
-            folder = stage / name
+            folder = stage / alias(name)
             _stage_image(folder, page, image, figures.get(name, {}))
             folders[image.title(page)] = folder
         _stage_page(stage / "page", page, list(images.values()), crashes, run_id, output_dir)
@@ -186,9 +189,9 @@ def write_subject_report(
                 out_dir=stage,
                 run_uuid=run_id,
                 bootstrap_file=specification,
-                out_filename=f"{page.stem}.html",
+                out_filename=f"{alias(page.stem)}.html",
                 metadata={
-                    "filename": page.stem,
+                    "filename": alias(page.stem),
                     "template": str(template.absolute()).replace("'", "''"),
                 },
             )
@@ -203,7 +206,45 @@ def write_subject_report(
                 "not diagnose from it."
             ]
             report.generate_report()
-        return copy_whole(stage / f"{page.stem}.html", output_dir / f"{page.stem}.html")
+        made = (stage / f"{alias(page.stem)}.html").read_text(encoding="utf-8")
+        return write_text(
+            output_dir / f"{page.stem}.html", _with_names(made, page, images, figures)
+        )
+
+
+#: signs that are safe in HTML, in a link and in the specification of nireports
+ODD = re.compile(r"[^\w .-]")
+
+
+def alias(name: str) -> str:
+    """What stands for a name that holds markup while nireports, which escapes nothing, works.
+
+    >>> alias("sub-01_T1w"), alias("sub-<b>_T1w")
+    ('sub-01_T1w', 'sub-_b__T1w-3be1fac7')
+    """
+    if not ODD.search(name):
+        return name
+    return f"{ODD.sub('_', name)}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def _with_names(
+    text: str,
+    page: Page,
+    images: Mapping[str, Image],
+    figures: Mapping[str, Mapping[str, Path]],
+) -> str:
+    """A page with its names instead of their aliases: quoted in links, escaped elsewhere."""
+    folder = f"sub-{page.subject}"
+    for pictures in figures.values():
+        for path in pictures.values():
+            staged = f"{alias(folder)}/figures/{alias(path.stem)}{path.suffix}"
+            real = f"{folder}/figures/{path.name}"
+            if staged != real:
+                text = text.replace(staged, quote(real))
+    for name in (*images, page.stem):
+        if alias(name) != name:
+            text = text.replace(alias(name), escape(name))
+    return text
 
 
 @dataclass(frozen=True)
@@ -236,7 +277,9 @@ class Image:
 def find_figures(output_dir: Path, page: Page) -> dict[str, dict[str, Path]]:
     """Image name → desc → picture or fragment, of one participant and session."""
     found: dict[str, dict[str, Path]] = {}
-    for path in sorted((output_dir / f"sub-{page.subject}" / "figures").glob(f"{page.stem}_*")):
+    for path in sorted(
+        (output_dir / f"sub-{page.subject}" / "figures").glob(f"{glob.escape(page.stem)}_*")
+    ):
         stem, _, suffix = path.name.split(".")[0].rpartition("_")
         source, marker, desc = stem.rpartition("_desc-")
         if marker and path.suffix in {".svg", ".html"} and page.owns(f"{source}_{suffix}"):
@@ -251,7 +294,7 @@ def find_records(output_dir: Path, page: Page) -> dict[str, dict[str, Any]]:
         folder /= f"ses-{page.session}"
     found: dict[str, dict[str, Any]] = {}
     for desc in ("quality", "enhanced"):
-        for path in sorted(folder.glob(f"anat/{page.stem}_*desc-{desc}_T[12]w.json")):
+        for path in sorted(folder.glob(f"anat/{glob.escape(page.stem)}_*desc-{desc}_T[12]w.json")):
             source, _, suffix = path.stem.partition(f"_desc-{desc}_")
             if "_res-" in source or not page.owns(source):
                 continue
@@ -355,12 +398,13 @@ def _stage_image(folder: Path, page: Page, image: Image, figures: Mapping[str, P
         fragments["summary"] = figures["summary"].read_text(encoding="utf-8")
     for desc, path in figures.items():
         if path.suffix == ".svg":
-            _put(folder / f"sub-{page.subject}" / "figures" / path.name, "<svg/>\n")
+            name = f"{alias(path.stem)}{path.suffix}"
+            _put(folder / alias(f"sub-{page.subject}") / "figures" / name, "<svg/>\n")
             fragments.pop(desc, None)
     source, _, suffix = image.name.rpartition("_")
     for desc, text in fragments.items():
         if text:
-            _put(folder / f"{source}_desc-{desc}_{suffix}.html", text)
+            _put(folder / f"{alias(source)}_desc-{desc}_{suffix}.html", text)
 
 
 def _stage_page(
@@ -373,10 +417,10 @@ def _stage_page(
 ) -> None:
     """What nireports needs to find of the whole page."""
     errors = "\n".join(_errors(page, images, crashes, run_id))
-    _put(folder / f"{page.stem}_desc-errors_T1w.html", errors)
+    _put(folder / f"{alias(page.stem)}_desc-errors_T1w.html", errors)
     methods = "\n".join(_methods(output_dir / "logs"))
     if methods:
-        _put(folder / f"{page.stem}_desc-methods_T1w.html", methods)
+        _put(folder / f"{alias(page.stem)}_desc-methods_T1w.html", methods)
 
 
 def _put(path: Path, text: str) -> None:
@@ -404,7 +448,9 @@ def _elsewhere(output_dir: Path, page: Page, rows: Sequence[Mapping[str, str]]) 
         path.name
         for path in (output_dir / f"sub-{page.subject}" / "figures").glob("sub-*_desc-*.svg")
     ]
-    names += [path.stem for path in output_dir.glob(f"sub-{page.subject}_ses-*.html")]
+    names += [
+        path.stem for path in output_dir.glob(f"{glob.escape(f'sub-{page.subject}')}_ses-*.html")
+    ]
     prefix = f"sub-{page.subject}_ses-"
     sessions = {
         name.removeprefix(prefix).split("_")[0] for name in names if name.startswith(prefix)

@@ -28,6 +28,11 @@ RUN_WORKFLOW = f"bmex_{__version__}_wf".replace(".", "_")
 ARRAYS_AT_ONCE = 10
 #: edge of a tile in voxels where memory is short
 LOW_MEM_TILE = 64
+#: bytes that a voxel of the brain's box takes at the network's peak, by the kind of network; the
+#: box's share of an image's field of view, about; and what takes no voxels (torch, work arrays)
+NETWORK_BYTES = {"bmex-compact": 250, "bmex-pytorch": 1270}
+BRAIN_SHARE = 0.6
+NETWORK_BASE_GB = 0.7
 #: nodes without an image of known size
 DEFAULT_MEM_GB = 1.0
 
@@ -53,6 +58,8 @@ def init_image_wf(
     device: str = "auto",
     use_gpu: bool = False,
     low_mem: bool = False,
+    geometry: str = "fast",
+    memory_limit_gb: float | None = None,
     omp_nthreads: int = 1,
 ) -> Workflow:
     """From one raw image to its derivatives and its pictures.
@@ -99,6 +106,9 @@ def init_image_wf(
         device=device,
         use_gpu=use_gpu,
         tile=LOW_MEM_TILE if low_mem else None,
+        geometry=geometry,
+        memory_limit_gb=memory_limit_gb,
+        network_gb=network_gb(planned.image.path, planned.spacing_mm, weights.variant),
         omp_nthreads=omp_nthreads,
         mem_gb=mem_gb,
     )
@@ -164,6 +174,15 @@ def as_table(record: WeightRecord) -> dict[str, Any]:
         else value
         for key, value in table.items()
     }
+
+
+def network_gb(path: Path, spacing_mm: float, variant: str) -> float:
+    """What the network takes for an image when it is not told to take less, in 2^30 bytes."""
+    count = voxel_count(path, spacing_mm)
+    if count is None:
+        return DEFAULT_MEM_GB
+    size = NETWORK_BYTES.get(variant, max(NETWORK_BYTES.values()))
+    return round(NETWORK_BASE_GB + count * BRAIN_SHARE * size / 2**30, 2)
 
 
 def memory_gb(path: Path, spacing_mm: float) -> float:

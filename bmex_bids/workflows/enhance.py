@@ -11,6 +11,11 @@ from nipype.pipeline.engine import Node, Workflow
 from bmex_bids.interfaces.enhance import Enhance, Restore
 from bmex_bids.interfaces.quality import MeasureQuality
 
+#: how the network went over the brain, for the methods text
+GEOMETRIES = {
+    "fast": "layer by layer over the whole brain",
+    "reference": "in overlapping cubes of 40 voxels whose results were averaged",
+}
 INPUTS = [
     "matched",
     "mask",
@@ -44,6 +49,9 @@ def init_enhance_wf(
     device: str = "auto",
     use_gpu: bool = False,
     tile: int | None = None,
+    geometry: str = "fast",
+    memory_limit_gb: float | None = None,
+    network_gb: float | None = None,
     omp_nthreads: int = 1,
     mem_gb: float = 1.0,
     name: str = "enhance_wf",
@@ -55,7 +63,10 @@ def init_enhance_wf(
     weights : record of the enhancement network as a dict
     age_months, fetal : what volume of brain is plausible
     device, use_gpu : for the network
-    tile : edge of a tile in voxels; None is the default of ``network.predict``
+    tile : largest edge of a tile in voxels; None is as large as memory allows
+    geometry : ``"fast"`` or ``"reference"``, see ``network.predict``
+    memory_limit_gb : what a run may take, 2^30 bytes; tiles become smaller for it
+    network_gb : what the network takes for an image of this size; None is ``2 * mem_gb``
     mem_gb : what a node needs for an image of this size
 
     Inputs
@@ -79,16 +90,25 @@ def init_enhance_wf(
     workflow = Workflow(name=name)
     workflow.__desc__ = (
         "Tissues were classified and the image was enhanced, knowing the tissues, with the "
-        f"weights *{weights['name']}* in overlapping tiles whose results were averaged; the "
+        f"weights *{weights['name']}*, {GEOMETRIES[geometry]}; the "
         "result was brought back to the grid and the intensities of the input."
     )
     inputnode = Node(IdentityInterface(fields=INPUTS), name="inputnode")
     network = Node(
-        Enhance(weights=weights, device=device, use_gpu=use_gpu, num_threads=omp_nthreads),
+        Enhance(
+            weights=weights,
+            device=device,
+            use_gpu=use_gpu,
+            num_threads=omp_nthreads,
+            geometry=geometry,
+        ),
         name="network",
         n_procs=omp_nthreads,
-        mem_gb=2 * mem_gb,
+        mem_gb=2 * mem_gb if network_gb is None else network_gb,
     )
+    if memory_limit_gb is not None:
+        network.inputs.memory_mb = memory_limit_gb * 1024
+        network._mem_gb = min(network._mem_gb, memory_limit_gb)
     if tile is not None:
         network.inputs.tile = tile
     quality = Node(

@@ -117,7 +117,7 @@ def test_cancelled_in_mid_run_and_submitted_again(bids_skeleton, brain, tmp_path
     assert submit(bids, out, "--max-running", "1") == 0
     array, group = numbers(capsys.readouterr().out)
     wait(lambda: bool(list(out.glob("sub-*/anat/*_desc-enhanced_T1w.json"))))
-    subprocess.run(["scancel", array, group], check=True)  # noqa: S607
+    subprocess.run(["scancel", array, group], check=True)
     wait(seconds=120)
     before = len(list(out.glob("sub-*/anat/*_T1w_desc-enhanced_T1w.json")))
     assert before < 3
@@ -135,7 +135,7 @@ def test_two_participants_a_task_and_the_scripts_by_hand(bids_skeleton, brain, t
     assert submit(bids, out, "--participants-per-task", "2", "--qc-only", "--dry-run") == 0
     assert not slurm.queued()
     command = re.search(r"to submit it: bash (.+)$", capsys.readouterr().out, re.M)[1]
-    subprocess.run(["bash", *shlex.split(command)], check=True)  # noqa: S607
+    subprocess.run(["bash", *shlex.split(command)], check=True)
     assert submit(bids, out) == 0
     assert "3 in the queue, 0 to submit" in capsys.readouterr().out
     wait()

@@ -31,6 +31,8 @@ def machine(monkeypatch, tmp_path_factory):
     """Docker is installed, SELinux is not, and nobody is root."""
     monkeypatch.setattr(docker.shutil, "which", lambda name: name if name == "docker" else None)
     monkeypatch.setattr(docker, "ENFORCING", tmp_path_factory.mktemp("selinux") / "enforce")
+    monkeypatch.delenv("BMEX_WEIGHTS_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
     monkeypatch.setattr(docker.os, "getuid", lambda: 1234)
     monkeypatch.setattr(docker.os, "geteuid", lambda: 1234)
     monkeypatch.setattr(docker.os, "getgid", lambda: 567)
@@ -89,7 +91,8 @@ def test_dataset_read_only_output_and_work_writable_and_made_by_the_user(places)
 
 
 def test_every_path_flag_of_bmex_is_known():
-    known = docker.READ_FILES | docker.READ_FOLDERS | docker.WRITTEN_FOLDERS
+    """A new one must be sorted into one of these, or bmex in the container will not find it."""
+    known = docker.READ_FILES | docker.READ_FOLDERS | docker.WRITTEN_FOLDERS | {"container"}
     paths = {action.dest for action in build_parser()._actions if action.type is Path}
     assert paths == known
 
@@ -206,6 +209,25 @@ def test_a_file_in_the_dataset_needs_no_mount_of_its_own(places):
         "data set", "out", "participant", "--bids-filter-file", "data set/filter.json"
     )
     assert set(mounts(command)) == {f"{places}/{name}" for name in ("data set", "out", "work")}
+
+
+def test_the_folder_of_published_weights_is_taken_along(places, monkeypatch):
+    monkeypatch.setenv("BMEX_WEIGHTS_DIR", str(places / "published"))
+    assert "--weights-dir" not in started("data set", "out", "participant")  # it is not there
+    (places / "published").mkdir()
+    command = started("data set", "out", "participant")
+    assert mounts(command)[f"{places}/published"] is False
+    assert parse(inside(command)).processing.weights_dir == places / "published"
+    (places / "others").mkdir()
+    command = started("data set", "out", "participant", "--weights-dir", "others")
+    assert f"{places}/published" not in mounts(command)
+
+
+@pytest.mark.parametrize("flags", [["--submit", "slurm"], ["--container", "x.sif"]])
+def test_a_cluster_is_for_bmex_outside(places, capsys, flags):
+    arguments = ["data set", "out", "participant", *flags]
+    assert docker.run("bmex-docker", ["docker"], arguments, pytest.fail) == 2
+    assert "--submit slurm --container" in capsys.readouterr().err
 
 
 def test_a_link_is_followed(places):

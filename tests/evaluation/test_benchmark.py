@@ -141,3 +141,21 @@ def test_bm4d_takes_part_only_where_it_is_installed(monkeypatch):
     assert "bm4d" not in methods.methods(None)
     monkeypatch.setattr(methods, "has_bm4d", lambda: True)
     assert "bm4d" in methods.methods(None)
+
+
+def test_scanners_contrast_and_registration_give_their_rows(settings, prepared, ball, monkeypatch):
+    monkeypatch.setattr(benchmark, "prepare", lambda *_args, **_more: ball)
+    units = list(plan(settings, {"sub-0003": prepared}))
+    (scanners,) = [u for u in units if u.title.endswith("scanners")]
+    found = benchmark.do_scanners(settings, *scanners.arguments, scanners.keys)
+    assert len(found) == 3 * 6 + 1
+    contrast = [u for u in units if u.title.endswith("as it is")]
+    assert len(contrast) == 10
+    found = benchmark.do_contrast(settings, *contrast[0].arguments, contrast[0].keys)
+    assert {row.metric for row in found} >= {"tct_before", "tct_after", "tct_classes_before"}
+    wanted = unit(replace(settings, parts=("registration",)), {"sub-0003": prepared}, "minor")
+    found = do_cell(settings, *wanted.arguments, wanted.keys)
+    by = {row.method: row.value for row in found if row.metric == "registration_dice"}
+    assert set(by) == {"degraded registered", "bmex registered"}
+    assert by["degraded registered"] > 0.8  # its partner is itself
+    assert rows.finished(found) == {(*name, key) for name, key in wanted.keys.items()}

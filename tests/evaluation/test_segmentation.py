@@ -21,27 +21,34 @@ def test_three_classes_are_found_from_dark_to_bright():
 def test_neighbours_help_where_the_noise_is_strong():
     image, truth = shells(70)
     inside = truth > 0
-    mean, deviation, share = fit(image[inside])
-    alone = np.stack(
-        [np.log(p / s) - 0.5 * ((image - m) / s) ** 2
-         for m, s, p in zip(mean, deviation, share, strict=True)]
-    ).argmax(axis=0) + 1  # fmt: skip
+    mean, _ = fit(image[inside])
+    alone = np.abs(image - mean[:, None, None, None]).argmin(axis=0) + 1
     right = (segment(image, inside) == truth)[inside].mean()
     assert right > (alone == truth)[inside].mean() + 0.02
 
 
-def test_the_fit_finds_the_gaussians_it_was_given():
+def test_the_fit_finds_the_means_and_the_spread_they_share():
     rng = np.random.default_rng(1)
-    values = np.concatenate(
-        [
-            rng.normal(m, s, n)
-            for m, s, n in ((200, 20, 10_000), (400, 30, 20_000), (600, 15, 10_000))
-        ]
-    ).astype(np.float32)
-    mean, deviation, share = fit(values)
-    np.testing.assert_allclose(mean, [200, 400, 600], atol=4)
-    np.testing.assert_allclose(deviation, [20, 30, 15], atol=4)
-    np.testing.assert_allclose(share, [0.25, 0.5, 0.25], atol=0.01)
+    classes = ((200, 10_000), (400, 20_000), (600, 10_000))
+    values = np.concatenate([rng.normal(m, 20, n) for m, n in classes]).astype(np.float32)
+    mean, spread = fit(values)
+    np.testing.assert_allclose(mean, [200, 400, 600], atol=3)
+    assert abs(spread - 20) < 4
+
+
+def test_a_class_does_not_vanish_when_two_tissues_look_alike():
+    # a four-month brain: grey and white 420 and 450, fluid 200; noise moved 80 times the voxels
+    rng = np.random.default_rng(2)
+    truth = rng.choice([200, 420, 450], p=[0.1, 0.5, 0.4], size=(30, 30, 30))
+    mask = truth > 0
+    volumes = []
+    for noise in (12, 30):
+        image = (truth + rng.normal(0, noise, truth.shape)).astype(np.float32)
+        volumes.append(np.bincount(segment(image, mask).ravel(), minlength=4)[1:])
+    assert (volumes[0] > 0.02 * mask.sum()).all()
+    ratio = volumes[1] / volumes[0]
+    assert ratio.max() < 5
+    assert ratio.min() > 0.2
 
 
 def test_a_constant_or_absent_brain_is_no_error():

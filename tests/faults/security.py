@@ -339,7 +339,7 @@ def nothing_else(folder: Path, before: set[str]) -> str:
     new = {name for name in set(tree(folder)) - before if name.split("/")[0] != "printed.txt"}
     homes = {name.split("/")[0] for name in new}
     odd = homes - {"out", "work", "home", "here", "guard", "connections.txt"}
-    inside = sorted(name for name in new if name.startswith(("bids", "outside")) or MARK in name)
+    inside = sorted(n for n in new if n.startswith(("bids", "outside")) or Path(n).name == MARK)
     here = [name for name in new if name.startswith("here/")]
     if odd or inside or here:
         raise Lost(f"wrote {', '.join([*sorted(odd), *inside, *here][:5])}")

@@ -288,6 +288,14 @@ def test_a_brain_of_one_value_does_no_harm(method):
     assert np.isfinite(matched).all()
 
 
+def test_numbers_too_small_for_32_bits_are_refused():
+    data = np.linspace(0, 1e-39, 1000, dtype=np.float32).reshape(10, 10, 10)
+    with pytest.raises(ImageError, match=r"that 32 bits can hold.*scl_slope"):
+        rescale_robust(data)
+    scaled, _ = rescale_robust(np.linspace(0, 1e-30, 1000, dtype=np.float32).reshape(10, 10, 10))
+    assert np.isfinite(scaled).all()
+
+
 def test_a_head_is_matched_to_another_as_itk_does():
     generator = np.random.default_rng(0)
     head, template = (

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 import os
+from pathlib import Path
 
 import pytest
 
 from bmex_bids.exceptions import NoInputError, UsageError
+from bmex_bids.inputs import collect as collect_module
 from bmex_bids.inputs.collect import collect, parse_name, read_json
 
 TWO = {
@@ -143,6 +145,39 @@ def test_the_ten_images_of_the_lifespan(shared_data):
     expected = ["sub-0001_ses-V01_T1w", "sub-0001_ses-V02_T1w"]
     expected += [f"sub-000{n}_ses-V01_T1w" for n in range(2, 9)] + ["sub-0009_ses-V01_T2w"]
     assert names(images) == expected
+
+
+def test_the_datasets_top_is_listed_once_and_not_for_each_image(bids_skeleton, monkeypatch):
+    """It took the square of the number of participants: 100,000 of them would have taken days."""
+    tree = {f"sub-{n:02d}/anat/sub-{n:02d}_T1w.nii.gz": b"" for n in range(20)}
+    bids = bids_skeleton({**tree, "T1w.json": {"MagneticFieldStrength": 3}})
+    paths = sorted(bids.glob("sub-*/anat/*.nii.gz"))
+    listed = []
+    real = collect_module.os.scandir
+    monkeypatch.setattr(
+        collect_module.os, "scandir", lambda path: listed.append(path) or real(path)
+    )
+    images = [collect_module.sidecar_metadata(path, bids) for path in paths]
+    assert images == [{"MagneticFieldStrength": 3}] * 20
+    assert listed.count(bids) == 1
+
+
+def test_a_label_with_a_slash_is_no_participant(bids_skeleton):
+    bids = bids_skeleton({"sub-01/anat/sub-01_T1w.nii.gz": b""})
+    (bids.parent / "other").mkdir()
+    with pytest.raises(UsageError, match="expected participant 01/"):
+        collect_module.collect(bids, participants=["01/../../other"])
+
+
+def test_one_participant_needs_no_look_at_the_others(bids_skeleton, monkeypatch):
+    tree = {f"sub-{n:02d}/anat/sub-{n:02d}_T1w.nii.gz": b"" for n in range(5)}
+    bids = bids_skeleton(tree)
+    seen = []
+    real = Path.is_dir
+    monkeypatch.setattr(Path, "is_dir", lambda path: seen.append(path.name) or real(path))
+    (image,) = collect_module.collect(bids, participants=["03"])
+    assert image.subject == "03"
+    assert not {"sub-00", "sub-01", "sub-02", "sub-04"} & set(seen)
 
 
 @pytest.mark.parametrize(

@@ -138,3 +138,24 @@ def test_an_image_of_negative_numbers_has_a_window_from_its_darkest():
     assert limits["vmax"] == pytest.approx(-2902, abs=10)
     nothing = reportlets.window(nib.Nifti1Image(values * 0 - 5, np.eye(4)))
     assert nothing["vmin"] < nothing["vmax"]
+
+
+@pytest.mark.parametrize("label", ["<img src=x onerror=alert(1)>", "q\" onload='x'", "a&b"])
+def test_markup_in_a_label_does_not_get_into_a_picture(label, head_phantom, tmp_path):
+    from xml.etree import ElementTree
+
+    phantom = head_phantom(spacing=8.0)
+    nib.save(phantom.brain, tmp_path / "conformed.nii")
+    nib.save(
+        nib.Nifti1Image(phantom.mask.astype(np.uint8), phantom.image.affine),
+        tmp_path / "mask.nii",
+    )
+    inputs = SimpleNamespace(
+        conformed=str(tmp_path / "conformed.nii"), mask=str(tmp_path / "mask.nii")
+    )
+    target = tmp_path / f"sub-{label}_desc-brainmask_T1w.svg"
+    reportlets.draw_mask(inputs, target)
+    text = target.read_text(encoding="utf-8")
+    assert label not in text
+    tree = ElementTree.fromstring(text)  # noqa: S314
+    assert not [name for node in tree.iter() for name in node.attrib if name.startswith("on")]

@@ -36,13 +36,13 @@ def template(folder):
 
 @pytest.fixture
 def brighter_is_brain(monkeypatch):
-    """A network to which brain is what is brighter than 0.03; it keeps what it was fed."""
+    """A network to which brain is what is brighter than 0.09; it keeps what it was fed."""
     fed = []
 
     class Threshold(torch.nn.Module):
         def forward(self, x):
             fed.append(x)
-            brain = torch.sigmoid((x - 0.03) * 1000)
+            brain = torch.sigmoid((x - 0.09) * 1000)
             half = brain / 2
             return torch.cat([1 - brain, torch.zeros_like(brain), half, half], 1)
 
@@ -86,7 +86,7 @@ def test_lifespanstrip_finds_the_brain_where_it_is(head_phantom, folder, brighte
     mask, info = mask_of(head.brain, record)
     found = np.asarray(mask.dataobj) > 0
     assert mask.shape == head.brain.shape
-    white = head.tissues >= 2  # fluid is darker than 0.03 · 10000 / 10
+    white = head.tissues >= 2
     assert (found & white).sum() > 0.97 * white.sum()
     assert (found & ~head.mask).sum() < 0.01 * found.sum()
     assert info["weights"] == "lifespanstrip-2"

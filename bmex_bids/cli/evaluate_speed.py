@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``bmex-evaluate speed``: its flags, and its table."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bmex_bids.evaluation.speed import NetworkRow
+
+PARTS = ("network", "agreement", "n4")
+RATIO_GOAL, PSNR_GOAL, SHARE_GOAL, N4_GOAL, SD_GOAL = 15.0, 45.0, 0.6, 20.0, 0.005
+PEAK_GOAL_GB = 10e9 / 2**30
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags and work of ``bmex-evaluate speed``."""
+    parser.add_argument(
+        "--width", type=int, nargs="+", default=[32, 64], metavar="W",
+        help="base widths of the published network to time, with random weights (default: 32 64); "
+        "0 is the bundled network",
+    )  # fmt: skip
+    parser.add_argument(
+        "--patches", type=int, default=3, metavar="N",
+        help="patches of the reference geometry that are timed; its whole time is extrapolated "
+        "from them (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--shape", type=int, nargs=3, default=[160, 192, 160], metavar=("X", "Y", "Z"),
+        help="voxels of the synthetic brain (default: 160 192 160)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--mem-mb", type=float, metavar="M", help="keep the fast geometry to this memory"
+    )
+    parser.add_argument(
+        "--parts", type=lambda text: text.split(","), default=list(PARTS), metavar="A,B",
+        help=f"only these of {', '.join(PARTS)} (default: all)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--data", type=Path, default=Path("../shared/data"), metavar="DIR",
+        help="folder with lifespan-bids, for the agreement on a real brain (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--threads", type=int, help="of the processor (default: all allowed)")
+    parser.add_argument(
+        "--clock", choices=["wall", "cpu"], default="wall",
+        help="cpu counts processor time, for a machine that others use too; best with --threads 1 "
+        "(default: %(default)s)",
+    )  # fmt: skip
+    parser.set_defaults(work=_work)
+
+
+def _work(options: argparse.Namespace) -> int:
+    from bmex_bids.cli.resources import available_cpus
+    from bmex_bids.exceptions import UsageError
+
+    wrong = sorted(set(options.parts) - set(PARTS))
+    if wrong:
+        raise UsageError(f"expected --parts of {', '.join(PARTS)}, got {', '.join(wrong)}")
+    threads = options.threads or available_cpus()
+    options.clock = {"wall": time.perf_counter, "cpu": time.process_time}[options.clock]
+    for part in PARTS:
+        if part in options.parts:
+            for line in {"network": _network, "agreement": _agreement, "n4": _n4}[part](
+                options, threads
+            ):
+                print(line, flush=True)
+    return 0
+
+
+def _network(options: argparse.Namespace, threads: int) -> Iterator[str]:
+    from bmex_bids.evaluation import speed
+    from bmex_bids.network.registry import select
+
+    found = speed.machine(threads, options.clock)
+    yield (
+        f"{found.processor}, {found.threads} threads, {found.memory_gb:.0f} GiB, torch "
+        f"{found.torch}; matrix products {found.gflops:.0f} GFLOP/s in float32, "
+        + (
+            f"{found.gflops_bf16:.0f} in bfloat16"
+            if found.gflops_bf16
+            else "bfloat16 not in hardware, not measured"
+        )
+    )
+    if options.clock is time.process_time:
+        yield "times are processor seconds, since others may use the machine"
+    data, mask = speed.synthetic_brain(tuple(options.shape))
+    size = "×".join(str(n) for n in options.shape)
+    yield f"\nsynthetic brain of {size} voxels, {mask.mean():.0%} of its box; no report, no N4"
+    yield (
+        f"{'network':<18}{'reference':>11}{'fast':>9}{'ratio':>8}{'peak':>10}{'plain':>13}"
+        f"{'share':>7}{'done':>12}{'share':>7}   goals"
+    )
+    for width in options.width:
+        if width:
+            with speed.random_weights(width) as record:
+                row = speed.network_row(
+                    record, data, mask, threads=threads, patches=options.patches,
+                    memory_mb=options.mem_mb, clock=options.clock,
+                )  # fmt: skip
+        else:
+            row = speed.network_row(
+                select("enhance", weights="bundled"), data, mask, threads=threads,
+                patches=options.patches, memory_mb=options.mem_mb, clock=options.clock,
+            )  # fmt: skip
+        rate = found.gflops_bf16 if row.precision == "bfloat16" else found.gflops
+        yield network_line(row, rate or found.gflops)
+    yield (
+        f"reference: the mean of {options.patches} timed patches of 40³ × their number, "
+        f"{speed.patch_count(mask)}\n"
+        "plain: GFLOP/s as if every convolution were done product by product, and its share of "
+        "the rate of matrix products; done: the products that were really made"
+    )
+
+
+def network_line(row: NetworkRow, rate: float) -> str:
+    """One line of the table; ``rate`` is that of matrix products, GFLOP/s."""
+    plain = row.plain_tflop * 1000 / row.fast_s
+    done = row.done_tflop * 1000 / row.fast_s
+    limit = row.memory_mb / 1024 if row.memory_mb else PEAK_GOAL_GB
+    goals = (
+        f"≥ {RATIO_GOAL:g} times {_met(row.ratio >= RATIO_GOAL)}; "
+        f"≤ {limit:.1f} GiB {_met(row.fast_peak_gb <= limit)}; "
+        f"≥ {SHARE_GOAL:.0%} {_met(plain / rate >= SHARE_GOAL)}"
+    )
+    return (
+        f"{row.weights:<18}{row.reference_s:>9.0f} s{row.fast_s:>7.1f} s{row.ratio:>8.1f}"
+        f"{row.fast_peak_gb:>6.2f} GiB{plain:>6.0f} GFLOP/s{plain / rate:>6.0%}"
+        f"{done:>5.0f} GFLOP/s{done / rate:>6.0%}   {goals}"
+    )
+
+
+def _agreement(options: argparse.Namespace, threads: int) -> Iterator[str]:
+    from bmex_bids.evaluation import speed
+    from bmex_bids.network.registry import select
+
+    record = select("enhance", weights="bundled")
+    data, mask, name = speed.real_brain(options.data)
+    found = speed.agreement(data, mask, record, name, threads=threads, clock=options.clock)
+    yield (
+        f"\nagreement of fast with reference inside the brain of {name}, trained weights "
+        f"{record.name} (the published ones are not here):\n"
+        f"{found.psnr_db:.1f} dB, goal ≥ {PSNR_GOAL:g} dB {_met(found.psnr_db >= PSNR_GOAL)}; "
+        f"{found.same_labels:.2%} of the voxels have the same tissue; reference "
+        f"{found.reference_s:.1f} s (all patches), fast {found.fast_s:.1f} s"
+    )
+
+
+def _n4(options: argparse.Namespace, threads: int) -> Iterator[str]:
+    import os
+
+    os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = str(threads)
+    from bmex_bids.evaluation import speed
+
+    row = speed.bias_row(tuple(options.shape), options.clock)
+    yield (
+        f"\nN4: shrunk {row.shrunk_s:.1f} s, full grid {row.full_s:.1f} s: {row.ratio:.1f} times, "
+        f"goal ≥ {N4_GOAL:g} {_met(row.ratio >= N4_GOAL)}; the fields' ratio has a standard "
+        f"deviation of {row.ratio_sd:.3%}, goal ≤ {SD_GOAL:.1%} {_met(row.ratio_sd <= SD_GOAL)}"
+    )
+
+
+def _met(reached: bool) -> str:
+    return "reached" if reached else "NOT reached"

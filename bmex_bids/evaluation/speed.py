@@ -1,0 +1,355 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How fast the network is on this machine, and how near to what the machine can do.
+
+* The network's two geometries over one synthetic brain; the reference's time is that of a few
+  patches times their number.
+* Their agreement on a real brain, with weights that were trained.
+* The bias correction on a shrunk grid against the full one.
+
+Times depend on what else the machine does.  Weights of the published shape are random numbers
+here, which changes no time.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from bmex_bids.exceptions import UsageError
+from bmex_bids.imaging.intensity import n4
+from bmex_bids.metrics.reference import psnr
+from bmex_bids.network.predict import CROP, PATCH, brain_box, enhance
+from bmex_bids.network.registry import WeightRecord
+from bmex_bids.network.tiling import reference_grid
+from bmex_bids.training.pairs import VALIDATION_IMAGES, prepare
+
+BRAIN = (160, 192, 160)  # voxels of 0.8 mm
+SPACING_MM = 0.8
+RANGE = 1000.0  # template units
+MATRIX = 2048
+Result = TypeVar("Result")
+Array = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+#: ``time.perf_counter``, or ``time.process_time`` where others use the machine too
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the figures were measured on.
+
+    Attributes
+    ----------
+    gflops : best rate of float32 matrix products, 10^9 operations a second
+    gflops_bf16 : the same in bfloat16 where the processor has it in hardware, else None
+    """
+
+    processor: str
+    threads: int
+    memory_gb: float
+    torch: str
+    gflops: float
+    gflops_bf16: float | None
+
+
+def machine(threads: int, clock: Clock = time.perf_counter) -> Machine:
+    """Look at this machine, and multiply matrices on it."""
+    import torch
+
+    from bmex_bids.network.memory import native_dtype
+
+    torch.set_num_threads(threads)
+    native = native_dtype(torch.device("cpu")) == torch.bfloat16
+    return Machine(
+        processor=_processor(),
+        threads=threads,
+        memory_gb=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30,
+        torch=torch.__version__,
+        gflops=matrix_rate(torch.float32, clock) / 1e9,
+        gflops_bf16=matrix_rate(torch.bfloat16, clock) / 1e9 if native else None,
+    )
+
+
+def matrix_rate(
+    dtype: object, clock: Clock = time.perf_counter, size: int = MATRIX, tries: int = 5
+) -> float:
+    """Operations a second of the fastest of a few matrix products."""
+    import torch
+
+    a = torch.ones((size, size)).to(dtype)  # type: ignore[call-overload]
+    best = np.inf
+    for _ in range(tries):
+        begun = clock()
+        a @ a
+        best = min(best, clock() - begun)
+    return float(2 * size**3 / best)
+
+
+def _processor() -> str:
+    for line in _lines(Path("/proc/cpuinfo")):
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+
+
+# ------------------------------------------------------------------ what is measured
+def synthetic_brain(shape: tuple[int, int, int] = BRAIN) -> tuple[Array, Mask]:
+    """An ellipsoid that fills a box, with shells of tissue and noise, template units; its mask."""
+    axes = [(np.arange(n) - (n - 1) / 2) / (n / 2) for n in shape]
+    x, y, z = np.meshgrid(*axes, indexing="ij", sparse=True)
+    radius = np.sqrt(x**2 + y**2 + z**2)
+    levels = np.select([radius < 0.3, radius < 0.8], [200.0, 750.0], 480.0)
+    noise = np.random.default_rng(0).normal(0.0, 30.0, shape)
+    mask = radius < 1
+    return np.where(mask, np.clip(levels + noise, 1, None), 0).astype(np.float32), mask
+
+
+def published_shape(width: int, folder: Path) -> WeightRecord:
+    """Random weights in a file of the published names and shapes; same numbers each time."""
+    import torch
+    from safetensors.torch import save_file
+
+    from bmex_bids.network.bmex import BMEX
+    from bmex_bids.network.registry import sha256
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(width)
+        network = BMEX(width)
+    state = {published_name(name): value for name, value in network.state_dict().items()}
+    path = folder / f"random-{width}.safetensors"
+    save_file(state, str(path))
+    return WeightRecord(
+        name=f"random, w = {width}",
+        kind="enhance",
+        path=path,
+        sha256=sha256(path),
+        licence="none",
+        source="random numbers",
+        description="for timing only",
+        variant="bmex-pytorch",
+        input_units="template units",
+        age_groups=("month24",),
+        contrasts=("T1w",),
+        version="0",
+    )
+
+
+def published_name(name: str) -> str:
+    """The inverse of ``checkpoints.from_published``.
+
+    >>> published_name("recon.conv4_1.weight"), published_name("tissue.bn2.running_var")
+    ('conv4_1_recon.weight', 'bn2.running_var')
+    """
+    network, _, rest = name.partition(".")
+    layer, _, kind = rest.rpartition(".")
+    return {"tissue": rest, "recon": f"{layer}_recon.{kind}"}.get(network, name)
+
+
+def patch_count(mask: Mask) -> int:
+    """Patches of the reference geometry over a brain."""
+    a, b, c = (max(s.stop - s.start + 2 * CROP, PATCH) for s in brain_box(mask, 0))
+    return sum(1 for _ in reference_grid((a, b, c)))
+
+
+@dataclass(frozen=True)
+class NetworkRow:
+    """One network over the synthetic brain.
+
+    Attributes
+    ----------
+    reference_s : time of the reference geometry, ``patches_timed`` of ``patches`` measured
+    fast_s, fast_peak_gb : of the fast geometry; the peak is the process's, Python and torch
+        included
+    plain_tflop, done_tflop : operations of plain convolutions over what was computed; those done
+    memory_mb : what it was told to keep to, or None
+    """
+
+    weights: str
+    patches: int
+    patches_timed: int
+    reference_s: float
+    fast_s: float
+    fast_peak_gb: float
+    plain_tflop: float
+    done_tflop: float
+    precision: str
+    memory_mb: float | None = None
+
+    @property
+    def ratio(self) -> float:
+        """How many times faster."""
+        return self.reference_s / self.fast_s
+
+
+def network_row(
+    record: WeightRecord,
+    data: Array,
+    mask: Mask,
+    *,
+    threads: int,
+    patches: int,
+    memory_mb: float | None = None,
+    clock: Clock = time.perf_counter,
+) -> NetworkRow:
+    """Time both geometries; ``patches`` of the reference are timed, at least one."""
+    total, timed = patch_count(mask), max(patches, 1)
+    each = time_patches(record, timed, threads, clock)
+    with peak_memory() as peak:
+        begun = clock()
+        result = enhance(data, mask, record, device="cpu", threads=threads, memory_mb=memory_mb)
+        seconds = clock() - begun
+    return NetworkRow(
+        weights=record.name,
+        patches=total,
+        patches_timed=timed,
+        reference_s=each * total,
+        fast_s=seconds,
+        fast_peak_gb=peak() / 2**30,
+        plain_tflop=result.tally.plain / 1e12,
+        done_tflop=result.tally.done / 1e12,
+        precision=result.precision,
+        memory_mb=memory_mb,
+    )
+
+
+def time_patches(
+    record: WeightRecord, count: int, threads: int, clock: Clock = time.perf_counter
+) -> float:
+    """Seconds that the reference takes for a patch: the mean of ``count``, after one more."""
+    data, mask = synthetic_brain((PATCH - 2 * CROP,) * 3)
+    seconds = []
+    for _ in range(count + 1):
+        begun = clock()
+        enhance(data, mask, record, device="cpu", threads=threads, geometry="reference")
+        seconds.append(clock() - begun)
+    return float(np.mean(seconds[1:]))
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Fast against reference on a brain, with trained weights; dB inside the mask."""
+
+    image: str
+    psnr_db: float
+    reference_s: float
+    fast_s: float
+    same_labels: float
+
+
+def agreement(
+    data: Array,
+    mask: Mask,
+    record: WeightRecord,
+    name: str,
+    *,
+    threads: int,
+    clock: Clock = time.perf_counter,
+) -> Agreement:
+    """Run both geometries and compare."""
+    fast_s, fast = _timed(
+        lambda: enhance(data, mask, record, device="cpu", threads=threads), clock
+    )
+    slow_s, slow = _timed(
+        lambda: enhance(data, mask, record, device="cpu", threads=threads, geometry="reference"),
+        clock,
+    )
+    return Agreement(
+        image=name,
+        psnr_db=psnr(fast.image, slow.image, mask, RANGE),
+        reference_s=slow_s,
+        fast_s=fast_s,
+        same_labels=float((fast.labels == slow.labels)[mask].mean()),
+    )
+
+
+def real_brain(data_dir: Path) -> tuple[Array, Mask, str]:
+    """The first of the validation images, as the app prepares it."""
+    name, group, contrast = VALIDATION_IMAGES[0]
+    if not (data_dir / name).exists():
+        raise UsageError(
+            f"expected the validation data at {data_dir / name}, found none; give its folder with "
+            "--data"
+        )
+    clean = prepare(data_dir / name, group, contrast, with_labels=False)
+    return clean.data, clean.mask, clean.name
+
+
+@dataclass(frozen=True)
+class BiasRow:
+    """N4 on a shrunk grid against the full one."""
+
+    shrunk_s: float
+    full_s: float
+    ratio_sd: float  # standard deviation of the fields' ratio inside the mask
+
+    @property
+    def ratio(self) -> float:
+        """How many times faster."""
+        return self.full_s / self.shrunk_s
+
+
+def bias_row(shape: tuple[int, int, int] = BRAIN, clock: Clock = time.perf_counter) -> BiasRow:
+    """Correct a smooth field on both grids."""
+    data, mask = synthetic_brain(shape)
+    axes = [np.linspace(-1, 1, n) for n in shape]
+    x, y, z = np.meshgrid(*axes, indexing="ij", sparse=True)
+    field = np.exp(0.25 * x - 0.15 * y * z + 0.1 * z**2)
+    affine = np.diag([SPACING_MM] * 3 + [1.0])
+    image = nib.Nifti1Image((data * field).astype(np.float32), affine)
+    inside = nib.Nifti1Image(mask.astype(np.uint8), affine)
+    shrunk_s, shrunk = _timed(lambda: n4(image, inside)[1], clock)
+    full_s, full = _timed(lambda: n4(image, inside, shrink_mm=SPACING_MM)[1], clock)
+    quotient = np.asarray(shrunk.dataobj)[mask] / np.asarray(full.dataobj)[mask]
+    return BiasRow(shrunk_s, full_s, float(quotient.std() / quotient.mean()))
+
+
+def _timed(work: Callable[[], Result], clock: Clock) -> tuple[float, Result]:
+    begun = clock()
+    result = work()
+    return clock() - begun, result
+
+
+# ------------------------------------------------------------------ memory
+@contextmanager
+def peak_memory() -> Iterator[Callable[[], int]]:
+    """A function that says the most this process has held since then, in bytes (Linux).
+
+    Where the kernel does not let the mark be taken back, it is that of the whole process.
+    """
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        pass
+    yield _high_water
+
+
+def _high_water() -> int:
+    for line in _lines(Path("/proc/self/status")):
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+@contextmanager
+def random_weights(width: int) -> Iterator[WeightRecord]:
+    """Weights of :func:`published_shape` in a temporary folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield published_shape(width, Path(folder))

@@ -1,0 +1,426 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Layers of a network over a whole volume, computed piece by piece and nowhere twice.
+
+Tiles that go through a whole network do much of its work again where they overlap, and their
+borders see padding.  Here each *layer* goes through the volume in pieces instead: a piece reads
+its neighbours' values from the layer before, so there is no overlap and no border.
+
+* Features are arrays (D, H, W, C), channels last; what is concatenated lies side by side in one
+  array, made once, so nothing is copied for a concatenation.
+* A batch normalisation before a convolution is one multiplication and addition while the piece is
+  read (it is in the processor's cache then); one after a convolution is folded into its weights.
+* Only pieces near the brain are computed (:mod:`bmex_bids.network.regions`).  Further out, a layer
+  has the values that it has in endless emptiness.  They repeat every 8 voxels or less, and are
+  found by running the same layers over 8×8×8 voxels whose opposite faces touch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bmex_bids.network.regions import Box, Regions
+from bmex_bids.network.winograd import (
+    BLOCK,
+    Workspace,
+    convolve,
+    transform_weight,
+    values_needed,
+)
+
+#: numbers in the largest work array of a piece: 8 MB of float32, which stays in a cache
+PIECE = 2_000_000
+#: channels from which on Winograd's convolution is the faster one (processor, float32)
+FEWEST_CHANNELS = 8
+#: patterns of emptiness, by the name of the layer
+Patterns = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Affine:
+    """``relu(scale · x + shift)``, for each channel; ``scale`` None is the ReLU alone."""
+
+    scale: Tensor | None = None
+    shift: Tensor | None = None
+
+
+def affine(norm: nn.Module) -> Affine:
+    """A batch normalisation in inference, and the ReLU behind it."""
+    if (
+        not isinstance(norm, nn.BatchNorm3d)
+        or norm.running_mean is None
+        or norm.running_var is None
+    ):
+        raise TypeError(f"expected a batch normalisation with statistics, got {norm}")
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    if norm.affine:
+        scale = scale * norm.weight.double()
+    shift = -norm.running_mean.double() * scale
+    if norm.affine:
+        shift = shift + norm.bias.double()
+    return Affine(scale, shift)
+
+
+def folded(layer: nn.Module, norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a convolution that does the batch normalisation behind it too.
+
+    Exact but for rounding (the product is made in float64): see the tests.
+    """
+    found = affine(norm)
+    weight, bias = parameters(layer)
+    assert found.scale is not None  # noqa: S101 - for mypy
+    assert found.shift is not None  # noqa: S101
+    return (
+        (weight.double() * found.scale.view(-1, 1, 1, 1, 1)).to(weight.dtype),
+        (bias.double() * found.scale + found.shift).to(bias.dtype),
+    )
+
+
+def parameters(layer: nn.Module) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a (transposed) convolution; zeros for a bias that it does not have."""
+    if not isinstance(layer, nn.Conv3d | nn.ConvTranspose3d):
+        raise TypeError(f"expected a three-dimensional convolution, got {layer}")
+    weight = layer.weight.detach()
+    if layer.bias is None:
+        return weight, weight.new_zeros(layer.out_channels)
+    return weight, layer.bias.detach()
+
+
+@dataclass
+class Tally:
+    """Floating-point operations of the convolutions, a product and a sum being two.
+
+    Attributes
+    ----------
+    plain : what plain convolutions of the computed voxels take
+    done : what the matrix products that were made instead take
+    """
+
+    plain: float = 0.0
+    done: float = 0.0
+
+
+@dataclass
+class Layers:
+    """Runs layers over one volume.
+
+    Attributes
+    ----------
+    regions : where
+    device, dtype : of the features
+    patterns : what emptiness looks like, from :meth:`emptiness`; None while that is being found
+        out: the volume is then taken as one whose opposite faces touch
+    winograd : use it where it is faster
+    """
+
+    regions: Regions
+    device: torch.device
+    dtype: torch.dtype = torch.float32
+    patterns: Patterns | None = None
+    winograd: bool = True
+    piece: int = PIECE
+    found: Patterns = field(default_factory=dict)
+    tally: Tally = field(default_factory=Tally)
+
+    def __post_init__(self) -> None:
+        self._spaces: dict[torch.dtype, Workspace] = {}
+        self._winograd = (
+            self.winograd
+            and self.patterns is not None
+            and self.device.type == "cpu"
+            and self.dtype == torch.float32
+        )
+
+    # -------------------------------------------------------------- arrays
+    def array(self, scale: int, channels: int, dtype: torch.dtype | None = None) -> Tensor:
+        """Room for features at 1/scale, (D, H, W, channels); nothing is in it yet."""
+        sides = [n // scale for n in self.regions.shape]
+        return torch.empty((*sides, channels), device=self.device, dtype=dtype or self.dtype)
+
+    def _type(self, *arrays: Tensor) -> torch.dtype:
+        """What a layer is computed in: float32 where it reads or writes float32.
+
+        So the image goes in, and comes out, with all its grey values.
+        """
+        whole = any(a.dtype == torch.float32 for a in arrays)
+        return torch.float32 if whole else self.dtype
+
+    def _space(self, dtype: torch.dtype) -> Workspace:
+        return self._spaces.setdefault(dtype, Workspace(self.device, dtype))
+
+    # -------------------------------------------------------------- layers
+    def convolve(
+        self,
+        name: str,
+        parts: Sequence[Tensor],
+        out: Tensor,
+        weights: tuple[Tensor, Tensor],
+        *,
+        scale: int,
+        need: int,
+        before: Affine | None = None,
+        relu: bool = False,
+        add: bool = False,
+    ) -> None:
+        """A 3×3×3 convolution with padding 1 of features side by side.
+
+        Parameters
+        ----------
+        name : of the layer, for its pattern
+        parts : (D, H, W, C) each
+        out : (D, H, W, C), a part of an array
+        weights : (out, in, 3, 3, 3) and (out,)
+        scale, need : see :meth:`Regions.runs`
+        before : done to what is read
+        relu : done to what is written
+        add : add to ``out`` instead of overwriting it; ``parts`` must not share its memory
+        """
+        kind = self._type(*parts, out)
+        weight, bias = (w.to(self.device, kind) for w in weights)
+        before = self._cast(before, kind)
+        fast = self._winograd and min(weight.shape[:2]) >= FEWEST_CHANNELS
+        ready = (
+            transform_weight(weight)
+            if fast
+            else weight.contiguous(memory_format=torch.channels_last_3d)
+        )
+        for box in self._boxes(name, out, scale, need, max(weight.shape[:2]) if fast else 0, add):
+            target = out[box]
+            self._count(target, weight)
+            if not fast:
+                x = self._read(parts, box, (1, 1), before, kind)
+                y = _last(F.conv3d(_first(x), ready))
+            else:
+                sides = [-(-n // BLOCK) * BLOCK for n in target.shape[:2]]
+                x = self._read(parts, box, (1, 1), before, kind, (*sides, target.shape[2]))
+                y = target
+                if add or list(target.shape[:2]) != sides:
+                    y = self._space(kind).take("result", (*sides, *target.shape[2:]))
+                convolve(x, ready, y, self._space(kind))
+                self._count_winograd(target, sides, weight)
+                y = y[: target.shape[0], : target.shape[1]]
+            if add:
+                target.add_(y).add_(bias)
+            elif y is target:
+                target.add_(bias)
+            else:
+                torch.add(y, bias, out=target)
+            if relu:
+                target.clamp_min_(0)
+        self._learn(name, out)
+
+    def upsample(
+        self,
+        name: str,
+        parts: Sequence[Tensor],
+        out: Tensor,
+        weights: tuple[Tensor, Tensor],
+        *,
+        scale: int,
+        need: int,
+        before: Affine | None = None,
+        add: bool = False,
+    ) -> None:
+        """A transposed convolution of stride 2; ``scale`` is that of ``out``.
+
+        Its kernel is 4 (padding 1) or 2 (none).  The other parameters are those of
+        :meth:`convolve`; weights are (in, out, k, k, k) and (out,).
+        """
+        kind = self._type(*parts, out)
+        weight, bias = (w.to(self.device, kind) for w in weights)
+        before = self._cast(before, kind)
+        halo, padding = {4: (1, 3), 2: (0, 0)}[weight.shape[2]]
+        for box in self._boxes(name, out, scale, need, 0, add):
+            below = _box(slice(s.start // 2, s.stop // 2) for s in box)
+            x = self._read(parts, below, (halo, halo), before, kind)
+            self._count(
+                x[halo : x.shape[0] - halo, halo : x.shape[1] - halo, halo : x.shape[2] - halo],
+                weight,
+            )
+            y = _last(F.conv_transpose3d(_first(x), weight, bias, 2, padding))
+            if add:
+                out[box] += y
+            else:
+                out[box] = y
+        self._learn(name, out)
+
+    def downsample(
+        self,
+        name: str,
+        parts: Sequence[Tensor],
+        out: Tensor,
+        weights: tuple[Tensor, Tensor],
+        *,
+        scale: int,
+        need: int,
+    ) -> None:
+        """A convolution of kernel 2 and stride 2; ``scale`` is that of ``out``."""
+        kind = self._type(*parts, out)
+        weight, bias = (w.to(self.device, kind) for w in weights)
+        for box in self._boxes(name, out, scale, need, 0):
+            above = _box(slice(s.start * 2, s.stop * 2) for s in box)
+            x = self._read(parts, above, (0, 0), None, kind)
+            self._count(out[box], weight)
+            out[box] = _last(F.conv3d(_first(x), weight, bias, 2))
+        self._learn(name, out)
+
+    def pool(
+        self, name: str, part: Tensor, out: Tensor, *, scale: int, need: int, before: Affine
+    ) -> None:
+        """Max-pooling 3, stride 2, padding 1, of what a ReLU gives; ``scale`` is that of ``out``.
+
+        Nothing is below zero then, so zeros may stand for the padding.
+        """
+        before = self._cast(before, self.dtype) or before
+        for box in self._boxes(name, out, scale, need, 0):
+            above = _box(slice(s.start * 2, s.stop * 2) for s in box)
+            x = self._read([part], above, (1, 0), before, self.dtype)
+            for axis in range(3):
+                n = (x.shape[axis] - 1) // 2
+                low, mid, high = (
+                    x[(slice(None),) * axis + (slice(k, k + 2 * n, 2),)] for k in range(3)
+                )
+                x = torch.maximum(torch.maximum(low, mid), high)
+            out[box] = x
+        self._learn(name, out)
+
+    def activate(self, part: Tensor, *, scale: int, need: int, before: Affine) -> None:
+        """Do it where it is, the surroundings of the region included."""
+        before = self._cast(before, self.dtype) or before
+        boxes = [
+            box
+            for run in self.regions.runs(scale, need)
+            for box in ((run.box, *run.around) if run.box else run.around)
+        ]
+        for box in boxes:
+            x = part[box]
+            if before.scale is not None and before.shift is not None:
+                x.mul_(before.scale).add_(before.shift)
+            x.clamp_min_(0)
+
+    # -------------------------------------------------------------- pieces
+    def _boxes(
+        self, name: str, out: Tensor, scale: int, need: int, channels: int, add: bool = False
+    ) -> list[Box]:
+        """The pieces of a layer; what lies around them is filled, unless that was done before."""
+        boxes = []
+        for run in self.regions.runs(scale, need):
+            if self.patterns is not None and not add:
+                for strip in run.around:
+                    self._fill(out[strip], self.patterns[name])
+            if run.box is not None:
+                boxes += self._cut(run.box, channels)
+        return boxes
+
+    def _cut(self, box: Box, channels: int) -> list[Box]:
+        """A run in pieces whose work arrays are small; cuts lie at even voxels."""
+        if channels == 0:
+            return [box]
+        depth, height, width = (s.stop - s.start for s in box)
+        tall = -(-depth // BLOCK) * BLOCK, -(-height // BLOCK) * BLOCK
+        number = -(-values_needed(*tall, width, channels) // self.piece)
+        length = max(-(-width // number), min(width, 8))
+        length += length % 2
+        return [
+            (box[0], box[1], slice(at, min(at + length, box[2].stop)))
+            for at in range(box[2].start, box[2].stop, length)
+        ]
+
+    def _fill(self, target: Tensor, pattern: Tensor) -> None:
+        """Repeat a pattern over a part of an array; the part begins where a pattern does."""
+        view = target
+        for axis in range(3):
+            period = pattern.shape[axis]
+            view = view.unflatten(2 * axis, (view.shape[2 * axis] // period, period))
+        view.copy_(pattern[None, :, None, :, None, :])
+
+    def _count(self, result: Tensor, weight: Tensor) -> None:
+        """A convolution: each of the values (transposed: each of those read) meets each weight."""
+        operations = 2.0 * weight.numel() * result[..., 0].numel()
+        self.tally.plain += operations
+        self.tally.done += operations
+
+    def _count_winograd(self, result: Tensor, sides: Sequence[int], weight: Tensor) -> None:
+        """The same convolution, as it is done: instead of what :meth:`_count` says."""
+        self.tally.done -= 2.0 * weight.numel() * result[..., 0].numel()
+        rows = values_needed(sides[0], sides[1], result.shape[2], 1)
+        self.tally.done += 2.0 * 3 * rows * weight.shape[0] * weight.shape[1]
+
+    def _learn(self, name: str, out: Tensor) -> None:
+        if self.patterns is None:
+            self.found[name] = out.clone()
+
+    def _cast(self, before: Affine | None, dtype: torch.dtype) -> Affine | None:
+        if before is None or before.scale is None or before.shift is None:
+            return before
+        return Affine(before.scale.to(self.device, dtype), before.shift.to(self.device, dtype))
+
+    def _read(
+        self,
+        parts: Sequence[Tensor],
+        box: Box,
+        halo: tuple[int, int],
+        before: Affine | None,
+        dtype: torch.dtype,
+        sides: Sequence[int] | None = None,
+    ) -> Tensor:
+        """A piece and its halo, concatenated and activated; zeros beyond the volume.
+
+        ``sides`` are those of the result without halo, where they are longer than the box's.
+        """
+        sides = sides or [s.stop - s.start for s in box]
+        channels = sum(part.shape[3] for part in parts)
+        shape = tuple(n + sum(halo) for n in sides)
+        x = self._space(dtype).take("read", (*shape, channels))
+        lows = [s.start - halo[0] for s in box]
+        if self.patterns is None:
+            here: tuple[slice, ...] = (slice(None),) * 3
+        else:
+            limits = parts[0].shape[:3]
+            here = tuple(
+                slice(max(-a, 0), min(n, limit - a))
+                for a, n, limit in zip(lows, shape, limits, strict=True)
+            )
+            if any(s.start > 0 or s.stop < n for s, n in zip(here, shape, strict=True)):
+                x.zero_()
+        at = 0
+        for part in parts:
+            end = at + part.shape[3]
+            if self.patterns is None:
+                source = part
+                for axis, (a, n) in enumerate(zip(lows, shape, strict=True)):
+                    index = torch.arange(a, a + n, device=part.device) % part.shape[axis]
+                    source = source.index_select(axis, index)
+            else:
+                source = part[
+                    tuple(slice(a + s.start, a + s.stop) for a, s in zip(lows, here, strict=True))
+                ]
+            target = x[here][..., at:end]
+            if before is None:
+                target.copy_(source)
+            elif before.scale is None or before.shift is None:
+                torch.clamp_min(source, 0, out=target)
+            else:
+                torch.addcmul(before.shift[at:end], source, before.scale[at:end], out=target)
+                target.clamp_min_(0)
+            at = end
+        return x
+
+
+def _box(sides: Iterable[slice]) -> Box:
+    a, b, c = sides
+    return a, b, c
+
+
+def _first(x: Tensor) -> Tensor:
+    """(D, H, W, C) → (1, C, D, H, W), in the same memory."""
+    return x.permute(3, 0, 1, 2)[None]
+
+
+def _last(x: Tensor) -> Tensor:
+    """(1, C, D, H, W) → (D, H, W, C), in the same memory."""
+    return x[0].permute(1, 2, 3, 0)

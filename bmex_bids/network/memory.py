@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How much memory there is for a network, which errors mean that there was not enough, and which
+number format a device computes natively."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+PROC = Path("/proc")
+CGROUP = Path("/sys/fs/cgroup")
+#: kept free on a processor: work arrays, transformed weights, what the libraries take
+SPARE_CPU = 500 * 2**20
+#: of the free memory of a GPU that is used; the rest is for its libraries
+GPU_SHARE = 0.85
+
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "not enough memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "defaultcpuallocator",
+    "bad_alloc",
+    "cublas_status_alloc_failed",
+    "could not create a memory",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of torch, numpy or Python says that memory was short."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(
+        text in str(error).lower() for text in _OUT_OF_MEMORY
+    )
+
+
+def free_bytes(
+    device: torch.device,
+    limit_mb: float | None = None,
+    *,
+    proc: Path = PROC,
+    cgroup: Path = CGROUP,
+) -> int:
+    """Memory that a network may take on a device now, in bytes.
+
+    Parameters
+    ----------
+    device : of a GPU, what its driver says is free; of the processor, the least of what the
+        machine, the control groups (versions 1 and 2), ``ulimit -v`` and ``limit_mb`` leave
+    limit_mb : what this whole process may take, in 2^20 bytes
+    """
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(GPU_SHARE * (free + held))
+    resident, virtual = _own(proc)
+    limits = [_available(proc)]
+    limits += [top - used for top, used in _groups(proc, cgroup)]
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if soft != resource.RLIM_INFINITY:
+        limits.append(soft - virtual)
+    if limit_mb is not None:
+        limits.append(int(limit_mb * 2**20) - resident)
+    return max(min(limits) - SPARE_CPU, 0)
+
+
+def native_dtype(device: torch.device, *, proc: Path = PROC) -> torch.dtype:
+    """bfloat16 where the device multiplies it in hardware, else float32.
+
+    A GPU of compute capability 8 or more does; a processor does whose flags name avx512_bf16 or
+    amx_bf16.
+    """
+    if device.type == "cuda":
+        major, _ = torch.cuda.get_device_capability(device)
+        return torch.bfloat16 if major >= 8 else torch.float32
+    for line in _text(proc / "cpuinfo").splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == "flags":
+            if {"avx512_bf16", "amx_bf16"} & set(value.split()):
+                return torch.bfloat16
+            break
+    return torch.float32
+
+
+def _own(proc: Path) -> tuple[int, int]:
+    """Resident and virtual size of this process, bytes."""
+    sizes = {"VmRSS": 0, "VmSize": 0}
+    for line in _text(proc / "self" / "status").splitlines():
+        name, _, value = line.partition(":")
+        if name in sizes:
+            sizes[name] = int(value.split()[0]) * 1024
+    return sizes["VmRSS"], sizes["VmSize"]
+
+
+def _available(proc: Path) -> int:
+    for line in _text(proc / "meminfo").splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return 4 * 2**30  # a system without /proc
+
+
+def _groups(proc: Path, cgroup: Path) -> Iterator[tuple[int, int]]:
+    """(limit, used) of this process's control group and of those above it."""
+    for line in _text(proc / "self" / "cgroup").splitlines():
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        root = cgroup / "memory" if controllers else cgroup
+        here = root / path.lstrip("/")
+        for folder in (here, *here.parents):
+            for top, used in (
+                ("memory.max", "memory.current"),
+                ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+            ):
+                limit, taken = _text(folder / top).strip(), _text(folder / used).strip()
+                if limit.isdigit() and taken.isdigit():
+                    yield int(limit), int(taken) - _reclaimable(folder)
+            if folder == root:
+                break
+
+
+def _reclaimable(folder: Path) -> int:
+    """Cached files that the kernel counts as used and gives up when asked."""
+    for line in _text(folder / "memory.stat").splitlines():
+        name, _, value = line.partition(" ")
+        if name in ("inactive_file", "total_inactive_file") and value.isdigit():
+            return int(value)
+    return 0
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Layer by layer over the volume against the network's own ``forward`` over all of it at once."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from bmex_bids.network.adunet import ADUNet
+from bmex_bids.network.bmex import BMEX
+from bmex_bids.network.compact import CompactBMEX
+from bmex_bids.network.layers import Tally, affine, folded
+from bmex_bids.network.programs import (
+    bytes_per_voxel,
+    emptiness,
+    has_program,
+    receptive_field,
+    run_program,
+)
+from bmex_bids.network.regions import Regions
+
+NEAR = 1e-5  # of the largest value
+
+
+def trained_like(network, seed=0):
+    """Statistics that are not 0 and 1, and last layers that are not zero."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            for tensor, low, high in (
+                (module.running_mean, -0.2, 0.2),
+                (module.running_var, 0.5, 1.5),
+                (module.weight.data, 0.5, 1.5),
+                (module.bias.data, -0.2, 0.3),
+            ):
+                tensor.uniform_(low, high, generator=generator)
+    for name, parameter in network.named_parameters():
+        if "conv" in name and parameter.ndim == 5 and isinstance(network, BMEX):
+            nn.init.normal_(
+                parameter, std=(1.2 / parameter[0].numel()) ** 0.5, generator=generator
+            )
+        if "head.weight" in name or "conv2.weight" in name:
+            nn.init.normal_(parameter, std=0.05, generator=generator)
+    return network.eval()
+
+
+def networks():
+    torch.manual_seed(0)
+    return {
+        "bmex": trained_like(BMEX(8)),
+        "compact": trained_like(CompactBMEX(8, 8)),
+        "without tissues": trained_like(CompactBMEX(8, 0)),
+        "two blocks": trained_like(CompactBMEX(8, 8, blocks=2)),
+    }
+
+
+@pytest.fixture(scope="module", params=["bmex", "compact", "without tissues", "two blocks"])
+def network(request):
+    return networks()[request.param]
+
+
+def ball(shape, margin=4):
+    """A ball in the middle: (volume, mask)."""
+    axes = [np.arange(n) - (n - 1) / 2 for n in shape]
+    x, y, z = np.meshgrid(*axes, indexing="ij", sparse=True)
+    a, b, c = (n / 2 - margin for n in shape)
+    mask = (x / a) ** 2 + (y / b) ** 2 + (z / c) ** 2 < 1
+    values = np.random.default_rng(0).uniform(200, 800, shape)
+    return torch.from_numpy(np.where(mask, values, 0).astype(np.float32)), mask
+
+
+def plain(network, volume):
+    """(D, H, W, 5) by the network's own forward."""
+    with torch.inference_mode():
+        return torch.cat(network(volume[None, None]), 1)[0].permute(1, 2, 3, 0)
+
+
+def difference(found, expected, mask=None):
+    """The largest, relative to the largest value; of scores and image separately."""
+    worst = 0.0
+    for part in (slice(0, 4), slice(4, 5)):
+        a, b = found[..., part], expected[..., part]
+        if mask is not None:
+            a, b = a[torch.from_numpy(mask)], b[torch.from_numpy(mask)]
+        if b.numel():
+            worst = max(worst, float((a - b).abs().max() / b.abs().max().clamp_min(1e-6)))
+    return worst
+
+
+@pytest.mark.parametrize("winograd", [True, False])
+@pytest.mark.parametrize("shape", [(16, 24, 40), (8, 8, 8), (24, 16, 8)])
+def test_the_whole_volume_is_the_plain_network(network, shape, winograd):
+    volume, mask = ball(shape, margin=1)
+    regions = Regions(mask, whole=True)
+    assert difference(run_program(network, volume, regions, winograd=winograd),
+                      plain(network, volume)) < NEAR  # fmt: skip
+
+
+def test_near_the_brain_it_is_the_plain_network_too(network):
+    volume, mask = ball((40, 48, 40), margin=10)
+    expected = plain(network, volume)
+    assert expected[..., 4].std() > 1e-3  # it does something
+    found = run_program(network, volume, Regions(mask))
+    assert difference(found, expected, mask) < 1e-4
+    # and what is left out would have been felt: without context the result is another
+    assert difference(run_program(network, volume, Regions(mask, reach=0)), expected, mask) > 1e-4
+
+
+def test_tissues_alone_are_the_same(network):
+    volume, mask = ball((24, 24, 32))
+    both = run_program(network, volume, Regions(mask))
+    alone = run_program(network, volume, Regions(mask), tissues_only=True)
+    assert alone.shape == (24, 24, 32, 4)
+    inside = torch.from_numpy(mask)
+    scale = both[..., :4][inside].abs().max().clamp_min(1e-6)
+    assert (alone[inside] - both[..., :4][inside]).abs().max() <= NEAR * scale
+
+
+def test_emptiness_is_what_the_network_makes_of_endless_zeros():
+    network = networks()["bmex"]
+    patterns = emptiness(network, torch.device("cpu"))
+    x = torch.zeros(1, 1, 8, 8, 200)
+    # endless in two directions by wrapping is not what conv3d does; a long line has ends on
+    # the others, so look at a volume whose middle sees no end: the first dense block suffices
+    x = torch.zeros(1, 1, 24, 24, 24)
+    with torch.inference_mode():
+        a = network.tissue._activate("1", network.tissue._conv("1", x))
+        stack = network.tissue.conv2(a)[0, :, 12, 12, 12]
+    torch.testing.assert_close(patterns["tissue.1"][0, 0, 0], a[0, :, 12, 12, 12])
+    torch.testing.assert_close(patterns["tissue.2"][3, 5, 7], stack)
+    assert patterns["tissue.6"].shape == (4, 4, 4, 8)
+    assert patterns["tissue.pool3"].shape == (1, 1, 1, 16)
+    assert emptiness(network, torch.device("cpu")) is patterns
+
+
+def test_far_from_the_brain_nothing_is_computed():
+    network = networks()["compact"]
+    volume, mask = torch.zeros(48, 48, 96), np.zeros((48, 48, 96), bool)
+    mask[20:28, 20:28, 8:16], volume[20:28, 20:28, 8:16] = True, 500.0
+    few, all_ = Tally(), Tally()
+    found = run_program(network, volume, Regions(mask), tally=few)
+    everywhere = run_program(network, volume, Regions(mask, whole=True), tally=all_)
+    assert few.plain < 0.5 * all_.plain
+    assert difference(found, everywhere, mask) < 1e-3
+
+
+def test_operations_are_counted_by_hand():
+    network = CompactBMEX(8, 0).eval()
+    tally = Tally()
+    regions = Regions(np.ones((16, 16, 16), bool), whole=True)
+    run_program(network, torch.zeros(16, 16, 16), regions, winograd=False, tally=tally)
+    w, half, quarter, eighth = 8, 8**3, 4**3, 2**3
+    expected = 2 * (
+        27 * (16 * w + 4 * w * w + w * 8) * half  # stem, two residuals, head
+        + 8 * (w * 2 * w) * quarter + 27 * 4 * (2 * w) ** 2 * quarter
+        + 8 * (2 * w * 4 * w) * eighth + 27 * 4 * (4 * w) ** 2 * eighth
+        + 8 * (4 * w * 2 * w) * eighth + 8 * (2 * w * w) * quarter
+    )  # fmt: skip
+    assert tally.plain == tally.done == expected
+    fast = Tally()
+    run_program(network, torch.zeros(16, 16, 16), regions, tally=fast)
+    assert fast.plain == expected
+    assert 0.25 * expected < fast.done < 0.6 * expected
+
+
+def test_the_published_cost_is_that_of_the_paper():
+    """668 GFLOP for a cube of 40 voxels at w = 64, without computing it: tensors without data."""
+    network = BMEX(64).to("meta").eval()
+    tally = Tally()
+    regions = Regions(np.ones((40, 40, 40), bool), whole=True)
+    out = run_program(network, torch.zeros(40, 40, 40, device="meta"), regions, tally=tally)
+    assert out.shape == (40, 40, 40, 5)
+    assert tally.plain == pytest.approx(668e9, rel=0.01)
+
+
+def test_every_array_is_on_the_device_of_the_volume():
+    """Of a GPU only this is tested here: no array is made elsewhere than the volume is."""
+    for network in networks().values():
+        elsewhere = network.to("meta")
+        out = run_program(
+            elsewhere, torch.zeros(16, 16, 16, device="meta"), Regions(ball((16, 16, 16))[1])
+        )
+        assert out.device.type == "meta"
+
+
+def test_bfloat16_keeps_the_grey_values_of_the_image():
+    network = networks()["compact"]
+    volume, mask = ball((24, 24, 24))
+    expected = plain(network, volume)
+    found = run_program(network, volume, Regions(mask), dtype=torch.bfloat16)
+    assert found.dtype == torch.float32
+    inside = torch.from_numpy(mask)
+    error = (found - expected)[inside][..., 4].pow(2).mean().sqrt()
+    change = (expected[..., 4] - volume)[inside].pow(2).mean().sqrt()
+    assert 0 < error < 0.05 * change
+
+
+def test_bfloat16_of_the_published_network():
+    network = networks()["bmex"]
+    volume, mask = ball((16, 16, 24))
+    expected = plain(network, volume)
+    found = run_program(network, volume, Regions(mask), dtype=torch.bfloat16)
+    assert 0 < difference(found, expected, mask) < 0.05
+
+
+@pytest.mark.parametrize("name", ["1", "32"])
+def test_folding_is_exact(name):
+    network = trained_like(ADUNet(8, 1, 4), seed=3)
+    layer, norm = network.get_submodule(f"conv{name}"), network.get_submodule(f"bn{name}")
+    x = torch.randn(1, layer.in_channels, 6, 7, 8, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected = norm(layer(x))
+        found = F.conv3d(x, *folded(layer, norm), padding=1)
+    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+    assert (layer(x) - expected).abs().max() > 1e-2
+
+
+def test_a_normalisation_is_one_product_and_sum():
+    norm = trained_like(nn.Sequential(nn.BatchNorm3d(5)))[0]
+    x = torch.randn(1, 5, 2, 3, 4)
+    found = affine(norm)
+    view = (-1, 1, 1, 1)
+    torch.testing.assert_close(
+        (x * found.scale.view(view) + found.shift.view(view)).float(), norm(x)
+    )
+    bare = nn.BatchNorm3d(2, affine=False).eval()
+    assert affine(bare).shift.tolist() == [0, 0]
+    with pytest.raises(TypeError, match="batch normalisation"):
+        affine(nn.ReLU())
+
+
+@pytest.mark.parametrize("name", ["bmex", "compact", "without tissues", "two blocks"])
+def test_the_receptive_field_is_where_influence_ends(name):
+    """A voxel changes results up to the field's edge, and none beyond."""
+    torch.manual_seed(1)
+    network = {"bmex": lambda: BMEX(4)}.get(name, lambda: networks()[name])().double().eval()
+    for parameter in network.parameters():  # no ReLU shuts, so influence runs to the end
+        parameter.data.abs_().mul_(0.5)
+    field = receptive_field(network)
+    length = -(-(field + 24) // 8) * 8 + 16
+    x = torch.full((1, 1, 8, 8, length), 300.0).double()
+    moved = x.clone()
+    moved[..., 8] += 200
+    with torch.inference_mode():
+        change = sum((a - b).abs().sum(dim=(0, 1, 2, 3)) for a, b in
+                     zip(network(x), network(moved), strict=True))  # fmt: skip
+    assert (change[8 + field + 1 :] == 0).all()
+    assert (change[8 : 8 + field - 16] > 0).any()
+    assert change.nonzero().max() >= 8 + field - 16  # and the figure is no idle bound
+
+
+def test_fields_by_hand():
+    # conv ×6, pool (2a − 1): counted outwards along one axis in the paper's network, twice
+    assert 150 < receptive_field(BMEX(4)) < 185
+    assert receptive_field(CompactBMEX(4, 0)) < receptive_field(CompactBMEX(4, 4)) < 150
+
+
+def test_networks_without_a_program():
+    assert has_program(BMEX(4))
+    assert has_program(CompactBMEX(4, 4))
+    assert not has_program(BMEX(4, caffe=True))
+    assert not has_program(nn.Identity())
+    with pytest.raises(TypeError, match="with a program"):
+        bytes_per_voxel(nn.Identity())
+    with pytest.raises(TypeError, match="with a program"):
+        receptive_field(nn.Identity())
+
+
+def test_memory_of_a_voxel():
+    # 2w + 11w/4 channels of 4 bytes are the most, and a few beside
+    assert 4 * 304 <= bytes_per_voxel(BMEX(64)) <= 4 * 330
+    assert bytes_per_voxel(BMEX(64), torch.bfloat16) == bytes_per_voxel(BMEX(64)) // 2
+    assert bytes_per_voxel(CompactBMEX(24, 16)) < 300
