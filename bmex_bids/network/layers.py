@@ -208,7 +208,7 @@ class Layers:
             elif y is target:
                 target.add_(bias)
             else:
-                torch.add(y, bias, out=target)
+                target.copy_(y.add_(bias))
             if relu:
                 target.clamp_min_(0)
         self._learn(name, out)
