@@ -21,6 +21,7 @@ from bmex_bids.cli.parser import parse
 from bmex_bids.cli.plan_view import Task
 from bmex_bids.cli.progress import Progress, Sparingly
 from bmex_bids.cli.resources import available_memory_gb
+from bmex_bids.cli.streams import forgiving
 from bmex_bids.config import Config
 from bmex_bids.exceptions import BmexError, NoInputError, OutputError, UsageError
 
@@ -31,6 +32,11 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``bmex`` with a command line and return its exit code."""
+    with forgiving():
+        return _main(argv)
+
+
+def _main(argv: Sequence[str] | None) -> int:
     try:
         config = parse(argv)
         with _surroundings(config):
