@@ -407,9 +407,10 @@ class Layers:
             if before is None:
                 target.copy_(source)
             elif before.scale is None or before.shift is None:
-                torch.clamp_min(source, 0, out=target)
+                torch.clamp_min(source.to(dtype), 0, out=target)
             else:
-                torch.addcmul(before.shift[at:end], source, before.scale[at:end], out=target)
+                scale, shift = before.scale[at:end], before.shift[at:end]
+                torch.addcmul(shift, source.to(dtype), scale, out=target)
                 target.clamp_min_(0)
             at = end
         return x
