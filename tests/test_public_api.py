@@ -58,6 +58,7 @@ def test_exit_codes() -> None:
         "ImageProblem": 1,
         "ImageError": 1,
         "MaskError": 1,
+        "MemoryLimitError": 1,
         "AgeError": 1,
     }
 
@@ -79,19 +80,36 @@ def test_every_folder_of_code_is_installed(setup_cfg: configparser.ConfigParser)
     assert {".".join(folder.parts) for folder in folders} | {"bmex_bids.boilerplate"} == listed
 
 
+COMMANDS = (
+    "bmex",
+    "bmex-degrade",
+    "bmex-demo",
+    "bmex-docker",
+    "bmex-enhance",
+    "bmex-evaluate",
+    "bmex-health",
+    "bmex-singularity",
+    "bmex-train",
+    "bmex-weights",
+)
+
+
 def test_every_command_exists(setup_cfg: configparser.ConfigParser) -> None:
     lines = setup_cfg["options.entry_points"]["console_scripts"].strip().splitlines()
     commands = dict(line.split(" = ") for line in lines)
-    assert set(commands) == {
-        "bmex",
-        "bmex-demo",
-        "bmex-enhance",
-        "bmex-evaluate",
-        "bmex-train",
-    }
+    assert set(commands) == set(COMMANDS)
     for target in commands.values():
         module, _, function = target.partition(":")
         assert callable(getattr(importlib.import_module(module), function))
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c != "bmex-demo"])
+def test_every_command_explains_itself(command, setup_cfg, capsys) -> None:
+    lines = setup_cfg["options.entry_points"]["console_scripts"].strip().splitlines()
+    module, _, function = dict(line.split(" = ") for line in lines)[command].partition(":")
+    with pytest.raises(SystemExit, match="0"):
+        getattr(importlib.import_module(module), function)(["--help"])
+    assert command in capsys.readouterr().out
 
 
 def test_every_dependency_is_pinned(setup_cfg: configparser.ConfigParser) -> None:

@@ -31,6 +31,7 @@ from bmex_bids.cli.plan_view import Task
 from bmex_bids.cli.progress import Progress
 from bmex_bids.cli.resources import available_cpus
 from bmex_bids.cli.status import EXIT_DONE, EXIT_FAILED, gate_reasons
+from bmex_bids.cli.streams import forgiving
 from bmex_bids.config import AgeOverride, Config, Execution, Paths, Processing, Resources
 from bmex_bids.exceptions import BmexError, ImageError, OutputError, UsageError
 
@@ -71,7 +72,11 @@ class Request:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Enhance one image and return an exit code, as ``bmex`` has them."""
-    options = build_parser().parse_args(argv)
+    with forgiving():
+        return _main(build_parser().parse_args(argv))
+
+
+def _main(options: argparse.Namespace) -> int:
     try:
         request = check(options)
         with _temporary_folder() as folder:
@@ -127,7 +132,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-v", "--verbose", action="count", default=0, help="say more; -vv: say everything"
     )
-    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+    parser.add_argument("--version", action=flags.ShowVersion)
     return parser
 
 

@@ -116,7 +116,7 @@ def _stripping(options: argparse.Namespace) -> None:
     from bmex_bids.evaluation.quick import stripping_rows
     from bmex_bids.network.registry import select
 
-    record = select("strip")
+    record = select("strip", weights="bundled")
     print(f"\nweights {record.name} ({record.sha256[:12]})\n\n{'synthetic head':<24}{'Dice':>8}")
     figures = []
     for name, value in stripping_rows(

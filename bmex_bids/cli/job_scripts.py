@@ -303,7 +303,6 @@ def _runner(jobs: Jobs, *, gpu: bool | None = None) -> list[str]:
     if jobs.gpu if gpu is None else gpu:
         words.append("--nv")
     words += _binds(jobs.binds)
-    words.append('--bind "$work"')
     words.append(shlex.quote(str(jobs.container)))
     return words
 

@@ -28,6 +28,7 @@ from bmex_bids.config import (
 from bmex_bids.exceptions import UsageError
 from bmex_bids.inputs.derivatives import parse_derivatives
 from bmex_bids.network.registry import PUBLISHED
+from bmex_bids.outputs.container import version_line
 
 #: threads beyond this number bring a step nothing
 MOST_THREADS = 8
@@ -158,7 +159,6 @@ def as_options(config: Config) -> dict[str, Any]:
         "write_graph": config.execution.write_graph,
         "resource_monitor": config.execution.resource_monitor,
         "stop_on_first_crash": config.execution.stop_on_first_crash,
-        "use_plugin": config.execution.plugin_file,
         "drop_workdir": config.execution.drop_workdir,
         "skip_boilerplate": config.execution.skip_boilerplate,
         "verbose": config.execution.verbosity,
@@ -543,8 +543,19 @@ def _add_subset(group: argparse._ArgumentGroup) -> None:
     )
 
 
+class ShowVersion(argparse.Action):
+    """``--version``: one line (argparse's own action would break a long one), and the end."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str) -> None:
+        super().__init__(option_strings, dest, nargs=0, help="say the version and end")
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print(version_line(parser.prog))
+        parser.exit()
+
+
 def _add_other(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--version", action="version", version=f"bmex {__version__}")
+    group.add_argument("--version", action=ShowVersion)
     group.add_argument(
         "-v",
         "--verbose",

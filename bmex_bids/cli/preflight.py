@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 #: bytes that a voxel of a given mask takes while it is read and resampled
 MASK_BYTES = 12
+#: a voxel's edge, beyond which ``imaging.orientation`` takes a header for broken
+LARGEST_MM = 20.0
 
 
 def look_at(
@@ -72,10 +74,13 @@ def _fault(item: PlannedImage, alike: int, memory_gb: float | None) -> str | Non
 
 def _fault_of_size(item: PlannedImage, memory_gb: float) -> str | None:
     """The reason for an image, or mask, whose header declares more than the memory holds."""
-    from bmex_bids.interfaces.files import voxel_count
+    from bmex_bids.interfaces.files import header_of, voxel_count
     from bmex_bids.workflows.base import memory_gb as estimate
 
     spacing = item.spacing_mm or 1.0
+    size = header_of(item.image.path)
+    if size is not None and max(size[1]) > LARGEST_MM:
+        return None  # the header is wrong, which is said where the image is read
     needs: list[tuple[Path, float]] = [(item.image.path, estimate(item.image.path, spacing))]
     if item.mask is not None:
         needs.append((item.mask, (voxel_count(item.mask) or 0) * MASK_BYTES / 2**30))

@@ -27,6 +27,7 @@ class Track:
     failed: bool = False
     reason: str | None = None
     said: set[str] = field(default_factory=set)
+    dropped: bool = False  # its intermediate files were removed
 
     @property
     def status(self) -> str:
@@ -47,7 +48,8 @@ class Progress:
     ----------
     steps : for each image's workflow, in order: the image's name, and the full names of its nodes
     say : where a line goes
-    changed : called when an image has begun or ended
+    changed : called when an image has begun or ended; where it returns False, it is called again
+        at the next event
     clock : seconds, monotonic
     """
 
@@ -56,11 +58,12 @@ class Progress:
         steps: Mapping[str, tuple[str, set[str]]],
         *,
         say: Callable[[str], None],
-        changed: Callable[[Progress], None] = lambda _: None,
+        changed: Callable[[Progress], object] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._say, self._changed, self._clock = say, changed, clock
         self._start = clock()
+        self._to_tell = False
         self.tracks = {
             workflow: Track(name, number, set(nodes))
             for number, (workflow, (name, nodes)) in enumerate(steps.items(), start=1)
@@ -72,8 +75,9 @@ class Progress:
         track = self.tracks[event.workflow]
         before = track.status
         self._note(track, event)
-        if track.status != before:
-            self._changed(self)
+        self._to_tell = self._to_tell or track.status != before
+        if self._to_tell:
+            self._to_tell = self._changed(self) is False
 
     def _note(self, track: Track, event: Event) -> None:
         if track.begun is None:
@@ -106,3 +110,28 @@ class Progress:
         elapsed = round(self._clock() - self._start)
         stamp = f"{elapsed // 3600:02d}:{elapsed // 60 % 60:02d}:{elapsed % 60:02d}"
         self._say(f"[{stamp}] image {track.number} of {len(self.tracks)}  {track.name}  {text}")
+
+
+class Sparingly:
+    """Calls a function that takes longer the more images there are, so often that it takes 5 %.
+
+    A call that comes too early is left out and returns False.
+    """
+
+    SHARE = 0.05
+
+    def __init__(
+        self, call: Callable[[Progress], object], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._call, self._clock = call, clock
+        self._next = float("-inf")
+
+    def __call__(self, progress: Progress) -> bool:
+        """Call, unless the last call was so long, and so short a time ago; whether it was done."""
+        begun = self._clock()
+        if begun < self._next:
+            return False
+        self._call(progress)
+        ended = self._clock()
+        self._next = ended + (ended - begun) / self.SHARE
+        return True

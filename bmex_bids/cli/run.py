@@ -12,14 +12,16 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bmex_bids.cli import interrupts, plan_view, preflight, status
 from bmex_bids.cli.parser import parse
 from bmex_bids.cli.plan_view import Task
-from bmex_bids.cli.progress import Progress
+from bmex_bids.cli.progress import Progress, Sparingly
 from bmex_bids.cli.resources import available_memory_gb
+from bmex_bids.cli.streams import forgiving
 from bmex_bids.config import Config
 from bmex_bids.exceptions import BmexError, NoInputError, OutputError, UsageError
 
@@ -30,6 +32,11 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``bmex`` with a command line and return its exit code."""
+    with forgiving():
+        return _main(argv)
+
+
+def _main(argv: Sequence[str] | None) -> int:
     try:
         config = parse(argv)
         with _surroundings(config):
@@ -110,6 +117,7 @@ def _submit(config: Config) -> int:
 
 def _participant(config: Config) -> int:
     start = time.monotonic()
+    _plugin(config.execution.plugin_file)  # a fault of it is said before anything is done
     if not config.execution.skip_bids_validation:
         _validate(config.paths.bids_dir)
     planned = _plan(config)
@@ -121,6 +129,7 @@ def _participant(config: Config) -> int:
         _say(line)
     _refuse_nothing(planned)
     _prepare_folders(config)
+    _clear_abandoned(config.paths.output_dir, planned)
     rows = _process(config, tasks, device)
     return _finish(config, tasks, rows, time.monotonic() - start)
 
@@ -301,6 +310,8 @@ def _device(config: Config) -> str:
 
 def _prepare_folders(config: Config) -> None:
     """Make the output and work folders and see that both can be written (OutputError)."""
+    from bmex_bids.outputs.files import write_whole
+
     work_dir, output_dir = config.paths.work_dir, config.paths.output_dir
     for folder, option in (
         (work_dir, "name another work folder with -w"),
@@ -323,10 +334,24 @@ def _prepare_folders(config: Config) -> None:
             f"expected the folder {logs} within the output, got a link to {logs.resolve()}; remove "
             "the link, or name another output folder"
         )
-    config.log_dir.mkdir(parents=True)
-    (config.log_dir / "config.toml").write_text(
-        config.to_toml(), encoding="utf-8", errors="surrogateescape"
-    )
+    write_whole(config.log_dir / "config.toml", partial(_write_settings, config))
+
+
+def _write_settings(config: Config, path: Path) -> None:
+    path.write_text(config.to_toml(), encoding="utf-8", errors="surrogateescape")
+
+
+def _clear_abandoned(output_dir: Path, planned: Sequence[PlannedImage]) -> None:
+    """Remove the half files of runs that were killed, where this run will write."""
+    from bmex_bids.outputs.files import clear_abandoned
+
+    folders = {output_dir, output_dir / "logs", *output_dir.glob("logs/*")}
+    for image in planned:
+        folders |= {
+            output_dir / image.output_dir,
+            output_dir / f"sub-{image.image.subject}" / "figures",
+        }
+    clear_abandoned(folders)
 
 
 def _empty(folder: Path) -> None:
@@ -341,8 +366,9 @@ def _empty(folder: Path) -> None:
 def _drop(folder: Path, progress: Progress) -> None:
     """Remove the intermediate files of the images that are done."""
     for workflow, track in progress.tracks.items():
-        if track.status == "done":
+        if track.status == "done" and not track.dropped:
             shutil.rmtree(folder / workflow, ignore_errors=True)
+            track.dropped = True
 
 
 def _process(config: Config, tasks: Sequence[Task], device: str) -> list[status.Row]:
@@ -357,16 +383,23 @@ def _process(config: Config, tasks: Sequence[Task], device: str) -> list[status.
         stop_on_first_crash=config.execution.stop_on_first_crash,
         resource_monitor=config.execution.resource_monitor,
     )
-    to_run = [task for task in tasks if task.to_run]
+    to_run = status.in_order(
+        [task for task in tasks if task.to_run],
+        status.left_running(config.log_dir),
+    )
     workflows = [_image_workflow(config, task, device) for task in to_run]
     whole = base.init_run_wf(workflows, work_dir=config.paths.work_dir)
 
-    def committed(task: Task) -> Mapping[str, Any] | None:
-        record = None if task.record is None else read_record(task.record)
-        same = record is not None and record.get("Fingerprint") == dict(task.fingerprint or {})
-        return record if same else None
+    known: dict[str, Mapping[str, Any]] = {}
 
-    def note(progress: Progress) -> None:
+    def committed(task: Task) -> Mapping[str, Any] | None:
+        if task.name not in known and task.record is not None:
+            record = read_record(task.record)
+            if record is not None and record.get("Fingerprint") == dict(task.fingerprint or {}):
+                known[task.name] = record  # it will not change: read once, however many images
+        return known.get(task.name)
+
+    def write_table(progress: Progress) -> None:
         write_status(
             config.log_dir / "status.tsv",
             status.status_rows(tasks, progress, committed=committed),
@@ -374,6 +407,7 @@ def _process(config: Config, tasks: Sequence[Task], device: str) -> list[status.
         if config.execution.drop_workdir:
             _drop(config.paths.work_dir / base.RUN_WORKFLOW, progress)
 
+    note = Sparingly(write_table)
     progress = Progress(
         {
             workflow.name: (task.name, execution.steps_of(workflow))
@@ -404,7 +438,7 @@ def _process(config: Config, tasks: Sequence[Task], device: str) -> list[status.
             )
     finally:
         progress.end()
-        note(progress)
+        write_table(progress)
     return status.status_rows(tasks, progress, committed=committed)
 
 

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -56,6 +57,33 @@ def status_rows(
                     row["reason"] = " ".join(gate_reasons(gate))
         rows.append(row)
     return rows
+
+
+def left_running(log_dir: Path) -> set[str]:
+    """The images that the run before this one had begun when it was killed.
+
+    Parameters
+    ----------
+    log_dir : of this run; the others' are beside it, their names begin with their dates
+    """
+    runs = [path for path in log_dir.parent.glob("*/status.tsv") if path.parent != log_dir]
+    if not runs:
+        return set()
+    try:
+        text = max(runs, key=lambda path: path.parent.name).read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return set()
+    rows = [line.split("\t") for line in text.splitlines()[1:]]
+    return {row[0] for row in rows if len(row) > 1 and row[1] == "running"}
+
+
+def in_order(tasks: Sequence[Task], last: Set[str]) -> list[Task]:
+    """The tasks as planned, but those named in ``last`` at the end.
+
+    An image that gets the whole run killed (memory) would stand in the way of those behind it
+    each time the command is given again.
+    """
+    return sorted(tasks, key=lambda task: task.name in last)
 
 
 def gate_reasons(gate: Mapping[str, Any]) -> Iterator[str]:

@@ -241,7 +241,7 @@ def _jobs(
 
 
 def _binds(config: Config) -> list[tuple[Path, bool]]:
-    """What a container must see besides the work folder, and whether it may write there."""
+    """What a container must see, and whether it may write there."""
     from bmex_bids.inputs.derivatives import parse_derivatives
 
     read = [
@@ -255,6 +255,7 @@ def _binds(config: Config) -> list[tuple[Path, bool]]:
     return [
         *((path, False) for path in dict.fromkeys(read) if path is not None),
         (config.paths.output_dir, True),
+        (config.paths.work_dir, True),
     ]
 
 

@@ -187,7 +187,10 @@ def _fetch(options: argparse.Namespace) -> int:
     elif options.sha256:
         raise UsageError("expected the NAME of one file with an address for --sha256; add --url")
     else:
-        done = [part for release in releases for part in _whole(release, options, folder, net)]
+        done = []
+        for release in releases:
+            files = [file for owner, file in pairs if owner is release]
+            done += _several(release, files, options.url, folder, net)
     _end(progress)
     for name, fetched in done:
         how = {
@@ -200,29 +203,31 @@ def _fetch(options: argparse.Namespace) -> int:
     return 0
 
 
-def _whole(release: Any, options: argparse.Namespace, folder: Path, net: dict[str, Any]) -> Any:
-    """A set as a ZIP file, where it is offered as one; else its files that have addresses."""
+def _several(
+    release: Any, files: list[Any], url: str | None, folder: Path, net: dict[str, Any]
+) -> list[tuple[str, Any]]:
+    """Files of a set from its ZIP file, where it is offered as one; else each from its address."""
     from bmex_bids.network import fetch
 
-    address = options.url or release.archive
+    address = url or release.archive
     if address:
+        if len(files) < len(release.files):
+            print(
+                f"{release.name} is offered as one ZIP file only, so all of it is fetched",
+                file=sys.stderr,
+            )
         return fetch.fetch_archive(address, folder, release, **net)
-    direct = [file for file in release.files if file.url]
-    done = [
-        (release.name, fetch.fetch_file(file.url, folder, release, file.file, **net))
-        for file in direct
-    ]
-    if len(direct) < len(release.files):
-        _end(net["progress"])
-        for _, fetched in done:
-            print(f"{fetched.path.name}: fetched; SHA-256 {fetched.sha256}")
+    lacking = [file.file for file in files if not file.url]
+    if lacking:
         raise WeightsError(
-            f"{len(release.files) - len(direct)} of the {len(release.files)} files of "
-            f"{release.name} have no address that is known; download them in a browser (links: "
-            f"{release.page}) and run: {PROGRAM} fetch --from FOLDER; or give the address of "
-            "one file with --url"
+            f"expected an address of {', '.join(lacking)}, but none is known; download what you "
+            f"need in a browser (links: {release.page}) and run: {PROGRAM} fetch --from FOLDER; "
+            "or give the address of one file with --url"
         )
-    return done
+    return [
+        (release.name, fetch.fetch_file(file.url, folder, release, file.file, **net))
+        for file in files
+    ]
 
 
 class Bar:

@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 
 from bmex_bids.degrade.recipe import SEVERITIES, Recipe, Step, draw_periodic
 
-#: jumps or knots of the sudden and the continuous motion
-FEWEST_MOVES, MOST_MOVES = 2, 4
+#: of sudden motion
+MOST_JUMPS = 10
+#: stretches of a drift, each at its own pace
+FEWEST_STRETCHES, MOST_STRETCHES = 2, 4
 #: poses computed for a continuous motion, so that neighbours differ by little
 CONTINUOUS_POSES = 9
 
@@ -85,7 +87,9 @@ def _pose(length: float, rng: np.random.Generator) -> list[float]:
 
 
 def _sudden(value: float, rng: np.random.Generator, scan: Scan) -> Step:
-    moves = int(rng.integers(FEWEST_MOVES, MOST_MOVES + 1))
+    """One jump for each mm: once a jump is longer than the detail in a line, only how many lines
+    moved, and how near the centre of k-space, makes it worse."""
+    moves = min(max(round(value), 1), MOST_JUMPS)
     times = [0.0, *sorted(float(t) for t in rng.uniform(0.1, 0.9, moves))]
     poses = [[0.0] * 6, *(_pose(value, rng) for _ in range(moves))]
     return _piecewise(times, poses, False, scan, moves + 1)
@@ -93,10 +97,9 @@ def _sudden(value: float, rng: np.random.Generator, scan: Scan) -> Step:
 
 def _continuous(value: float, rng: np.random.Generator, scan: Scan) -> Step:
     end = np.array(_pose(value, rng))
-    moves = int(rng.integers(FEWEST_MOVES, MOST_MOVES + 1))
-    times = [float(t) for t in np.linspace(0, 1, moves + 1)]
-    # a drift to the end that does not keep an even pace
-    way = [0.0, *sorted(float(v) for v in rng.random(moves - 1)), 1.0]
+    stretches = int(rng.integers(FEWEST_STRETCHES, MOST_STRETCHES + 1))
+    times = [float(t) for t in np.linspace(0, 1, stretches + 1)]
+    way = [0.0, *sorted(float(v) for v in rng.random(stretches - 1)), 1.0]
     poses = [[float(v) for v in share * end] for share in way]
     return _piecewise(times, poses, True, scan, CONTINUOUS_POSES)
 

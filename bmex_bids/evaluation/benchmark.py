@@ -41,7 +41,7 @@ from bmex_bids.training.pairs import REAL_IMAGES, VALIDATION_IMAGES, CleanImage,
 Array = NDArray[np.float32]
 RANGE = 1000.0
 #: changes when the figures do: measures, segmenter, registration
-FIGURES_VERSION = "1"
+FIGURES_VERSION = "2"
 #: methods whose output is registered; Demons takes longer than anything else here
 REGISTERED = ("degraded", "bmex", "ablation")
 #: the clean partner each subject is registered to: (file, age group) or a painted subject

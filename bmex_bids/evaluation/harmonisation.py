@@ -4,8 +4,8 @@
 A synthetic scanner is a fixed recipe: its coil's bias, its contrast, its slices, its noise.  Each
 clean brain is seen by all of them, then brought to common intensities in three ways: scaled
 robustly (what raw images would be), bias-corrected and matched to the age's histogram (the
-application without its network), and enhanced.  The distance of a pair of scanners is the Jensen-Shannon distance of their
-histograms inside the brain.
+application without its network), and enhanced.  The distance of a pair of scanners is the
+Jensen-Shannon distance of their histograms inside the brain.
 """
 
 from __future__ import annotations

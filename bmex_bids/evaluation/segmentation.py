@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """A segmenter that knows nothing of the network: what a study's own software would see.
 
-Three Gaussians, each with its own mean, variance and share, are fitted to the histogram of the
-brain by expectation maximisation from the thresholds of Otsu (three classes); then each voxel takes
-the class that is likely for its intensity and common around it: a Potts prior over the six
-neighbours, solved by iterated conditional modes (Besag, J. R. Stat. Soc. B 1986).  Classes go from
+The brain's histogram is cut in three by Otsu's criterion (the best three means in the sense of
+k-means; Otsu 1979, Liao et al. 2001).  Each class is a Gaussian about its mean with the spread that
+all share; a voxel takes the class that is likely for its intensity and common around it: a Potts
+prior over the six neighbours, solved by iterated conditional modes (Besag, J. R. Stat. Soc. B
+1986).  (Expectation maximisation with a variance and a share for each class was tried first: in a
+brain of four months one class shrank to nothing on the clean image, and its volume on a degraded
+one was 80 times as large.)  Classes go from
 dark to bright.  There is no atlas, so at ages at which grey and white matter look alike (3 to 9
 months) the classes are intensities rather than tissues.  The same fit is applied to clean, degraded
 and enhanced images, and only their agreement is judged.
@@ -21,7 +24,6 @@ Labels = NDArray[np.uint8]
 #: dark, middle, bright
 CLASSES = 3
 BINS = 256
-ROUNDS = 60
 SWEEPS = 4
 #: weight of one agreeing neighbour against the log-likelihood
 AGREEMENT = 0.4
@@ -38,14 +40,9 @@ def segment(image: NDArray[np.floating[Any]], mask: NDArray[np.bool_]) -> Labels
     if not values.size or np.ptp(values) == 0:
         labels[mask] = 1
         return labels
-    mean, deviation, share = fit(values)
+    mean, deviation = fit(values)
     # (classes, voxels of the mask): what each class costs
-    cost = np.stack(
-        [
-            0.5 * ((values - m) / s) ** 2 + np.log(s / p)
-            for m, s, p in zip(mean, deviation, share, strict=True)
-        ]
-    )
+    cost = np.stack([0.5 * ((values - m) / deviation) ** 2 for m in mean])
     labels[mask] = cost.argmin(axis=0) + 1
     for _ in range(SWEEPS):
         padded = np.pad(labels, 1)
@@ -54,33 +51,20 @@ def segment(image: NDArray[np.floating[Any]], mask: NDArray[np.bool_]) -> Labels
     return labels
 
 
-def fit(
-    values: NDArray[np.float32],
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Means (rising), deviations and shares of three Gaussians, from a histogram."""
+def fit(values: NDArray[np.float32]) -> tuple[NDArray[np.float64], float]:
+    """Means of the three classes (rising), and the spread within classes."""
     from skimage.filters import threshold_multiotsu
 
     low, high = (float(v) for v in np.quantile(values, [0.001, 0.999]))
     count, edges = np.histogram(np.clip(values, low, high), bins=BINS, range=(low, high))
     x = (edges[:-1] + edges[1:]) / 2
-    weight = count / count.sum()
-    floor = (high - low) / BINS
     cuts = threshold_multiotsu(hist=(count.astype(np.float64), x), classes=CLASSES)  # type: ignore[no-untyped-call]
-    member = np.stack([(np.digitize(x, cuts) == k).astype(np.float64) for k in range(CLASSES)])
-    mean = deviation = share = np.zeros(CLASSES)
-    for _ in range(ROUNDS):
-        part = member * weight
-        share = np.maximum(part.sum(axis=1), 1e-6)
-        mean = (part @ x) / share
-        deviation = np.sqrt((part * (x - mean[:, None]) ** 2).sum(axis=1) / share) + floor
-        density = (
-            share[:, None]
-            / deviation[:, None]
-            * np.exp(-0.5 * ((x - mean[:, None]) / deviation[:, None]) ** 2)
-        )
-        member = density / np.maximum(density.sum(axis=0), 1e-300)
-    order = np.argsort(mean)
-    return mean[order], deviation[order], share[order]
+    member = np.digitize(x, cuts, right=True)
+    mean = np.array(
+        [np.average(x[member == k], weights=count[member == k]) for k in range(CLASSES)]
+    )
+    spread = float(np.sqrt((count * (x - mean[member]) ** 2).sum() / count.sum()))
+    return mean, spread + (high - low) / BINS
 
 
 def _neighbours(padded: NDArray[np.bool_]) -> NDArray[np.uint8]:

@@ -107,9 +107,12 @@ def load_case(data_dir: Path, name: str) -> Case:
 def boxed(clean: CleanImage, head: Array) -> Case:
     """Cut the clean brain to its box with :data:`MARGIN`, padding where the array has none."""
     pad = [(MARGIN, MARGIN)] * 3
-    mask, data, labels, head = (
-        np.pad(array, pad) for array in (clean.mask, clean.data, clean.labels, head)
+    mask, data, labels = (
+        np.pad(clean.mask, pad),
+        np.pad(clean.data, pad),
+        np.pad(clean.labels, pad),
     )
+    head = np.pad(head, pad)
     box = brain_box(mask, MARGIN)
     return Case(replace(clean, data=data[box], mask=mask[box], labels=labels[box]), head, box)
 

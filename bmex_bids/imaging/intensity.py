@@ -22,6 +22,7 @@ Counts = NDArray[np.int64]
 TOP = 1000.0  # upper end of the working range
 LEVELS = 1024  # histogram bins of the matching
 MATCH_POINTS = 7
+SMALLEST_RANGE = 1e-34  # 1000 over it is still a number of 32 bits
 ROBUST_SHARE = 0.999  # of the brain's voxels lie below the top of a robust match
 
 
@@ -58,7 +59,15 @@ def rescale_robust(
         raise ImageError("expected voxels above the background, found none; is the image empty?")
     upper = float(np.percentile(chosen, 99.9))
     if not upper > lower:
-        raise ImageError(f"expected a range of intensities, got {lower:g} to {upper:g}")
+        raise ImageError(
+            f"expected a range of intensities, got {lower:g} to {upper:g}; look at the image, it "
+            "may show nothing"
+        )
+    if upper - lower < SMALLEST_RANGE:
+        raise ImageError(
+            f"expected intensities that 32 bits can hold, got {lower:g} to {upper:g}; multiply the "
+            "image, or correct the slope in its header (scl_slope)"
+        )
     scale = IntensityScale(lower, upper)
     return np.clip(scale.apply(data), 0, TOP), scale
 

@@ -32,6 +32,8 @@ PLAUSIBLE_LITRES: tuple[tuple[float, float, float], ...] = (
     (-1, 0.18, 1.10),
 )
 FETAL_LITRES = (0.02, 0.65)
+#: share of the mask that may be left out by its cleaning without a word
+LEFT_OUT = 0.1
 ANY_LITRES = (0.02, LARGEST_BRAIN)
 
 #: how :func:`is_stripped` looks and decides, see :class:`HeadSigns`
@@ -319,6 +321,22 @@ def open_mask(mask: nib.Nifti1Image, *, radius: int = 3) -> nib.Nifti1Image:
             "opened; give a mask of your own with --derivatives, or try --weights bundled"
         )
     return nib.Nifti1Image(result, mask.affine)
+
+
+def left_out(before: nib.Nifti1Image, after: nib.Nifti1Image) -> str | None:
+    """A warning where :func:`clean_mask` left out much of a mask: a second brain, a severed part.
+
+    None where it is less than a tenth of what was kept.
+    """
+    kept = np.asarray(after.dataobj) > 0
+    lost = (np.asarray(before.dataobj) > 0) & ~kept
+    litres = float(lost.sum()) * float(np.prod(voxel_sizes(after.affine))) / 1e6
+    if lost.sum() < LEFT_OUT * kept.sum():
+        return None
+    return (
+        f"{litres:.3f} litres that look like brain lie apart from the largest piece and were left "
+        "out; is there more than one brain, or is it in pieces?"
+    )
 
 
 def _clean(original: Mask, spacing: tuple[float, ...], opening_mm: float) -> Mask:

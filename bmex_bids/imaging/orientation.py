@@ -21,13 +21,13 @@ import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.openers import ImageOpener
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
-from nibabel.spatialimages import HeaderDataError, HeaderTypeError
 from numpy.typing import NDArray
 
 from bmex_bids.exceptions import ImageError
 
 WORKING_AXES = ("L", "P", "S")
 SMALLEST = 8  # voxels a side; fewer is no brain image
+FEWEST_LEVELS = 16  # an image of 8 bits has a hundred and more
 MOST_VOXELS = 2**30  # a head at 0.25 mm has half of that
 MOST_PACKED = 1100  # deflate makes nothing smaller than 1/1032
 SPARE_BYTES = 1 << 26  # that may follow an image
@@ -133,7 +133,7 @@ def _raw_header(path: Path) -> Any:
         image: Any = nib.load(path)
         if not isinstance(image, nib.Nifti1Pair):
             return None
-        with ImageOpener(path) as stream:
+        with ImageOpener(str(path)) as stream:
             return type(image.header).from_fileobj(stream, check=False)
     except Exception:  # noqa: BLE001 - that it cannot be read is said where it is read
         return None
@@ -223,7 +223,7 @@ def _unreadable(path: Path, error: Exception) -> ImageError:
     elif isinstance(error, ImageFileError):
         what = "what is not NIfTI"
         advice = "it is damaged, cut off or of another format: copy or convert it again"
-    elif isinstance(error, HeaderDataError | HeaderTypeError | ArithmeticError):
+    elif not isinstance(error, OSError | EOFError | zlib.error):
         what = f"a header that makes no sense ({error})"
         advice = "convert the image again from DICOM"
     return ImageError(f"expected a complete NIfTI image in {path}, got {what}; {advice}")
@@ -298,6 +298,20 @@ def _check_values(data: np.ndarray[tuple[int, ...], np.dtype[np.float32]], name:
     if low == high:
         what = "zero" if low == 0 else f"the constant {low:g}"
         raise ImageError(f"expected an image in {name}, got {what} everywhere; export it again")
+
+
+def check_levels(image: nib.Nifti1Image, name: str) -> None:
+    """Refuse an image with fewer than 16 different values: a mask, or a segmentation.
+
+    Raises ImageError.  Not part of :func:`load_image`, which reads masks too.
+    """
+    data = np.asarray(image.dataobj)
+    some = data.ravel()[:: max(1, data.size // 100_000)]
+    if np.unique(some).size < FEWEST_LEVELS and np.unique(data).size < FEWEST_LEVELS:
+        raise ImageError(
+            f"expected an image with grey values in {name}, got {np.unique(data).size} different "
+            "values in all: it is a mask or a segmentation; put the image in its place"
+        )
 
 
 def _checked_affine(image: nib.spatialimages.SpatialImage, name: str) -> NDArray[np.float64]:

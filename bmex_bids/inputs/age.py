@@ -268,7 +268,8 @@ def _about(
     rows, notes = _table(table)
     warnings = list(notes)
     subject_dir = bids_dir / f"sub-{image.subject}"
-    fitting = _labelled(rows, SUBJECT_COLUMNS, subject_dir, must=by_subject)
+    fitting = _exactly(table, subject_dir.name) if by_subject else []
+    fitting = fitting or _labelled(rows, SUBJECT_COLUMNS, subject_dir, must=by_subject)
     if rows and not fitting and not by_subject:
         # the table lies in the subject's own folder: a wrong label in it is a slip
         written = _first(rows[0], SUBJECT_COLUMNS)
@@ -279,6 +280,32 @@ def _about(
         fitting = _labelled(fitting, SESSION_COLUMNS, session_dir, must=by_session)
     if fitting:
         yield table, fitting, tuple(warnings)
+
+
+def _exactly(table: Path, folder: str) -> list[dict[str, str]]:
+    """The rows of a table about a subject whose label is written as its folder's, or without sub-.
+
+    Without a search: a table may have a hundred thousand rows, and an image each.
+    """
+    try:
+        state = table.stat()
+        by_subject = _rows_by_subject(table, state.st_mtime_ns, state.st_size)
+    except (OSError, csv.Error):
+        return []
+    found = by_subject.get(folder, []) + by_subject.get(folder.partition("-")[2], [])
+    return [row for _, row in sorted(found, key=lambda item: item[0])]
+
+
+@lru_cache(maxsize=8)
+def _rows_by_subject(
+    path: Path, mtime_ns: int, size: int
+) -> dict[str, list[tuple[int, dict[str, str]]]]:
+    """Number and contents of the rows of each subject, as written."""
+    found: dict[str, list[tuple[int, dict[str, str]]]] = {}
+    for number, row in enumerate(_table(path)[0]):
+        if written := _first(row, SUBJECT_COLUMNS):
+            found.setdefault(written, []).append((number, row))
+    return found
 
 
 def _labelled(

@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import glob
 import hashlib
 import json
 import logging
+import os
 import re
 import sqlite3
 import tempfile
@@ -28,6 +31,12 @@ MOUNT_HINT = "inside a container, check that the dataset's folder is mounted"
 #: in a file's name: control characters, marks that turn the direction of writing, bytes that are no
 #: UTF-8; nobody can see such a name for what it is, and databases and pages choke on it
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+#: what lies in a participant's folder and is not for us: all but files, sessions and ``anat``; a
+#: link back to the dataset, which would be walked again and again, among it
+NOT_ANATOMICAL = re.compile(
+    r"^/sub-[^/]+/(?!(?:ses-[^/]+/)?(?:anat(?:/[^/]+)?|[^/]*\.[^/]*)$|ses-[^/]+/?$)"
+)
+IMAGE_PLACE = re.compile(r"sub-[^/]+/(?:ses-[^/]+/)?anat")
 #: of JSON; a sidecar is no place for more
 MOST_JSON_BYTES = 1 << 24
 SURROGATES = re.compile("[\ud800-\udfff]")
@@ -114,7 +123,19 @@ def collect(
         raise UsageError(
             f"expected a BIDS dataset in {bids_dir}, found no such folder; {MOUNT_HINT}"
         )
-    subjects = {p.name.removeprefix("sub-") for p in bids_dir.glob("sub-*") if p.is_dir()}
+    if not _is_text(str(bids_dir)):
+        raise UsageError(
+            f"expected a dataset whose folder has a name in UTF-8, got {str(bids_dir)!r}; rename "
+            "the folder, or give a link to it that has another name"
+        )
+    # of a hundred thousand participants, look at no other than those asked for
+    subjects = {
+        label
+        for label in participants or ()
+        if "/" not in label and (bids_dir / f"sub-{label}").is_dir()
+    }
+    if not participants or len(subjects) < len(set(participants)):
+        subjects = {p.name.removeprefix("sub-") for p in bids_dir.glob("sub-*") if p.is_dir()}
     if not subjects:
         raise NoInputError(
             f"expected folders named sub-<label> in {bids_dir}, found none; is this the "
@@ -125,7 +146,7 @@ def collect(
         raise NoInputError(absent)
     _require("participant", participants, subjects, bids_dir)
     chosen = check_filters(filters) if filters else {}
-    for name in _unprintable(bids_dir):
+    for name in _unprintable(bids_dir, participants):
         LOGGER.warning(
             "left out: %r: its name has characters that cannot be printed; rename it", name
         )
@@ -135,8 +156,10 @@ def collect(
         if image.suffix in suffixes and (participants is None or image.subject in participants)
     ]
     present = {image.session for image in found if image.session}
-    folders = {p.name.removeprefix("ses-") for p in bids_dir.glob("sub-*/ses-*") if p.is_dir()}
-    _require("session", sessions, present | folders, bids_dir)
+    if not set(sessions or ()) <= present:
+        folders = (p for p in bids_dir.glob("sub-*/ses-*") if p.is_dir())
+        present |= {folder.name.removeprefix("ses-") for folder in folders}
+    _require("session", sessions, present, bids_dir)
     found = [
         image
         for image in found
@@ -159,9 +182,10 @@ def collect(
     return sorted(passing, key=lambda image: image.relative_path)
 
 
-def _unprintable(bids_dir: Path) -> list[str]:
+def _unprintable(bids_dir: Path, participants: Sequence[str] | None) -> list[str]:
     """Paths of images, from the dataset's folder, whose names cannot be printed."""
-    paths = (path.relative_to(bids_dir).as_posix() for path in _on_disk(bids_dir))
+    found = _on_disk(bids_dir, participants)
+    paths = (path.relative_to(bids_dir).as_posix() for path in found)
     return sorted(path for path in paths if UNPRINTABLE.search(path))
 
 
@@ -197,11 +221,23 @@ def _images(
         layout = _index(bids_dir, participants)
     else:
         layout = _kept_index(bids_dir, Path(database_dir).absolute())
-    for path in _anatomical(layout):
+    folders = (path for path in _on_disk(bids_dir) if path.is_dir())  # in the place of an image
+    for path in (*_anatomical(layout), *folders):
+        if not IMAGE_PLACE.fullmatch(path.parent.relative_to(bids_dir).as_posix()):
+            continue
         parsed = parse_name(path.name)
         if parsed is not None:
             entities, suffix = parsed
             yield SourceImage(path, entities, suffix, sidecar_metadata(path, bids_dir), bids_dir)
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name is UTF-8: pybids' index cannot hold others."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _anatomical(layout: Any) -> list[Path]:
@@ -219,6 +255,7 @@ def _index(bids_dir: Path, participants: Sequence[str] | None) -> Any:
         re.compile(rf"^/(?:{'|'.join(IGNORED)})(?:/|$)"),
         re.compile(r"/\."),
         UNPRINTABLE,
+        NOT_ANATOMICAL,
     ]
     if participants:
         labels = "|".join(re.escape(label) for label in participants)
@@ -293,9 +330,11 @@ def _load_index(folder: Path, bids_dir: Path) -> tuple[Any, str]:
     return layout, ""
 
 
-def _on_disk(bids_dir: Path) -> Iterator[Path]:
+def _on_disk(bids_dir: Path, participants: Sequence[str] | None = None) -> Iterator[Path]:
     """The anatomical images of a dataset by their names, quicker than any index."""
-    for pattern in ("sub-*/anat", "sub-*/ses-*/anat"):
+    subjects = [f"sub-{glob.escape(label)}" for label in participants or ()] or ["sub-*"]
+    patterns = [f"{sub}/{inner}" for sub in subjects for inner in ("anat", "ses-*/anat")]
+    for pattern in patterns:
         for suffix in SUFFIXES:
             for extension in EXTENSIONS:
                 for path in bids_dir.glob(f"{pattern}/*_{suffix}{extension}"):
@@ -362,12 +401,28 @@ def applicable_sidecars(path: Path, root: Path) -> list[Path]:
         folders.append(folders[-1].parent)
     found = []
     for folder in reversed(folders):
-        for candidate in sorted(folder.glob(f"*{suffix}.json"), key=lambda p: len(p.name)):
+        names = (name for name in _json_names(folder) if name.endswith(f"{suffix}.json"))
+        for candidate in sorted(map(folder.joinpath, names), key=lambda p: len(p.name)):
             stem = candidate.name.split(".")[0]
             own = {} if stem == suffix else (parse_name(candidate.name) or _entities(stem))[0]
             if all(entities.get(key) == value for key, value in own.items()):
                 found.append(candidate)
     return found
+
+
+def _json_names(folder: Path) -> tuple[str, ...]:
+    """Names of the JSON files in a folder; the dataset's top is listed once, not for each image."""
+    try:
+        return _listed_json(folder, folder.stat().st_mtime_ns)
+    except OSError:
+        return ()
+
+
+@functools.lru_cache(maxsize=64)
+def _listed_json(folder: Path, mtime_ns: int) -> tuple[str, ...]:
+    """As :func:`_json_names`, of a folder that was changed last at that time."""
+    with os.scandir(folder) as entries:
+        return tuple(entry.name for entry in entries if entry.name.endswith(".json"))
 
 
 def not_fetched(paths: Iterable[Path]) -> str | None:

@@ -156,11 +156,19 @@ class Restore(SimpleInterface):
 
 
 def to_axes_of(image: Any, grid: Any) -> Any:
-    """Voxels of an image whose grid is ``grid`` but for the order and direction of its axes."""
-    from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
+    """Voxels of an image whose grid is ``grid`` but for the order and direction of its axes.
 
-    change = ornt_transform(io_orientation(image.affine), io_orientation(grid[1]))
-    data = apply_orientation(data_of(image), change)
+    What was turned how is seen from the two affines: of a grid that lies at 45 degrees, the axis
+    nearest to a direction is a toss-up, and asking twice may give two answers.
+    """
+    import numpy as np
+    from nibabel.orientations import apply_orientation
+
+    step = np.rint(np.linalg.inv(image.affine)[:3, :3] @ grid[1][:3, :3])
+    if not np.array_equal(step @ step.T, np.eye(3)):
+        raise ValueError(f"expected the same grid with other axes, got steps of {step.tolist()}")
+    target = np.abs(step).argmax(axis=1)
+    data = apply_orientation(data_of(image), np.column_stack([target, step[range(3), target]]))
     if data.shape != grid[0]:
         raise ValueError(f"expected shape {grid[0]} after reorientation, got {data.shape}")
     return data

@@ -136,10 +136,13 @@ def processing_record(
 ) -> dict[str, Any]:
     """What goes under the key ``BMEX`` of each sidecar."""
     from bmex_bids import __version__
+    from bmex_bids.outputs.container import container
 
+    image = container()
     mask = {key: value for key, value in mask_info.items() if key != "warnings"}
     return {
         "Version": __version__,
+        **({"Container": image} if image else {}),
         "Age": planned["age"],
         "Model": planned["age_group"],
         "Weights": {

@@ -39,9 +39,11 @@ class Conform(SimpleInterface):
     output_spec = ConformOutput
 
     def _run_interface(self, runtime: Any) -> Any:
-        from bmex_bids.imaging.orientation import conform, load_image
+        from bmex_bids.imaging.orientation import check_levels, conform, load_image
 
-        image = conform(load_image(self.inputs.in_file))
+        raw = load_image(self.inputs.in_file)
+        check_levels(raw, Path(self.inputs.in_file).name)
+        image = conform(raw)
         self._results["out_file"] = write(image, runtime.cwd, "conformed.nii.gz")
         self._results["original"] = str(Path(self.inputs.in_file).absolute())
         return runtime
@@ -118,7 +120,13 @@ class MaskBrain(SimpleInterface):
     def _run_interface(self, runtime: Any) -> Any:
         import numpy as np
 
-        from bmex_bids.imaging.mask import brain_voxels, check_mask, clean_mask, is_stripped
+        from bmex_bids.imaging.mask import (
+            brain_voxels,
+            check_mask,
+            clean_mask,
+            is_stripped,
+            left_out,
+        )
 
         image = read(self.inputs.in_file)
         mode = self.inputs.skull_strip
@@ -129,8 +137,10 @@ class MaskBrain(SimpleInterface):
             mask = given_mask_like(given, image)
             info = {"method": "given", "source": self.inputs.given_source or Path(given).name}
         elif stripped:
-            mask = clean_mask(with_data(brain_voxels(image).astype(np.uint8), image))
-            info = {"method": "given: the image has no skull"}
+            found = with_data(brain_voxels(image).astype(np.uint8), image)
+            mask = clean_mask(found)
+            note = left_out(found, mask)
+            info = {"method": "given: the image has no skull", "notes": [note] if note else []}
         else:
             from bmex_bids.interfaces.stripping import network_mask
 

@@ -140,11 +140,18 @@ def canvas(image: Any, axis: str) -> Iterator[Any]:
 
 
 def window(*images: Any) -> dict[str, float]:
-    """Display limits that suit all images: zero to a little above the brightest of the brain."""
+    """Display limits that suit all images: zero to a little above the brightest of the brain.
+
+    Where there are negative numbers, zero means nothing: from the darkest, then.
+    """
     import numpy as np
 
-    brains = (np.asarray(image.dataobj) for image in images)
-    brightest = max(float(np.percentile(brain[brain > 0], 99.5)) for brain in brains)
+    arrays = [np.asarray(image.dataobj) for image in images]
+    lowest = min(float(np.percentile(values, 0.5)) for values in arrays)
+    if lowest < 0:
+        highest = max(float(np.percentile(values, 99.9)) for values in arrays)
+        return {"vmin": lowest, "vmax": highest + 0.05 * max(highest - lowest, 1e-6 * -lowest)}
+    brightest = max(float(np.percentile(values[values > 0], 99.5)) for values in arrays)
     return {"vmin": 0.0, "vmax": brightest * 1.05}
 
 
@@ -250,10 +257,19 @@ def _contours(image: Any, parts: list[Any], box: Any, target: Path, *, colors: l
             for part, color in zip(parts, colors, strict=True):
                 display.add_contours(part, levels=[0.5], colors=[color], linewidths=LINE_WIDTH)
             # every row has its own name on the page, as the mosaics of nireports have
-            name = f"{target.stem}-{axis}"
+            name = picture_id(f"{target.stem}-{axis}")
             svg = extract_svg(display, compress=False).replace("figure_1", name, 1)
         rows.append(fromstring(svg))
     compose_view(rows, fg_svgs=None, out_file=str(target))  # type: ignore[arg-type]
+
+
+def picture_id(name: str) -> str:
+    """An identifier for SVG: a label may hold markup, and is put into an attribute.
+
+    >>> picture_id('sub-<a b="c">_T1w-x')
+    'sub-_a_b__c___T1w-x'
+    """
+    return re.sub(r"[^0-9A-Za-z_-]", "_", name)
 
 
 def draw_histogram(inputs: Any, target: Path) -> None:
@@ -348,7 +364,10 @@ def summary_html(record: Mapping[str, Any], *, contrast: str = "") -> str:
         "Computed on": _joined(record.get("Device"), record.get("Precision")),
         "Network time": _with_unit(record.get("NetworkSeconds"), "s", digits=0),
         "Brain mask": _joined(mask.get("method"), _pieces(mask.get("components"))),
-        "Software": _labelled("bmex_bids", record.get("Version")),
+        "Software": _joined(
+            _labelled("bmex_bids", record.get("Version")),
+            _labelled("image", (record.get("Container") or {}).get("Tag")),
+        ),
     }
     parts.append("<table class='summary'>")
     parts += [

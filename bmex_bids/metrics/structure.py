@@ -237,7 +237,8 @@ def _pyramid(image: Array, mask: Mask, levels: int) -> Iterator[tuple[Array, Mas
     """The image and its mask, then both halved again and again (mean; all)."""
     for level in range(levels):
         if level:
-            image, mask = _halved(image).mean(axis=-1), _halved(mask).all(axis=-1)
+            image = _halved(image).mean(axis=-1)
+            mask = np.asarray(_halved(mask).all(axis=-1))
         if not mask.any():
             raise ValueError(
                 f"expected a mask that survives {levels - 1} halvings, got one that is gone "

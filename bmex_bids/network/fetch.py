@@ -271,16 +271,17 @@ def install(
 
 
 def _holds_network(part: Path, name: str, variant: str) -> None:
-    """Load it as its network would be."""
+    """Load it as its network would be; under another name, since formats go by a name's ending."""
     from bmex_bids.network.checkpoints import load_network
 
-    readable = part.with_name(f".check-{name}")  # formats go by the ending of a name
-    readable.unlink(missing_ok=True)
-    readable.hardlink_to(part)
+    readable = part.with_name(f".new-{name}")
+    part.replace(readable)
     try:
         load_network(readable, variant)
+    except WeightsError as error:
+        raise WeightsError(f"{error}".replace(str(readable), name).replace(".new-", "")) from error
     finally:
-        readable.unlink(missing_ok=True)
+        readable.replace(part)
 
 
 def fetch_file(

@@ -400,6 +400,10 @@ class Layers:
                     tuple(slice(a + s.start, a + s.stop) for a, s in zip(lows, here, strict=True))
                 ]
             target = x[here][..., at:end]
+            if (
+                source.dtype != dtype
+            ):  # the image stays in full precision beside features that do not
+                source = source.to(dtype)
             if before is None:
                 target.copy_(source)
             elif before.scale is None or before.shift is None:

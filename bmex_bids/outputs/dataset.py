@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bmex_bids import __version__
+from bmex_bids.outputs.container import container
 from bmex_bids.outputs.files import clear_temporaries, write_text
 from bmex_bids.outputs.lock import alone
 
@@ -43,21 +44,12 @@ index\tname\tabbreviation
 def describe(bids_dir: Path, output_dir: Path) -> dict[str, Any]:
     """``dataset_description.json`` of the derivatives.
 
-    The image that runs this code says its name and version through ``BMEX_CONTAINER_TYPE``,
-    ``BMEX_CONTAINER_TAG`` and ``BMEX_CONTAINER_URI``, set when it is built.
+    ``GeneratedBy`` names the container image that runs this code, where there is one.
     """
     generator: dict[str, Any] = {"Name": "bmex_bids", "Version": __version__, "CodeURL": CODE_URL}
-    container = {
-        key: os.environ[variable]
-        for key, variable in (
-            ("Type", "BMEX_CONTAINER_TYPE"),
-            ("Tag", "BMEX_CONTAINER_TAG"),
-            ("URI", "BMEX_CONTAINER_URI"),
-        )
-        if os.environ.get(variable)
-    }
-    if container:
-        generator["Container"] = container
+    image = container()
+    if image:
+        generator["Container"] = image
     raw = _raw_description(bids_dir)
     description: dict[str, Any] = {
         "Name": NAME,

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -14,6 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from bmex_bids.exceptions import OutputError
+from bmex_bids.outputs.lock import is_alive, machine
+
+#: bytes of a file name that file systems take, and of it what a temporary name adds
+LONGEST_NAME, ADDED = 255, 40
+#: a temporary file tells whose it is: machine and process
+TEMPORARY = re.compile(r"\..+\.(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-\w+")
+#: one of another machine is nobody's after so long
+ABANDONED_S = 86400.0
 
 
 def write_whole(target: Path, fill: Callable[[Path], object]) -> Path:
@@ -41,7 +51,8 @@ def write_together(fills: Mapping[Path, Callable[[Path], object]]) -> None:
         try:
             for target, fill in fills.items():
                 target.parent.mkdir(parents=True, exist_ok=True)
-                handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+                prefix = f".{_stem(target)}.{_machine()}-{os.getpid()}-"
+                handle, name = tempfile.mkstemp(prefix=prefix, dir=target.parent)
                 os.close(handle)
                 staged[target] = Path(name)
                 fill(staged[target])
@@ -67,12 +78,51 @@ def clear_temporaries(targets: Iterable[Path], *, older_than_s: float = 0.0) -> 
     """
     now = time.time()
     for target in targets:
-        for path in target.parent.glob(f".{glob.escape(target.name)}.*"):
+        for path in target.parent.glob(f".{glob.escape(_stem(target))}.*"):
             try:
                 if now - path.stat().st_mtime >= older_than_s:
                     path.unlink()
             except OSError:  # another process was quicker, or it is not ours
                 continue
+
+
+def clear_abandoned(folders: Iterable[Path]) -> None:
+    """Remove what killed runs left behind in folders: temporary files whose process is no more.
+
+    Those of other machines are left alone for a day: whether they are written still, only their
+    own machine knows.
+    """
+    now = time.time()
+    for folder in folders:
+        try:
+            hidden = [entry for entry in os.scandir(folder) if entry.name.startswith(".")]
+        except OSError:  # not made yet
+            continue
+        for entry in hidden:
+            found = TEMPORARY.fullmatch(entry.name)
+            if found is None:
+                continue
+            try:
+                if found["machine"] == _machine():
+                    gone = not is_alive(int(found["process"]))
+                else:
+                    gone = now - entry.stat(follow_symlinks=False).st_mtime > ABANDONED_S
+                if gone:
+                    Path(entry.path).unlink()
+            except OSError:  # another process was quicker, or it is not ours
+                continue
+
+
+def _stem(target: Path) -> str:
+    """A file's name in that of its temporary file: shortened where that would be too long."""
+    name = target.name
+    while len(os.fsencode(name)) > LONGEST_NAME - ADDED:
+        name = name[:-1]
+    return name
+
+
+def _machine() -> str:
+    return hashlib.sha256(machine().encode()).hexdigest()[:8]
 
 
 def _umask() -> int:

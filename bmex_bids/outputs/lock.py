@@ -42,7 +42,7 @@ def alone(
         The folder of the locks cannot be written.
     """
     path = output_dir / "logs" / "locks" / re.sub(r"[^\w.+-]", "_", name)
-    mine = f"{_machine()} {os.getpid()} {uuid.uuid4().hex}"
+    mine = f"{machine()} {os.getpid()} {uuid.uuid4().hex}"
     seen, since = "", clock()
     while not _take(path, mine):
         holder = _holder(path)
@@ -87,17 +87,22 @@ def _holder(path: Path) -> str:
 
 def _is_gone(holder: str) -> bool:
     """Whether a lock is of a process of this machine that has ended."""
-    machine, _, rest = holder.partition(" ")
+    home, _, rest = holder.partition(" ")
     number = rest.partition(" ")[0]
-    if machine != _machine() or not number.isdigit():
+    if home != machine() or not number.isdigit():
         return False
+    return not is_alive(int(number))
+
+
+def is_alive(process: int) -> bool:
+    """Whether a process of this machine lives."""
     try:
-        os.kill(int(number), 0)
-    except ProcessLookupError:
-        return True
-    except OSError:  # somebody else's, but alive
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
         return False
-    return False
+    except OSError:  # somebody else's
+        return True
+    return True
 
 
 def _break(path: Path, holder: str) -> None:
@@ -109,7 +114,7 @@ def _break(path: Path, holder: str) -> None:
             aside.unlink()
 
 
-def _machine() -> str:
+def machine() -> str:
     """This machine since it was started, and this container: where a process number means one."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()

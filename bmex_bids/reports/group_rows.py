@@ -292,11 +292,29 @@ def grouped(rows: Iterable[Row], key: Callable[[Row], str]) -> dict[str, list[Ro
     return groups
 
 
+def _no_formula(cell: str) -> str:
+    """A cell that a spreadsheet shows instead of computing it: what a dataset says is only text.
+
+    >>> _no_formula("=HYPERLINK('x')"), _no_formula("GE"), _no_formula("-5"), _no_formula("+a")
+    ("'=HYPERLINK('x')", 'GE', '-5', "'+a")
+    """
+    if not cell.startswith(("=", "@", "+", "-")) or _finite_text(cell):
+        return cell
+    return f"'{cell}"
+
+
+def _finite_text(cell: str) -> bool:
+    try:
+        return math.isfinite(float(cell))
+    except ValueError:
+        return False
+
+
 def group_table(rows: Sequence[Row]) -> str:
     """The rows as TSV text, ``n/a`` where a measure is missing."""
     measures = measure_names(rows)
     lines = ["\t".join((*COLUMNS, *measures))]
     for row in rows:
         numbers = [f"{row.measures[m]:.9g}" if m in row.measures else NOTHING for m in measures]
-        lines.append("\t".join((*row.text.values(), *numbers)))
+        lines.append("\t".join((*map(_no_formula, row.text.values()), *numbers)))
     return "\n".join(lines) + "\n"

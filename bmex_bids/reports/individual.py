@@ -10,22 +10,26 @@ belong to; its tabs of methods text, which need the scripts of its template.
 from __future__ import annotations
 
 import csv
+import glob
+import hashlib
 import json
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from html import escape
 from importlib import resources
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from nireports.assembler.report import Report, SubReport
 from nireports.assembler.reportlet import Reportlet
 
 from bmex_bids import __version__
 from bmex_bids.interfaces.reportlets import summary_html
-from bmex_bids.outputs.files import copy_whole
+from bmex_bids.outputs.files import write_text
 
 #: of ``status.tsv``: nothing to explain
 GOOD = frozenset({"done", "unchanged", ""})
@@ -170,7 +174,7 @@ def write_subject_report(
         stage = Path(temporary)
         folders: dict[str, Path] = {}
         for name, image in images.items():
-            folder = stage / name
+            folder = stage / alias(name)
             _stage_image(folder, page, image, figures.get(name, {}))
             folders[image.title(page)] = folder
         _stage_page(stage / "page", page, list(images.values()), crashes, run_id, output_dir)
@@ -185,9 +189,9 @@ def write_subject_report(
                 out_dir=stage,
                 run_uuid=run_id,
                 bootstrap_file=specification,
-                out_filename=f"{page.stem}.html",
+                out_filename=f"{alias(page.stem)}.html",
                 metadata={
-                    "filename": page.stem,
+                    "filename": alias(page.stem),
                     "template": str(template.absolute()).replace("'", "''"),
                 },
             )
@@ -202,7 +206,45 @@ def write_subject_report(
                 "not diagnose from it."
             ]
             report.generate_report()
-        return copy_whole(stage / f"{page.stem}.html", output_dir / f"{page.stem}.html")
+        made = (stage / f"{alias(page.stem)}.html").read_text(encoding="utf-8")
+        return write_text(
+            output_dir / f"{page.stem}.html", _with_names(made, page, images, figures)
+        )
+
+
+#: signs that are safe in HTML, in a link and in the specification of nireports
+ODD = re.compile(r"[^\w .-]")
+
+
+def alias(name: str) -> str:
+    """What stands for a name that holds markup while nireports, which escapes nothing, works.
+
+    >>> alias("sub-01_T1w"), alias("sub-<b>_T1w")
+    ('sub-01_T1w', 'sub-_b__T1w-3be1fac7')
+    """
+    if not ODD.search(name):
+        return name
+    return f"{ODD.sub('_', name)}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def _with_names(
+    text: str,
+    page: Page,
+    images: Mapping[str, Image],
+    figures: Mapping[str, Mapping[str, Path]],
+) -> str:
+    """A page with its names instead of their aliases: quoted in links, escaped elsewhere."""
+    folder = f"sub-{page.subject}"
+    for pictures in figures.values():
+        for path in pictures.values():
+            staged = f"{alias(folder)}/figures/{alias(path.stem)}{path.suffix}"
+            real = f"{folder}/figures/{path.name}"
+            if staged != real:
+                text = text.replace(staged, quote(real))
+    for name in (*images, page.stem):
+        if alias(name) != name:
+            text = text.replace(alias(name), escape(name))
+    return text
 
 
 @dataclass(frozen=True)
@@ -235,7 +277,9 @@ class Image:
 def find_figures(output_dir: Path, page: Page) -> dict[str, dict[str, Path]]:
     """Image name → desc → picture or fragment, of one participant and session."""
     found: dict[str, dict[str, Path]] = {}
-    for path in sorted((output_dir / f"sub-{page.subject}" / "figures").glob(f"{page.stem}_*")):
+    for path in sorted(
+        (output_dir / f"sub-{page.subject}" / "figures").glob(f"{glob.escape(page.stem)}_*")
+    ):
         stem, _, suffix = path.name.split(".")[0].rpartition("_")
         source, marker, desc = stem.rpartition("_desc-")
         if marker and path.suffix in {".svg", ".html"} and page.owns(f"{source}_{suffix}"):
@@ -250,7 +294,7 @@ def find_records(output_dir: Path, page: Page) -> dict[str, dict[str, Any]]:
         folder /= f"ses-{page.session}"
     found: dict[str, dict[str, Any]] = {}
     for desc in ("quality", "enhanced"):
-        for path in sorted(folder.glob(f"anat/{page.stem}_*desc-{desc}_T[12]w.json")):
+        for path in sorted(folder.glob(f"anat/{glob.escape(page.stem)}_*desc-{desc}_T[12]w.json")):
             source, _, suffix = path.stem.partition(f"_desc-{desc}_")
             if "_res-" in source or not page.owns(source):
                 continue
@@ -281,22 +325,39 @@ def latest_run(output_dir: Path, page: Page) -> str | None:
 
 def read_status(run_dir: Path) -> list[dict[str, str]]:
     """Rows of a run's ``status.tsv``; none where there is no such table."""
+    return [dict(row) for row in _rows(run_dir / "status.tsv")]
+
+
+def _rows(table: Path) -> tuple[dict[str, str], ...]:
+    """The rows of a table, which is read once for all pages; not to be changed."""
     try:
-        lines = (run_dir / "status.tsv").read_text(encoding="utf-8").splitlines()
+        state = table.stat()
+        return _read_rows(table, state.st_mtime_ns, state.st_size)
     except OSError:
-        return []
-    table = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE, restval="")
-    return [row for row in table if row.get("image")]
+        return ()
+
+
+@lru_cache(maxsize=16)
+def _read_rows(table: Path, mtime_ns: int, size: int) -> tuple[dict[str, str], ...]:
+    lines = table.read_text(encoding="utf-8").splitlines()
+    reader = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE, restval="")
+    return tuple(row for row in reader if row.get("image"))
 
 
 def find_crashes(run_dir: Path, page: Page) -> list[Crash]:
     """What failed for this participant and session in a run, in order of time, each once."""
     found: dict[tuple[str, str], Crash] = {}
     for path in sorted(run_dir.glob("crash-*.txt")):
-        crash = read_crash(path)
+        crash = _crash(path, path.stat().st_mtime_ns)
         if page.owns_node(crash.node):
             found.setdefault((crash.node, crash.traceback), crash)
     return list(found.values())
+
+
+@lru_cache(maxsize=1024)
+def _crash(path: Path, mtime_ns: int) -> Crash:
+    """A crash file, read once for all pages."""
+    return read_crash(path)
 
 
 def read_crash(path: Path) -> Crash:
@@ -337,12 +398,13 @@ def _stage_image(folder: Path, page: Page, image: Image, figures: Mapping[str, P
         fragments["summary"] = figures["summary"].read_text(encoding="utf-8")
     for desc, path in figures.items():
         if path.suffix == ".svg":
-            _put(folder / f"sub-{page.subject}" / "figures" / path.name, "<svg/>\n")
+            name = f"{alias(path.stem)}{path.suffix}"
+            _put(folder / alias(f"sub-{page.subject}") / "figures" / name, "<svg/>\n")
             fragments.pop(desc, None)
     source, _, suffix = image.name.rpartition("_")
     for desc, text in fragments.items():
         if text:
-            _put(folder / f"{source}_desc-{desc}_{suffix}.html", text)
+            _put(folder / f"{alias(source)}_desc-{desc}_{suffix}.html", text)
 
 
 def _stage_page(
@@ -355,10 +417,10 @@ def _stage_page(
 ) -> None:
     """What nireports needs to find of the whole page."""
     errors = "\n".join(_errors(page, images, crashes, run_id))
-    _put(folder / f"{page.stem}_desc-errors_T1w.html", errors)
+    _put(folder / f"{alias(page.stem)}_desc-errors_T1w.html", errors)
     methods = "\n".join(_methods(output_dir / "logs"))
     if methods:
-        _put(folder / f"{page.stem}_desc-methods_T1w.html", methods)
+        _put(folder / f"{alias(page.stem)}_desc-methods_T1w.html", methods)
 
 
 def _put(path: Path, text: str) -> None:
@@ -386,7 +448,9 @@ def _elsewhere(output_dir: Path, page: Page, rows: Sequence[Mapping[str, str]]) 
         path.name
         for path in (output_dir / f"sub-{page.subject}" / "figures").glob("sub-*_desc-*.svg")
     ]
-    names += [path.stem for path in output_dir.glob(f"sub-{page.subject}_ses-*.html")]
+    names += [
+        path.stem for path in output_dir.glob(f"{glob.escape(f'sub-{page.subject}')}_ses-*.html")
+    ]
     prefix = f"sub-{page.subject}_ses-"
     sessions = {
         name.removeprefix(prefix).split("_")[0] for name in names if name.startswith(prefix)

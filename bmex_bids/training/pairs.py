@@ -219,8 +219,12 @@ def degrade_like_app(clean: CleanImage, rng: np.random.Generator, kind: str = "m
 
 
 def _augment(clean: CleanImage, rng: np.random.Generator) -> CleanImage:
-    """Mirror left and right, swap axes' direction now and then, bend the contrast a little."""
-    flips = tuple(a for a, chance in ((0, 0.5), (1, 0.15), (2, 0.15)) if rng.random() < chance)
+    """Mirror left and right, front and back, now and then top and bottom; bend the contrast a little.
+
+    Front and back as often as not: the headers of the real images turn them by 180° about the
+    vertical axis (what they call anterior is the occiput), those of most users' images do not.
+    """
+    flips = tuple(a for a, chance in ((0, 0.5), (1, 0.5), (2, 0.15)) if rng.random() < chance)
     data, mask, labels = clean.data, clean.mask, clean.labels
     if flips:
         data, mask, labels = np.flip(data, flips), np.flip(mask, flips), np.flip(labels, flips)

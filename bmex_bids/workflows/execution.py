@@ -17,6 +17,7 @@ import multiprocessing
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import warnings
@@ -24,8 +25,10 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from configparser import Interpolation
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 from traceback import format_exception
 from typing import Any
@@ -37,7 +40,7 @@ from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline.engine import Workflow
 from nipype.pipeline.engine.utils import topological_sort
 from nipype.pipeline.plugins.base import PluginBase
-from nipype.pipeline.plugins.multiproc import MultiProcPlugin, run_node
+from nipype.pipeline.plugins.multiproc import MultiProcPlugin
 from nipype.pipeline.plugins.tools import report_crash
 
 from bmex_bids.workflows import batch_plugins
@@ -360,6 +363,8 @@ class PoolPlugin(MultiProcPlugin):
         # never fork: this process has threads (torch, ITK) and perhaps a GPU
         methods = multiprocessing.get_all_start_methods()
         method = "forkserver" if "forkserver" in methods else "spawn"
+        if method == "forkserver":
+            _start_fork_server()
         return ProcessPoolExecutor(
             max_workers=self.processors,
             mp_context=multiprocessing.get_context(method),
@@ -380,7 +385,7 @@ class PoolPlugin(MultiProcPlugin):
 
     def _send(self, taskid: int) -> None:
         node, updatehash = self._given[taskid]
-        task = partial(run_node, node, updatehash, taskid)
+        task = partial(_run_node, node, updatehash, taskid)
         try:
             future = self.pool.submit(task)
         except BrokenProcessPool:
@@ -470,6 +475,34 @@ class PoolPlugin(MultiProcPlugin):
                 break
             chosen.append(jobid)
         return chosen
+
+
+def _start_fork_server() -> None:
+    """Start what starts the workers, deaf to Ctrl-C, as they will be.
+
+    A terminal sends Ctrl-C to all processes; this one ends the others, in silence.
+    """
+    resource_tracker.ensure_running()  # first: it lets the signal in again, after its own start
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _run_node(node: Any, updatehash: bool, taskid: int) -> dict[str, Any]:
+    """What a worker does with a node; its first failure counts, not that of reporting it.
+
+    (Nipype's own asks for the result of a node that failed, which may not be there: a full disk.)
+    """
+    result: dict[str, Any] = {"result": None, "traceback": None, "taskid": taskid}
+    try:
+        result["result"] = node.run(updatehash=updatehash)
+    except Exception:  # noqa: BLE001 - whatever a node raises is its image's failure
+        result["traceback"] = format_exception(*sys.exc_info())
+        with suppress(Exception):
+            result["result"] = node.result
+    return result
 
 
 def _start_worker(folder: str, verbosity: int, resource_monitor: bool = False) -> None:

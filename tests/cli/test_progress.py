@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import pytest
 
-from bmex_bids.cli.progress import Progress
+from bmex_bids.cli.progress import Progress, Sparingly
 from bmex_bids.workflows.execution import Event
 
 
@@ -80,3 +80,37 @@ def test_a_change_of_status_is_told_and_nothing_else():
         progress(Event("a_wf", node, node, "start"))
         progress(Event("a_wf", node, node, "end"))
     assert seen == ["running", "done"]
+
+
+def test_a_table_that_takes_long_is_written_seldom():
+    now = [0.0]
+    calls = []
+
+    def slow(progress):
+        calls.append(now[0])
+        now[0] += 1.0
+
+    note = Sparingly(slow, clock=lambda: now[0])
+    for _ in range(100):
+        note(None)
+        now[0] += 1.0
+    assert calls == [0.0, 21.0, 42.0, 63.0, 84.0]
+
+
+def test_what_was_left_out_is_told_at_the_next_event():
+    told = []
+    ready = [False]
+
+    def changed(progress):
+        if ready[0]:
+            told.append(progress.tracks["a_wf"].status)
+        return ready[0]
+
+    progress = Progress(
+        {"a_wf": ("sub-01_T1w", {"a.1", "a.2"})}, say=lambda _: None, changed=changed
+    )
+    progress(Event("a_wf", "a.1", "conform", "start"))
+    ready[0] = True
+    progress(Event("a_wf", "a.1", "conform", "end"))
+    progress(Event("a_wf", "a.2", "network", "start"))
+    assert told == ["running"]

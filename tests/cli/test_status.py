@@ -98,3 +98,18 @@ def test_a_warning_of_the_gate_is_told_and_is_no_failure():
 )
 def test_exit_codes(statuses, code):
     assert status.exit_code([{"status": s, "gate": ""} for s in statuses]) == code
+
+
+def test_what_a_killed_run_was_at_comes_last(tmp_path):
+    """Else an image that gets the run killed stands in the way of the others for ever."""
+    for run, state in (("20250101-1_a", "running"), ("20250102-1_a", "waiting")):
+        (tmp_path / run).mkdir()
+        (tmp_path / run / "status.tsv").write_text(
+            f"image\tstatus\nsub-01_T1w\t{state}\nsub-02_T1w\trunning\nsub-03_T1w\tdone\n"
+        )
+    this = tmp_path / "20250103-1_a"
+    assert status.left_running(this) == {"sub-02_T1w"}
+    assert status.left_running(tmp_path / "nothing" / "here") == set()
+    tasks = [SimpleNamespace(name=f"sub-{n}_T1w") for n in ("01", "02", "03")]
+    ordered = status.in_order(tasks, {"sub-01_T1w", "sub-02_T1w"})
+    assert [task.name[4:6] for task in ordered] == ["03", "01", "02"]

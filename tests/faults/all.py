@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-CAMPAIGNS = ("killed",)
+CAMPAIGNS = ("killed", "machine", "names", "many", "bad_images", "security")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -154,8 +154,9 @@ def workers(bench: Bench) -> None:
             run.wait()
             _gone(run, 5)
             check_whole(out)
-            check_clean(run, [0], "tried again")
-            return f"all images done at once; {same_output(out, bench.undisturbed)}"
+            check_clean(run, [0])
+            times = run.said.count("tried again")  # none where the worker had just nothing to do
+            return f"{times} steps done again; {same_output(out, bench.undisturbed)}"
 
         bench.case(
             "worker process killed",

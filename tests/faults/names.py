@@ -23,7 +23,6 @@ NAMES = {
     "percent, braces, hash": "100% {out} %s #1",
     "backslash": "back\\slash\\n",
     "a line break": "two\nlines",
-    "bytes that are no UTF-8": "caf\udce9",
     "what a BIDS parser would do": "sub-99_ses-x/derivatives/sub-98",
     "a leading dash": "-n",
     "dots": "a..b/.hidden/c.nii.gz",
@@ -47,6 +46,40 @@ def folders(bench: Bench) -> None:
             return f"{same_output(out, bench.undisturbed)}; {bench.again(out, work, bids=bids)}"
 
         bench.case("odd names", f"folders with {what}", "as undisturbed", check)
+
+    def not_text(where: str) -> str:
+        top = bench.fresh()
+        odd = top / "caf\udce9"  # a byte of Latin 1
+        odd.mkdir(parents=True)
+        bids, out, work = (odd if name == where else top for name in ("bids", "out", "work"))
+        shutil.copytree(bench.bids, bids / "bids")
+        run = bench.app.run(bids / "bids", out / "out", work / "work")
+        check_clean(run, [2] if where == "bids" else [0, 2])
+        if run.code:
+            return f"code {run.code}: {run.said.splitlines()[-1][:120]}"
+        return same_output(out / "out", bench.undisturbed)
+
+    def odd_file() -> str:
+        bids, out = bench.fresh(), bench.fresh()
+        shutil.copytree(bench.bids, bids)
+        anat = bids / "sub-01/anat"
+        for name in ("caf\udce9.txt", "sub-01_acq-caf\udce9_T2w.nii.gz"):
+            shutil.copy(anat / "sub-01_T2w.nii.gz", anat / name)
+        run = bench.app.run(bids, out, bench.fresh())
+        check_clean(run, [0, 3])
+        return f"code {run.code}; {_others(out, bench)}"
+
+    for where in ("bids", "out", "work"):
+        bench.case(
+            "odd names",
+            f"{where} folder with bytes that are no UTF-8",
+            "refused, with the reason" if where == "bids" else "as undisturbed, or refused",
+            lambda where=where: not_text(where),  # type: ignore[misc]
+        )
+    bench.case(
+        "odd names", "files in the dataset with bytes that are no UTF-8", "the others are done",
+        odd_file,
+    )  # fmt: skip
 
     def several() -> str:
         top = bench.fresh() / NAMES["umlauts, Chinese, an emoji"] / NAMES["quotes"]
@@ -86,9 +119,11 @@ def folders(bench: Bench) -> None:
         anat = bids / f"sub-{long}/anat"
         entities = f"sub-{long}_acq-{long[:60]}"
         (anat / "sub-01_T2w.nii.gz").rename(anat / f"{entities}_T2w.nii.gz")
+        table = bids / "participants.tsv"
+        table.write_text(table.read_text().replace("sub-01", f"sub-{long}"))
         run = bench.app.run(bids, out, bench.fresh())
         check_clean(run, [0])
-        same_output(out, bench.undisturbed, only="sub-02")
+        _others(out, bench)
         return f"{len(list(out.rglob(f'{entities}*.nii.gz')))} images of that name"
 
     bench.case("odd names", "an image's name of 180 characters", "both images done", labels)
@@ -150,7 +185,7 @@ def links(bench: Bench) -> None:
 
 def _others(out: Path, bench: Bench) -> str:
     """The second participant came out as if nothing were wrong with the first."""
-    return same_output(out, bench.undisturbed, only="sub-02")
+    return same_output(out, bench.undisturbed, only="sub-02/")
 
 
 def _annex(bids: Path, path: Path, number: int, present: bool) -> None:
@@ -216,7 +251,10 @@ def datalad(bench: Bench) -> None:
         )
         run = bench.app.run(bench.bids, out, work, "--derivatives", f"mine={masks}")
         check_clean(run, [3], "datalad get")
-        return f"code {run.code}; {_others(out, bench)}"
+        states = {name[:6]: row["status"] for name, row in statuses(out).items()}
+        if states != {"sub-01": "skipped", "sub-02": "done"}:
+            raise Lost(f"status.tsv says {states}")
+        return f"code {run.code}; the other image is done"
 
     bench.case("DataLad", "a given mask was not fetched", 'says "run datalad get"', mask)
 

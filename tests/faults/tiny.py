@@ -12,8 +12,10 @@ from __future__ import annotations
 import atexit
 import gzip
 import hashlib
+import importlib
 import json
 import os
+import pkgutil
 import re
 import signal
 import subprocess
@@ -293,14 +295,11 @@ def load() -> None:
     import SimpleITK  # noqa: F401
     import torch  # noqa: F401
 
-    import bmex_bids.cli.run
-    import bmex_bids.interfaces.reportlets
-    import bmex_bids.network.predict
-    import bmex_bids.network.stripper
-    import bmex_bids.reports.individual
-    import bmex_bids.reports.methods
-    import bmex_bids.workflows.base
-    import bmex_bids.workflows.execution  # noqa: F401
+    import bmex_bids
+
+    for module in pkgutil.walk_packages(bmex_bids.__path__, "bmex_bids."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
 
 
 @dataclass

@@ -12,6 +12,7 @@ from bmex_bids.imaging.intensity import (
     count_template,
     load_histogram,
     match_histogram,
+    match_whole,
     n4,
     rescale_robust,
 )
@@ -285,3 +286,34 @@ def test_a_brain_of_one_value_does_no_harm(method):
     data[3:7, 3:7, 3:7] = 5
     matched, _ = match_histogram(data, small_reference(), method=method)
     assert np.isfinite(matched).all()
+
+
+def test_numbers_too_small_for_32_bits_are_refused():
+    data = np.linspace(0, 1e-39, 1000, dtype=np.float32).reshape(10, 10, 10)
+    with pytest.raises(ImageError, match=r"that 32 bits can hold.*scl_slope"):
+        rescale_robust(data)
+    scaled, _ = rescale_robust(np.linspace(0, 1e-30, 1000, dtype=np.float32).reshape(10, 10, 10))
+    assert np.isfinite(scaled).all()
+
+
+def test_a_head_is_matched_to_another_as_itk_does():
+    generator = np.random.default_rng(0)
+    head, template = (
+        np.clip(generator.gamma(shape, scale, (24, 20, 22)) - 100, 0, None).astype(np.float32)
+        for shape, scale in ((1.5, 150.0), (2.5, 1200.0))
+    )
+    matcher = sitk.HistogramMatchingImageFilter()
+    matcher.SetNumberOfHistogramLevels(1024)
+    matcher.SetNumberOfMatchPoints(7)
+    matcher.ThresholdAtMeanIntensityOn()
+    images = [sitk.GetImageFromArray(array) for array in (head, template)]
+    expected = sitk.GetArrayFromImage(matcher.Execute(*images))
+    result = match_whole(head, template)
+    assert result.shape == head.shape
+    assert np.abs(result - expected).max() < 0.01 * template.max()
+    assert np.abs(result - expected).mean() < 0.001 * template.max()
+
+
+def test_an_image_matched_to_itself_stays():
+    head = np.linspace(0, 900, 5000, dtype=np.float32).reshape(50, 10, 10)
+    assert np.allclose(match_whole(head, head), head, atol=0.01)

@@ -15,6 +15,8 @@ from bmex_bids.imaging.mask import (
     clean_mask,
     head_signs,
     is_stripped,
+    left_out,
+    open_mask,
     plausible_litres,
 )
 from bmex_bids.imaging.resampling import resample_to_spacing
@@ -407,3 +409,38 @@ def test_no_width_is_a_hard_edge_and_no_mask_is_the_head():
 
 def test_a_stripped_brain_is_still_stripped_on_another_grid(head_phantom):
     assert is_stripped(resample_to_spacing(head_phantom().brain, 3.0))
+
+
+def test_a_second_brain_that_is_left_out_is_told_and_specks_are_not():
+    one = np.zeros((30, 12, 12), np.uint8)
+    one[2:12, 2:10, 2:10] = 1  # 640 voxels of 1 mm³
+    two, specks = one.copy(), one.copy()
+    two[16:26, 2:10, 2:10] = 1
+    specks[16:20, 2:5, 2:5] = 1  # 36 voxels
+    kept = nib.Nifti1Image(one, np.eye(4))
+    note = left_out(nib.Nifti1Image(two, np.eye(4)), kept)
+    assert note.startswith("0.001 litres that look like brain lie apart from the largest piece")
+    assert left_out(nib.Nifti1Image(specks, np.eye(4)), kept) is None
+    assert left_out(kept, kept) is None
+
+
+def test_the_published_cleaning_opens_and_keeps_the_largest_piece_without_holes():
+    mask = np.zeros((40, 40, 40), np.uint8)
+    mask[5:25, 5:25, 5:25] = 1
+    mask[14:16, 14:16, 14:16] = 0  # a hole
+    mask[25:38, 14:17, 14:17] = 1  # a bar thinner than the ball
+    mask[29:38, 28:37, 28:37] = 1  # a smaller piece
+    result = np.asarray(open_mask(nib.Nifti1Image(mask, np.eye(4))).dataobj)
+    assert result[14, 14, 14] == 1
+    assert not result[26:].any()
+    assert result[10:20, 10:20, 10:20].all()
+    assert result[5, 12, 12] == 1  # flat sides stay
+
+
+def test_a_mask_that_opening_empties_is_an_error():
+    mask = np.zeros((20, 20, 20), np.uint8)
+    for voxels in ((), (slice(4, 6),) * 3):
+        if voxels:
+            mask[voxels] = 1
+        with pytest.raises(MaskError, match="empty once it is opened"):
+            open_mask(nib.Nifti1Image(mask, np.eye(4)))

@@ -2,6 +2,7 @@
 """Ages as users really write them; most faults are those of ../shared/data/lifespan-bids."""
 
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bmex_bids.exceptions import AgeError, UsageError
+from bmex_bids.inputs import age as age_module
 from bmex_bids.inputs.age import (
     DAYS_PER_MONTH,
     Age,
@@ -693,3 +695,25 @@ def test_unknown_units(unit):
 def test_an_absent_table_has_no_rows(tmp_path):
     assert read_table(tmp_path / "participants.tsv") == []
     assert read_table(tmp_path) == []
+
+
+def test_a_table_that_would_be_read_for_ever_or_is_no_table_has_no_rows(tmp_path):
+    (tmp_path / "device.tsv").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "pipe.tsv")
+    (tmp_path / "long.tsv").write_text("participant_id,age\nsub-01," + "9" * 200_000 + "\n")
+    for name in ("device.tsv", "pipe.tsv", "long.tsv"):
+        assert read_table(tmp_path / name) == []
+
+
+def test_rows_of_a_subject_are_found_however_large_the_table(tmp_path):
+    """Exactly as a search would: by either spelling, in the table's order."""
+    rows = [f"{n}\t{n}" for n in range(1000)]
+    rows += ["sub-0007\t1", "7\t2", "0007\t3", "sub-0007\t4"]
+    table = tmp_path / "participants.tsv"
+    table.write_text("participant_id\tage\n" + "\n".join(rows) + "\n")
+    found = age_module._exactly(table, "sub-0007")
+    assert [row["age"] for row in found] == ["1", "3", "4"]
+    every = age_module.read_table(table)
+    columns = age_module.SUBJECT_COLUMNS
+    assert found == age_module._labelled(every, columns, tmp_path / "sub-0007", must=True)
+    assert age_module._exactly(tmp_path / "absent.tsv", "sub-0007") == []

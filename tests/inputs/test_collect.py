@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
+import os
+from pathlib import Path
+
 import pytest
 
 from bmex_bids.exceptions import NoInputError, UsageError
-from bmex_bids.inputs.collect import collect, parse_name
+from bmex_bids.inputs import collect as collect_module
+from bmex_bids.inputs.collect import collect, parse_name, read_json
 
 TWO = {
     "sub-01/ses-a/anat/sub-01_ses-a_T1w.nii.gz": None,
@@ -141,3 +145,110 @@ def test_the_ten_images_of_the_lifespan(shared_data):
     expected = ["sub-0001_ses-V01_T1w", "sub-0001_ses-V02_T1w"]
     expected += [f"sub-000{n}_ses-V01_T1w" for n in range(2, 9)] + ["sub-0009_ses-V01_T2w"]
     assert names(images) == expected
+
+
+def test_the_datasets_top_is_listed_once_and_not_for_each_image(bids_skeleton, monkeypatch):
+    """It took the square of the number of participants: 100,000 of them would have taken days."""
+    tree = {f"sub-{n:02d}/anat/sub-{n:02d}_T1w.nii.gz": b"" for n in range(20)}
+    bids = bids_skeleton({**tree, "T1w.json": {"MagneticFieldStrength": 3}})
+    paths = sorted(bids.glob("sub-*/anat/*.nii.gz"))
+    listed = []
+    real = collect_module.os.scandir
+    monkeypatch.setattr(
+        collect_module.os, "scandir", lambda path: listed.append(path) or real(path)
+    )
+    images = [collect_module.sidecar_metadata(path, bids) for path in paths]
+    assert images == [{"MagneticFieldStrength": 3}] * 20
+    assert listed.count(bids) == 1
+
+
+def test_a_label_with_a_slash_is_no_participant(bids_skeleton):
+    bids = bids_skeleton({"sub-01/anat/sub-01_T1w.nii.gz": b""})
+    (bids.parent / "other").mkdir()
+    with pytest.raises(UsageError, match="expected participant 01/"):
+        collect_module.collect(bids, participants=["01/../../other"])
+
+
+def test_one_participant_needs_no_look_at_the_others(bids_skeleton, monkeypatch):
+    tree = {f"sub-{n:02d}/anat/sub-{n:02d}_T1w.nii.gz": b"" for n in range(5)}
+    bids = bids_skeleton(tree)
+    seen = []
+    real = Path.is_dir
+    monkeypatch.setattr(Path, "is_dir", lambda path: seen.append(path.name) or real(path))
+    (image,) = collect_module.collect(bids, participants=["03"])
+    assert image.subject == "03"
+    assert not {"sub-00", "sub-01", "sub-02", "sub-04"} & set(seen)
+
+
+@pytest.mark.parametrize(
+    "label", [b"line\nbreak", b"tab\tstop", b"\x1b[31mred", b"\xff\xfe", "\u202eright".encode()]
+)
+def test_a_name_that_cannot_be_printed_is_left_out_and_told(label, bids_skeleton, caplog):
+    root = bids_skeleton(TWO)
+    folder = os.fsencode(root) + b"/sub-" + label + b"/anat"
+    os.makedirs(folder)  # noqa: PTH103 - bytes
+    os.close(os.open(folder + b"/sub-" + label + b"_T1w.nii.gz", os.O_CREAT))
+    assert names(collect(root)) == names(collect(bids_skeleton(TWO, name="other")))
+    (said,) = caplog.messages
+    assert "cannot be printed; rename it" in said
+    assert said.isprintable()
+
+
+def test_what_markup_and_commands_a_label_holds_is_only_a_label(bids_skeleton):
+    labels = ["<img src=x onerror=alert(1)>", "a;touch PWNED;", "$(touch PWNED)", "%s{x}", "-rf"]
+    tree = {f"sub-{label}/anat/sub-{label}_T1w.nii.gz": None for label in labels}
+    assert sorted(image.subject for image in collect(bids_skeleton(tree))) == sorted(labels)
+
+
+def test_a_sidecar_that_cannot_be_read_says_nothing(tmp_path):
+    path = tmp_path / "a.json"
+    for content in ("{" * 10, '{"a": ' * 100_000, "[1]", '"text"', "9" * 5000, ""):
+        path.write_text(content)
+        assert read_json(path) == {}
+    assert read_json(tmp_path) == {}
+    path.unlink()
+    os.mkfifo(path)
+    assert read_json(path) == {}  # and nobody waits
+
+
+def test_a_sidecar_far_too_large_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("bmex_bids.inputs.collect.MOST_JSON_BYTES", 10)
+    (tmp_path / "a.json").write_text('{"a": 1}')
+    (tmp_path / "b.json").write_text('{"a": 1, "b": 2}')
+    assert read_json(tmp_path / "a.json") == {"a": 1}
+    assert read_json(tmp_path / "b.json") == {}
+
+
+def test_what_json_does_not_have_is_taken_out_of_a_sidecar(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text('{"a": NaN, "b": [Infinity, "x\\ud800y"], "c": "\\ud83d\\ude00"}')
+    assert read_json(path) == {"a": None, "b": [None, "x\ufffdy"], "c": "\U0001f600"}
+
+
+def test_a_link_back_to_the_dataset_is_not_walked(bids_skeleton):
+    root = bids_skeleton(TWO)
+    for name in ("sub-loop", "sub-loop2", "sub-01/again", "sub-01/ses-a/anat/again"):
+        (root / name).symlink_to(root)
+    assert names(collect(root)) == names(collect(bids_skeleton(TWO, name="other")))
+
+
+def test_a_folder_with_an_images_name_is_planned_to_be_refused(bids_skeleton):
+    root = bids_skeleton(TWO)
+    (root / "sub-02/anat/sub-02_T1w.nii.gz").mkdir()
+    assert "sub-02_T1w" in names(collect(root, participants=["02"]))
+    assert "sub-02_T1w" not in names(collect(root, participants=["01"]))
+
+
+def test_names_that_are_no_utf_8(bids_skeleton, tmp_path):
+    """Linux has them, pybids' index cannot hold them."""
+    root = bids_skeleton(
+        {
+            "sub-01/anat/sub-01_T1w.nii.gz": None,
+            "sub-01/anat/sub-01_acq-caf\udce9_T1w.nii.gz": None,
+            "sub-01/anat/caf\udce9.txt": "",
+        }
+    )
+    assert [image.name for image in collect(root)] == ["sub-01_T1w"]
+    odd = root.rename(tmp_path / "caf\udce9")
+    with pytest.raises(UsageError, match="UTF-8"):
+        collect(odd)

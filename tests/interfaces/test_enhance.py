@@ -91,6 +91,20 @@ def test_axes_come_back_without_interpolation(make_image, orientation):
     np.testing.assert_array_equal(back, np.asarray(image.dataobj))
 
 
+@pytest.mark.parametrize("orientation", ["LPS", "RAS", "PIR", "SLA"])
+def test_axes_at_45_degrees_about_two_directions_come_back(make_image, orientation):
+    # which axis is nearest to which direction is a toss-up there
+    image = make_image(orientation, (5, 6, 7), oblique=45)
+    back = to_axes_of(conform(image), (image.shape, image.affine))
+    np.testing.assert_array_equal(back, np.asarray(image.dataobj))
+
+
+def test_another_grid_is_not_taken_for_the_same_with_other_axes(make_image):
+    image = make_image("LPS", (5, 6, 7))
+    with pytest.raises(ValueError, match="expected the same grid"):
+        to_axes_of(image, (image.shape, make_image("LPS", (5, 6, 7), oblique=45).affine))
+
+
 @pytest.mark.parametrize(
     ("orientation", "oblique"), [("LPS", 0), ("LAS", 0), ("PIR", 0), ("SAL", 15)]
 )
@@ -193,7 +207,8 @@ def test_tissues_are_found_again_in_what_the_network_made(make_image, tmp_path, 
         .run()
         .outputs
     )
-    assert calls == {"enhance": calls["classify"], "classify": {"device": "cpu", "threads": 3}}
+    told = {"device": "cpu", "threads": 3, "geometry": "fast"}
+    assert calls == {"enhance": {**told, **calls["enhance"]}, "classify": told}
 
     def load(path):
         return np.asarray(nib.load(path).dataobj)

@@ -129,3 +129,33 @@ def test_the_histogram_shows_the_reference_of_the_age(tmp_path, monkeypatch, suf
     smooth = np.add.reduceat(np.concatenate([[0.0], counts]), range(0, 1000, 5))
     assert mode == np.argmax(smooth) * 5 + 2.5
     assert "reference (month6)" in (tmp_path / "out.svg").read_text()
+
+
+def test_an_image_of_negative_numbers_has_a_window_from_its_darkest():
+    values = np.linspace(-5000, -3000, 8**3, dtype=np.float32).reshape(8, 8, 8)
+    limits = reportlets.window(nib.Nifti1Image(values, np.eye(4)))
+    assert limits["vmin"] == pytest.approx(-4990, abs=5)
+    assert limits["vmax"] == pytest.approx(-2902, abs=10)
+    nothing = reportlets.window(nib.Nifti1Image(values * 0 - 5, np.eye(4)))
+    assert nothing["vmin"] < nothing["vmax"]
+
+
+@pytest.mark.parametrize("label", ["<img src=x onerror=alert(1)>", "q\" onload='x'", "a&b"])
+def test_markup_in_a_label_does_not_get_into_a_picture(label, head_phantom, tmp_path):
+    from xml.etree import ElementTree
+
+    phantom = head_phantom(spacing=8.0)
+    nib.save(phantom.brain, tmp_path / "conformed.nii")
+    nib.save(
+        nib.Nifti1Image(phantom.mask.astype(np.uint8), phantom.image.affine),
+        tmp_path / "mask.nii",
+    )
+    inputs = SimpleNamespace(
+        conformed=str(tmp_path / "conformed.nii"), mask=str(tmp_path / "mask.nii")
+    )
+    target = tmp_path / f"sub-{label}_desc-brainmask_T1w.svg"
+    reportlets.draw_mask(inputs, target)
+    text = target.read_text(encoding="utf-8")
+    assert label not in text
+    tree = ElementTree.fromstring(text)  # noqa: S314
+    assert not [name for node in tree.iter() for name in node.attrib if name.startswith("on")]

@@ -7,7 +7,8 @@ import torch
 
 from bmex_bids.exceptions import WeightsError
 from bmex_bids.network import registry
-from bmex_bids.network.registry import published_file, select, sha256, verify
+from bmex_bids.network.published import LEDGER, published_sets, write_down
+from bmex_bids.network.registry import published_set, select, sha256, verify
 
 AGES = ("fetal", "month0", "month3", "month6", "month9", "month12", "month18", "month24")
 
@@ -32,12 +33,29 @@ def weights_dir(tmp_path):
     return folder
 
 
-def test_the_published_file_names_are_the_fifteen_of_the_release():
-    names = {published_file(age, contrast) for age in AGES for contrast in ("T1w", "T2w")}
+def test_the_published_file_names_are_those_of_the_releases():
     months = (0, 3, 6, 9, 12, 18, 24)
     expected = {f"BMEX-Month{m}-{c}-model.pt" for m in months for c in ("T1", "T2")}
-    assert names - expected == {"BMEX-Fetal-T1-model.pt", "BMEX-Fetal-T2-model.pt"}
-    assert expected < names
+    files = published_set("bmex-1.0.5").files
+    assert len(files) == 15
+    assert {file.file for file in files} == {*expected, "BMEX-Fetal-T2-model.pt"}
+    files = published_set("bmex-1.0.1").files
+    expected = {f"reconstruction_{m}m_T1.caffemodel" for m in months}
+    assert {file.file for file in files} == {*expected, "reconstruction_fetal_T2.caffemodel"}
+    assert [file.file for file in published_set("lifespanstrip-2").files] == ["T1T2w-model.pt"]
+
+
+def test_each_image_has_at_most_one_file_of_a_release_and_the_right_one():
+    for release in published_sets():
+        for age in AGES:
+            for contrast in ("T1w", "T2w"):
+                found = [file.file for file in release.files if file.serves(age, contrast)]
+                assert len(found) <= 1
+                word = age.removeprefix("month")
+                assert all(word in name.lower() or release.kind == "strip" for name in found)
+    names = [r.record_name(file) for r in published_sets() for file in r.files]
+    assert len(set(names)) == len(names) == 24
+    assert "bmex-1.0.5-month24-T1w" in names
 
 
 def test_auto_takes_the_published_weights_where_they_are_and_else_the_bundled(sets, weights_dir):
@@ -62,18 +80,94 @@ def test_bundled_and_names_do_not_look_into_the_folder(sets, weights_dir):
     assert select("enhance", weights="two", **asked).name == "two"
 
 
-def test_stripping_does_not_care_about_the_choice_for_enhancement(sets, weights_dir):
+def test_stripping_is_ours_where_lifespanstrip_is_not_there(sets, weights_dir):
     for weights in ("auto", "bundled", "two", "bmex-1.0.5"):
         assert select("strip", weights=weights, weights_dir=weights_dir).name == "strip"
 
 
-def test_what_is_asked_for_and_absent_is_said(sets, weights_dir):
+def test_lifespanstrip_strips_where_it_is_there_and_nothing_bundled_is_asked_for(
+    sets, weights_dir
+):
+    (weights_dir / "T1T2w-model.pt").write_bytes(b"strip")
+    for weights in ("auto", "bmex-1.0.5", "bmex-1.0.1"):
+        record = select("strip", weights=weights, weights_dir=weights_dir)
+        assert (record.name, record.variant) == ("lifespanstrip-2", "lifespanstrip")
+        assert record.companion is None
+    for weights in ("bundled", "two"):
+        assert select("strip", weights=weights, weights_dir=weights_dir).name == "strip"
+    (weights_dir / "template.hdr").write_bytes(b"")
+    assert select("strip", weights_dir=weights_dir).companion is None  # half an Analyze image
+    (weights_dir / "template.img").write_bytes(b"")
+    record = select("strip", weights_dir=weights_dir)
+    assert record.companion == weights_dir / "template.hdr"
+
+
+def test_the_folder_is_the_one_given_else_of_the_environment_else_in_the_cache(
+    sets, weights_dir, monkeypatch, tmp_path
+):
+    asked = {"age_group": "month24", "contrast": "T1w"}
+    monkeypatch.setenv("BMEX_WEIGHTS_DIR", str(weights_dir))
+    assert select("enhance", **asked).path.parent == weights_dir
+    (tmp_path / "other").mkdir()
+    assert select("enhance", weights_dir=tmp_path / "other", **asked).name == "one"
+    monkeypatch.delenv("BMEX_WEIGHTS_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert select("enhance", **asked).name == "one"
+    (tmp_path / "cache" / "bmex_bids").mkdir(parents=True)
+    weights_dir.rename(tmp_path / "cache" / "bmex_bids" / "weights")
+    assert select("enhance", **asked).name == "bmex-1.0.5-month24-T1w"
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert select("enhance", **asked).name == "one"
+
+
+def test_auto_does_not_take_the_caffe_release_which_knows_no_cerebellum(sets, weights_dir):
+    (weights_dir / "BMEX-Month24-T1-model.pt").unlink()
+    (weights_dir / "reconstruction_24m_T1.caffemodel").write_bytes(b"caffe")
+    asked = {"age_group": "month24", "contrast": "T1w", "weights_dir": weights_dir}
+    assert select("enhance", **asked).name == "one"
+    record = select("enhance", weights="bmex-1.0.1", **asked)
+    assert (record.name, record.variant) == ("bmex-1.0.1-month24-T1w", "bmex-caffe")
+
+
+def test_a_converted_file_is_taken_where_the_published_one_is_not(sets, weights_dir):
+    (weights_dir / "BMEX-Month3-T2-model.safetensors").write_bytes(b"converted")
+    asked = {"age_group": "month3", "contrast": "T2w", "weights_dir": weights_dir}
+    assert select("enhance", **asked).path.name == "BMEX-Month3-T2-model.safetensors"
+    (weights_dir / "BMEX-Month3-T2-model.pt").write_bytes(b"published")
+    assert select("enhance", **asked).path.name == "BMEX-Month3-T2-model.pt"
+
+
+def test_a_published_file_that_changed_since_it_came_is_refused(sets, weights_dir):
+    path = weights_dir / "BMEX-Month24-T1-model.pt"
+    asked = {"age_group": "month24", "contrast": "T1w", "weights_dir": weights_dir}
+    assert "none was written down" in select("enhance", **asked).description
+    write_down(path, sha256(path), "a test")
+    assert "unchanged since it came" in select("enhance", **asked).description
+    path.write_bytes(b"other weights")
+    with pytest.raises(WeightsError, match=r"which it had when it came, found .*changed"):
+        select("enhance", **asked)
+    (weights_dir / LEDGER).write_text("{")
+    with pytest.raises(WeightsError, match=r"expected checksums in .*bmex-weights verify"):
+        select("enhance", **asked)
+
+
+def test_what_is_asked_for_and_absent_is_said(sets, weights_dir, monkeypatch):
     asked = {"age_group": "month24", "contrast": "T2w"}
-    with pytest.raises(WeightsError, match=r"needs the folder.*--weights-dir"):
+    monkeypatch.setenv("BMEX_WEIGHTS_DIR", "/nowhere")
+    with pytest.raises(
+        WeightsError,
+        match=r"BMEX-Month24-T2-model\.pt in /nowhere .*--weights-dir or BMEX_WEIGHTS_DIR.*run: "
+        r"bmex-weights fetch bmex-1\.0\.5; .*dropbox.*fetch --from FOLDER.*--weights bundled",
+    ):
         select("enhance", weights="bmex-1.0.5", **asked)
-    with pytest.raises(WeightsError, match=r"BMEX-Month24-T2-model\.pt in .*README"):
+    with pytest.raises(WeightsError, match=r"which --weights-dir names.*--weights-dir /"):
         select("enhance", weights="bmex-1.0.5", weights_dir=weights_dir, **asked)
-    with pytest.raises(WeightsError, match=r"auto, bundled, bmex-1\.0\.5 or one of .*got 'three'"):
+    with pytest.raises(WeightsError, match=r"bmex-1\.0\.1 was published for, got month24 and T2w"):
+        select("enhance", weights="bmex-1.0.1", **asked)
+    with pytest.raises(
+        WeightsError, match=r"auto, bundled, bmex-1\.0\.5, bmex-1\.0\.1 or one of .*got 'three'"
+    ):
         select("enhance", weights="three", **asked)
     with pytest.raises(WeightsError, match=r"age group fetal and contrast T2w \(--weights two\)"):
         select("enhance", age_group="fetal", contrast="T2w", weights="two")

@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
 import os
+import re
+import subprocess
+import sys
 
 import pytest
 
 from bmex_bids.exceptions import OutputError
 from bmex_bids.outputs.files import (
+    clear_abandoned,
     clear_temporaries,
     copy_whole,
     write_json,
@@ -80,3 +84,28 @@ def test_only_leftovers_of_the_named_files_and_of_that_age_are_removed(tmp_path)
     assert [path.exists() for path in (old, young, other)] == [False, True, True]
     clear_temporaries([tmp_path / "a.json"])
     assert [path.exists() for path in (young, other)] == [False, True]
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
+    """A process is killed while it writes; another one is writing just now."""
+    script = (
+        "import os, signal, sys; from pathlib import Path; from bmex_bids.outputs import files\n"
+        "files.write_whole(Path(sys.argv[1]), lambda path: os.kill(os.getpid(), signal.SIGKILL))"
+    )
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "page.html")], check=False)
+    (left,) = tmp_path.iterdir()
+    mine = tmp_path / left.name.replace("page", "mine")
+    mine = mine.with_name(re.sub(r"-\d+-", f"-{os.getpid()}-", mine.name))
+    far, old = (tmp_path / f".page.html.{'0' * 8}-1-{x}" for x in ("far", "old"))
+    user = tmp_path / ".bidsignore"
+    for path in (mine, far, old, user):
+        path.write_text("")
+    os.utime(old, (0, 0))
+    clear_abandoned([tmp_path, tmp_path / "not there"])
+    assert sorted(tmp_path.iterdir()) == sorted([mine, far, user])
+
+
+def test_the_longest_name_a_file_may_have(tmp_path):
+    target = tmp_path / ("ä" * 125 + ".json")
+    write_text(target, "text")
+    assert list(tmp_path.iterdir()) == [target]

@@ -109,7 +109,7 @@ def test_a_lock_that_changes_hands_is_waited_for(tmp_path):
 def test_a_live_holder_of_this_machine_is_not_gone():
     import os
 
-    machine = lock._machine()
+    machine = lock.machine()
     assert not lock._is_gone(f"{machine} {os.getpid()} a")
     assert not lock._is_gone(f"{machine} 1 a")
     assert not lock._is_gone("elsewhere 999999999 a")

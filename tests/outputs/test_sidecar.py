@@ -81,3 +81,16 @@ def test_metadata_are_carried_where_they_hold():
 def test_finite_replaces_only_what_json_lacks():
     value = {"a": [1, math.nan, (math.inf, "x")], "b": {"c": -math.inf, "d": 0.5, "e": None}}
     assert finite(value) == {"a": [1, None, [None, "x"]], "b": {"c": None, "d": 0.5, "e": None}}
+
+
+def test_a_number_that_is_none_in_the_raw_sidecar_is_null():
+    table = sidecar(
+        PRODUCTS[0],
+        source="sub-01/anat/sub-01_T1w.nii.gz",
+        spacing_mm=0.8,
+        metadata={"EchoTime": float("inf"), "Deep": [{"a": float("nan")}]},
+        processing={},
+        stripped_input=False,
+    )
+    assert table["EchoTime"] is None
+    assert table["Deep"] == [{"a": None}]

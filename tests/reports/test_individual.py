@@ -6,6 +6,8 @@ from __future__ import annotations
 import json
 import re
 import tempfile
+from html.parser import HTMLParser
+from urllib.parse import unquote
 
 import pytest
 from nipype import Function, Node
@@ -316,3 +318,47 @@ def test_the_group_pages_are_linked_where_they_are(tmp_path):
     text = write_subject_report(tmp_path, "01").read_text(encoding="utf-8")
     assert "<a href='group_T2w.html'>T2w</a>" in text
     assert "group_T1w" not in text
+
+
+@pytest.mark.parametrize(
+    "label", ["<img src=x onerror=alert(1)>", 'q" onmouseover="x\'', "a&b;'\"", "{filename}"]
+)
+def test_markup_in_a_label_is_text_on_its_page(label, figures, run, tmp_path):
+    folder = figures(label, f"sub-{label}")
+    (folder / f"sub-{label}_desc-summary_T1w.html").write_text("<p>fine</p>")
+    run("20260101", (f"sub-{label}_T1w", "done", "", "1", "pass", ""))
+    page = write_subject_report(tmp_path, label)
+    assert page == tmp_path / f"sub-{label}.html"
+    seen = _Seen()
+    seen.feed(page.read_text(encoding="utf-8"))
+    assert seen.handlers == []
+    assert seen.title == f"bmex_bids: sub-{label}"
+    links = [link for link in seen.links if link.endswith("_desc-brainmask_T1w.svg")]
+    assert links
+    for link in links:  # and they lead to the pictures
+        assert (tmp_path / unquote(link)).is_file()
+
+
+class _Seen(HTMLParser):
+    """The title, the links to pictures and the handlers of a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.handlers: list[str] = []
+        self.title, self.inside = "", ""
+
+    def handle_starttag(self, tag, attrs):
+        self.inside = tag
+        for name, value in attrs:
+            if name.startswith("on") or (tag, name, value) == ("img", "src", "x"):
+                self.handlers.append(f"{tag} {name}")
+            if name in {"data", "href"} and str(value).endswith(".svg"):
+                self.links.append(value)
+
+    def handle_data(self, data):
+        if self.inside == "title":
+            self.title += data
+
+    def handle_endtag(self, tag):
+        self.inside = ""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import time
@@ -196,3 +197,28 @@ def test_the_reason_is_the_last_line_of_a_traceback():
     text = "Traceback\n  File x\nValueError: one\n\nDuring handling\n\tKeyError: 'two'\n"
     assert execution.reason_of(text) == "KeyError: 'two'"
     assert execution.reason_of("") == "no reason was given; see the crash file"
+
+
+class Unreadable(Step):
+    """Fails, and its result cannot be had either, as on a disk that is full."""
+
+    def _run_interface(self, runtime):
+        raise OSError(28, "No space left on device")
+
+
+def test_the_first_failure_is_told_and_not_that_of_asking_for_its_result(tmp_path):
+    node = Node(Unreadable(), name="conform", base_dir=str(tmp_path))
+    (tmp_path / "conform").mkdir()
+    (tmp_path / "conform" / "result_conform.pklz").mkdir()  # it cannot be read
+    result = execution._run_node(node, False, 1)
+    assert "No space left on device" in execution.reason_of(result["traceback"])
+
+
+def test_workers_are_deaf_to_ctrl_c(tmp_path):
+    """A terminal sends it to all processes of a run; only the first one is to speak."""
+    execution._start_fork_server()
+    context = multiprocessing.get_context("forkserver")
+    with context.Pool(1) as pool:
+        mask = pool.apply(signal.pthread_sigmask, (signal.SIG_BLOCK, []))
+    assert signal.SIGINT in mask
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])

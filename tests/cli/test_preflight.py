@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from bad_cases import bomb, healthy, mask_image, patched
+from bad_images import put
+
+from bmex_bids.cli.preflight import look_at
+from bmex_bids.inputs.collect import SourceImage, parse_name
+from bmex_bids.inputs.plan import PlannedImage
+
+
+def planned(path: Path, mask: Path | None = None, skip_reason: str | None = None) -> PlannedImage:
+    entities, suffix = parse_name(path.name)
+    image = SourceImage(path, entities, suffix, {}, path.parent)
+    subject = entities["sub"]
+    return PlannedImage(
+        image, None, "fetal", 0.75, "0p75", f"sub-{subject}/anat", ("old",), skip_reason, mask
+    )
+
+
+def looked_at(*paths: Path, **more) -> list[PlannedImage]:
+    return list(look_at([planned(path) for path in paths], **more))
+
+
+def test_a_sound_image_is_left_as_it_is(tmp_path):
+    put(healthy(), tmp_path / "sub-01_T2w.nii.gz")
+    assert looked_at(tmp_path / "sub-01_T2w.nii.gz", memory_gb=8.0, output_dir=tmp_path) == [
+        planned(tmp_path / "sub-01_T2w.nii.gz")
+    ]
+
+
+def test_an_odd_header_is_a_warning_after_the_others(tmp_path):
+    put(patched(qform_code=0, sform_code=0), tmp_path / "sub-01_T2w.nii.gz")
+    (item,) = looked_at(tmp_path / "sub-01_T2w.nii.gz")
+    assert item.runnable
+    assert item.warnings[0] == "old"
+    assert "left may be right" in item.warnings[1]
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "sub-01_T2w.nii.gz")
+    (item,) = looked_at(tmp_path / "sub-01_T2w.nii.gz")
+    assert "not a file (a pipe or a device)" in item.skip_reason
+
+
+def test_an_image_that_was_skipped_keeps_its_reason(tmp_path):
+    item = planned(tmp_path / "sub-01_T2w.nii.gz", skip_reason="no age")
+    assert list(look_at([item])) == [item]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("a/sub-01_T2w.nii", "a/sub-01_T2w.nii.gz"),
+        ("a/sub-01_T2w.nii.gz", "b/sub-01_T2w.nii.gz"),
+        ("a/sub-a+b_T2w.nii.gz", "a/sub-a b_T2w.nii.gz"),
+    ],
+)
+def test_images_whose_results_would_have_one_name_are_not_run(names, tmp_path):
+    for name in names:
+        put(healthy() if name.endswith("gz") else healthy().to_bytes(), tmp_path / name)
+    put(healthy(), tmp_path / "sub-02_T2w.nii.gz")
+    *twins, other = looked_at(*(tmp_path / name for name in names), tmp_path / "sub-02_T2w.nii.gz")
+    assert all("got 2 whose results would have one name" in twin.skip_reason for twin in twins)
+    assert other.runnable
+
+
+def test_a_small_file_that_declares_more_than_the_memory_holds(tmp_path):
+    path = tmp_path / "sub-01_T2w.nii.gz"
+    path.write_bytes(bomb(2600)[:200_000])
+    (item,) = looked_at(path, memory_gb=64.0)
+    assert "sub-01_T2w.nii.gz, got a header that asks for about" in item.skip_reason
+    assert "crop or resample it, or give the run more memory" in item.skip_reason
+    # on other machines, nobody knows their memory
+    assert looked_at(path, memory_gb=None)[0].runnable
+
+
+def test_memory_is_that_of_the_networks_grid(tmp_path):
+    put(healthy(), tmp_path / "sub-01_T2w.nii.gz")  # 0.2 million voxels at 0.75 mm
+    (item,) = looked_at(tmp_path / "sub-01_T2w.nii.gz", memory_gb=1.1)
+    assert item.runnable
+    (item,) = looked_at(tmp_path / "sub-01_T2w.nii.gz", memory_gb=0.9)
+    assert not item.runnable
+
+
+def test_a_given_mask_counts_too(tmp_path):
+    put(healthy(), tmp_path / "sub-01_T2w.nii.gz")
+    put(mask_image(), tmp_path / "fine.nii.gz")
+    (tmp_path / "bomb.nii.gz").write_bytes(bomb(2600)[:200_000])
+    for name, runnable in (("fine.nii.gz", True), ("bomb.nii.gz", False)):
+        item = planned(tmp_path / "sub-01_T2w.nii.gz", mask=tmp_path / name)
+        (item,) = look_at([item], memory_gb=8.0)
+        assert item.runnable == runnable
+    assert "bomb.nii.gz" in item.skip_reason
+
+
+@pytest.mark.parametrize("folder", ["sub-01", "sub-01/anat", "sub-01/figures"])
+def test_links_do_not_lead_out_of_the_output(folder, tmp_path):
+    out, elsewhere, within = tmp_path / "out", tmp_path / "elsewhere", tmp_path / "out/disk"
+    for path in (within, elsewhere, (out / folder).parent):
+        path.mkdir(parents=True, exist_ok=True)
+    put(healthy(), tmp_path / "sub-01_T2w.nii.gz")
+    (out / folder).symlink_to(elsewhere)
+    (item,) = looked_at(tmp_path / "sub-01_T2w.nii.gz", output_dir=out)
+    assert f"the folder {folder} of sub-01_T2w within the output" in item.skip_reason
+    (out / folder).unlink()
+    (out / folder).symlink_to(within)
+    assert looked_at(tmp_path / "sub-01_T2w.nii.gz", output_dir=out)[0].runnable

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which network strips, and how LifespanStrip is fed."""
+
+import dataclasses
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from bmex_bids.exceptions import WeightsError
+from bmex_bids.interfaces import stripping
+from bmex_bids.interfaces.preprocess import MaskBrain, weight_record
+from bmex_bids.interfaces.stripping import network_mask, template_values
+from bmex_bids.network import lifespanstrip
+from bmex_bids.network.adunet import ADUNet
+from bmex_bids.network.registry import select
+from bmex_bids.workflows.base import as_table
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A weights folder with a small LifespanStrip of random weights."""
+    torch.manual_seed(0)
+    torch.save({"state_dict": ADUNet(4).state_dict()}, tmp_path / "T1T2w-model.pt")
+    return tmp_path
+
+
+@pytest.fixture
+def template(folder):
+    """LifespanStrip's template, as a pair of Analyze files: 0…9990."""
+    data = (np.arange(1000).reshape(10, 10, 10) * 10).astype(np.int16)
+    nib.save(nib.AnalyzeImage(data, np.eye(4)), folder / "template.img")
+    return data
+
+
+@pytest.fixture
+def brighter_is_brain(monkeypatch):
+    """A network to which brain is what is brighter than 0.09; it keeps what it was fed."""
+    fed = []
+
+    class Threshold(torch.nn.Module):
+        def forward(self, x):
+            fed.append(x)
+            brain = torch.sigmoid((x - 0.09) * 1000)
+            half = brain / 2
+            return torch.cat([1 - brain, torch.zeros_like(brain), half, half], 1)
+
+    monkeypatch.setattr(lifespanstrip, "_network", lambda *_: Threshold())
+    return fed
+
+
+def mask_of(head, record):
+    return network_mask(head, record, device="cpu", threads=1)
+
+
+def test_the_head_goes_in_as_the_release_feeds_it(brighter_is_brain, monkeypatch, folder):
+    z, y, x = np.meshgrid(np.arange(70), np.arange(9), np.arange(5), indexing="ij")
+    head = (x * 10_000 + y * 100 + z).transpose(2, 1, 0).astype(np.float32)
+    result = lifespanstrip.head_probability(head, folder / "x.pt", device="cpu", threads=1)
+    assert result.shape == (5, 9, 70)
+    shapes = {tuple(window.shape) for window in brighter_is_brain}
+    assert shapes == {(1, 1, 64, 64, 64)}
+    assert len(brighter_is_brain) == 2  # 70 voxels along z
+    inside = brighter_is_brain[0][0, 0, :, 27:36, 29:34]  # what is too small lies in the middle
+    assert torch.allclose(inside * 10_000, torch.from_numpy((x * 1e4 + y * 100 + z)[:64]).float())
+
+
+def test_windows_are_averaged_where_they_overlap(folder, monkeypatch):
+    calls = []
+
+    class Count(torch.nn.Module):
+        def forward(self, x):
+            calls.append(1)
+            return torch.full((1, 4, *x.shape[2:]), len(calls) / 2)
+
+    monkeypatch.setattr(lifespanstrip, "_network", lambda *_: Count())
+    head = np.ones((64, 64, 96), np.float32)
+    result = lifespanstrip.head_probability(head, folder / "x.pt", device="cpu", threads=1)
+    assert [result[0, 0, k] for k in (0, 31, 32, 63, 64, 95)] == [1, 1, 1.5, 1.5, 2, 2]
+
+
+def test_lifespanstrip_finds_the_brain_where_it_is(head_phantom, folder, brighter_is_brain):
+    head = head_phantom(spacing=2.0, noise=0.0)
+    record = select("strip", weights_dir=folder)
+    mask, info = mask_of(head.brain, record)
+    found = np.asarray(mask.dataobj) > 0
+    assert mask.shape == head.brain.shape
+    white = head.tissues >= 2
+    assert (found & white).sum() > 0.97 * white.sum()
+    assert (found & ~head.mask).sum() < 0.01 * found.sum()
+    assert info["weights"] == "lifespanstrip-2"
+    assert info["template"] == "none"
+    assert info["notes"] == [stripping.NO_TEMPLATE]
+
+
+def test_its_template_is_matched_where_it_is_there(
+    head_phantom, folder, template, brighter_is_brain
+):
+    head = head_phantom(spacing=3.0, noise=0.0)
+    record = select("strip", weights_dir=folder)
+    _, info = mask_of(head.brain, record)
+    assert (info["template"], info["notes"]) == ("template.hdr", [])
+    top = max(float(window.max()) for window in brighter_is_brain)
+    assert top == pytest.approx(template.max() / 10_000, rel=0.01)
+
+
+def test_the_nodes_take_the_published_record_and_tell_the_doubt(
+    head_phantom, folder, brighter_is_brain, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    head = head_phantom(spacing=3.0, noise=0.0)
+    nib.save(head.brain, tmp_path / "head.nii.gz")
+    table = as_table(select("strip", weights_dir=folder))
+    outputs = (
+        MaskBrain(
+            in_file=tmp_path / "head.nii.gz",
+            corrected=tmp_path / "head.nii.gz",
+            skull_strip="force",
+            weights=table,
+        )
+        .run()
+        .outputs
+    )
+    assert outputs.mask_info["weights"] == "lifespanstrip-2"
+    assert outputs.mask_info["warnings"][0] == stripping.NO_TEMPLATE
+    assert "notes" not in outputs.mask_info
+
+
+def test_a_record_survives_the_way_through_nipype(folder, template):
+    for record in (select("strip", weights_dir=folder), select("strip", weights="bundled")):
+        assert weight_record(as_table(record)) == record
+    assert select("strip", weights_dir=folder).companion == folder / "template.hdr"
+
+
+def test_a_random_lifespanstrip_runs_over_a_head(head_phantom, folder):
+    """No stub: the file is read, and the probabilities are some."""
+    head = head_phantom(spacing=6.0)
+    record = select("strip", weights_dir=folder)
+    result = lifespanstrip.head_probability(
+        head.image.get_fdata(dtype=np.float32), record.path, device="cpu", threads=1
+    )
+    assert result.shape == head.image.shape
+    assert 0 < result.min() < result.max() < 1
+
+
+def test_a_template_that_cannot_be_used_is_said(folder, template):
+    record = select("strip", weights_dir=folder)
+    (folder / "template.hdr").write_bytes(b"no header")
+    with pytest.raises(WeightsError, match=r"LifespanStrip's template in .*template\.hdr, got"):
+        template_values(record.companion)
+    nib.save(nib.AnalyzeImage(np.ones((4, 4, 4), np.int16), np.eye(4)), folder / "template.img")
+    with pytest.raises(WeightsError, match="an image of one value"):
+        template_values(record.companion)
+    assert dataclasses.replace(record, companion=None) != record

@@ -1,0 +1,323 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Downloads against a real server on this machine that cuts, lies, refuses and dawdles."""
+
+import fcntl
+import hashlib
+import io
+import socket
+import zipfile
+
+import pytest
+import torch
+from http_server import serve
+from literal_network import encode_caffemodel, random_caffe
+
+from bmex_bids.exceptions import WeightsError
+from bmex_bids.network import fetch, published
+from bmex_bids.network.adunet import ADUNet
+from bmex_bids.network.fetch import download, fetch_archive, fetch_file, install, take
+from bmex_bids.network.published import ledger
+from bmex_bids.network.registry import published_set
+
+CONTENT = bytes(range(256)) * 100  # 25,600 bytes
+NAME = "T1T2w-model.pt"
+
+
+@pytest.fixture
+def site():
+    with serve() as site:
+        site.content = CONTENT
+        yield site
+
+
+@pytest.fixture
+def get(site, tmp_path):
+    def get(**options):
+        return download(site.url, tmp_path / "file", wait_s=0.001, **options).read_bytes()
+
+    return get
+
+
+@pytest.fixture(scope="module")
+def stripper():
+    """The bytes of a small LifespanStrip file."""
+    stream = io.BytesIO()
+    torch.save({"state_dict": ADUNet(4).state_dict()}, stream)
+    return stream.getvalue()
+
+
+@pytest.fixture
+def release():
+    return published_set("lifespanstrip-2")
+
+
+# ------------------------------------------------------------------ one address
+def test_a_file_comes_as_it_is_and_progress_is_told(get, site):
+    seen = []
+    assert get(progress=lambda *told: seen.append(told)) == CONTENT
+    assert seen[0] == ("file", 0, len(CONTENT))
+    assert seen[-1] == ("file", len(CONTENT), len(CONTENT))
+    assert "Range" not in site.asked[0]
+
+
+def test_a_connection_that_is_cut_goes_on_where_it_ended(get, site):
+    site.plans = [{"cut": 9000}, {"cut": 5000}, {}]
+    assert get() == CONTENT
+    assert [asked.get("Range") for asked in site.asked] == [None, "bytes=9000-", "bytes=14000-"]
+    assert site.asked[1]["If-Range"] == '"one"'
+
+
+def test_a_later_call_goes_on_too(get, site):
+    site.plans = [{"cut": 9000}, {"status": 503}]
+    with pytest.raises(
+        WeightsError, match=r"2 failures in a row \(the last: 503 .*9000 bytes are kept"
+    ):
+        get(attempts=2)
+    site.plans = [{}]
+    assert get() == CONTENT
+    assert site.asked[-1]["Range"] == "bytes=9000-"
+
+
+def test_a_server_without_ranges_sends_all_again(get, site):
+    site.plans = [{"cut": 9000, "ranges": False}, {"ranges": False}]
+    assert get() == CONTENT
+
+
+def test_a_file_that_changed_in_between_is_fetched_from_the_start(get, site):
+    site.plans = [{"cut": 9000, "etag": '"old"'}, {"etag": '"new"'}]
+    assert get() == CONTENT
+    assert site.asked[1]["If-Range"] == '"old"'
+
+
+def test_without_a_validator_another_length_is_noticed(get, site):
+    site.plans = [{"cut": 9000, "etag": None}, {"status": 404}]
+    with pytest.raises(WeightsError, match="404"):
+        get()
+    site.content = CONTENT[::-1] + b"more"
+    site.plans = [{"etag": None}]
+    assert get() == CONTENT[::-1] + b"more"
+
+
+def test_another_part_than_asked_for_is_not_taken(get, site):
+    site.plans = [{"cut": 9000}, {"moved": 100}, {}]
+    assert get() == CONTENT
+
+
+def test_a_part_of_another_address_is_not_gone_on_with(get, site):
+    site.plans = [{"cut": 9000}, {"status": 404}]
+    with pytest.raises(WeightsError):
+        get()
+    site.plans, site.url = [{}], site.url + "2"
+    assert get() == CONTENT
+    assert "Range" not in site.asked[-1]
+
+
+def test_a_part_that_is_too_long_is_thrown_away(get, site):
+    site.plans = [{"cut": 9000}, {"status": 416}, {}]
+    assert get() == CONTENT
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 410])
+def test_a_refusal_is_final_and_said(get, site, status):
+    site.plans = [{"status": status}]
+    with pytest.raises(WeightsError, match=rf"got the answer {status} .*--from FOLDER"):
+        get()
+    assert len(site.asked) == 1
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503])
+def test_a_passing_fault_is_tried_again(get, site, status):
+    site.plans = [{"status": status}, {"status": status}, {}]
+    assert get() == CONTENT
+
+
+def test_attempts_are_counted_anew_while_bytes_come(get, site):
+    site.plans = [*({"cut": 2000} for _ in range(12)), {}]
+    assert get(attempts=2) == CONTENT
+
+
+def test_a_slow_server_is_waited_for(get, site):
+    site.plans = [{"pause": 0.01}]
+    assert get(timeout_s=20) == CONTENT
+    assert len(site.asked) == 1
+
+
+def test_a_silent_server_is_asked_again(get, site):
+    site.plans = [{"cut": 9000, "hang": 3}, {}]
+    assert get(timeout_s=0.5) == CONTENT
+    assert site.asked[1]["Range"] == "bytes=9000-"
+
+
+def test_an_unknown_length_is_no_hindrance(get, site):
+    seen = []
+    site.plans = [{"length": False}]
+    assert get(progress=lambda *told: seen.append(told)) == CONTENT
+    assert seen[-1] == ("file", len(CONTENT), None)
+
+
+def test_a_web_page_is_not_taken_for_a_file(get, site):
+    site.plans = [{"html": True}]
+    with pytest.raises(WeightsError, match="got a web page"):
+        get()
+
+
+def test_no_server_and_no_address_are_said(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and nobody listens
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}/"
+        with pytest.raises(WeightsError, match=r"2 failures in a row .*refused"):
+            download(url, tmp_path / "file", attempts=2, wait_s=0.001)
+    for url in ("file:///etc/passwd", "ftp://somewhere/file", "somewhere"):
+        with pytest.raises(WeightsError, match="http:// or https://"):
+            download(url, tmp_path / "file")
+
+
+def test_two_processes_do_not_fetch_one_file(get, site, tmp_path):
+    with (tmp_path / ".file.part.lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        with pytest.raises(WeightsError, match="another process"):
+            get()
+    assert get() == CONTENT
+
+
+def test_a_full_disk_is_told_from_a_cut_line(get, site, monkeypatch):
+    def full(_stream, _block, part):
+        raise OSError(28, "No space left on device", str(part))
+
+    monkeypatch.setattr(fetch, "_write", full)
+    with pytest.raises(WeightsError, match="No space left on device; free some space"):
+        get()
+    assert len(site.asked) == 1
+
+
+# ------------------------------------------------------------------ into the folder
+def test_a_file_is_checked_installed_and_written_down(site, tmp_path, stripper, release):
+    site.content = stripper
+    folder = tmp_path / "weights"
+    done = fetch_file(site.url, folder, release, NAME)
+    digest = hashlib.sha256(stripper).hexdigest()
+    assert (done.sha256, done.trust, done.changed) == (digest, "first use", True)
+    assert (folder / NAME).read_bytes() == stripper
+    entry = ledger(folder)[NAME]
+    assert (entry["sha256"], entry["from"]) == (digest, site.url)
+    names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    assert names == {NAME, "checksums.json"}
+    assert not fetch_file(site.url, folder, release, NAME).changed
+
+
+def test_wrong_bytes_do_not_stay(site, tmp_path, stripper, release):
+    site.content = stripper[:-2000] + bytes(2000)
+    with pytest.raises(WeightsError, match="cannot be read as network weights"):
+        fetch_file(site.url, tmp_path, release, NAME)
+    site.content = b"Not what you think it is." * 100
+    with pytest.raises(WeightsError, match="cannot be read as network weights"):
+        fetch_file(site.url, tmp_path, release, NAME)
+    assert [path.name for path in tmp_path.iterdir() if path.name[0] != "."] == []
+
+
+def test_weights_of_another_network_do_not_stay(site, tmp_path, release):
+    blobs, kinds = random_caffe(4)
+    site.content = encode_caffemodel(blobs, kinds)
+    with pytest.raises(WeightsError, match="cannot be read"):
+        fetch_file(site.url, tmp_path, release, NAME)
+    assert not (tmp_path / NAME).exists()
+
+
+def test_a_checksum_that_is_given_or_published_must_hold(
+    site, tmp_path, stripper, release, monkeypatch
+):
+    site.content = stripper
+    with pytest.raises(WeightsError, match=r"SHA-256 0000, which you gave, got [0-9a-f]{64}"):
+        fetch_file(site.url, tmp_path, release, NAME, given_sha256="0000")
+    assert not (tmp_path / NAME).exists()
+    digest = hashlib.sha256(stripper).hexdigest()
+    done = fetch_file(site.url, tmp_path, release, NAME, given_sha256=digest.upper())
+    assert done.trust == "given"
+
+
+def test_what_came_first_must_come_again(site, tmp_path, stripper, release):
+    site.content = stripper
+    fetch_file(site.url, tmp_path, release, NAME)
+    stream = io.BytesIO()
+    torch.save({"state_dict": ADUNet(8).state_dict()}, stream)
+    site.content = stream.getvalue()
+    with pytest.raises(WeightsError, match="the same file had when it first came"):
+        fetch_file(site.url, tmp_path, release, NAME)
+    assert (tmp_path / NAME).read_bytes() == stripper  # the good one stayed
+
+
+def test_a_zip_file_of_the_whole_set_is_taken_apart(site, tmp_path, stripper, release):
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr(f"Model/{NAME}", stripper)
+        archive.writestr("Model/template.hdr", b"header")
+        archive.writestr("../../outside.pt", b"no")
+        archive.writestr("Model/README.md", b"text")
+    site.content = stream.getvalue()
+    site.plans = [{"cut": 3000}, {}]
+    folder = tmp_path / "weights"
+    done = fetch_archive(site.url, folder, release)
+    assert [(name, f.path.name) for name, f in done] == [
+        ("lifespanstrip-2", NAME), ("lifespanstrip-2", "template.hdr"),
+    ]  # fmt: skip
+    names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    assert names == {NAME, "template.hdr", "checksums.json"}
+    assert [path.name for path in tmp_path.iterdir()] == ["weights"]
+    assert ledger(folder)[NAME]["from"] == site.url
+
+
+def test_a_zip_file_that_is_none_is_said(site, tmp_path, release):
+    with pytest.raises(WeightsError, match="a folder or a ZIP file"):
+        fetch_archive(site.url, tmp_path, release)
+    assert not list(tmp_path.glob("*.zip*"))
+
+
+def test_published_names_are_found_in_a_folder_however_deep(tmp_path, stripper):
+    blobs, kinds = random_caffe(4)
+    source, folder = tmp_path / "downloads", tmp_path / "weights"
+    (source / "a" / "b").mkdir(parents=True)
+    (source / NAME).write_bytes(stripper)
+    (source / "a" / "b" / "reconstruction_6m_T1.caffemodel").write_bytes(
+        encode_caffemodel(blobs, kinds)
+    )
+    (source / "holiday.pt").write_bytes(b"?")
+    done = take(source, folder)
+    assert [(name, f.path.name) for name, f in done] == [
+        ("lifespanstrip-2", NAME), ("bmex-1.0.1", "reconstruction_6m_T1.caffemodel"),
+    ]  # fmt: skip
+    assert (source / NAME).exists()
+    with pytest.raises(WeightsError, match=r"published names .* found none"):
+        take(source / "a", folder, (published_set("bmex-1.0.5"),))
+    with pytest.raises(WeightsError, match="a folder or a ZIP file"):
+        take(tmp_path / "nowhere", folder)
+
+
+def test_a_bad_file_of_a_folder_is_named_and_not_installed(tmp_path):
+    source, folder = tmp_path / "downloads", tmp_path / "weights"
+    source.mkdir()
+    (source / "BMEX-Month3-T2-model.pt").write_bytes(b"half a fi")
+    with pytest.raises(WeightsError, match=r"BMEX-Month3-T2-model\.pt cannot be read"):
+        take(source, folder)
+    assert not (folder / "BMEX-Month3-T2-model.pt").exists()
+
+
+def test_a_weights_folder_that_cannot_be_made_is_said(tmp_path, release):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WeightsError, match="expected to make the weights folder"):
+        fetch_file("http://127.0.0.1:9/", tmp_path / "file" / "weights", release, NAME)
+
+
+def test_a_published_checksum_outweighs_all_but_the_given(
+    tmp_path, stripper, release, monkeypatch
+):
+    import dataclasses
+
+    file = dataclasses.replace(release.files[0], sha256="ab" * 32)
+    known = dataclasses.replace(release, files=(file,))
+    part = tmp_path / f"{NAME}.part"
+    part.write_bytes(stripper)
+    with pytest.raises(WeightsError, match="which its publisher gave"):
+        install(part, tmp_path, known, NAME, origin="a test")
+    (tmp_path / NAME).write_bytes(stripper)
+    with pytest.raises(WeightsError, match="which its publisher gave"):
+        published.check(tmp_path / NAME, file)
