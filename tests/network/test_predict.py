@@ -440,6 +440,7 @@ print(np.isfinite(result.image).all(), bool((result.image[mask] >= 0).all()))
 """
 
 
+@pytest.mark.slow  # how much address space a process has beside its data differs by machine
 @pytest.mark.parametrize("sight", ["seeing", "blind"])
 def test_under_a_limit_of_the_system(tmp_path, make_record, sight):
     """``ulimit -v`` in a process of its own: a real allocation fails, and the run goes on."""
