@@ -12,7 +12,6 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -310,8 +309,6 @@ def _device(config: Config) -> str:
 
 def _prepare_folders(config: Config) -> None:
     """Make the output and work folders and see that both can be written (OutputError)."""
-    from bmex_bids.outputs.files import write_whole
-
     work_dir, output_dir = config.paths.work_dir, config.paths.output_dir
     for folder, option in (
         (work_dir, "name another work folder with -w"),
@@ -334,11 +331,19 @@ def _prepare_folders(config: Config) -> None:
             f"expected the folder {logs} within the output, got a link to {logs.resolve()}; remove "
             "the link, or name another output folder"
         )
-    write_whole(config.log_dir / "config.toml", partial(_write_settings, config))
+    _write_settings(config)
 
 
-def _write_settings(config: Config, path: Path) -> None:
-    path.write_text(config.to_toml(), encoding="utf-8", errors="surrogateescape")
+def _write_settings(config: Config) -> None:
+    """The run's settings in its log folder, unless they are there."""
+    from bmex_bids.outputs.files import write_whole
+
+    def fill(path: Path) -> None:
+        path.write_text(config.to_toml(), encoding="utf-8", errors="surrogateescape")
+
+    target = config.log_dir / "config.toml"
+    if not target.exists():
+        write_whole(target, fill)
 
 
 def _clear_abandoned(output_dir: Path, planned: Sequence[PlannedImage]) -> None:
@@ -400,6 +405,7 @@ def _process(config: Config, tasks: Sequence[Task], device: str) -> list[status.
         return known.get(task.name)
 
     def write_table(progress: Progress) -> None:
+        _write_settings(config)  # again, where somebody has removed the output in mid-run
         write_status(
             config.log_dir / "status.tsv",
             status.status_rows(tasks, progress, committed=committed),

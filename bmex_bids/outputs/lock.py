@@ -65,6 +65,12 @@ def _take(path: Path, mine: str) -> bool:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as stream:
+                stream.write(mine)
+        except OSError:  # a full disk: without a name in it, others would wait for the lock
+            path.unlink()
+            raise
     except (FileExistsError, FileNotFoundError):  # somebody's; the folder went with the last one
         return False
     except OSError as error:
@@ -72,8 +78,6 @@ def _take(path: Path, mine: str) -> bool:
             f"expected to write {path}, got: {error.strerror or error}; free some space or change "
             "the permissions, then run the same command again"
         ) from error
-    with os.fdopen(handle, "w", encoding="utf-8") as stream:
-        stream.write(mine)
     return True
 
 

@@ -12,6 +12,7 @@ Nipype's own plugins would do, but for four things that users of pipelines wait 
 
 from __future__ import annotations
 
+import gc
 import logging
 import multiprocessing
 import os
@@ -21,11 +22,11 @@ import signal
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from configparser import Interpolation
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import forkserver, resource_tracker
@@ -243,7 +244,8 @@ def _run_here(
         arguments["memory_gb"] = memory_gb
     plugin = PoolPlugin(arguments | dict(given))
     try:
-        workflow.run(plugin=plugin)
+        with _without_old_garbage():
+            workflow.run(plugin=plugin)
     except RuntimeError:
         if not plugin.failed:  # else the listener knows, and the others were done
             raise
@@ -386,12 +388,13 @@ class PoolPlugin(MultiProcPlugin):
     def _send(self, taskid: int) -> None:
         node, updatehash = self._given[taskid]
         task = partial(_run_node, node, updatehash, taskid)
-        try:
-            future = self.pool.submit(task)
-        except BrokenProcessPool:
-            self.pool.shutdown(wait=False)
-            self.pool = self._new_pool()
-            future = self.pool.submit(task)
+        with _undisturbed():
+            try:
+                future = self.pool.submit(task)
+            except BrokenProcessPool:
+                self.pool.shutdown(wait=False)
+                self.pool = self._new_pool()
+                future = self.pool.submit(task)
         self._tries[taskid] = self._tries.get(taskid, 0) + 1
         self._task_obj[taskid] = future
         future.add_done_callback(partial(self._store, taskid))
@@ -488,6 +491,30 @@ def _start_fork_server() -> None:
         forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait: a worker that is just being started would not be known yet."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _without_old_garbage() -> Iterator[None]:
+    """What is there now, the workflow of all images, is not searched for garbage any more.
+
+    Nipype's MultiProc collects before each step: with many images that takes most of the time.
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _run_node(node: Any, updatehash: bool, taskid: int) -> dict[str, Any]:

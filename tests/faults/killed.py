@@ -87,7 +87,7 @@ def interrupted(bench: Bench) -> None:
                 run.send(signal.SIGTERM)
             else:
                 run.kill_group(signal.SIGINT)
-            run.wait(30)
+            run.wait(120)
             took = time.monotonic() - asked
             _gone(run, 5)
             check_clean(run, [143 if name == "SIGTERM" else 130], "interrupted")
@@ -112,7 +112,7 @@ def interrupted(bench: Bench) -> None:
             for _ in range(3):
                 run.kill_group(signal.SIGINT)
                 time.sleep(0.15)
-            run.wait(30)
+            run.wait(120)
             _gone(run, 5)
             check_clean(run, [130], "interrupted")
             return f"code {run.code}; {bench.again(out, work, *flags)}"
@@ -129,7 +129,7 @@ def interrupted(bench: Bench) -> None:
         run = bench.app.start(bench.bids, out, work)
         time.sleep(0.5)
         run.send(signal.SIGTERM)
-        run.wait(30)
+        run.wait(120)
         _gone(run, 5)
         if run.code not in (143, -signal.SIGTERM):
             raise Lost(f"ended with {run.code}: {run.tail()}")

@@ -271,7 +271,7 @@ def cgroup(size: int) -> Iterator[tuple[list[str], Cgroup]]:
     own = {line.split(":")[1]: line.split(":")[2].lstrip("/") for line in lines}
     first = "memory" in own
     root = Path("/sys/fs/cgroup/memory") / own["memory"] if first else Path("/sys/fs/cgroup")
-    group = Cgroup(root / f"bmex-faults-{os.getpid()}", first)
+    group = Cgroup(root / f"bmex-faults-{os.getpid()}-{time.monotonic_ns()}", first)
     group.folder.mkdir()
     try:
         group.limit(size)
@@ -279,6 +279,8 @@ def cgroup(size: int) -> Iterator[tuple[list[str], Cgroup]]:
         yield ["sh", "-c", script, "sh"], group
     finally:
         for _ in range(100):
+            for process in (group.folder / "cgroup.procs").read_text().split():
+                os.kill(int(process), signal.SIGKILL)  # of a run that hung
             try:
                 group.folder.rmdir()
                 break

@@ -38,7 +38,7 @@ for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_variable] = "1"
 os.environ |= {"NO_ET": "1", "NIPYPE_NO_ET": "1", "MPLBACKEND": "Agg"}
 #: seconds after which a run hangs
-PATIENCE = 300.0
+PATIENCE = 1800.0
 #: what differs between two runs though nothing is wrong: times, dates, the run's own name
 TIMING = re.compile(r"[Ss]econds|Duration|Date|Time$")
 #: in pages and pictures: dates, ids that matplotlib and nireports draw by lot

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -141,3 +142,14 @@ def test_five_processes_write_to_one_output_folder(bids_skeleton, tmp_path):
     tags = [entry["Container"]["Tag"] for entry in description["GeneratedBy"]]
     assert sorted(tags) == [f"bmex_bids:{name}" for name in "abcde"]
     assert [name for name in leftovers(out) if name.startswith(".")] == [".bidsignore"]
+
+
+def test_a_full_disk_leaves_no_lock_that_others_would_wait_for(tmp_path, monkeypatch):
+    def full(handle, *_, **__):
+        os.close(handle)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fdopen", full)
+    with pytest.raises(OutputError, match="No space left"), lock.alone(tmp_path, "dataset"):
+        pass
+    assert not list(tmp_path.glob("logs/locks/*"))
