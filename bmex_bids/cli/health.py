@@ -32,6 +32,8 @@ SPACING_MM = 1.5
 #: fluid, grey and white matter: (share of the radius up to which it reaches, intensity)
 SHELLS = ((1.0, 900), (0.92, 500), (0.65, 750), (0.2, 900))
 
+NOISE = 15.0
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Check the installation; 0 when it works, 5 (with what is wrong) when it does not."""
@@ -107,7 +109,7 @@ def _enhance(device: str) -> None:
 
 
 def phantom() -> nib.Nifti1Image:
-    """A brain of shells, (45, 41, 38) int16, stored in the order posterior–inferior–right, oblique."""
+    """A brain of shells in a little noise, (45, 41, 38) int16, stored posterior–inferior–right, oblique."""
     import nibabel as nib
     import numpy as np
 
@@ -121,6 +123,9 @@ def phantom() -> nib.Nifti1Image:
     values = np.zeros(distance.shape, np.int16)
     for share, intensity in SHELLS:
         values[distance <= share] = intensity
+    # without noise it would have four values, and be refused as a segmentation
+    noise = np.random.default_rng(0).normal(0, NOISE, values.shape)
+    values = np.where(values > 0, values + np.rint(noise), 0).astype(np.int16)
     # a stored order and a tilt that only right geometry survives
     values = values.transpose(1, 2, 0)[::-1, ::-1, :]
     turn = np.deg2rad(12.0)

@@ -208,7 +208,7 @@ class Layers:
             elif y is target:
                 target.add_(bias)
             else:
-                torch.add(y, bias, out=target)
+                target.copy_(y.add_(bias))
             if relu:
                 target.clamp_min_(0)
         self._learn(name, out)
@@ -400,12 +400,17 @@ class Layers:
                     tuple(slice(a + s.start, a + s.stop) for a, s in zip(lows, here, strict=True))
                 ]
             target = x[here][..., at:end]
+            if (
+                source.dtype != dtype
+            ):  # the image stays in full precision beside features that do not
+                source = source.to(dtype)
             if before is None:
                 target.copy_(source)
             elif before.scale is None or before.shift is None:
-                torch.clamp_min(source, 0, out=target)
+                torch.clamp_min(source.to(dtype), 0, out=target)
             else:
-                torch.addcmul(before.shift[at:end], source, before.scale[at:end], out=target)
+                scale, shift = before.scale[at:end], before.shift[at:end]
+                torch.addcmul(shift, source.to(dtype), scale, out=target)
                 target.clamp_min_(0)
             at = end
         return x

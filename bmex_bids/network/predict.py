@@ -313,9 +313,12 @@ class _Job:
         fits = max(free // bytes_per_voxel(network, self.dtype), SMALLEST**3)
         shape = (brain.shape[0], brain.shape[1], brain.shape[2])
         result = np.zeros((*shape, CLASSES + (not tissues_only)), np.float32)
-        field = -(-receptive_field(network) // MULTIPLE) * MULTIPLE
-        overlap = min(self.overlap, field)
-        for core, tile in cores(shape, min(most, fits), overlap, MULTIPLE):
+        most = min(most, fits)
+        # no further than the network sees, and not the greater part of a small tile
+        edge = int(most ** (1 / 3))
+        overlap = min(self.overlap, receptive_field(network), max(edge // 4, MULTIPLE))
+        overlap = overlap // MULTIPLE * MULTIPLE
+        for core, tile in cores(shape, most, overlap, MULTIPLE):
             if not wanted[core].any():
                 continue
             here = np.zeros_like(wanted[tile])

@@ -450,7 +450,11 @@ class PoolPlugin(MultiProcPlugin):
         return super()._clean_queue(jobid, graph, result=result)
 
     def _sort_jobs(self, jobids: Sequence[int], scheduler: str = "tsort") -> list[int]:
-        """The most urgent jobs that fit now; none behind the first that has to wait."""
+        """The most urgent jobs that fit now; none behind the first that has to wait.
+
+        Those that wait for the GPU alone hold up nobody: the processor's work of other images goes
+        on beside the network of one.
+        """
         if self._lost or self._alone is not None:
             return []
         order = self.plugin_args.get("order", {})
@@ -469,10 +473,12 @@ class PoolPlugin(MultiProcPlugin):
             ready = [jobid for jobid in ready if urgency(jobid)[0] == image]
         for jobid in ready:
             node = self.procs[jobid]
+            if node.is_gpu_node() and gpus < 1:
+                continue
             memory -= min(node.mem_gb, self.memory_gb)
             processors -= min(node.n_procs, self.processors)
             gpus -= bool(node.is_gpu_node())
-            if min(processors, gpus) < 0 or (memory < 0 and (chosen or self.pending_tasks)):
+            if processors < 0 or (memory < 0 and (chosen or self.pending_tasks)):
                 break
             chosen.append(jobid)
         return chosen

@@ -23,7 +23,7 @@ from bmex_bids.cli.run import main
 HELPERS = Path(__file__).parents[1] / "helpers"
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(3000),
+    pytest.mark.timeout(6000),
     pytest.mark.skipif(
         shutil.which("sbatch") is None, reason="there is no sbatch, so no SLURM, on this machine"
     ),
@@ -40,6 +40,7 @@ def jobs_are_tiny_too(tiny_records, monkeypatch, tmp_path):
         json.dumps([dataclasses.asdict(record) for record in tiny_records], default=str)
     )
     monkeypatch.setenv("BMEX_TEST_RECORDS", str(records))
+    monkeypatch.setattr("bmex_bids.outputs.resume.PICTURES", {"summary": "html"})
     folders = [HELPERS / "in_jobs", HELPERS.parents[1]]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, folders)))
     monkeypatch.setenv("PYTHONWARNINGS", "default")
@@ -61,10 +62,16 @@ def submit(bids: Path, out: Path, *flags: str) -> int:
     return main([str(bids), str(out), "participant", "--submit", "slurm", *size, *flags])
 
 
-def wait(until=lambda: not slurm.queued(), seconds: float = 1500) -> None:
+def queued() -> list[slurm.QueuedTask]:
+    """Of this test's submissions, which lie below the current folder."""
+    names = {f"bmex_{path.name}" for path in Path().glob("*/logs/slurm/*")}
+    return [task for task in slurm.queued() if task.name.removesuffix("_group") in names]
+
+
+def wait(until=lambda: not queued(), seconds: float = 2500) -> None:
     end = time.monotonic() + seconds
     while not until():
-        assert time.monotonic() < end, slurm.queued()
+        assert time.monotonic() < end, queued()
         time.sleep(2)
 
 
@@ -118,7 +125,7 @@ def test_cancelled_in_mid_run_and_submitted_again(bids_skeleton, brain, tmp_path
     array, group = numbers(capsys.readouterr().out)
     wait(lambda: bool(list(out.glob("sub-*/anat/*_desc-enhanced_T1w.json"))))
     subprocess.run(["scancel", array, group], check=True)
-    wait(seconds=120)
+    wait(seconds=300)
     before = len(list(out.glob("sub-*/anat/*_T1w_desc-enhanced_T1w.json")))
     assert before < 3
     assert submit(bids, out, "participant", "group") == 0
@@ -133,7 +140,7 @@ def test_cancelled_in_mid_run_and_submitted_again(bids_skeleton, brain, tmp_path
 def test_two_participants_a_task_and_the_scripts_by_hand(bids_skeleton, brain, tmp_path, capsys):
     bids, out = dataset(bids_skeleton, brain, 3), tmp_path / "out"
     assert submit(bids, out, "--participants-per-task", "2", "--qc-only", "--dry-run") == 0
-    assert not slurm.queued()
+    assert not queued()
     command = re.search(r"to submit it: bash (.+)$", capsys.readouterr().out, re.M)[1]
     subprocess.run(["bash", *shlex.split(command)], check=True)
     assert submit(bids, out) == 0

@@ -15,7 +15,7 @@ def test_the_real_networks_enhance_a_small_brain_and_nothing_is_left(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     assert health.main(["--device", "cpu"]) == 0
     assert "all well" in capsys.readouterr().out
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.glob("bmex-*")) == []
 
 
 def test_the_phantom_is_small_oblique_and_stored_in_an_odd_order():

@@ -151,6 +151,7 @@ SPELLINGS = [
     ("--omp-nthreads --omp_nthreads", ["1"], "resources.omp_nthreads", 1),
     ("--mem-mb --mem_mb --mem", ["2G"], "resources.mem_gb", 2.0),
     ("--low-mem --low_mem", [], "resources.low_mem", True),
+    ("--geometry", ["reference"], "processing.geometry", "reference"),
     ("--gpu-slots --gpu_slots", ["2"], "resources.gpu_slots", 2),
     ("--device", ["cuda:1"], "processing.device", "cuda:1"),
     ("--age-months --age_months", ["0"], "age.months", 0.0),

@@ -147,7 +147,7 @@ def command_line(results: Results, folder: Path) -> None:
     secret = folder / "secret"
     put(healthy(), secret / "sub-02/anat/sub-02_T2w.nii.gz")
     filters = folder / "filters.json"
-    filters.write_text('{"t1w": {"session": "../../secret", "run": "/etc/passwd"}}')
+    filters.write_text('{"t2w": {"session": "../../secret", "run": "/etc/passwd"}}')
     yaml = folder / "plugin.yml"
     yaml.write_text(f"plugin: !!python/object/apply:os.mkdir ['{folder / MARK}']\n")
     weights = folder / "weights"

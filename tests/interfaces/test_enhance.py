@@ -207,7 +207,8 @@ def test_tissues_are_found_again_in_what_the_network_made(make_image, tmp_path, 
         .run()
         .outputs
     )
-    assert calls == {"enhance": calls["classify"], "classify": {"device": "cpu", "threads": 3}}
+    told = {"device": "cpu", "threads": 3, "geometry": "fast"}
+    assert calls == {"enhance": {**told, **calls["enhance"]}, "classify": told}
 
     def load(path):
         return np.asarray(nib.load(path).dataobj)

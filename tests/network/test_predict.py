@@ -1,11 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
-from bmex_bids.exceptions import DeviceError, ImageError
+from bmex_bids.exceptions import DeviceError, ImageError, MemoryLimitError
+from bmex_bids.network import predict
 from bmex_bids.network.bmex import BMEX
+from bmex_bids.network.checkpoints import load_network
 from bmex_bids.network.compact import CompactBMEX
 from bmex_bids.network.predict import brain_box, classify, enhance, resolve_device
 
@@ -102,10 +108,10 @@ def test_the_published_network_runs_in_tiles_too(brain, make_record):
     assert set(np.unique(result.labels[mask])) <= {1, 2, 3}
 
 
-def _published():
+def _published(width=4):
     """The published network with random weights, named as its file names them."""
     torch.manual_seed(0)
-    network = BMEX(4)
+    network = BMEX(width)
     state = {}
     for name, tensor in network.state_dict().items():
         module, _, rest = name.partition(".")
@@ -212,3 +218,238 @@ def test_tissues_of_an_image_that_does_not_fit_its_mask(brain, make_record):
     record = make_record(CompactBMEX(4, 4), "bmex-compact")
     with pytest.raises(ImageError, match="one three-dimensional shape"):
         classify(data[1:], mask, record)
+
+
+# ------------------------------------------------------------------ geometry, memory, devices
+def small(make_record):
+    return make_record(moved(CompactBMEX(4, 4)), "bmex-compact")
+
+
+def test_the_reference_grid_is_the_published_one_bit_for_bit(brain, make_record):
+    """40³ every 18 over the brain's box and 5 around it, 5 dropped, averaged: written out."""
+    data, mask = (np.pad(np.repeat(part, 2, axis=0), 3) for part in brain)
+    record = small(make_record)
+    network = load_network(record.path, record.variant)
+    a, b, c = np.nonzero(mask)
+    box = [(int(k.min()) - 5, int(k.max()) + 6) for k in (a, b, c)]
+    far = np.pad(np.where(mask, data, 0), 40)
+    total, count = np.zeros_like(far, dtype=np.float32), np.zeros_like(far, dtype=np.float32)
+
+    def firsts(low, high):
+        length = max(high - low, 40)
+        return [*(low + k for k in range(0, length - 40, 18)), low + length - 40]
+
+    seen = 0
+    for i in firsts(*box[0]):
+        for j in firsts(*box[1]):
+            for k in firsts(*box[2]):
+                cube = far[i + 40 : i + 80, j + 40 : j + 80, k + 40 : k + 80]
+                x = torch.from_numpy(np.ascontiguousarray(cube.transpose(2, 0, 1)))[None, None]
+                with torch.inference_mode():
+                    y = network(x)[1][0, 0].numpy().transpose(1, 2, 0)
+                kept = (slice(i + 45, i + 75), slice(j + 45, j + 75), slice(k + 45, k + 75))
+                total[kept] += y[5:-5, 5:-5, 5:-5]
+                count[kept] += 1
+                seen += 1
+    assert seen > 1
+    whole = total[40:-40, 40:-40, 40:-40] / np.maximum(count, 1)[40:-40, 40:-40, 40:-40]
+    assert (count[40:-40, 40:-40, 40:-40][mask] > 0).all()
+    expected = np.where(mask, np.clip(whole, 0, None), 0)
+    found = enhance(data, mask, record, device="cpu", threads=1, geometry="reference")
+    assert_allclose(found.image, expected, rtol=1e-5, atol=1e-3)
+    assert found.precision == "float32"
+
+
+def test_an_unknown_geometry_is_refused(brain, make_record):
+    with pytest.raises(ValueError, match="'fast', 'reference'"):
+        enhance(*brain, small(make_record), device="cpu", geometry="slow")
+
+
+def test_fast_is_the_whole_volume_at_once(brain, make_record):
+    """Published network, all of the brain in one: what its own forward makes of the same box."""
+    data, mask = brain
+    record = make_record(_published(), "bmex-pytorch")
+    fed = np.pad(np.where(mask, data, 0).transpose(2, 0, 1)[brain_box_zxy(mask)], _to_eights(mask))
+    with torch.inference_mode():
+        _, image = load_network(record.path, record.variant)(
+            torch.from_numpy(fed.astype(np.float32))[None, None]
+        )
+    inside = np.pad(mask.transpose(2, 0, 1)[brain_box_zxy(mask)], _to_eights(mask))
+    found = enhance(data, mask, record, device="cpu", threads=1)
+    ours = np.pad(found.image.transpose(2, 0, 1)[brain_box_zxy(mask)], _to_eights(mask))
+    expected = image[0, 0].numpy()
+    error = np.abs(ours - np.clip(expected, 0, None))[inside].max()
+    assert error <= 1e-4 * np.abs(expected[inside]).max()
+
+
+def brain_box_zxy(mask):
+    x, y, z = brain_box(mask)
+    return z, x, y
+
+
+def _to_eights(mask):
+    return [(0, -(s.stop - s.start) % 8) for s in brain_box_zxy(mask)]
+
+
+def test_cores_give_nearly_what_the_whole_does(brain, make_record):
+    data, mask = brain
+    record = small(make_record)
+    whole = enhance(data, mask, record, device="cpu", threads=1).image
+    cut = enhance(data, mask, record, device="cpu", threads=1, tile=24, overlap=8).image
+    assert np.abs(cut - whole)[mask].mean() < 0.1 * np.abs(whole - data)[mask].mean()
+    assert np.abs(cut - whole).max() > 0  # it was cut
+
+
+def test_little_memory_makes_smaller_tiles(brain, make_record, monkeypatch):
+    data, mask = brain
+    shapes = []
+    run = predict.run_program
+
+    def watched(network, volume, *args, **kwargs):
+        shapes.append(tuple(volume.shape))
+        return run(network, volume, *args, **kwargs)
+
+    monkeypatch.setattr(predict, "run_program", watched)
+    record = small(make_record)
+    monkeypatch.setattr(predict, "free_bytes", lambda device, limit: limit * 2**20)
+    monkeypatch.setattr(predict, "SMALLEST", 8)
+    enhance(data, mask, record, device="cpu", threads=1, memory_mb=1000, overlap=8)
+    assert len(shapes) == 1
+    shapes.clear()
+    enhance(data, mask, record, device="cpu", threads=1, memory_mb=3, overlap=8)
+    per_voxel = predict.bytes_per_voxel(predict._network(record, torch.device("cpu")))
+    assert len(shapes) > 1
+    assert max(np.prod(s) for s in shapes) * per_voxel <= 3 * 2**20
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't "
+                     "allocate memory: you tried to allocate 123 bytes. Error code 12"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"),
+        MemoryError(),
+    ],
+)  # fmt: skip
+def test_short_memory_is_met_with_smaller_tiles(brain, make_record, monkeypatch, caplog, error):
+    data, mask = brain
+    record = small(make_record)
+    whole = enhance(data, mask, record, device="cpu", threads=1).image
+    run, tried = predict.run_program, []
+
+    def short(network, volume, *args, **kwargs):
+        tried.append(volume.numel())
+        if len(tried) < 3:
+            raise error
+        return run(network, volume, *args, **kwargs)
+
+    monkeypatch.setattr(predict, "run_program", short)
+    monkeypatch.setattr(predict, "SMALLEST", 8)
+    result = enhance(data, mask, record, device="cpu", threads=1, overlap=8)
+    assert tried[0] > tried[1] > tried[2]
+    assert np.abs(result.image - whole)[mask].mean() < 0.1 * np.abs(whole - data)[mask].mean()
+    warnings = [r.message for r in caplog.records if "smaller tiles" in r.message]
+    assert len(warnings) == 2
+
+
+def test_an_error_of_another_kind_is_not_hidden(brain, make_record, monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("expected 4D input")
+
+    monkeypatch.setattr(predict, "run_program", broken)
+    with pytest.raises(RuntimeError, match="4D"):
+        enhance(*brain, small(make_record), device="cpu", threads=1)
+
+
+def test_no_memory_at_all_is_told(brain, make_record, monkeypatch):
+    def never(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(predict, "run_program", never)
+    with pytest.raises(MemoryLimitError, match="more memory, or fewer processes"):
+        enhance(*brain, small(make_record), device="cpu", threads=1)
+
+
+def test_a_full_gpu_gives_way_to_the_processor(brain, make_record, monkeypatch, caplog):
+    """With a GPU that is not there: the device of the network is what changes."""
+    data, mask = brain
+    record = small(make_record)
+    expected = enhance(data, mask, record, device="cpu", threads=1)
+    network = predict._network(record, torch.device("cpu"))
+    asked = []
+
+    def network_of(_, device):
+        asked.append(device.type)
+        if device.type == "cuda":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return network
+
+    monkeypatch.setattr(predict, "resolve_device", lambda name: torch.device("cuda", 0))
+    monkeypatch.setattr(predict, "_network", network_of)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    result = enhance(data, mask, record, threads=1)
+    assert asked[0] == "cuda"
+    assert asked[-1] == "cpu"
+    assert result.device == "cpu"
+    assert_array_equal(result.image, expected.image)
+    assert any("going on without it" in r.message for r in caplog.records)
+
+
+def test_weights_are_loaded_once_and_an_exchanged_file_again(brain, make_record, monkeypatch):
+    data, mask = brain
+    loads = []
+    load = predict.load_network
+
+    def counted(path, variant):
+        loads.append(path)
+        return load(path, variant)
+
+    monkeypatch.setattr(predict, "load_network", counted)
+    record = small(make_record)
+    predict._loaded.cache_clear()
+    for _ in range(2):
+        enhance(data, mask, record, device="cpu", threads=1)
+        classify(data, mask, record, device="cpu", threads=1)
+    assert len(loads) == 1
+    other = make_record(moved(CompactBMEX(4, 4), seed=9), "bmex-compact")
+    assert other.path == record.path
+    enhance(data, mask, other, device="cpu", threads=1)
+    assert len(loads) == 2
+
+
+LIMITED = """
+import logging, resource, sys
+import numpy as np
+import torch
+from bmex_bids.network import predict
+from bmex_bids.network.registry import WeightRecord
+logging.basicConfig(level="WARNING")
+torch.set_num_threads(1)
+record = WeightRecord("t", "enhance", __import__("pathlib").Path(sys.argv[1]), "0", *[""] * 3,
+                      "bmex-pytorch", "", (), (), "")
+data = np.full((64, 64, 64), 500, np.float32)
+mask = np.zeros(data.shape, bool)
+mask[8:56, 8:56, 8:56] = True
+predict.enhance(data[:16, :16, :16], mask[:16, :16, :16], record, device="cpu", threads=1)
+used = int([l for l in open("/proc/self/status") if l.startswith("VmSize")][0].split()[1]) * 1024
+resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[2]) * 2**20,) * 2)
+if sys.argv[3] == "blind":  # as on a system that does not say how much is free
+    predict.free_bytes = lambda *_: 2**40
+result = predict.enhance(data, mask, record, device="cpu", threads=1)
+print(np.isfinite(result.image).all(), bool((result.image[mask] >= 0).all()))
+"""
+
+
+@pytest.mark.slow  # how much address space a process has beside its data differs by machine
+@pytest.mark.parametrize("sight", ["seeing", "blind"])
+def test_under_a_limit_of_the_system(tmp_path, make_record, sight):
+    """``ulimit -v`` in a process of its own: a real allocation fails, and the run goes on."""
+    record = make_record(_published(16), "bmex-pytorch")
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(record.path), "120", sight],
+        capture_output=True, text=True, timeout=280, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.split() == ["True", "True"]
+    assert ("smaller tiles" in done.stderr) == (sight == "blind")

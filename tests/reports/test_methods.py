@@ -207,6 +207,8 @@ def every_kind_of_facts():
     yield dataclasses.replace(full, weights=(own,))
     yield dataclasses.replace(full, weights=(published,))
     yield dataclasses.replace(full, weights=(other,))
+    theirs = WeightSet("w-lifespanstrip", "55", "MIT", "them", "published", 2)
+    yield dataclasses.replace(full, strip_weights=(theirs,))
     yield dataclasses.replace(full, images=1, participants=1, masks={"network": 1})
     yield Facts(
         images=1,

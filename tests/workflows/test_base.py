@@ -104,6 +104,29 @@ def test_the_memory_of_a_node_grows_with_the_image(planned, build):
     assert base.memory_gb(Path("/nowhere.nii.gz"), 0.8) == base.DEFAULT_MEM_GB
 
 
+def test_the_network_asks_for_what_its_kind_takes_and_keeps_to_the_limit(planned, build):
+    image = planned()
+    brain = 0.6 * 100**3 / 0.8**3 / 2**30
+    compact = base.network_gb(image.image.path, 0.8, "bmex-compact")
+    published = base.network_gb(image.image.path, 0.8, "bmex-pytorch")
+    assert compact == pytest.approx(0.7 + 250 * brain, abs=0.02)
+    assert published == pytest.approx(0.7 + 1270 * brain, abs=0.02)
+    assert base.network_gb(image.image.path, 0.8, "another") == published
+    assert base.network_gb(Path("/nowhere.nii.gz"), 0.8, "another") == base.DEFAULT_MEM_GB
+
+    def network(**options):
+        nodes, _ = expanded(build(image, **options))
+        return next(node for name, node in nodes.items() if name.endswith(".network"))
+
+    free = network()
+    assert free.mem_gb == compact
+    assert free.inputs.geometry == "fast"
+    held = network(memory_limit_gb=0.5, geometry="reference")
+    assert held.mem_gb == 0.5
+    assert held.inputs.memory_mb == 512
+    assert held.inputs.geometry == "reference"
+
+
 def test_only_the_networks_ask_for_a_gpu(planned, build):
     nodes, _ = expanded(build(planned(), device="cuda", use_gpu=True))
     asking = {name.split(".")[-1] for name, node in nodes.items() if node.is_gpu_node()}

@@ -22,6 +22,7 @@ from bmex_bids.workflows import execution
 class StepInput(BaseInterfaceInputSpec):
     value = traits.Int(0, usedefault=True)
     act = traits.Str("", usedefault=True)
+    use_gpu = traits.Bool(False, usedefault=True, nohash=True)
 
 
 class StepOutput(TraitedSpec):
@@ -51,11 +52,11 @@ class Step(SimpleInterface):
         return runtime
 
 
-def image_wf(name: str, act: str = "", n_procs: int = 1) -> Workflow:
+def image_wf(name: str, act: str = "", n_procs: int = 1, use_gpu: bool = False) -> Workflow:
     """Three steps one after the other; the second may fail."""
     workflow = Workflow(name=name)
     first = Node(Step(), name="conform")
-    second = Node(Step(act=act), name="find_brain", n_procs=n_procs)
+    second = Node(Step(act=act, use_gpu=use_gpu), name="find_brain", n_procs=n_procs)
     third = Node(Step(), name="last")
     out = Node(IdentityInterface(fields=["value"]), name="outputnode")
     workflow.connect(
@@ -72,7 +73,7 @@ def image_wf(name: str, act: str = "", n_procs: int = 1) -> Workflow:
 def run(tmp_path):
     """Run workflows; return the events and the folder of crash files."""
 
-    def go(*workflows, nprocs=1, stop=False):
+    def go(*workflows, nprocs=1, stop=False, gpu_slots=0):
         execution.configure(crash_dir=tmp_path / "crash", stop_on_first_crash=stop)
         whole = Workflow(name="all", base_dir=str(tmp_path / "work"))
         whole.add_nodes(list(workflows))
@@ -82,6 +83,7 @@ def run(tmp_path):
             listener=events.append,
             order=[workflow.name for workflow in workflows],
             nprocs=nprocs,
+            gpu_slots=gpu_slots,
         )
         return events, tmp_path / "crash"
 
@@ -127,6 +129,23 @@ def test_the_first_image_is_not_overtaken_in_several_processes(run):
     order = ended(events)
     assert order.index(("a_wf", "find_brain")) < order.index(("c_wf", "find_brain"))
     assert len(order) == 9
+
+
+def test_one_network_at_a_time_on_the_gpu_and_the_processor_works_beside_it(run):
+    """The GPU has one place; what needs none is done for the next images meanwhile."""
+    events, _ = run(
+        *(image_wf(f"{name}_wf", "wait", use_gpu=True) for name in "abc"), nprocs=2, gpu_slots=1
+    )
+    story = [
+        (event.workflow[0], event.node.split(".")[-1], event.status)
+        for event in events
+        if event.status in ("start", "end")
+    ]
+    networks = [(name, status) for name, step, status in story if step == "find_brain"]
+    assert networks == [(name, status) for name in "abc" for status in ("start", "end")]
+    first_ends = story.index(("a", "find_brain", "end"))
+    assert story.index(("b", "conform", "end")) < first_ends
+    assert story.index(("c", "conform", "end")) < first_ends
 
 
 def test_a_step_that_kills_its_worker_twice_fails_its_image_and_no_other(run):
