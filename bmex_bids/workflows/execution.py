@@ -244,8 +244,7 @@ def _run_here(
         arguments["memory_gb"] = memory_gb
     plugin = PoolPlugin(arguments | dict(given))
     try:
-        with _without_old_garbage():
-            workflow.run(plugin=plugin)
+        workflow.run(plugin=plugin)
     except RuntimeError:
         if not plugin.failed:  # else the listener knows, and the others were done
             raise
@@ -360,6 +359,11 @@ class PoolPlugin(MultiProcPlugin):
         self._alone: int | None = None  # the one that is
         self.pool.shutdown()
         self.pool = self._new_pool()
+
+    def run(self, graph: nx.DiGraph, config: Any, updatehash: bool = False) -> None:
+        """Run all nodes; the graph is complete when this is called."""
+        with _without_old_garbage():
+            super().run(graph, config, updatehash=updatehash)
 
     def _new_pool(self) -> ProcessPoolExecutor:
         # never fork: this process has threads (torch, ITK) and perhaps a GPU

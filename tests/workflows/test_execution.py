@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -222,3 +223,18 @@ def test_workers_are_deaf_to_ctrl_c(tmp_path):
         mask = pool.apply(signal.pthread_sigmask, (signal.SIG_BLOCK, []))
     assert signal.SIGINT in mask
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def test_the_workflow_itself_is_not_searched_for_garbage_at_each_step(run, monkeypatch):
+    """Nipype collects before each step: with 300 images that took longer than the steps."""
+    frozen = []
+    submit = execution.PoolPlugin._submit_job
+
+    def spy(self, node, updatehash=False):
+        frozen.append(gc.get_freeze_count())
+        return submit(self, node, updatehash)
+
+    monkeypatch.setattr(execution.PoolPlugin, "_submit_job", spy)
+    run(image_wf("a_wf"), nprocs=2)
+    assert min(frozen) > 10_000
+    assert gc.get_freeze_count() == 0
