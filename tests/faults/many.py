@@ -41,7 +41,7 @@ class Cost:
 
     def __str__(self) -> str:
         return (
-            f"{self.number}: {self.seconds:.0f} s ({self.processor:.0f} s of processor), "
+            f"{self.number}: {self.seconds:.0f} s ({self.processor:.0f} s of the processor), "
             f"{self.mib:.0f} MiB"
         )
 
@@ -107,8 +107,8 @@ def growth(costs: list[Cost]) -> str:
     early, late = slope(first, middle, "processor"), slope(middle, last, "processor")
     memory = [slope(a, b, "mib") for a, b in ((first, middle), (middle, last))]
     words = (
-        f"{'; '.join(map(str, costs))}; each participant {early:.2f} s of processor early, "
-        f"{late:.2f} s late; {memory[0]:.2f} and {memory[1]:.2f} MiB"
+        f"{'; '.join(map(str, costs))}; each more takes {early:.2f} s of the processor early, "
+        f"{late:.2f} s late, {memory[0]:.2f} and {memory[1]:.2f} MiB"
     )
     if late > TOLERANCE * early:
         raise Lost(f"time grows faster than the number: {words}")
