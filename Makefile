@@ -86,8 +86,8 @@ image-lint: $(READY) ## hadolint on the Dockerfile
 
 sif: ## make the Apptainer image from the container image
 	$(DOCKER) save -o $(SIF).tar $(IMAGE):$(TAG)
-	$(APPTAINER) build --force $(WHAT) --build-arg BOOTSTRAP=docker-archive \
-		--build-arg FROM=$(SIF).tar $(BUILD_OPTIONS) $(SIF) Singularity.def; \
+	$(APPTAINER) build --force --build-arg BOOTSTRAP=docker-archive --build-arg FROM=$(SIF).tar \
+		$(BUILD_OPTIONS) $(SIF) Singularity.def; \
 		code=$$?; rm -f $(SIF).tar; exit $$code
 
 sif-own: ## make the Apptainer image without Docker

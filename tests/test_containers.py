@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import configparser
 import json
+import os
 import re
 import runpy
 import subprocess
@@ -99,3 +100,28 @@ def test_the_dependencies_do_not_depend_on_the_source():
     stage = DOCKERFILE.split("AS dependencies")[1].split("FROM ")[0]
     for name in ("bmex_bids", "setup.cfg", "pyproject.toml", "VERSION", "REVISION"):
         assert not re.search(rf"\b{re.escape(name)}\b", stage), name
+
+
+LABELS = ("version 9.8", "revision abc", "created 2001-02-03")
+
+
+@pytest.mark.parametrize("from_docker", [False, True])
+def test_the_recipe_labels_only_what_it_installed_itself(tmp_path, from_docker):
+    """A SIF from a Docker image said one build date in its labels and another in the sidecars."""
+    assert not re.search(r"image\.(version|revision|created)", RECIPE.split("%labels")[1])
+    script = RECIPE.split("%post")[1].split("%environment")[0]
+    for name, value in [line.split() for line in LABELS]:
+        script = script.replace(f"{{{{ {name.upper()} }}}}", value)
+    script = script.replace("/opt/bmex", f"{tmp_path}/bmex").replace("/build", f"{tmp_path}/build")
+    (tmp_path / "build" / "containers").mkdir(parents=True)
+    for name in ("requirements.py", "torch_build.py", "dependencies.sh", "package.sh"):
+        (tmp_path / "build" / "containers" / name).touch()
+    if from_docker:
+        (tmp_path / "bmex" / "bin").mkdir(parents=True)
+        (tmp_path / "bmex" / "bin" / "bmex").touch(mode=0o755)
+    labels = tmp_path / "labels"
+    environment = {**os.environ, "APPTAINER_LABELS": str(labels)}
+    subprocess.run(["sh", "-e", "-c", script], env=environment, check=True)
+    wanted = [] if from_docker else [f"org.opencontainers.image.{line}" for line in LABELS]
+    assert (labels.read_text().splitlines() if labels.exists() else []) == wanted
+    assert not (tmp_path / "build").exists()
