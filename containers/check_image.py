@@ -142,6 +142,8 @@ def identity(check: Checks, runtime: Runtime, expected: Sequence[str]) -> None:
         check(word in done.last, f"--version names {word}")
     done = runtime.run("bmex-health", [])
     check(done.code == 0, f"health: {done.last} ({done.seconds:.0f} s with the start)")
+    if runtime.is_file:
+        no_python_from_outside(check, runtime)
     for verb in ("test", "run-help") if runtime.is_file else ():
         line = [*runtime.command, verb, runtime.image]
         ended = subprocess.run(line, stdout=subprocess.PIPE, text=True, check=False)
@@ -150,6 +152,15 @@ def identity(check: Checks, runtime: Runtime, expected: Sequence[str]) -> None:
             ended.returncode == 0 and words != ["nothing"],
             f"{verb}: {words[-1 if verb == 'test' else 0]}",
         )
+
+
+def no_python_from_outside(check: Checks, runtime: Runtime) -> None:
+    """Without --cleanenv the shell's variables come along; another Python's modules must not."""
+    code = "import sys; sys.exit('/another/python' in sys.path)"
+    line = [*runtime.command, "exec", runtime.image, "/opt/bmex/bin/python", "-c", code]
+    environment = {**os.environ, "PYTHONPATH": "/another/python"}
+    done = subprocess.run(line, env=environment, stderr=subprocess.DEVNULL, check=False)
+    check(done.returncode == 0, "PYTHONPATH of the shell outside is not used inside")
 
 
 def end_to_end(check: Checks, runtime: Runtime, folder: Path, expected: Sequence[str]) -> None:

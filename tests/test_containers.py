@@ -125,3 +125,14 @@ def test_the_recipe_labels_only_what_it_installed_itself(tmp_path, from_docker):
     wanted = [] if from_docker else [f"org.opencontainers.image.{line}" for line in LABELS]
     assert (labels.read_text().splitlines() if labels.exists() else []) == wanted
     assert not (tmp_path / "build").exists()
+
+
+@pytest.mark.parametrize("name", ["PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP"])
+def test_apptainer_is_kept_from_passing_on_the_python_of_the_shell(name):
+    """Apptainer restores what %environment unsets, and unsets what it leaves empty."""
+    script = RECIPE.split("%environment")[1].split("%runscript")[0]
+    done = subprocess.run(
+        ["sh", "-c", f'{script}\necho "<${{{name}-unset}}>"'],
+        env={"PATH": os.environ["PATH"], name: "/elsewhere"}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout == "<>\n"
