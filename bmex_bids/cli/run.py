@@ -115,7 +115,11 @@ def _submit(config: Config) -> int:
 
 
 def _participant(config: Config) -> int:
+    from bmex_bids.workflows import address_space
+
     start = time.monotonic()
+    address_space.check()
+    address_space.load_libraries()
     _plugin(config.execution.plugin_file)  # a fault of it is said before anything is done
     if not config.execution.skip_bids_validation:
         _validate(config.paths.bids_dir)
