@@ -181,7 +181,7 @@ def command_line(results: Results, folder: Path) -> None:
     case("run label with a wildcard", [*dry, "--run-label", "*"], 4, "expected a T1w or T2w")
     case("filter values that are paths", [*dry, "--bids-filter-file", str(filters)], 4, "filters")
     case("plugin file that would call Python", [*base, "--use-plugin", str(yaml)], 2, "YAML")
-    case("weights that are a program in a pickle", [*base, "--weights", str(weights)], 1,
+    case("weights that are a program in a pickle", [*base, "--weights", str(weights)], 5,
          "more than tensors")  # fmt: skip
     case("output inside the dataset", [str(bids), str(bids / "out"), "participant"], 2, "outside")
     case("logs of the output are a link out of it", [str(bids), str(link), "participant",

@@ -32,7 +32,7 @@ def test_the_least_is_enough_and_a_byte_less_is_not(monkeypatch):
     monkeypatch.setattr(address_space, "limit", lambda: address_space.LEAST)
     address_space.check()
     monkeypatch.setattr(address_space, "limit", lambda: address_space.LEAST - 1)
-    with pytest.raises(EnvironmentProblem, match="at least 2 GiB of address space.*ulimit -v"):
+    with pytest.raises(EnvironmentProblem, match=r"at least 2 GiB of address space.*ulimit -v"):
         address_space.check()
 
 
