@@ -115,7 +115,11 @@ def _submit(config: Config) -> int:
 
 
 def _participant(config: Config) -> int:
+    from bmex_bids.workflows import address_space
+
     start = time.monotonic()
+    address_space.check()
+    address_space.load_libraries()
     _plugin(config.execution.plugin_file)  # a fault of it is said before anything is done
     if not config.execution.skip_bids_validation:
         _validate(config.paths.bids_dir)
@@ -127,6 +131,7 @@ def _participant(config: Config) -> int:
     for line in plan_view.table(tasks, device):
         _say(line)
     _refuse_nothing(planned)
+    _try_weights(config, tasks)
     _prepare_folders(config)
     _clear_abandoned(config.paths.output_dir, planned)
     rows = _process(config, tasks, device)
@@ -289,6 +294,17 @@ def _strip_weights(config: Config, image: PlannedImage) -> WeightRecord | None:
         return None
     processing = config.processing
     return select("strip", weights=processing.weights, weights_dir=processing.weights_dir)
+
+
+def _try_weights(config: Config, tasks: Sequence[Task]) -> None:
+    """Load each network once before anything is written (WeightsError)."""
+    from bmex_bids.network.checkpoints import load_network
+
+    open_tasks = [task for task in tasks if task.planned.runnable and not task.unchanged]
+    records = [task.weights for task in open_tasks]
+    records += [_strip_weights(config, task.planned) for task in open_tasks]
+    for path, variant in sorted({(r.path, r.variant) for r in records if r is not None}):
+        load_network(path, variant)
 
 
 def _checksums(strip: WeightRecord | None) -> list[str]:

@@ -119,7 +119,8 @@ def _run(command: Sequence[str], folder: Path | None = None) -> str:
         said = " ".join((done.stderr or done.stdout).split())
         raise EnvironmentProblem(
             f"expected {name} to succeed, got code {done.returncode}: {said}; mend what it names "
-            "(--partition, --account, --time-limit, --slurm-option …), or try later"
+            "(--nprocs, --mem-mb, --partition, --account, --time-limit, --slurm-option …), or try "
+            "later"
         )
     return done.stdout
 

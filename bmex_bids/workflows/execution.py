@@ -44,7 +44,7 @@ from nipype.pipeline.plugins.base import PluginBase
 from nipype.pipeline.plugins.multiproc import MultiProcPlugin
 from nipype.pipeline.plugins.tools import report_crash
 
-from bmex_bids.workflows import batch_plugins
+from bmex_bids.workflows import address_space, batch_plugins
 
 POLL_SECONDS = 0.2
 WORKER_DIED = (
@@ -541,6 +541,7 @@ def _start_worker(folder: str, verbosity: int, resource_monitor: bool = False) -
     nipype_config.resource_monitor = resource_monitor
     os.chdir(folder)
     os.environ["NIPYPE_NO_ET"] = "1"
+    address_space.load_libraries()
     if verbosity == 0:
         warnings.simplefilter("ignore")
     quieten(verbosity)

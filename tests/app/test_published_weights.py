@@ -103,3 +103,12 @@ def test_changed_weights_end_with_five(dataset, tmp_path, capsys, monkeypatch):
     path.write_bytes(path.read_bytes() + b"\0")
     assert bmex(dataset, *FETUS) == 5  # auto finds it, and does not pass over it silently
     assert "changed or damaged" in capsys.readouterr().err
+
+
+def test_weights_that_are_no_weights_end_with_five_before_anything_is_written(
+    dataset, tmp_path, capsys
+):
+    (tmp_path / "BMEX-Fetal-T2-model.pt").write_text("<html>404</html>")
+    assert bmex(dataset, "--weights", str(tmp_path), *FETUS) == 5
+    assert "BMEX-Fetal-T2-model.pt cannot be read as network weights" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -128,7 +128,7 @@ def test_cancelled_in_mid_run_and_submitted_again(bids_skeleton, brain, tmp_path
     wait(seconds=300)
     before = len(list(out.glob("sub-*/anat/*_T1w_desc-enhanced_T1w.json")))
     assert before < 3
-    assert submit(bids, out, "participant", "group") == 0
+    assert submit(bids, out) == 0
     text = capsys.readouterr().out
     assert re.search(r"3 participants: [12] finished, 0 in the queue, [12] to submit", text)
     wait()

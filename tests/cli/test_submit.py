@@ -71,7 +71,8 @@ def calls(cluster: Path) -> list[str]:
 
 
 def submissions() -> list[Path]:
-    return sorted(path.parent for path in Path("out").glob("logs/slurm/*/submission.json"))
+    notes = Path("out").glob("logs/slurm/*/submission.json")  # names of one second sort by lot
+    return [path.parent for path in sorted(notes, key=lambda path: path.stat().st_mtime_ns)]
 
 
 def test_one_task_a_participant_and_a_group_job(bids, cluster, capsys):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -26,11 +27,13 @@ class Bench:
     Attributes
     ----------
     folder : everything lies here; removed in the end
+    only : a regular expression; a case whose group and name do not hold it is left out
     """
 
     folder: Path
     results: Results
     quick: bool
+    only: str = ""
     number: int = 0
 
     @cached_property
@@ -61,6 +64,8 @@ class Bench:
 
     def case(self, group: str, case: str, expected: str, check: Callable[[], str]) -> None:
         """Run a case; the undisturbed run's time is not the case's."""
+        if not re.search(self.only, f"{group}: {case}"):
+            return
         self.undisturbed  # noqa: B018
         self.results.case(group, case, expected, check)
         self.app.stop_all()
@@ -132,10 +137,11 @@ def bench(name: str, argv: Sequence[str] | None = None) -> Iterator[Bench]:
     parser = argparse.ArgumentParser()
     parser.add_argument("results", type=Path)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--only", default="", metavar="REGEX", help='part of "group: case"')
     options = parser.parse_args(argv)
     folder = Path(tempfile.mkdtemp(prefix=f"bmex-{name}-"))
     folder.chmod(0o755)  # some cases run as somebody else
     try:
-        yield Bench(folder, Results(options.results, name), options.quick)
+        yield Bench(folder, Results(options.results, name), options.quick, options.only)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
