@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from bmex_bids import __version__
 from bmex_bids.cli import parser as flags
-from bmex_bids.cli import preflight
+from bmex_bids.cli import planning, preflight
 from bmex_bids.cli import run as app
 from bmex_bids.cli.interrupts import exit_code
 from bmex_bids.cli.plan_view import Task
@@ -412,7 +412,7 @@ def _enhance(request: Request, config: Config) -> int:
         if path is not None:
             load_image(path)
     (planned,) = preflight.look_at([plan_image(request, config)])
-    task = Task(planned, weights=app._weights(config, planned))
+    task = Task(planned, weights=planning.weights_of(config, planned))
     device = app._device(config)
     for line in _announcement(request, task, device):
         print(line, flush=True)

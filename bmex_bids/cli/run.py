@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,18 +13,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bmex_bids.cli import interrupts, plan_view, preflight, status
+from bmex_bids.cli import folders, interrupts, plan_view, planning, status
 from bmex_bids.cli.parser import parse
 from bmex_bids.cli.plan_view import Task
 from bmex_bids.cli.progress import Progress, Sparingly
 from bmex_bids.cli.resources import available_memory_gb
 from bmex_bids.cli.streams import forgiving
 from bmex_bids.config import Config
-from bmex_bids.exceptions import BmexError, NoInputError, OutputError, UsageError
+from bmex_bids.exceptions import BmexError, NoInputError, UsageError
 
 if TYPE_CHECKING:
     from bmex_bids.inputs.plan import PlannedImage
-    from bmex_bids.network.registry import WeightRecord
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -109,7 +106,7 @@ def _submit(config: Config) -> int:
     if "participant" in config.analysis_levels:
         if not config.execution.skip_bids_validation:
             _validate(config.paths.bids_dir)
-        tasks = [_task(config, image, quick=True) for image in _plan(config)]
+        tasks = [planning.task(config, image, quick=True) for image in planning.plan(config)]
         _refuse_nothing([task.planned for task in tasks])
     return submit.submit(config, tasks, say=_say)
 
@@ -123,17 +120,17 @@ def _participant(config: Config) -> int:
     _plugin(config.execution.plugin_file)  # a fault of it is said before anything is done
     if not config.execution.skip_bids_validation:
         _validate(config.paths.bids_dir)
-    planned = _plan(config)
+    planned = planning.plan(config)
     device = _device(config) if any(i.runnable for i in planned) else config.processing.device
-    tasks = [_task(config, image) for image in planned]
+    tasks = [planning.task(config, image) for image in planned]
     if config.execution.dry_run:
         return _dry_run(config, tasks, device)
     for line in plan_view.table(tasks, device):
         _say(line)
     _refuse_nothing(planned)
-    _try_weights(config, tasks)
-    _prepare_folders(config)
-    _clear_abandoned(config.paths.output_dir, planned)
+    planning.try_weights(config, tasks)
+    folders.prepare(config)
+    folders.clear_abandoned(config.paths.output_dir, planned)
     rows = _process(config, tasks, device)
     return _finish(config, tasks, rows, time.monotonic() - start)
 
@@ -182,214 +179,11 @@ def _validate(bids_dir: Path) -> None:
         refuse_fatal(errors)
 
 
-def _plan(config: Config) -> list[PlannedImage]:
-    from bmex_bids.inputs.collect import collect
-    from bmex_bids.inputs.derivatives import parse_derivatives
-    from bmex_bids.inputs.filters import read_filters
-    from bmex_bids.inputs.plan import plan
-
-    bids_dir, chosen = config.paths.bids_dir, config.selection
-    images = collect(
-        bids_dir,
-        participants=chosen.participants,
-        sessions=chosen.sessions,
-        suffixes=chosen.modalities,
-        runs=chosen.runs,
-        filters=None if chosen.filter_file is None else read_filters(chosen.filter_file),
-        database_dir=chosen.database_dir,
-    )
-    planned = plan(
-        images,
-        bids_dir,
-        override_months=config.age.months,
-        fetal=config.age.fetal,
-        age_file=config.age.file,
-        derivatives=parse_derivatives(config.processing.derivatives),
-    )
-    # where a plugin runs the steps elsewhere, this machine's memory says nothing
-    memory = available_memory_gb() if config.execution.plugin_file is None else None
-    return list(preflight.look_at(planned, memory, config.paths.output_dir))
-
-
-def _task(config: Config, image: PlannedImage, *, quick: bool = False) -> Task:
-    """What the command line decides about an image, and whether it is done already.
-
-    ``quick`` looks at dates and names instead of reading the image and its products.
-    """
-    from bmex_bids import __version__
-    from bmex_bids.outputs import resume
-    from bmex_bids.outputs.sidecar import chosen_products, distinct_space, product_name
-
-    if not image.runnable:
-        return Task(image)
-    processing = config.processing
-    weights = _weights(config, image)
-    products = chosen_products(processing.output_res, processing.qc_only)
-    space = distinct_space(image.image.path, image.image.stem, image.image.suffix)
-    names = [
-        product_name(
-            product,
-            image.image.stem,
-            image.image.suffix,
-            image.resolution or "",
-            ".nii.gz" if product.field else ".json",
-            space=space,
-        )
-        for product in products
-    ]
-    record = config.paths.output_dir / image.output_dir / names[0].replace(".nii.gz", ".json")
-    settings = {
-        "version": __version__,
-        "age": image.age,
-        "model": image.age_group,
-        "spacing_mm": image.spacing_mm,
-        "metadata": dict(image.image.metadata),
-        "skull_strip": processing.skull_strip,
-        "mask": image.mask_source,
-        "output_res": processing.output_res,
-        "qc_only": processing.qc_only,
-        "geometry": processing.geometry,
-        "seed": processing.random_seed,
-        "outputs": names,
-    }
-    strip = _strip_weights(config, image)
-    inputs = [image.image.path, *([image.mask] if image.mask else [])]
-    sums = [weights.sha256, *_checksums(strip)]
-    pictures = resume.picture_paths(
-        config.paths.output_dir, image.image.subject, image.image.stem, image.image.suffix
-    )
-    if quick:
-        expected = resume.settings_fingerprint(settings, sums)
-        done = resume.seems_finished(record, expected, inputs, pictures)
-        return Task(planned=image, weights=weights, record=record, unchanged=done)
-    fingerprint = resume.fingerprint(inputs, settings, sums)
-    return Task(
-        planned=image,
-        weights=weights,
-        fingerprint=fingerprint,
-        record=record,
-        unchanged=fingerprint is not None and resume.finished(record, fingerprint, pictures),
-        outputs=tuple(f"{image.output_dir}/{name}" for name in names),
-    )
-
-
-def _weights(config: Config, image: PlannedImage) -> WeightRecord:
-    from bmex_bids.network.registry import select
-
-    return select(
-        "enhance",
-        age_group=image.age_group,
-        contrast=image.image.suffix,
-        weights=config.processing.weights,
-        weights_dir=config.processing.weights_dir,
-    )
-
-
-def _strip_weights(config: Config, image: PlannedImage) -> WeightRecord | None:
-    """Of the stripping network; None where it will not be asked."""
-    from bmex_bids.network.registry import select
-
-    needless = config.processing.skull_strip == "skip" or image.mask is not None
-    if needless:
-        return None
-    processing = config.processing
-    return select("strip", weights=processing.weights, weights_dir=processing.weights_dir)
-
-
-def _try_weights(config: Config, tasks: Sequence[Task]) -> None:
-    """Load each network once before anything is written (WeightsError)."""
-    from bmex_bids.network.checkpoints import load_network
-
-    open_tasks = [task for task in tasks if task.planned.runnable and not task.unchanged]
-    records = [task.weights for task in open_tasks]
-    records += [_strip_weights(config, task.planned) for task in open_tasks]
-    for path, variant in sorted({(r.path, r.variant) for r in records if r is not None}):
-        load_network(path, variant)
-
-
-def _checksums(strip: WeightRecord | None) -> list[str]:
-    """Of the stripping network and of the template that its input is matched to."""
-    from bmex_bids.network.registry import sha256
-
-    if strip is None:
-        return []
-    return [strip.sha256, *([sha256(strip.companion)] if strip.companion else [])]
-
-
 def _device(config: Config) -> str:
     """``cpu``, ``cuda`` or ``cuda:N``; a GPU that is asked for and absent is a DeviceError."""
     from bmex_bids.network.predict import resolve_device
 
     return str(resolve_device(config.processing.device))
-
-
-def _prepare_folders(config: Config) -> None:
-    """Make the output and work folders and see that both can be written (OutputError)."""
-    work_dir, output_dir = config.paths.work_dir, config.paths.output_dir
-    for folder, option in (
-        (work_dir, "name another work folder with -w"),
-        (output_dir, "name another output folder"),
-    ):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
-                pass
-            if folder is work_dir and config.execution.clean_workdir:
-                _empty(folder)
-        except OSError as error:
-            raise OutputError(
-                f"expected a folder that can be written at {folder}, got: "
-                f"{error.strerror or error}; {option}, or change its permissions"
-            ) from error
-    logs = config.log_dir.parent
-    if logs.is_symlink() and not logs.resolve().is_relative_to(output_dir.resolve()):
-        raise OutputError(
-            f"expected the folder {logs} within the output, got a link to {logs.resolve()}; remove "
-            "the link, or name another output folder"
-        )
-    _write_settings(config)
-
-
-def _write_settings(config: Config) -> None:
-    """The run's settings in its log folder, unless they are there."""
-    from bmex_bids.outputs.files import write_whole
-
-    def fill(path: Path) -> None:
-        path.write_text(config.to_toml(), encoding="utf-8", errors="surrogateescape")
-
-    target = config.log_dir / "config.toml"
-    if not target.exists():
-        write_whole(target, fill)
-
-
-def _clear_abandoned(output_dir: Path, planned: Sequence[PlannedImage]) -> None:
-    """Remove the half files of runs that were killed, where this run will write."""
-    from bmex_bids.outputs.files import clear_abandoned
-
-    folders = {output_dir, output_dir / "logs", *output_dir.glob("logs/*")}
-    for image in planned:
-        folders |= {
-            output_dir / image.output_dir,
-            output_dir / f"sub-{image.image.subject}" / "figures",
-        }
-    clear_abandoned(folders)
-
-
-def _empty(folder: Path) -> None:
-    """Remove what runs of ours left in a work folder, and nothing else."""
-    for path in folder.glob("bmex_*_wf"):
-        if path.is_symlink() or not path.is_dir():
-            path.unlink()
-        else:
-            shutil.rmtree(path)
-
-
-def _drop(folder: Path, progress: Progress) -> None:
-    """Remove the intermediate files of the images that are done."""
-    for workflow, track in progress.tracks.items():
-        if track.status == "done" and not track.dropped:
-            shutil.rmtree(folder / workflow, ignore_errors=True)
-            track.dropped = True
 
 
 def _process(config: Config, tasks: Sequence[Task], device: str) -> list[status.Row]:
@@ -421,13 +215,13 @@ def _process(config: Config, tasks: Sequence[Task], device: str) -> list[status.
         return known.get(task.name)
 
     def write_table(progress: Progress) -> None:
-        _write_settings(config)  # again, where somebody has removed the output in mid-run
+        folders.write_settings(config)  # again, where somebody has removed the output in mid-run
         write_status(
             config.log_dir / "status.tsv",
             status.status_rows(tasks, progress, committed=committed),
         )
         if config.execution.drop_workdir:
-            _drop(config.paths.work_dir / base.RUN_WORKFLOW, progress)
+            folders.drop(config.paths.work_dir / base.RUN_WORKFLOW, progress)
 
     note = Sparingly(write_table)
     progress = Progress(
@@ -475,7 +269,7 @@ def _image_workflow(config: Config, task: Task, device: str) -> Any:
         bids_dir=config.paths.bids_dir,
         output_dir=config.paths.output_dir,
         weights=task.weights,
-        strip_weights=_strip_weights(config, task.planned),
+        strip_weights=planning.strip_weights_of(config, task.planned),
         skull_strip=processing.skull_strip,
         output_res=processing.output_res,
         qc_only=processing.qc_only,
@@ -553,7 +347,7 @@ def _write_citation(config: Config) -> list[Path]:
 
 def _reports_only(config: Config) -> int:
     """``--reports-only``: the pages again, from what is in the output."""
-    for page in _write_pages(config, _plan(config)):
+    for page in _write_pages(config, planning.plan(config)):
         print(page)
     return status.EXIT_DONE
 

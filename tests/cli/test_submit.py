@@ -133,12 +133,12 @@ def test_with_all_in_the_queue_nothing_is_submitted(bids, cluster, capsys):
 
 def finish(bids: Path, label: str, *flags: str) -> Path:
     """Write what an image's run would leave, as far as a quick look can tell."""
-    from bmex_bids.cli import run
+    from bmex_bids.cli import planning
     from bmex_bids.outputs import resume
 
     config = parse([str(bids), "out", "participant", "--participant-label", label, *flags])
-    (planned,) = run._plan(config)
-    task = run._task(config, planned)
+    (planned,) = planning.plan(config)
+    task = planning.task(config, planned)
     names = [name.rpartition("/")[2] for name in task.outputs]
     task.record.parent.mkdir(parents=True, exist_ok=True)
     for name in names:

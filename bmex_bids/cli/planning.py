@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the command line makes of each image: the plan, its weights, and whether it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from bmex_bids.cli import preflight
+from bmex_bids.cli.plan_view import Task
+from bmex_bids.cli.resources import available_memory_gb
+from bmex_bids.config import Config
+
+if TYPE_CHECKING:
+    from bmex_bids.inputs.plan import PlannedImage
+    from bmex_bids.network.registry import WeightRecord
+
+
+def plan(config: Config) -> list[PlannedImage]:
+    """The chosen images, each with its age and model, or the reason why it is left out."""
+    from bmex_bids.inputs import plan as decisions
+    from bmex_bids.inputs.collect import collect
+    from bmex_bids.inputs.derivatives import parse_derivatives
+    from bmex_bids.inputs.filters import read_filters
+
+    bids_dir, chosen = config.paths.bids_dir, config.selection
+    images = collect(
+        bids_dir,
+        participants=chosen.participants,
+        sessions=chosen.sessions,
+        suffixes=chosen.modalities,
+        runs=chosen.runs,
+        filters=None if chosen.filter_file is None else read_filters(chosen.filter_file),
+        database_dir=chosen.database_dir,
+    )
+    planned = decisions.plan(
+        images,
+        bids_dir,
+        override_months=config.age.months,
+        fetal=config.age.fetal,
+        age_file=config.age.file,
+        derivatives=parse_derivatives(config.processing.derivatives),
+    )
+    # where a plugin runs the steps elsewhere, this machine's memory says nothing
+    memory = available_memory_gb() if config.execution.plugin_file is None else None
+    return list(preflight.look_at(planned, memory, config.paths.output_dir))
+
+
+def task(config: Config, image: PlannedImage, *, quick: bool = False) -> Task:
+    """What the command line decides about an image, and whether it is done already.
+
+    ``quick`` looks at dates and names instead of reading the image and its products.
+    """
+    from bmex_bids import __version__
+    from bmex_bids.outputs import resume
+    from bmex_bids.outputs.sidecar import chosen_products, distinct_space, product_name
+
+    if not image.runnable:
+        return Task(image)
+    processing = config.processing
+    weights = weights_of(config, image)
+    products = chosen_products(processing.output_res, processing.qc_only)
+    space = distinct_space(image.image.path, image.image.stem, image.image.suffix)
+    names = [
+        product_name(
+            product,
+            image.image.stem,
+            image.image.suffix,
+            image.resolution or "",
+            ".nii.gz" if product.field else ".json",
+            space=space,
+        )
+        for product in products
+    ]
+    record = config.paths.output_dir / image.output_dir / names[0].replace(".nii.gz", ".json")
+    settings = {
+        "version": __version__,
+        "age": image.age,
+        "model": image.age_group,
+        "spacing_mm": image.spacing_mm,
+        "metadata": dict(image.image.metadata),
+        "skull_strip": processing.skull_strip,
+        "mask": image.mask_source,
+        "output_res": processing.output_res,
+        "qc_only": processing.qc_only,
+        "geometry": processing.geometry,
+        "seed": processing.random_seed,
+        "outputs": names,
+    }
+    strip = strip_weights_of(config, image)
+    inputs = [image.image.path, *([image.mask] if image.mask else [])]
+    sums = [weights.sha256, *_checksums(strip)]
+    pictures = resume.picture_paths(
+        config.paths.output_dir, image.image.subject, image.image.stem, image.image.suffix
+    )
+    if quick:
+        expected = resume.settings_fingerprint(settings, sums)
+        done = resume.seems_finished(record, expected, inputs, pictures)
+        return Task(planned=image, weights=weights, record=record, unchanged=done)
+    fingerprint = resume.fingerprint(inputs, settings, sums)
+    return Task(
+        planned=image,
+        weights=weights,
+        fingerprint=fingerprint,
+        record=record,
+        unchanged=fingerprint is not None and resume.finished(record, fingerprint, pictures),
+        outputs=tuple(f"{image.output_dir}/{name}" for name in names),
+    )
+
+
+def weights_of(config: Config, image: PlannedImage) -> WeightRecord:
+    """Of the enhancing network (WeightsError where there are none)."""
+    from bmex_bids.network.registry import select
+
+    return select(
+        "enhance",
+        age_group=image.age_group,
+        contrast=image.image.suffix,
+        weights=config.processing.weights,
+        weights_dir=config.processing.weights_dir,
+    )
+
+
+def strip_weights_of(config: Config, image: PlannedImage) -> WeightRecord | None:
+    """Of the stripping network; None where it will not be asked."""
+    from bmex_bids.network.registry import select
+
+    needless = config.processing.skull_strip == "skip" or image.mask is not None
+    if needless:
+        return None
+    processing = config.processing
+    return select("strip", weights=processing.weights, weights_dir=processing.weights_dir)
+
+
+def _checksums(strip: WeightRecord | None) -> list[str]:
+    """Of the stripping network and of the template that its input is matched to."""
+    from bmex_bids.network.registry import sha256
+
+    if strip is None:
+        return []
+    return [strip.sha256, *([sha256(strip.companion)] if strip.companion else [])]
+
+
+def try_weights(config: Config, tasks: Sequence[Task]) -> None:
+    """Load each network once before anything is written (WeightsError)."""
+    from bmex_bids.network.checkpoints import load_network
+
+    open_tasks = [task for task in tasks if task.planned.runnable and not task.unchanged]
+    records = [task.weights for task in open_tasks]
+    records += [strip_weights_of(config, task.planned) for task in open_tasks]
+    for path, variant in sorted({(r.path, r.variant) for r in records if r is not None}):
+        load_network(path, variant)
