@@ -58,6 +58,8 @@ def _surroundings(config: Config) -> Iterator[None]:
     threads = str(config.resources.omp_nthreads)
     wanted = {
         "OMP_NUM_THREADS": threads,
+        # threads that wait let others work: five times as fast where the processor is shared
+        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
         "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": threads,
         "NO_ET": "1",
         "NIPYPE_NO_ET": "1",

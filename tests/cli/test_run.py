@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run sets for the libraries, and puts back."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from bmex_bids.cli import run
+from bmex_bids.cli.parser import parse
+
+
+@pytest.fixture
+def config(tmp_path: Path):
+    (tmp_path / "bids").mkdir()
+    flags = [str(tmp_path / "bids"), str(tmp_path / "out"), "participant", "--omp-nthreads", "3"]
+    return parse(flags)
+
+
+def test_threads_that_wait_give_way_and_all_is_put_back(config, monkeypatch):
+    """Found on a busy machine: threads that waited by turning made the network 5 times slower."""
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    with run._surroundings(config):
+        assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+        assert os.environ["OMP_NUM_THREADS"] == "3"
+    assert "OMP_WAIT_POLICY" not in os.environ
+    assert os.environ["OMP_NUM_THREADS"] == "7"
+
+
+def test_a_policy_that_the_user_set_stays(config, monkeypatch):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    with run._surroundings(config):
+        assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
