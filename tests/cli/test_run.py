@@ -13,7 +13,7 @@ from bmex_bids.cli.parser import parse
 @pytest.fixture
 def config(tmp_path: Path):
     (tmp_path / "bids").mkdir()
-    flags = [str(tmp_path / "bids"), str(tmp_path / "out"), "participant", "--omp-nthreads", "3"]
+    flags = [str(tmp_path / "bids"), str(tmp_path / "out"), "participant", "--omp-nthreads", "1"]
     return parse(flags)
 
 
@@ -23,7 +23,7 @@ def test_threads_that_wait_give_way_and_all_is_put_back(config, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     with run._surroundings(config):
         assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
-        assert os.environ["OMP_NUM_THREADS"] == "3"
+        assert os.environ["OMP_NUM_THREADS"] == "1"
     assert "OMP_WAIT_POLICY" not in os.environ
     assert os.environ["OMP_NUM_THREADS"] == "7"
 
