@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, TextIO
 
 
@@ -64,14 +64,17 @@ def forgiving() -> Iterator[None]:
         except OSError:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     before = sys.stdout, sys.stderr
+    opened = ExitStack()
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream is not None and not isinstance(stream, Forgiving):
+        if stream is None:  # closed when Python started; libraries count on there being one
+            stream = opened.enter_context(open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123
+        if not isinstance(stream, Forgiving):
             setattr(sys, name, Forgiving(stream))
     try:
         yield
     finally:
         for stream in (sys.stdout, sys.stderr):
-            if stream is not None:
-                stream.flush()
+            stream.flush()
         sys.stdout, sys.stderr = before
+        opened.close()

@@ -311,16 +311,27 @@ def find_records(output_dir: Path, page: Page) -> dict[str, dict[str, Any]]:
 def latest_run(output_dir: Path, page: Page) -> str | None:
     """The latest run with a row or a crash file of this participant and session.
 
-    A later run may have been about others only, and tells nothing.
+    A later run may have been about others only, and tells nothing.  Latest by the file system's
+    clock, since names hold the local time, which differs between the machines that write here.
     """
     logs = output_dir / "logs"
-    folders = (path for path in logs.iterdir() if path.is_dir()) if logs.is_dir() else ()
-    for folder in sorted(folders, key=lambda path: path.name, reverse=True):
+    folders = [path for path in logs.iterdir() if path.is_dir()] if logs.is_dir() else []
+    for folder in sorted(folders, key=_last_change, reverse=True):
         if any(page.owns(row["image"]) for row in read_status(folder)):
             return folder.name
         if find_crashes(folder, page):
             return folder.name
     return None
+
+
+def _last_change(folder: Path) -> tuple[int, str]:
+    """When a run last wrote its table, or else made its folder; and its name."""
+    for path in (folder / "status.tsv", folder):
+        try:
+            return path.stat().st_mtime_ns, folder.name
+        except OSError:
+            continue
+    return 0, folder.name
 
 
 def read_status(run_dir: Path) -> list[dict[str, str]]:

@@ -10,9 +10,10 @@ import pytest
 from bmex_bids.cli.streams import Forgiving
 
 SCRIPT = """
-import sys
+import faulthandler, sys
 from bmex_bids.cli.streams import forgiving
 with forgiving():
+    faulthandler.enable()  # as nipype does: it wants a stream
     for number in range(3000):
         print("image", number, "\\u2192 done", flush=True)
     print("complaint \\u2192", file=sys.stderr)

@@ -503,7 +503,10 @@ def pretend() -> None:
 
 
 if __name__ in {"__main__", "__mp_main__"}:  # in the worker processes, too
-    pretend()
+    from bmex_bids.cli.streams import forgiving
+
+    with forgiving():
+        pretend()
 
 if __name__ == "__main__":
     from bmex_bids.cli.run import main

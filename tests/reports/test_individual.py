@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import tempfile
 from html.parser import HTMLParser
@@ -269,6 +270,17 @@ def test_the_latest_run_that_knows_the_participant_counts(tmp_path, run):
     assert "first" not in text
     text = write_subject_report(tmp_path, "01", run_id="2026-1").read_text(encoding="utf-8")
     assert "first" in text
+
+
+def test_the_latest_run_is_the_last_written_whatever_its_local_time(tmp_path, run):
+    """A run killed at UTC+14 and resumed at UTC-11 has the later name."""
+    run("20260102-010000", ("sub-01_T1w", "waiting", "", "", "", "killed"))
+    run("20260101-000000", ("sub-01_T1w", "failed", "", "", "", "resumed"))
+    for name, seconds in (("20260102-010000", 1000), ("20260101-000000", 2000)):
+        os.utime(tmp_path / "logs" / name / "status.tsv", (seconds, seconds))
+    text = write_subject_report(tmp_path, "01").read_text(encoding="utf-8")
+    assert "resumed" in text
+    assert "killed" not in text
 
 
 def test_a_crash_without_a_row_is_shown_once(tmp_path, run):
