@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import numpy as np
+import scipy.interpolate
 import scipy.ndimage
 import scipy.sparse
 from numpy.typing import NDArray
@@ -11,10 +12,12 @@ from numpy.typing import NDArray
 from bmex_bids.degrade.motion import Trajectory, apply_motion
 
 Array = NDArray[np.float32]
+#: shares of a slab in a voxel that are left out
+NEGLIGIBLE = 1e-6
 
 
-def thick_slices(image: Array, axis: int, factor: float) -> Array:
-    """Average slabs of ``factor`` voxels along one axis, then interpolate back linearly.
+def thick_slices(image: Array, axis: int, factor: float, degree: int = 1) -> Array:
+    """Average slabs of ``factor`` voxels along one axis, then interpolate back.
 
     This is what a scan with slices ``factor`` times as thick looks like after the resampling that
     every pipeline does first.  The slab profile is a box; its edges may cut voxels.
@@ -24,11 +27,13 @@ def thick_slices(image: Array, axis: int, factor: float) -> Array:
     image : (X, Y, Z) array, kept unit
     axis : the through-plane axis
     factor : slice thickness in voxels, ≥ 1; 1 is the identity
+    degree : of the spline that interpolates: 1 (linear) or 3 (cubic, as the application does)
     """
     if factor < 1:
         raise ValueError(f"expected a slice thickness of at least one voxel, got {factor}")
     n = image.shape[axis]
-    return _mix(_interpolation_matrix(n, factor) @ _slab_matrix(n, factor), image, axis)
+    matrix = _interpolation_matrix(n, factor, degree) @ _slab_matrix(n, factor)
+    return _mix(np.where(np.abs(matrix) < NEGLIGIBLE, 0, matrix), image, axis)
 
 
 def average_slabs(image: Array, axis: int, factor: float) -> Array:
@@ -78,12 +83,16 @@ def _slab_matrix(n: int, factor: float) -> NDArray[np.float64]:
     return np.asarray(overlap / np.where(total > 0, total, 1))
 
 
-def _interpolation_matrix(n: int, factor: float) -> NDArray[np.float64]:
-    """(n, slabs): linear interpolation from slab centres to voxels, constant beyond the ends."""
+def _interpolation_matrix(n: int, factor: float, degree: int) -> NDArray[np.float64]:
+    """(n, slabs): interpolation from slab centres to voxels, constant beyond the ends."""
+    if degree not in (1, 3):
+        raise ValueError(f"expected an interpolation of degree 1 or 3, got {degree}")
     centres = slab_centres(n, factor)
     identity = np.eye(len(centres))
-    voxels = np.arange(n)
-    return np.stack([np.interp(voxels, centres, row) for row in identity], axis=1)
+    places = np.clip(np.arange(n), centres[0], centres[-1])
+    if degree == 3 and len(centres) > 1:
+        return np.asarray(scipy.interpolate.CubicSpline(centres, identity)(places))
+    return np.stack([np.interp(places, centres, row) for row in identity], axis=1)
 
 
 def smooth(image: Array, spacing: tuple[float, float, float], fwhm_mm: float) -> Array:

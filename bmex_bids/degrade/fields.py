@@ -54,7 +54,7 @@ def _table(shape: tuple[int | None, ...]) -> Callable[[Any], str]:
 
 
 _AXIS, _SEED, _POSES = _whole(0, 2), _whole(0, 2**63 - 1), _whole(1, 1024)
-#: what each kind of step must say; ``max_rotations`` may be left out
+#: what each kind of step must say; those of :data:`_OPTIONAL` may be left out
 FIELDS: Mapping[str, Mapping[str, Callable[[Any], str]]] = {
     "motion-periodic": {
         "amplitude": _table((6,)), "frequency": _number(0), "phase": _number(),
@@ -67,7 +67,7 @@ FIELDS: Mapping[str, Mapping[str, Callable[[Any], str]]] = {
     "line-jitter": {
         "sigma": _number(0), "seed": _SEED, "phase_axis": _AXIS, "readout_axis": _AXIS,
     },
-    "low-resolution": {"axis": _AXIS, "thickness_mm": _number(0)},
+    "low-resolution": {"axis": _AXIS, "thickness_mm": _number(0), "degree": _whole(1, 3)},
     "gaussian-noise": {"sigma": _number(0), "seed": _SEED},
     "rician-noise": {"sigma": _number(0), "seed": _SEED},
     "smoothing": {"fwhm_mm": _number(0)},
@@ -78,7 +78,7 @@ FIELDS: Mapping[str, Mapping[str, Callable[[Any], str]]] = {
         "phase_axis": _AXIS,
     },
 }  # fmt: skip
-_OPTIONAL = frozenset({"max_rotations"})
+_OPTIONAL = frozenset({"max_rotations", "degree"})
 
 
 def check_step(number: int, step: Step) -> None:

@@ -95,7 +95,8 @@ def _ghosting(image: Array, spacing: Spacing, step: Step, workers: int) -> Array
 
 def _low_resolution(image: Array, spacing: Spacing, step: Step, workers: int) -> Array:
     axis = int(step["axis"])
-    return blur.thick_slices(image, axis, max(step["thickness_mm"] / spacing[axis], 1.0))
+    factor = max(step["thickness_mm"] / spacing[axis], 1.0)
+    return blur.thick_slices(image, axis, factor, int(step.get("degree", 1)))
 
 
 def _gaussian(image: Array, spacing: Spacing, step: Step, workers: int) -> Array:
@@ -263,7 +264,7 @@ def _draw_mixed(rng: np.random.Generator, intensity_range: float) -> Recipe:
         if rng.random() < 0.35:
             steps.extend(_maybe_jitter(rng, float(rng.uniform(0.2, 1.2)), 1))
     if rng.random() < 0.35:
-        steps.append(_draw_slices(rng))
+        steps.append({**_draw_slices(rng), "degree": 3})  # as the application resamples
     elif rng.random() < 0.1:
         steps.append({"kind": "smoothing", "fwhm_mm": float(rng.uniform(0.5, 2.0))})
     if not steps or rng.random() < 0.35:

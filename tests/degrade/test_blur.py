@@ -48,3 +48,25 @@ def test_line_jitter_of_nothing_is_the_identity_and_of_one_shift_a_roll():
     assert_allclose(same, image, atol=1e-3)
     rolled = line_jitter(image, np.full(16, 2.0), phase_axis=1, readout_axis=2)
     assert_allclose(rolled, np.roll(image, 2, 2), atol=1e-3)
+
+
+def test_cubic_slices_are_the_spline_through_the_slabs():
+    """Slabs of a parabola's means lie on a parabola, which a cubic spline finds between them."""
+    x = np.arange(30, dtype=np.float32)
+    column = (x**2)[:, np.newaxis, np.newaxis]
+    result = thick_slices(column, 0, 3.0, degree=3).ravel()
+    means = x**2 + 2 / 3  # of x - 1, x and x + 1
+    assert_allclose(result[1:-1], means[1:-1], rtol=1e-4)
+    assert_allclose(result[[0, -1]], means[[1, -2]], rtol=1e-4)  # constant beyond the ends
+    assert abs(thick_slices(column, 0, 3.0).ravel()[15] - means[15]) > 0.1  # linear does not
+
+
+def test_one_slab_is_constant_for_every_degree():
+    column = np.arange(4, dtype=np.float32)[:, np.newaxis, np.newaxis]
+    for degree in (1, 3):
+        assert_allclose(thick_slices(column, 0, 4.0, degree).ravel(), 1.5)
+
+
+def test_other_degrees_are_refused():
+    with pytest.raises(ValueError, match="degree 1 or 3"):
+        thick_slices(np.zeros((3, 3, 3), np.float32), 0, 1.5, 2)
