@@ -58,8 +58,8 @@ def _surroundings(config: Config) -> Iterator[None]:
     threads = str(config.resources.omp_nthreads)
     wanted = {
         "OMP_NUM_THREADS": threads,
-        # threads that wait let others work: five times as fast where the processor is shared
-        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
+        # threads that wait turn for microseconds, then let others work (docs/performance.md)
+        "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "3000"),
         "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": threads,
         "NO_ET": "1",
         "NIPYPE_NO_ET": "1",
