@@ -357,6 +357,7 @@ class PoolPlugin(MultiProcPlugin):
         self._tries: dict[int, int] = {}
         self._lost: list[int] = []  # tasks that wait to be done again
         self._alone: int | None = None  # the one that is
+        self._urgency: dict[int, tuple[int, int]] = {}  # job → place in the order of images
         self.pool.shutdown()
         self.pool = self._new_pool()
 
@@ -460,9 +461,12 @@ class PoolPlugin(MultiProcPlugin):
         order = self.plugin_args.get("order", {})
 
         def urgency(jobid: int) -> tuple[int, int]:
-            parts = self.procs[jobid].fullname.split(".")
-            image = parts[1] if len(parts) > 2 else parts[0]
-            return order.get(image, len(order)), int(jobid)
+            job = int(jobid)
+            if job not in self._urgency:  # asked of each job that is ready, at each look
+                parts = self.procs[job].fullname.split(".")
+                image = parts[1] if len(parts) > 2 else parts[0]
+                self._urgency[job] = order.get(image, len(order)), job
+            return self._urgency[job]
 
         memory, processors, gpus = self._check_resources(self.pending_tasks)
         chosen: list[int] = []
