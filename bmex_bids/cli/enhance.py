@@ -407,12 +407,18 @@ def _metadata(path: Path) -> dict[str, Any]:
 def _enhance(request: Request, config: Config) -> int:
     """Plan, run, save, and tell how it went."""
     from bmex_bids.imaging.orientation import load_image
+    from bmex_bids.workflows import address_space
 
+    address_space.prepare()
     for path in (request.source, request.mask):  # before anything heavy is loaded
         if path is not None:
             load_image(path)
     (planned,) = preflight.look_at([plan_image(request, config)])
-    task = Task(planned, weights=planning.weights_of(config, planned))
+    task = Task(
+        planned,
+        weights=planning.weights_of(config, planned),
+        strip_weights=planning.strip_weights_of(config, planned),
+    )
     device = app._device(config)
     for line in _announcement(request, task, device):
         print(line, flush=True)

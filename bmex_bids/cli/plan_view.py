@@ -30,6 +30,7 @@ class Task:
     Attributes
     ----------
     weights : None for an image that is skipped
+    strip_weights : of the stripping network; None where it will not be asked
     fingerprint : see ``outputs.resume``; None where the input cannot be read
     record : sidecar that says the image is done
     unchanged : whether it is done, from the same input, settings and weights
@@ -38,6 +39,7 @@ class Task:
 
     planned: PlannedImage
     weights: WeightRecord | None = None
+    strip_weights: WeightRecord | None = None
     fingerprint: Mapping[str, str] | None = None
     record: Path | None = None
     unchanged: bool = False

@@ -96,11 +96,12 @@ def task(config: Config, image: PlannedImage, *, quick: bool = False) -> Task:
     if quick:
         expected = resume.settings_fingerprint(settings, sums)
         done = resume.seems_finished(record, expected, inputs, pictures)
-        return Task(planned=image, weights=weights, record=record, unchanged=done)
+        return Task(image, weights, strip, record=record, unchanged=done)
     fingerprint = resume.fingerprint(inputs, settings, sums)
     return Task(
         planned=image,
         weights=weights,
+        strip_weights=strip,
         fingerprint=fingerprint,
         record=record,
         unchanged=fingerprint is not None and resume.finished(record, fingerprint, pictures),
@@ -141,12 +142,10 @@ def _checksums(strip: WeightRecord | None) -> list[str]:
     return [strip.sha256, *([sha256(strip.companion)] if strip.companion else [])]
 
 
-def try_weights(config: Config, tasks: Sequence[Task]) -> None:
+def try_weights(tasks: Sequence[Task]) -> None:
     """Load each network once before anything is written (WeightsError)."""
     from bmex_bids.network.checkpoints import load_network
 
-    open_tasks = [task for task in tasks if task.planned.runnable and not task.unchanged]
-    records = [task.weights for task in open_tasks]
-    records += [strip_weights_of(config, task.planned) for task in open_tasks]
+    records = [r for task in tasks if task.to_run for r in (task.weights, task.strip_weights)]
     for path, variant in sorted({(r.path, r.variant) for r in records if r is not None}):
         load_network(path, variant)

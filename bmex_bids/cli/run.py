@@ -117,8 +117,7 @@ def _participant(config: Config) -> int:
     from bmex_bids.workflows import address_space
 
     start = time.monotonic()
-    address_space.check()
-    address_space.load_libraries()
+    address_space.prepare()
     _plugin(config.execution.plugin_file)  # a fault of it is said before anything is done
     if not config.execution.skip_bids_validation:
         _validate(config.paths.bids_dir)
@@ -130,7 +129,7 @@ def _participant(config: Config) -> int:
     for line in plan_view.table(tasks, device):
         _say(line)
     _refuse_nothing(planned)
-    planning.try_weights(config, tasks)
+    planning.try_weights(tasks)
     folders.prepare(config)
     folders.clear_abandoned(config.paths.output_dir, planned)
     rows = _process(config, tasks, device)
@@ -271,7 +270,7 @@ def _image_workflow(config: Config, task: Task, device: str) -> Any:
         bids_dir=config.paths.bids_dir,
         output_dir=config.paths.output_dir,
         weights=task.weights,
-        strip_weights=planning.strip_weights_of(config, task.planned),
+        strip_weights=task.strip_weights,
         skull_strip=processing.skull_strip,
         output_res=processing.output_res,
         qc_only=processing.qc_only,

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
 
@@ -64,11 +64,10 @@ def forgiving() -> Iterator[None]:
         except OSError:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     before = sys.stdout, sys.stderr
-    opened = ExitStack()
-    for name in ("stdout", "stderr"):
+    for number, name in ((1, "stdout"), (2, "stderr")):
         stream = getattr(sys, name)
         if stream is None:  # closed when Python started; libraries count on there being one
-            stream = opened.enter_context(open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123
+            stream = os.fdopen(number, "w", encoding="utf-8", closefd=False)
         if not isinstance(stream, Forgiving):
             setattr(sys, name, Forgiving(stream))
     try:
@@ -77,4 +76,3 @@ def forgiving() -> Iterator[None]:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         sys.stdout, sys.stderr = before
-        opened.close()

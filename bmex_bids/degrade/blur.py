@@ -32,7 +32,7 @@ def thick_slices(image: Array, axis: int, factor: float, degree: int = 1) -> Arr
     if factor < 1:
         raise ValueError(f"expected a slice thickness of at least one voxel, got {factor}")
     n = image.shape[axis]
-    matrix = _interpolation_matrix(n, factor, degree) @ _slab_matrix(n, factor)
+    matrix = spline_weights(n, slab_centres(n, factor), degree) @ _slab_matrix(n, factor)
     return _mix(np.where(np.abs(matrix) < NEGLIGIBLE, 0, matrix), image, axis)
 
 
@@ -83,11 +83,16 @@ def _slab_matrix(n: int, factor: float) -> NDArray[np.float64]:
     return np.asarray(overlap / np.where(total > 0, total, 1))
 
 
-def _interpolation_matrix(n: int, factor: float, degree: int) -> NDArray[np.float64]:
-    """(n, slabs): interpolation from slab centres to voxels, constant beyond the ends."""
+def spline_weights(n: int, centres: NDArray[np.float64], degree: int) -> NDArray[np.float64]:
+    """(n, slabs): the share of each slab in each voxel, by a spline, constant beyond the ends.
+
+    Parameters
+    ----------
+    centres : of the slabs, increasing, in voxels along the axis
+    degree : 1 (linear) or 3 (cubic)
+    """
     if degree not in (1, 3):
         raise ValueError(f"expected an interpolation of degree 1 or 3, got {degree}")
-    centres = slab_centres(n, factor)
     identity = np.eye(len(centres))
     places = np.clip(np.arange(n), centres[0], centres[-1])
     if degree == 3 and len(centres) > 1:

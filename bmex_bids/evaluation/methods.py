@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bmex_bids.degrade.blur import slab_centres
+from bmex_bids.degrade.blur import slab_centres, spline_weights
 from bmex_bids.evaluation.cells import CELLS, SLICE_AXIS, Cell
 from bmex_bids.exceptions import WeightsError
 from bmex_bids.imaging.intensity import load_histogram, match_histogram
@@ -221,11 +221,9 @@ def _lanczos(distance: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def cubic(job: Job) -> Array:
     """The slices interpolated by a cubic spline."""
-    from scipy.interpolate import CubicSpline
-
-    n, centres = job.image.shape[SLICE_AXIS], _centres(job)
-    where = np.clip(np.arange(n), centres[0], centres[-1])
-    return _resampled(job, centres, CubicSpline(centres, np.eye(len(centres)))(where))
+    centres = _centres(job)
+    weights = spline_weights(job.image.shape[SLICE_AXIS], centres, 3)
+    return _resampled(job, centres, weights)
 
 
 def lanczos(job: Job) -> Array:

@@ -400,17 +400,14 @@ class Layers:
                     tuple(slice(a + s.start, a + s.stop) for a, s in zip(lows, here, strict=True))
                 ]
             target = x[here][..., at:end]
-            if (
-                source.dtype != dtype
-            ):  # the image stays in full precision beside features that do not
-                source = source.to(dtype)
+            source = source.to(dtype)  # the image is in full precision, features may be in half
             if before is None:
                 target.copy_(source)
             elif before.scale is None or before.shift is None:
-                torch.clamp_min(source.to(dtype), 0, out=target)
+                torch.clamp_min(source, 0, out=target)
             else:
                 scale, shift = before.scale[at:end], before.shift[at:end]
-                torch.addcmul(shift, source.to(dtype), scale, out=target)
+                torch.addcmul(shift, source, scale, out=target)
                 target.clamp_min_(0)
             at = end
         return x

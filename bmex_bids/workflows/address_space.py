@@ -34,6 +34,12 @@ def check() -> None:
         )
 
 
+def prepare() -> None:
+    """What the first process does before anything heavy is loaded: :func:`check`, then load."""
+    check()
+    load_libraries()
+
+
 def load_libraries() -> None:
     """Where there is a limit, load what would hang if it were loaded when there is no room left."""
     if limit() is not None:

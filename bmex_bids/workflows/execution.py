@@ -393,7 +393,8 @@ class PoolPlugin(MultiProcPlugin):
     def _send(self, taskid: int) -> None:
         node, updatehash = self._given[taskid]
         task = partial(_run_node, node, updatehash, taskid)
-        with _undisturbed():
+        # a worker that is just being started would not be known yet
+        with _blocked(signal.SIGINT, signal.SIGTERM):
             try:
                 future = self.pool.submit(task)
             except BrokenProcessPool:
@@ -494,17 +495,14 @@ def _start_fork_server() -> None:
     A terminal sends Ctrl-C to all processes; this one ends the others, in silence.
     """
     resource_tracker.ensure_running()  # first: it lets the signal in again, after its own start
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
+    with _blocked(signal.SIGINT):
         forkserver.ensure_running()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Ctrl-C and SIGTERM wait: a worker that is just being started would not be known yet."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+def _blocked(*signals: signal.Signals) -> Iterator[None]:
+    """These signals wait until the end of the block."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         yield
     finally:

@@ -168,7 +168,7 @@ def memory(bench: Bench) -> None:
             out, work = bench.fresh(), bench.fresh()
             before = ["prlimit", f"--as={mib * MIB}"]
             run = bench.app.start(bench.bids, out, work, "--nprocs", nprocs, before=before)
-            run.wait(300)
+            run.wait()
             check_whole(out)
             if mib >= 512:  # with less Python cannot even load its own modules
                 check_clean(run, CODES)
@@ -226,15 +226,8 @@ def _peak(bench: Bench) -> int:
     run = bench.app.start(bench.bids, bench.fresh(), bench.fresh(), afresh=True)
     peak = 0
     while run.code is None:
-        try:
-            lines = Path(f"/proc/{run.process.pid}/status").read_text().splitlines()
-        except OSError:
-            break
-        for line in lines:
-            if line.startswith("VmHWM:"):
-                peak = max(peak, int(line.split()[1]) * 1024)
+        peak = max(peak, run.peak_kib() * 1024)
         time.sleep(0.02)
-    run.wait()
     return peak
 
 

@@ -71,7 +71,7 @@ def measure(bench: Bench, number: int, *flags: str) -> Cost:
     while run.code is None:
         if time.monotonic() - start > PATIENCE:
             run.kill_group()
-        peak = max(peak, _peak_kib(run.process.pid))
+        peak = max(peak, run.peak_kib())
         time.sleep(0.25)
     seconds = time.monotonic() - start
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -85,16 +85,6 @@ def measure(bench: Bench, number: int, *flags: str) -> Cost:
         shutil.rmtree(path)
     processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return Cost(number, seconds, processor, peak / 1024)
-
-
-def _peak_kib(pid: int) -> int:
-    try:
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("VmHWM"):
-                return int(line.split()[1])
-    except OSError:
-        pass
-    return 0
 
 
 def growth(costs: list[Cost], again: Cost) -> str:

@@ -38,7 +38,7 @@ for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_variable] = "1"
 os.environ |= {"NO_ET": "1", "NIPYPE_NO_ET": "1", "MPLBACKEND": "Agg"}
 #: seconds after which a run hangs
-PATIENCE = 1800.0
+PATIENCE = 300.0
 #: what differs between two runs though nothing is wrong: times, dates, the run's own name
 TIMING = re.compile(r"[Ss]econds|Duration|Date|Time$")
 #: in pages and pictures: dates, ids that matplotlib and nireports draw by lot
@@ -353,6 +353,14 @@ class Run:
     def children(self) -> list[int]:
         """Processes of its group that live, the main one left out."""
         return [pid for pid in group(self.process.pid) if pid != self.process.pid]
+
+    def peak_kib(self) -> int:
+        """Most memory that the main process held so far, KiB; 0 when it has ended."""
+        try:
+            lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
+        except OSError:
+            return 0
+        return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), 0)
 
     def tail(self, length: int = 300) -> str:
         """The end of what it said."""

@@ -54,3 +54,11 @@ def test_a_run_under_a_small_limit_ends_at_once_and_says_why(tmp_path):
     assert "got a limit of 1.00 GiB" in said
     assert said.startswith("5\n")
     assert not (tmp_path / "out").exists()
+
+
+def test_one_image_under_a_small_limit_ends_at_once_and_says_why(tmp_path):
+    (tmp_path / "head.nii.gz").write_bytes(b"never read")
+    flags = [str(tmp_path / "head.nii.gz"), str(tmp_path / "out.nii.gz"), "--age-months", "18"]
+    said = under(GIB, f"from bmex_bids.cli.enhance import main; print(main({flags!r}))")
+    assert "got a limit of 1.00 GiB" in said
+    assert said.startswith("5\n")
