@@ -343,6 +343,6 @@ def _draw_slices(rng: np.random.Generator) -> Step:
 def _draw_noise(rng: np.random.Generator, intensity_range: float) -> Step:
     return {
         "kind": str(rng.choice(["rician-noise", "gaussian-noise"])),
-        "sigma": float(rng.uniform(0.002, 0.05) * intensity_range),
+        "sigma": float(rng.uniform(0.002, 0.07) * intensity_range),
         "seed": int(rng.integers(2**31)),
     }

@@ -30,10 +30,10 @@ WINDOW = 5  # voxels, edge of the cube that the local mean is taken over
 CLASSES = 4  # background, CSF, GM, WM
 
 
-def box_mean(x: Tensor) -> Tensor:
-    """Mean over a cube of ``WINDOW`` voxels, zeros beyond the edge; one axis after the other."""
+def box_mean(x: Tensor, window: int = WINDOW) -> Tensor:
+    """Mean over a cube of ``window`` voxels, zeros beyond the edge; one axis after the other."""
     for axis in range(3):
-        kernel = [WINDOW if k == axis else 1 for k in range(3)]
+        kernel = [window if k == axis else 1 for k in range(3)]
         x = F.avg_pool3d(x, kernel, 1, [n // 2 for n in kernel])
     return x
 
@@ -77,7 +77,8 @@ class Residual(nn.Module):
         self.norm2 = nn.GroupNorm(width, width) if norm else nn.Identity()
         self.conv1 = nn.Conv3d(width, width, 3, padding=1)
         self.conv2 = nn.Conv3d(width, width, 3, padding=1)
-        nn.init.kaiming_normal_(self.conv1.weight, nonlinearity="relu")
+        if not self.conv1.weight.is_meta:  # there, drawing would import torch's whole compiler
+            nn.init.kaiming_normal_(self.conv1.weight, nonlinearity="relu")
         nn.init.zeros_(self.conv2.weight)
         nn.init.zeros_(self.conv1.bias)  # type: ignore[arg-type]
         nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]

@@ -9,12 +9,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bmex_bids.network.compact import box_mean
+
+RANGE = 1000.0  # template units
+WINDOW = 7  # voxels, edge of the cube that SSIM compares
+
+
+def ssim(image: Tensor, target: Tensor) -> Tensor:
+    """Structural similarity (Wang et al. 2004) of each voxel's cube, (N, 1, …), template units."""
+    x, y = image.float() / RANGE, target.float() / RANGE
+    mean_x, mean_y = box_mean(x, WINDOW), box_mean(y, WINDOW)
+    square_x, square_y, both = (box_mean(part, WINDOW) for part in (x * x, y * y, x * y))
+    variances = (square_x - mean_x**2).clamp_min(0) + (square_y - mean_y**2).clamp_min(0)
+    covariance = both - mean_x * mean_y
+    brightness = (2 * mean_x * mean_y + 1e-4) / (mean_x**2 + mean_y**2 + 1e-4)
+    return brightness * (2 * covariance + 9e-4) / (variances + 9e-4)
+
 
 @dataclass(frozen=True)
 class JointLoss:
-    """Relative absolute error of the image plus weighted cross-entropy of the tissues.
+    """Relative absolute error of the image, its loss of structure, and the tissues' cross-entropy.
 
-    ``loss = mean_i (mean |y − t| / (mean |x − t| + floor)) + tissue · CE``, x the degraded input,
+    ``loss = mean_i (mean |y − t| / (mean |x − t| + floor)) + structure · mean_i (mean (1 −
+    SSIM(y, t)) / (mean (1 − SSIM(x, t)) + structure_floor)) + tissue · CE``, x the degraded input,
     t the clean target, y the output.  Each patch counts by how much of its own fault is mended:
     with a plain distance a few patches of hopeless motion drowned everything that could be learnt
     (500 steps, no gain in any validation cell).
@@ -25,6 +42,8 @@ class JointLoss:
 
     tissue: float = 0.1
     floor: float = 20.0  # template units; small ones let clean patches forbid any change
+    structure: float = 0.3
+    structure_floor: float = 0.03  # of SSIM
 
     def __call__(
         self,
@@ -44,6 +63,12 @@ class JointLoss:
         before = ((bad - target).abs() * inside).flatten(1).sum(dim=1) / count
         after = ((image - target).abs() * inside).flatten(1).sum(dim=1) / count
         loss = (after / (before + self.floor)).mean()
+        if self.structure > 0:
+            missing, lost = (
+                ((1 - ssim(one * inside, target * inside)) * inside).flatten(1).sum(dim=1) / count
+                for one in (image, bad)
+            )
+            loss = loss + self.structure * (missing / (lost + self.structure_floor)).mean()
         known = (labels != 255) & mask[:, 0]
         if self.tissue > 0 and bool(known.any()):
             wanted = torch.where(known, labels, torch.full_like(labels, 255)).long()

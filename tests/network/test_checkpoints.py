@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
 import math
+import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -186,3 +189,24 @@ def test_a_file_of_something_else_than_tensors_is_refused(save):
         read_state(save([torch.zeros(2)]))
     with pytest.raises(WeightsError, match="dictionary of tensors"):
         read_state(save({"epoch": 3}))
+
+
+def test_loading_does_not_import_torchs_compiler(tmp_path):
+    """It takes seconds, and makes a folder among the temporary files."""
+    program = """
+import sys
+from bmex_bids.network.checkpoints import load_network
+from bmex_bids.network.registry import bundled
+for record in bundled():
+    load_network(record.path, record.variant)
+print(sorted({"torch._dynamo", "torch._inductor"} & set(sys.modules)))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "[]"
+    assert list(tmp_path.iterdir()) == []

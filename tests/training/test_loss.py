@@ -1,20 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 import math
 
+import numpy as np
 import pytest
 import torch
+from skimage.metrics import structural_similarity
 
-from bmex_bids.training.loss import JointLoss
+from bmex_bids.training.loss import JointLoss, ssim
 
 
 @pytest.fixture
 def batch():
     """Two patches: every voxel of the first is wrong by 180, of the second by 80."""
-    target = torch.full((2, 1, 4, 4, 4), 500.0)
+    target = torch.full((2, 1, 8, 8, 8), 500.0)
     bad = target + torch.tensor([180.0, -80.0]).reshape(2, 1, 1, 1, 1)
-    mask = torch.zeros(2, 1, 4, 4, 4, dtype=torch.bool)
+    mask = torch.zeros(2, 1, 8, 8, 8, dtype=torch.bool)
     mask[..., 1:3] = True
-    labels = torch.randint(1, 4, (2, 4, 4, 4), generator=torch.Generator().manual_seed(0))
+    labels = torch.randint(1, 4, (2, 8, 8, 8), generator=torch.Generator().manual_seed(0))
     return bad, target, mask, labels.to(torch.uint8)
 
 
@@ -29,16 +31,16 @@ def test_a_perfect_output_costs_nothing(batch):
 
 def test_an_unchanged_image_costs_about_one(batch):
     bad, target, mask, labels = batch
-    loss = JointLoss(tissue=0, floor=20)(certain(labels), bad, bad, target, mask, labels)
+    loss = JointLoss(tissue=0, floor=20, structure=0)(certain(labels), bad, bad, target, mask, labels)
     assert loss == pytest.approx((180 / 200 + 80 / 100) / 2)
-    loss = JointLoss(tissue=0, floor=0)(certain(labels), bad, bad, target, mask, labels)
+    loss = JointLoss(tissue=0, floor=0, structure=0)(certain(labels), bad, bad, target, mask, labels)
     assert loss == pytest.approx(1)
 
 
 def test_ignorance_of_tissues_costs_the_logarithm_of_four(batch):
     bad, target, mask, labels = batch
-    loss = JointLoss(tissue=0.1)(torch.zeros(2, 4, 4, 4, 4), target, bad, target, mask, labels)
-    assert loss == pytest.approx(0.1 * math.log(4))
+    loss = JointLoss(tissue=0.1)(torch.zeros(2, 4, 8, 8, 8), target, bad, target, mask, labels)
+    assert loss == pytest.approx(0.1 * math.log(4), rel=1e-5)
 
 
 def test_unknown_labels_cost_nothing(batch):
@@ -59,3 +61,26 @@ def test_what_lies_outside_the_mask_costs_nothing(batch):
     scores = torch.where(mask, certain(labels), -certain(labels))
     assert JointLoss()(scores, image, bad, target, mask, labels) == pytest.approx(0)
     assert JointLoss()(scores, image, bad, target, mask & False, labels) == 0
+
+
+def test_structure_is_scikit_images_and_lost_structure_costs_its_share():
+    generator = torch.Generator().manual_seed(1)
+    target = 400 + 200 * torch.rand(1, 1, 20, 20, 20, generator=generator)
+    bad = target + 60 * torch.randn(target.shape, generator=generator)
+    x, y = bad[0, 0].numpy(), target[0, 0].numpy()
+    whole = {"win_size": 7, "data_range": 1000, "use_sample_covariance": False, "full": True}
+    expected = structural_similarity(x, y, **whole)[1]
+    middle = (slice(3, -3),) * 3  # the libraries differ beyond the edge
+    found = ssim(bad, target)[0, 0].numpy()
+    assert np.abs(found - expected)[middle].max() < 1e-4
+
+    mask = torch.zeros(target.shape, dtype=torch.bool)
+    mask[..., 6:14, 6:14, 6:14] = True
+    labels = torch.full((1, 20, 20, 20), 255, dtype=torch.uint8)
+    scores = torch.zeros(1, 4, 20, 20, 20)
+    losses = [
+        JointLoss(structure=share, structure_floor=0)(scores, bad, bad, target, mask, labels)
+        for share in (0.0, 0.3)
+    ]
+    assert float(losses[1] - losses[0]) == pytest.approx(0.3)
+    assert JointLoss()(scores, target, bad, target, mask, labels) == pytest.approx(0, abs=1e-6)
