@@ -35,6 +35,7 @@ from traceback import format_exception
 from typing import Any
 
 import networkx as nx
+import numpy as np
 from nipype import config as nipype_config
 from nipype import logging as nipype_logging
 from nipype.interfaces.utility import IdentityInterface
@@ -43,6 +44,7 @@ from nipype.pipeline.engine.utils import topological_sort
 from nipype.pipeline.plugins.base import PluginBase
 from nipype.pipeline.plugins.multiproc import MultiProcPlugin
 from nipype.pipeline.plugins.tools import report_crash
+from numpy.typing import NDArray
 
 from bmex_bids.workflows import address_space, batch_plugins
 
@@ -345,10 +347,35 @@ class SerialPlugin(PluginBase):
             os.chdir(folder)
 
 
+class _Dependencies:
+    """How many unfinished jobs each job waits for, asked for as Nipype asks its matrix.
+
+    Nipype sums a matrix of all jobs by all jobs, twice at each look, and searches another after
+    each job: work that grows with the square of the number of images.
+    """
+
+    def __init__(self, matrix: Any) -> None:
+        """From Nipype's sparse (jobs, jobs) matrix: not 0 where the column's job needs the row's."""
+        needs = matrix.tocsr() != 0
+        self._open: NDArray[np.int64] = np.array(needs.sum(axis=0), dtype=np.int64).reshape(1, -1)
+        self._first, self._followers = needs.indptr, needs.indices
+
+    def sum(self, axis: int) -> NDArray[np.int64]:
+        """Unfinished jobs before each job, (1, jobs)."""
+        if axis != 0:
+            raise ValueError(f"expected the sum over axis 0, got axis {axis}")
+        return self._open
+
+    def finish(self, jobid: int) -> None:
+        """Nobody waits for this job any more."""
+        self._open[0, self._followers[self._first[jobid] : self._first[jobid + 1]]] -= 1
+
+
 class PoolPlugin(MultiProcPlugin):
     """Nipype's MultiProc with strict priorities, and workers whose death is made good."""
 
     pool: ProcessPoolExecutor
+    depidx: Any
 
     def __init__(self, plugin_args: dict[str, Any]) -> None:
         super().__init__(plugin_args=plugin_args)
@@ -382,6 +409,15 @@ class PoolPlugin(MultiProcPlugin):
                 nipype_config.resource_monitor,
             ),
         )
+
+    def _generate_dependency_list(self, graph: nx.DiGraph) -> None:
+        super()._generate_dependency_list(graph)
+        self.depidx = _Dependencies(self.depidx)
+
+    def _task_finished_cb(self, jobid: int, cached: bool = False) -> None:
+        self._status_callback(self.procs[jobid], "end")
+        self.proc_pending[jobid] = False
+        self.depidx.finish(jobid)
 
     def _submit_job(self, node: Any, updatehash: bool = False) -> int:
         self._taskid += 1

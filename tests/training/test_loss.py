@@ -31,9 +31,13 @@ def test_a_perfect_output_costs_nothing(batch):
 
 def test_an_unchanged_image_costs_about_one(batch):
     bad, target, mask, labels = batch
-    loss = JointLoss(tissue=0, floor=20, structure=0)(certain(labels), bad, bad, target, mask, labels)
+    loss = JointLoss(tissue=0, floor=20, structure=0)(
+        certain(labels), bad, bad, target, mask, labels
+    )
     assert loss == pytest.approx((180 / 200 + 80 / 100) / 2)
-    loss = JointLoss(tissue=0, floor=0, structure=0)(certain(labels), bad, bad, target, mask, labels)
+    loss = JointLoss(tissue=0, floor=0, structure=0)(
+        certain(labels), bad, bad, target, mask, labels
+    )
     assert loss == pytest.approx(1)
 
 

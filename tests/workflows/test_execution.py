@@ -10,7 +10,9 @@ import signal
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import scipy.sparse
 from nipype.interfaces.base import BaseInterfaceInputSpec, SimpleInterface, TraitedSpec, traits
 from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline.engine import Node, Workflow
@@ -238,3 +240,21 @@ def test_the_workflow_itself_is_not_searched_for_garbage_at_each_step(run, monke
     run(image_wf("a_wf"), nprocs=2)
     assert min(frozen) > 10_000
     assert gc.get_freeze_count() == 0
+
+
+def test_what_is_ready_is_what_nipypes_matrix_says_without_asking_it():
+    """Its sums, and its search after each job, grew with the square of the number of images."""
+    rng = np.random.default_rng(7)
+    jobs = 40
+    needs = np.triu(rng.random((jobs, jobs)) < 0.15, k=1)
+    matrix = scipy.sparse.lil_matrix(needs.astype(int))
+    open_jobs = execution._Dependencies(matrix)
+    matrix = matrix.astype(bool)
+    for job in range(jobs):
+        assert (open_jobs.sum(0) == matrix.sum(0)).all()
+        assert open_jobs.sum(0).shape == (1, jobs)
+        open_jobs.finish(job)
+        matrix[job] = 0
+    assert not open_jobs.sum(axis=0).any()
+    with pytest.raises(ValueError, match="axis 0"):
+        open_jobs.sum(1)
