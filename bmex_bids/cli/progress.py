@@ -113,12 +113,12 @@ class Progress:
 
 
 class Sparingly:
-    """Calls a function that takes longer the more images there are, so often that it takes 5 %.
+    """Calls a function that takes longer the more images there are, so often that it takes 1 %.
 
     A call that comes too early is left out and returns False.
     """
 
-    SHARE = 0.05
+    SHARE = 0.01
 
     def __init__(
         self, call: Callable[[Progress], object], clock: Callable[[], float] = time.monotonic

@@ -49,6 +49,8 @@ from numpy.typing import NDArray
 from bmex_bids.workflows import address_space, batch_plugins
 
 POLL_SECONDS = 0.2
+#: jobs after which what is there is not searched for garbage any more
+FREEZE_EVERY = 100
 WORKER_DIED = (
     "expected a worker process to finish this step, but it died, and so did the one that tried "
     "again, alone; most likely they were killed because the memory was full; use --low-mem, or "
@@ -325,26 +327,32 @@ class SerialPlugin(PluginBase):
         """Run all nodes but those that need one that failed."""
         folder = Path.cwd()
         stop = str(config["execution"]["stop_on_first_crash"]).lower() == "true"
-        dropped: set[Any] = set()
         nodes, _ = topological_sort(graph, depth_first=True)
         try:
-            for node in nodes:
-                if node in dropped:
-                    continue
-                self._status_callback(node, "start")
-                try:
-                    node.run(updatehash=updatehash)
-                except Exception:  # noqa: BLE001 - whatever a node raises is its image's failure
-                    node._traceback = format_exception(*sys.exc_info())
-                    report_crash(node, traceback=node._traceback)
-                    self._status_callback(node, "exception")
-                    if stop:
-                        break
-                    dropped |= nx.descendants(graph, node)
-                else:
-                    self._status_callback(node, "end")
+            with _without_old_garbage():
+                self._run_in_turn(nodes, graph, stop=stop, updatehash=updatehash)
         finally:
             os.chdir(folder)
+
+    def _run_in_turn(
+        self, nodes: Sequence[Any], graph: nx.DiGraph, *, stop: bool, updatehash: bool
+    ) -> None:
+        dropped: set[Any] = set()
+        for node in nodes:
+            if node in dropped:
+                continue
+            self._status_callback(node, "start")
+            try:
+                node.run(updatehash=updatehash)
+            except Exception:  # noqa: BLE001 - whatever a node raises is its image's failure
+                node._traceback = format_exception(*sys.exc_info())
+                report_crash(node, traceback=node._traceback)
+                self._status_callback(node, "exception")
+                if stop:
+                    return
+                dropped |= nx.descendants(graph, node)
+            else:
+                self._status_callback(node, "end")
 
 
 class _Dependencies:
@@ -385,6 +393,7 @@ class PoolPlugin(MultiProcPlugin):
         self._lost: list[int] = []  # tasks that wait to be done again
         self._alone: int | None = None  # the one that is
         self._urgency: dict[int, tuple[int, int]] = {}  # job → place in the order of images
+        self._finished = 0  # jobs, since what they left was last put aside
         self.pool.shutdown()
         self.pool = self._new_pool()
 
@@ -418,6 +427,11 @@ class PoolPlugin(MultiProcPlugin):
         self._status_callback(self.procs[jobid], "end")
         self.proc_pending[jobid] = False
         self.depidx.finish(jobid)
+        self._finished += 1
+        if self._finished == FREEZE_EVERY:  # what is kept of each job is no garbage either
+            gc.collect()
+            gc.freeze()
+            self._finished = 0
 
     def _submit_job(self, node: Any, updatehash: bool = False) -> int:
         self._taskid += 1
@@ -549,7 +563,8 @@ def _blocked(*signals: signal.Signals) -> Iterator[None]:
 def _without_old_garbage() -> Iterator[None]:
     """What is there now, the workflow of all images, is not searched for garbage any more.
 
-    Nipype's MultiProc collects before each step: with many images that takes most of the time.
+    Nipype's MultiProc collects before each step: with many images that takes most of the time; in
+    one process Python's own collections grow with the number of images.
     """
     gc.collect()
     gc.freeze()

@@ -242,6 +242,22 @@ def test_the_workflow_itself_is_not_searched_for_garbage_at_each_step(run, monke
     assert gc.get_freeze_count() == 0
 
 
+def test_what_is_kept_of_finished_jobs_is_not_searched_either(run, monkeypatch):
+    """It grows with the number of images as the workflow does."""
+    frozen = []
+    submit = execution.PoolPlugin._submit_job
+
+    def spy(self, node, updatehash=False):
+        frozen.append(gc.get_freeze_count())
+        return submit(self, node, updatehash)
+
+    monkeypatch.setattr(execution.PoolPlugin, "_submit_job", spy)
+    monkeypatch.setattr(execution, "FREEZE_EVERY", 2)
+    run(image_wf("a_wf"), image_wf("b_wf"), nprocs=2)
+    assert frozen[-1] > frozen[0]
+    assert gc.get_freeze_count() == 0
+
+
 def test_what_is_ready_is_what_nipypes_matrix_says_without_asking_it():
     """Its sums, and its search after each job, grew with the square of the number of images."""
     rng = np.random.default_rng(7)
