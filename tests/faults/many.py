@@ -128,7 +128,7 @@ def main() -> int:
                 costs = [measure(this, number, *flags) for number in numbers]
                 return growth(costs, measure(this, numbers[0], *flags))
 
-            this.results.case(
+            this.case(
                 "many participants",
                 f"{', '.join(map(str, numbers))} participants in one run, --nprocs {nprocs}",
                 "all done; time and memory grow no faster than the number",
