@@ -275,8 +275,8 @@ def _draw_mixed(rng: np.random.Generator, intensity_range: float) -> Recipe:
 def _draw_motion(rng: np.random.Generator) -> Step:
     choice = rng.random()
     if choice < 0.75:  # mostly mild: the square favours small amplitudes
-        amplitude = 0.2 + 3.3 * float(rng.random()) ** 2
-        return draw_periodic(rng, amplitude, float(rng.uniform(0.02, 0.5)), 1)
+        amplitude = 0.2 + 5.3 * float(rng.random()) ** 2
+        return draw_periodic(rng, amplitude, float(rng.uniform(0.02, 0.55)), 1)
     count = int(rng.integers(2, 5))
     smooth = bool(choice > 0.87)
     times = [0.0, *sorted(float(t) for t in rng.uniform(0.1, 0.9, count - 1))]
