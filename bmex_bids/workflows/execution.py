@@ -48,6 +48,8 @@ from numpy.typing import NDArray
 
 from bmex_bids.workflows import address_space, batch_plugins
 
+LOGGER = logging.getLogger(__name__)
+
 POLL_SECONDS = 0.2
 #: jobs after which what is there is not searched for garbage any more
 FREEZE_EVERY = 100
@@ -346,7 +348,7 @@ class SerialPlugin(PluginBase):
                 node.run(updatehash=updatehash)
             except Exception:  # noqa: BLE001 - whatever a node raises is its image's failure
                 node._traceback = format_exception(*sys.exc_info())
-                report_crash(node, traceback=node._traceback)
+                _write_crash_file(node)
                 self._status_callback(node, "exception")
                 if stop:
                     return
@@ -494,6 +496,10 @@ class PoolPlugin(MultiProcPlugin):
         if self._alone == taskid:
             self._alone = None
 
+    def _report_crash(self, node: Any, result: Any = None) -> str | None:
+        node._result = (result or {}).get("result")
+        return _write_crash_file(node)
+
     def _clean_queue(self, jobid: int, graph: nx.DiGraph, result: Any = None) -> Any:
         self.failed = True
         node = self.procs[jobid]
@@ -537,6 +543,19 @@ class PoolPlugin(MultiProcPlugin):
                 break
             chosen.append(jobid)
         return chosen
+
+
+def _write_crash_file(node: Any) -> str | None:
+    """Put down what is known of a node that failed; its path, or None where that cannot be done.
+
+    The image has failed either way, and its reason is told: a folder that is full, or that somebody
+    removes at this moment, must not take the other images with it.
+    """
+    try:
+        return str(report_crash(node, traceback=node._traceback))
+    except OSError as error:
+        LOGGER.warning("no crash file of %s: %s", node.fullname, error)
+        return None
 
 
 def _start_fork_server() -> None:

@@ -120,6 +120,16 @@ def test_a_failing_image_stops_no_other(run, nprocs):
     assert "walnut" in crash.read_text()
 
 
+@pytest.mark.parametrize("nprocs", [1, 2])
+def test_an_image_whose_crash_file_cannot_be_written_stops_no_other(run, tmp_path, nprocs):
+    """Somebody deletes the output at the very moment: the run ended with an internal error."""
+    (tmp_path / "crash").write_text("not a folder")
+    events, _ = run(image_wf("a_wf", "raise"), image_wf("b_wf"), nprocs=nprocs)
+    assert ("b_wf", "last") in ended(events)
+    (failure,) = [event for event in events if event.status == "exception"]
+    assert failure.reason == "expected a brain, got a walnut; look at it"
+
+
 def test_one_image_after_the_other_in_one_process(run):
     events, _ = run(image_wf("a_wf"), image_wf("b_wf"))
     assert [name for name, _ in ended(events)] == ["a_wf"] * 3 + ["b_wf"] * 3
