@@ -57,7 +57,11 @@ def cell_recipe(cell: str, seed: int) -> Recipe:
     if cell == "noise 2.5%":
         return Recipe(({"kind": "rician-noise", "sigma": 25.0, "seed": seed},))
     if cell.endswith(" mm"):
-        thickness = {"axis": 2, "thickness_mm": float(cell[:-3]), "degree": 3}  # as the app resamples
+        thickness = {
+            "axis": 2,
+            "thickness_mm": float(cell[:-3]),
+            "degree": 3,
+        }  # as the app resamples
         return Recipe(({"kind": "low-resolution", **thickness},))
     return severity(cell, rng)
 
