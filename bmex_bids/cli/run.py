@@ -203,8 +203,9 @@ def _process(config: Config, tasks: Sequence[Task], device: str) -> list[status.
         [task for task in tasks if task.to_run],
         status.left_running(config.log_dir),
     )
-    workflows = [_image_workflow(config, task, device) for task in to_run]
-    whole = base.init_run_wf(workflows, work_dir=config.paths.work_dir)
+    with execution.uncollected():
+        workflows = [_image_workflow(config, task, device) for task in to_run]
+        whole = base.init_run_wf(workflows, work_dir=config.paths.work_dir)
 
     known: dict[str, Mapping[str, Any]] = {}
 

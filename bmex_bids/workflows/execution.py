@@ -579,6 +579,18 @@ def _blocked(*signals: signal.Signals) -> Iterator[None]:
 
 
 @contextmanager
+def uncollected() -> Iterator[None]:
+    """No search for garbage: while a workflow is built all of it stays, and each search sees more."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@contextmanager
 def _without_old_garbage() -> Iterator[None]:
     """What is there now, the workflow of all images, is not searched for garbage any more.
 
