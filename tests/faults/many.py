@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Campaign: hundreds of participants in one run: time and memory of the main process by number.
+"""Campaign: hundreds of participants in one run: time and memory by their number.
 
 The brains are the smallest there are, and drawn by link from one file, so that what grows is what
-the run itself adds for each image.  Measured: wall-clock and processor seconds, and the main
-process's peak of resident memory.  Growth is called linear when the last participants cost no more
+the run itself adds for each image.  Measured: wall-clock seconds, processor seconds of all the run's
+processes, and the main one's peak of resident memory.  Growth is called linear when the last
+participants cost no more
 than :data:`TOLERANCE` times what the first ones do.
 """
 
 from __future__ import annotations
 
 import os
-import resource
 import shutil
 import sys
 import time
@@ -64,17 +64,16 @@ def measure(bench: Bench, number: int, *flags: str) -> Cost:
     """Run so many participants from an empty output."""
     bids = participants(bench.fresh("many"), number)
     out, work = bench.fresh("many"), bench.fresh("many")
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     start = time.monotonic()
     run = bench.app.start(bids, out, work, *flags, afresh=True)
-    peak = 0
+    peak, processor = 0, 0.0
     while run.code is None:
         if time.monotonic() - start > PATIENCE:
             run.kill_group()
         peak = max(peak, run.peak_kib())
+        processor = max(processor, run.processor_seconds())
         time.sleep(0.25)
     seconds = time.monotonic() - start
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     check_clean(run, [0])
     done = sum(row["status"] == "done" for row in statuses(out).values())
     if done != number:
@@ -83,7 +82,6 @@ def measure(bench: Bench, number: int, *flags: str) -> Cost:
         raise Lost("not every participant has a page")
     for path in (bids, out, work):
         shutil.rmtree(path)
-    processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return Cost(number, seconds, processor, peak / 1024)
 
 

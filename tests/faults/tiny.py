@@ -362,22 +362,34 @@ class Run:
             return 0
         return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), 0)
 
+    def processor_seconds(self) -> float:
+        """What all processes of the run used so far, those that ended and were waited for, too."""
+        ticks = sum(
+            sum(map(int, fields[11:15])) for fields in processes(self.process.pid).values()
+        )
+        return float(ticks) / os.sysconf("SC_CLK_TCK")
+
     def tail(self, length: int = 300) -> str:
         """The end of what it said."""
         return self.said[-length:].strip()
 
 
-def group(leader: int) -> list[int]:
-    """Processes of a process group that live (a zombie does not)."""
-    found = []
+def processes(leader: int) -> dict[int, list[str]]:
+    """Of a process group, zombies too: number → fields of /proc/…/stat behind the name."""
+    found = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
-            state, _, pgrp = path.read_text().rpartition(")")[2].split()[:3]
+            fields = path.read_text().rpartition(")")[2].split()
         except OSError:  # it ended just now
             continue
-        if int(pgrp) == leader and state != "Z":
-            found.append(int(path.parent.name))
+        if int(fields[2]) == leader:
+            found[int(path.parent.name)] = fields
     return found
+
+
+def group(leader: int) -> list[int]:
+    """Processes of a process group that live (a zombie does not)."""
+    return [number for number, fields in processes(leader).items() if fields[0] != "Z"]
 
 
 # The output

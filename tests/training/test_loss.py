@@ -26,7 +26,9 @@ def certain(labels):
 
 def test_a_perfect_output_costs_nothing(batch):
     bad, target, mask, labels = batch
-    assert JointLoss()(certain(labels), target, bad, target, mask, labels) == pytest.approx(0, abs=1e-6)
+    assert JointLoss()(certain(labels), target, bad, target, mask, labels) == pytest.approx(
+        0, abs=1e-6
+    )
 
 
 def test_an_unchanged_image_costs_about_one(batch):
@@ -64,7 +66,9 @@ def test_what_lies_outside_the_mask_costs_nothing(batch):
     image = torch.where(mask, target, target + 1e4)
     scores = torch.where(mask, certain(labels), -certain(labels))
     assert JointLoss()(scores, image, bad, target, mask, labels) == pytest.approx(0, abs=1e-6)
-    assert JointLoss()(scores, image, bad, target, mask & False, labels) == pytest.approx(0, abs=1e-6)
+    assert JointLoss()(scores, image, bad, target, mask & False, labels) == pytest.approx(
+        0, abs=1e-6
+    )
 
 
 def test_structure_is_scikit_images_and_lost_structure_costs_its_share():
