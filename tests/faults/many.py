@@ -4,8 +4,7 @@
 The brains are the smallest there are, and drawn by link from one file, so that what grows is what
 the run itself adds for each image.  Measured: wall-clock seconds, processor seconds of all the run's
 processes, and the main one's peak of resident memory.  Growth is called linear when the last
-participants cost no more
-than :data:`TOLERANCE` times what the first ones do.
+participants cost no more than :data:`TOLERANCE` times what the first ones do.
 """
 
 from __future__ import annotations
