@@ -26,9 +26,7 @@ def certain(labels):
 
 def test_a_perfect_output_costs_nothing(batch):
     bad, target, mask, labels = batch
-    assert JointLoss()(certain(labels), target, bad, target, mask, labels) == pytest.approx(
-        0, abs=1e-6
-    )
+    assert JointLoss()(certain(labels), target, bad, target, mask, labels) == pytest.approx(0)
 
 
 def test_an_unchanged_image_costs_about_one(batch):
@@ -53,22 +51,20 @@ def test_unknown_labels_cost_nothing(batch):
     bad, target, mask, labels = batch
     wrong = -certain(labels)
     unknown = torch.full_like(labels, 255)
-    assert JointLoss()(wrong, target, bad, target, mask, unknown) == pytest.approx(0, abs=1e-6)
+    assert JointLoss()(wrong, target, bad, target, mask, unknown) == 0
     half = labels.clone()
     half[0] = 255
     scores = certain(labels)
     scores[0] = wrong[0]
-    assert JointLoss()(scores, target, bad, target, mask, half) == pytest.approx(0, abs=1e-6)
+    assert JointLoss()(scores, target, bad, target, mask, half) == pytest.approx(0)
 
 
 def test_what_lies_outside_the_mask_costs_nothing(batch):
     bad, target, mask, labels = batch
     image = torch.where(mask, target, target + 1e4)
     scores = torch.where(mask, certain(labels), -certain(labels))
-    assert JointLoss()(scores, image, bad, target, mask, labels) == pytest.approx(0, abs=1e-6)
-    assert JointLoss()(scores, image, bad, target, mask & False, labels) == pytest.approx(
-        0, abs=1e-6
-    )
+    assert JointLoss()(scores, image, bad, target, mask, labels) == pytest.approx(0)
+    assert JointLoss()(scores, image, bad, target, mask & False, labels) == 0
 
 
 def test_structure_is_scikit_images_and_lost_structure_costs_its_share():
@@ -92,19 +88,3 @@ def test_structure_is_scikit_images_and_lost_structure_costs_its_share():
     ]
     assert float(losses[1] - losses[0]) == pytest.approx(0.3)
     assert JointLoss()(scores, target, bad, target, mask, labels) == pytest.approx(0, abs=1e-6)
-
-
-def test_where_the_sign_is_not_known_doing_half_costs_less_than_nothing():
-    """The mean of what may be, not its median: a ghost of unknown phase is made weaker."""
-    target = torch.full((1, 1, 8, 8, 8), 500.0)
-    target[..., ::4] += 90.0  # a quarter of the voxels
-    bad = torch.full_like(target, 500.0)
-    mask = torch.ones_like(target, dtype=torch.bool)
-    labels = torch.full((1, 8, 8, 8), 255, dtype=torch.uint8)
-    scores = torch.zeros(1, 4, 8, 8, 8)
-    loss = JointLoss(structure=0)
-    nothing, mean = (
-        float(loss(scores, bad + shift, bad, target, mask, labels)) for shift in (0.0, 22.5)
-    )
-    assert nothing == pytest.approx(45 / 65)
-    assert mean < 0.9 * nothing
