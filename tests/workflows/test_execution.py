@@ -237,31 +237,29 @@ def test_workers_are_deaf_to_ctrl_c(tmp_path):
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
-def test_the_workflow_itself_is_not_searched_for_garbage_at_each_step(run, monkeypatch):
-    """Nipype collects before each step: with 300 images that took longer than the steps."""
-    frozen = []
+@pytest.fixture
+def frozen(monkeypatch):
+    """Objects that garbage collection leaves out, at each step sent to a worker."""
+    counts: list[int] = []
     submit = execution.PoolPlugin._submit_job
 
     def spy(self, node, updatehash=False):
-        frozen.append(gc.get_freeze_count())
+        counts.append(gc.get_freeze_count())
         return submit(self, node, updatehash)
 
     monkeypatch.setattr(execution.PoolPlugin, "_submit_job", spy)
+    return counts
+
+
+def test_the_workflow_itself_is_not_searched_for_garbage_at_each_step(run, frozen):
+    """Nipype collects before each step: with 300 images that took longer than the steps."""
     run(image_wf("a_wf"), nprocs=2)
     assert min(frozen) > 10_000
     assert gc.get_freeze_count() == 0
 
 
-def test_what_is_kept_of_finished_jobs_is_not_searched_either(run, monkeypatch):
+def test_what_is_kept_of_finished_jobs_is_not_searched_either(run, frozen, monkeypatch):
     """It grows with the number of images as the workflow does."""
-    frozen = []
-    submit = execution.PoolPlugin._submit_job
-
-    def spy(self, node, updatehash=False):
-        frozen.append(gc.get_freeze_count())
-        return submit(self, node, updatehash)
-
-    monkeypatch.setattr(execution.PoolPlugin, "_submit_job", spy)
     monkeypatch.setattr(execution, "FREEZE_EVERY", 2)
     run(image_wf("a_wf"), image_wf("b_wf"), nprocs=2)
     assert frozen[-1] > frozen[0]
