@@ -29,7 +29,8 @@ class MeasureQualityInput(BaseInterfaceInputSpec):
     before = File(exists=True, mandatory=True, desc="matched image, template units")
     after = File(exists=True, mandatory=True, desc="enhanced image, template units")
     labels = File(exists=True, mandatory=True, desc="0 background, 1 CSF, 2 GM, 3 WM")
-    labels_after = File(exists=True, mandatory=True, desc="the same of the enhanced image")
+    labels_before = File(exists=True, mandatory=True, desc="of the matched image, to compare")
+    labels_after = File(exists=True, mandatory=True, desc="of the enhanced image, found likewise")
     mask_res = File(exists=True, mandatory=True, desc="network grid")
     corrected = File(exists=True, mandatory=True, desc="the head, 0…1000")
     mask = File(exists=True, mandatory=True, desc="on the grid of corrected")
@@ -73,9 +74,9 @@ def measure(inputs: Any) -> Measures:
 
     image = read(inputs.before)
     before, after = data_of(image), data_of(read(inputs.after))
-    labels, labels_after, inside = (
+    labels, labels_before, labels_after, inside = (
         data_of(read(path, "uint8"))
-        for path in (inputs.labels, inputs.labels_after, inputs.mask_res)
+        for path in (inputs.labels, inputs.labels_before, inputs.labels_after, inputs.mask_res)
     )
     voxel_mm3 = float(np.prod(voxel_sizes(image.affine)))
     info = inputs.mask_info
@@ -87,7 +88,7 @@ def measure(inputs: Any) -> Measures:
         empty_share=empty_share(
             data_of(read(inputs.corrected)), data_of(read(inputs.mask, "uint8")) > 0
         ),
-        tissues_before=tissue_litres(labels, voxel_mm3),
+        tissues_before=tissue_litres(labels_before, voxel_mm3),
         tissues_after=tissue_litres(labels_after, voxel_mm3),
         correlation=correlation(before, after, inside > 0),
         mean_shift=mean_shift(before, after, inside > 0),

@@ -13,6 +13,7 @@ from nipype.pipeline.engine import Workflow
 
 from bmex_bids import __version__
 from bmex_bids.interfaces.files import voxel_count
+from bmex_bids.network.registry import bundled, select
 from bmex_bids.workflows.enhance import init_enhance_wf
 from bmex_bids.workflows.outputs import init_outputs_wf
 from bmex_bids.workflows.preprocess import init_preprocess_wf
@@ -101,6 +102,7 @@ def init_image_wf(
     )
     enhance = init_enhance_wf(
         weights=as_table(weights),
+        yardstick=yardstick(weights),
         age_months=planned.age.months if planned.age else None,
         fetal=planned.age_group == "fetal",
         device=device,
@@ -128,6 +130,18 @@ def init_image_wf(
         connect_by_name(workflow, preprocess, target)
         connect_by_name(workflow, enhance, target)
     return workflow
+
+
+def yardstick(weights: WeightRecord) -> dict[str, Any] | None:
+    """Which network the gate's tissues are found with, where it is not the enhancement's own.
+
+    The published networks are so large that finding tissues twice with them takes as long as
+    everything else but the enhancement; the bundled one also makes what the gate says of them
+    comparable.
+    """
+    if weights.variant in {record.variant for record in bundled() if record.kind == "enhance"}:
+        return None
+    return as_table(select("enhance", weights="bundled"))
 
 
 def connect_by_name(workflow: Workflow, source: Workflow, target: Workflow) -> None:

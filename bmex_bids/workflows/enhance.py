@@ -44,6 +44,7 @@ OUTPUTS = [
 def init_enhance_wf(
     *,
     weights: dict[str, Any],
+    yardstick: dict[str, Any] | None = None,
     age_months: float | None = None,
     fetal: bool = False,
     device: str = "auto",
@@ -61,6 +62,8 @@ def init_enhance_wf(
     Parameters
     ----------
     weights : record of the enhancement network as a dict
+    yardstick : record of the network that finds the tissues which the gate compares; None is the
+        enhancement network
     age_months, fetal : what volume of brain is plausible
     device, use_gpu : for the network
     tile : largest edge of a tile in voxels; None is as large as memory allows
@@ -106,6 +109,8 @@ def init_enhance_wf(
         n_procs=omp_nthreads,
         mem_gb=2 * mem_gb if network_gb is None else network_gb,
     )
+    if yardstick is not None:
+        network.inputs.yardstick = yardstick
     if memory_limit_gb is not None:
         network.inputs.memory_mb = memory_limit_gb * 1024
         network._mem_gb = min(network._mem_gb, memory_limit_gb)
@@ -133,6 +138,7 @@ def init_enhance_wf(
                 [
                     ("out_file", "after"),
                     ("labels", "labels"),
+                    ("labels_before", "labels_before"),
                     ("labels_after", "labels_after"),
                 ],
             ),

@@ -168,12 +168,15 @@ def test_restore_returns_to_the_grid_and_the_intensities_of_the_input(
     assert not wm.any()
 
 
-def test_tissues_are_found_again_in_what_the_network_made(make_image, tmp_path, monkeypatch):
+@pytest.mark.parametrize("yardstick", [False, True])
+def test_tissues_are_found_again_in_what_the_network_made(
+    yardstick, make_image, tmp_path, monkeypatch
+):
     from bmex_bids.network import predict
 
     monkeypatch.chdir(tmp_path)
     shape = (4, 5, 6)
-    calls = {}
+    calls, measured_by = {}, set()
 
     def enhance(data, mask, record, **where):
         calls["enhance"] = where
@@ -188,6 +191,7 @@ def test_tissues_are_found_again_in_what_the_network_made(make_image, tmp_path, 
 
     def classify(data, mask, record, **where):
         calls["classify"] = where
+        measured_by.add(record.name)
         return np.where(mask, data, 0).astype(np.uint8)
 
     monkeypatch.setattr(predict, "enhance", enhance)
@@ -203,6 +207,7 @@ def test_tissues_are_found_again_in_what_the_network_made(make_image, tmp_path, 
             weights=RECORD,
             device="cpu",
             num_threads=3,
+            **({"yardstick": RECORD | {"name": "small"}} if yardstick else {}),
         )
         .run()
         .outputs
@@ -214,5 +219,8 @@ def test_tissues_are_found_again_in_what_the_network_made(make_image, tmp_path, 
         return np.asarray(nib.load(path).dataobj)
 
     np.testing.assert_array_equal(load(outputs.labels), half)
+    assert measured_by == {"small" if yardstick else "test"}
+    # found by the yardstick where there is one, else those that the enhancement knew
+    np.testing.assert_array_equal(load(outputs.labels_before), half * (2 if yardstick else 1))
     np.testing.assert_array_equal(load(outputs.labels_after), half * 3)  # of 2 + 1, not of 2
     assert (load(outputs.out_file) == 3).all()

@@ -25,6 +25,7 @@ def quality(head_phantom, tmp_path, monkeypatch):
         "before": brain,
         "after": (brain * 1.01).astype(np.float32),
         "labels": phantom.tissues.astype(np.uint8),
+        "labels_before": phantom.tissues.astype(np.uint8),
         "labels_after": phantom.tissues.astype(np.uint8),
         "mask_res": phantom.mask.astype(np.uint8),
         "corrected": np.asarray(phantom.image.dataobj).astype(np.float32),

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -137,8 +138,6 @@ def test_only_the_networks_ask_for_a_gpu(planned, build):
 
 
 def test_a_given_mask_reaches_its_node_and_needs_no_gpu(planned, build, tmp_path, make_image):
-    import dataclasses
-
     make_image("LPS", (100, 100, 100), "uint8", path=tmp_path / "mask.nii.gz")
     image = dataclasses.replace(
         planned(), mask=tmp_path / "mask.nii.gz", mask_source="fmriprep: mask.nii.gz"
@@ -151,15 +150,18 @@ def test_a_given_mask_reaches_its_node_and_needs_no_gpu(planned, build, tmp_path
 
 
 def test_published_weights_get_the_published_preparation():
-    import dataclasses
-
     published = dataclasses.replace(RECORD, variant="bmex-pytorch")
     assert base.input_preparation(published) == {"histogram_method": "published", "order": 1}
     assert base.input_preparation(RECORD) == {"histogram_method": "brain", "order": 3}
 
 
 def test_an_image_without_an_age_group_is_no_work(planned, build):
-    import dataclasses
-
     with pytest.raises(ValueError, match="age group"):
         build(dataclasses.replace(planned(), age_group=None))
+
+
+def test_tissues_of_published_weights_are_compared_by_the_bundled_network():
+    assert base.yardstick(RECORD) is None  # as small itself
+    found = base.yardstick(dataclasses.replace(RECORD, variant="bmex-pytorch"))
+    assert found["variant"] == "bmex-compact"
+    assert Path(found["path"]).is_file()
