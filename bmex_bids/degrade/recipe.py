@@ -233,8 +233,9 @@ def draw(name: str, rng: np.random.Generator, *, intensity_range: float = 1000.0
 
     Parameters
     ----------
-    name : a severity of :data:`SEVERITIES`, ``"low-resolution"``, ``"noise"``, ``"smoothing"``,
-        ``"mixed"`` (anything a training pair may have) or ``"clean"``
+    name : a severity of :data:`SEVERITIES`, ``"motion"`` (of any size, in a third with thick
+        slices), ``"low-resolution"``, ``"noise"``, ``"smoothing"``, ``"mixed"`` (anything, mostly
+        mild) or ``"clean"``
     rng : the source of randomness; every drawn number is in the recipe
     intensity_range : full range of the image, for noise
     """
@@ -242,6 +243,9 @@ def draw(name: str, rng: np.random.Generator, *, intensity_range: float = 1000.0
         return Recipe(())
     if name in SEVERITIES:
         return severity(name, rng)
+    if name == "motion":
+        motion = _draw_strong_motion(rng) if rng.random() < 0.8 else _draw_motion(rng)
+        return Recipe((motion, _draw_slices(rng)) if rng.random() < 0.35 else (motion,))
     if name == "low-resolution":
         return Recipe((_draw_slices(rng),))
     if name == "noise":
@@ -250,7 +254,7 @@ def draw(name: str, rng: np.random.Generator, *, intensity_range: float = 1000.0
         return Recipe(({"kind": "smoothing", "fwhm_mm": float(rng.uniform(0.8, 2.4))},))
     if name == "mixed":
         return _draw_mixed(rng, intensity_range)
-    known = ["clean", *SEVERITIES, "low-resolution", "noise", "smoothing", "mixed"]
+    known = ["clean", *SEVERITIES, "motion", "low-resolution", "noise", "smoothing", "mixed"]
     raise ValueError(f"expected one of {known}, got {name!r}")
 
 
@@ -264,12 +268,18 @@ def _draw_mixed(rng: np.random.Generator, intensity_range: float) -> Recipe:
         if rng.random() < 0.35:
             steps.extend(_maybe_jitter(rng, float(rng.uniform(0.2, 1.2)), 1))
     if rng.random() < 0.35:
-        steps.append({**_draw_slices(rng), "degree": 3})  # as the application resamples
+        steps.append(_draw_slices(rng))
     elif rng.random() < 0.1:
         steps.append({"kind": "smoothing", "fwhm_mm": float(rng.uniform(0.5, 2.0))})
     if not steps or rng.random() < 0.35:
         steps.append(_draw_noise(rng, intensity_range))
     return Recipe(tuple(steps))
+
+
+def _draw_strong_motion(rng: np.random.Generator) -> Step:
+    """Periodic, from half a millimetre to more than the strongest severity's."""
+    amplitude = 0.5 + 4.8 * float(rng.random()) ** 1.3
+    return draw_periodic(rng, amplitude, float(rng.uniform(0.02, 0.55)), 1)
 
 
 def _draw_motion(rng: np.random.Generator) -> Step:
@@ -337,6 +347,7 @@ def _draw_slices(rng: np.random.Generator) -> Step:
         "kind": "low-resolution",
         "axis": int(rng.choice([0, 1, 2], p=[0.25, 0.25, 0.5])),
         "thickness_mm": float(rng.uniform(1.2, 4.0)),
+        "degree": 3,  # as the application resamples
     }
 
 

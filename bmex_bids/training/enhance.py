@@ -20,6 +20,7 @@ from bmex_bids.training.loss import JointLoss
 from bmex_bids.training.pairs import (
     VALIDATION_IMAGES,
     CleanImage,
+    Faults,
     PatchChunks,
     load_sources,
     prepare,
@@ -40,7 +41,7 @@ class EnhanceConfig:
     patch: int = 48
     start_from: Path | None = None  # weights of a network of the same shape to begin with
     easy_volumes: int = 40  # with noise only, at the start
-    noise_share: float = 0.4  # of the volumes after them
+    faults: Faults = field(default_factory=Faults)  # of the volumes after them
     loss: JointLoss = field(default_factory=JointLoss)
     schedule: Schedule = field(
         default_factory=lambda: Schedule(
@@ -127,7 +128,7 @@ def train(data_dir: Path, out_dir: Path, config: EnhanceConfig, *, resume: bool 
         chunks=10**6,
         patch=config.patch,
         easy_volumes=config.easy_volumes,
-        noise_share=config.noise_share,
+        faults=config.faults,
         streams=config.schedule.workers,
     )
 

@@ -11,8 +11,9 @@ and a killed run resumable without storing a buffer.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from bmex_bids.imaging.resampling import resample_to_spacing
 from bmex_bids.network.tiling import network_order
 from bmex_bids.training.labels import contrast_is_sure, tissue_labels
 
+LOGGER = logging.getLogger(__name__)
 Array = NDArray[np.float32]
 UNKNOWN = 255
 
@@ -186,10 +188,13 @@ def paint(brain: LabelBrain, rng: np.random.Generator) -> CleanImage:
     tissue = np.array([0] + [TISSUE[name] for name in FREESURFER], dtype=np.uint8)
     image = table[brain.groups]
     shape = (image.shape[0], image.shape[1], image.shape[2])
-    image += rng.uniform(4, 15) * texture(shape, float(rng.uniform(0.6, 1.2)), rng)
+    # little fine texture: much of it is noise to the eye, and the network would learn to keep it
+    image += rng.uniform(1, 6) * texture(shape, float(rng.uniform(0.6, 1.2)), rng)
     image += rng.uniform(4, 15) * texture(shape, float(rng.uniform(2.0, 5.0)), rng)
     mask = brain.groups > 0
-    image = gaussian_filter(np.where(mask, image, 0), float(rng.uniform(0.35, 0.7)))
+    # as sharp as a scan: with half of this blur their edges were twice as steep, and a network that
+    # saw them learnt to smooth nothing, so as not to spoil those
+    image = gaussian_filter(np.where(mask, image, 0), float(rng.uniform(0.6, 1.0)))
     return CleanImage(
         name=f"{brain.name}:{kind}",
         data=np.where(mask, np.clip(image, 0, 1000), 0).astype(np.float32),
@@ -242,13 +247,39 @@ def _augment(clean: CleanImage, rng: np.random.Generator) -> CleanImage:
 
 
 @dataclass(frozen=True)
+class Faults:
+    """How often a volume gets each kind of fault (see ``degrade.recipe.draw``); relative shares.
+
+    Half of them move: what motion mends is a tenth of what smoothing noise mends, and drawn as often
+    the network learns the second and forgets the first.  Few are clean: mild faults teach the same.
+    """
+
+    motion: float = 0.55
+    noise: float = 0.24
+    low_resolution: float = 0.15
+    clean: float = 0.01
+    mixed: float = 0.05
+
+    def __post_init__(self) -> None:
+        shares = [getattr(self, part.name) for part in fields(self)]
+        if min(shares) < 0 or sum(shares) <= 0:
+            raise UsageError(f"expected shares of faults of 0 or more, not all 0, got {shares}")
+
+    def pick(self, rng: np.random.Generator) -> str:
+        """One kind, drawn by the shares."""
+        names = [part.name for part in fields(self)]
+        shares = np.array([getattr(self, name) for name in names], dtype=np.float64)
+        return names[int(rng.choice(len(names), p=shares / shares.sum()))].replace("_", "-")
+
+
+@dataclass(frozen=True)
 class Sources:
     """Where pairs come from: real brains, templates and label maps, and how often each."""
 
     real: Sequence[CleanImage]
     templates: Sequence[CleanImage]
     maps: Sequence[LabelBrain]
-    shares: tuple[float, float, float] = (0.5, 0.25, 0.25)
+    shares: tuple[float, float, float] = (0.62, 0.18, 0.2)
 
     def pick(self, rng: np.random.Generator) -> CleanImage:
         """One clean image, drawn by the shares."""
@@ -259,8 +290,60 @@ class Sources:
         return pool[int(rng.integers(len(pool)))]
 
 
+#: noise of a "clean" image, standard deviation in template units: above the first it is denoised
+#: before it trains, above the second it does not train
+NOISY, TOO_NOISY = 4.0, 9.0
+
+
+def own_noise(clean: CleanImage) -> float:
+    """Noise inside the brain, standard deviation in template units.
+
+    From the median absolute difference along all three axes at once, which smooth anatomy hardly
+    has.  It is that of white noise; interpolated noise is more than it says.
+    """
+    detail = clean.data.astype(np.float64)
+    inside = clean.mask
+    for axis in range(3):
+        detail = np.diff(detail, axis=axis)
+        low, high = (np.take(inside, range(k, inside.shape[axis] - 1 + k), axis) for k in (0, 1))
+        inside = low & high
+    return float(np.median(np.abs(detail[inside])) / np.sqrt(8) / 0.6745)
+
+
+def quiet(clean: CleanImage, noise: float) -> CleanImage:
+    """The image without most of its own noise, by non-local means.
+
+    What a network shall take for anatomy must not be noise: of a target with noise of its own it
+    learns to keep whatever looks like noise, the ripples of motion included.
+    """
+    from skimage.restoration import denoise_nl_means
+
+    found = denoise_nl_means(
+        clean.data, patch_size=3, patch_distance=3, h=0.7 * noise, sigma=noise, fast_mode=True
+    )
+    return replace(clean, data=np.where(clean.mask, np.clip(found, 0, None), 0).astype(np.float32))
+
+
+def _fit_to_train(images: Sequence[CleanImage]) -> list[CleanImage]:
+    """The images that are clean, or can be made so."""
+    chosen = []
+    for image in images:
+        noise = own_noise(image)
+        if noise > TOO_NOISY:
+            LOGGER.info("%s: noise of %.1f units, left out", image.name, noise)
+        elif noise > NOISY:
+            LOGGER.info("%s: noise of %.1f units, denoised", image.name, noise)
+            chosen.append(quiet(image, noise))
+        else:
+            chosen.append(image)
+    return chosen
+
+
 def load_sources(data_dir: Path) -> Sources:
-    """Read everything that may train; an absent file is a UsageError that names it."""
+    """Read everything that may train; an absent file is a UsageError that names it.
+
+    Images with much noise of their own are left out, those with some are denoised.
+    """
     wanted = [name for name, _, _ in REAL_IMAGES + TEMPLATES] + list(TRAINING_MAPS)
     missing = [name for name in wanted if not (data_dir / name).exists()]
     if missing:
@@ -269,10 +352,8 @@ def load_sources(data_dir: Path) -> Sources:
             f"(first: {missing[0]}); give their folder with --data"
         )
     return Sources(
-        real=[prepare(data_dir / name, group, contrast) for name, group, contrast in REAL_IMAGES],
-        templates=[
-            prepare(data_dir / name, group, contrast) for name, group, contrast in TEMPLATES
-        ],
+        real=_fit_to_train([prepare(data_dir / name, *kind) for name, *kind in REAL_IMAGES]),
+        templates=_fit_to_train([prepare(data_dir / name, *kind) for name, *kind in TEMPLATES]),
         maps=[load_label_brain(data_dir / name) for name in TRAINING_MAPS],
     )
 
@@ -307,12 +388,12 @@ class PatchChunks(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         stride: int = 2,
         patches_per_volume: int = 2,
         easy_volumes: int = 40,
-        noise_share: float = 0.4,
+        faults: Faults | None = None,
         streams: int = 1,
     ) -> None:
         self.sources, self.seed, self.chunks, self.patch = sources, seed, chunks, patch
         self.window, self.stride, self.patches_per_volume = window, stride, patches_per_volume
-        self.easy_volumes, self.noise_share = easy_volumes, noise_share
+        self.easy_volumes, self.faults = easy_volumes, faults or Faults()
         self.streams = streams
         self._volumes: dict[tuple[int, int], tuple[Array, CleanImage]] = {}
 
@@ -330,8 +411,7 @@ class PatchChunks(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
             row = [stream] if stream else []  # the first row is the one that a single worker has
             rng = np.random.default_rng([self.seed, 0, *row, number])
             clean = _augment(self.sources.pick(rng), rng)
-            easy = number < self.easy_volumes or rng.random() < self.noise_share
-            kind = "noise" if easy else "mixed"
+            kind = "noise" if number < self.easy_volumes else self.faults.pick(rng)
             self._volumes[stream, number] = (degrade_like_app(clean, rng, kind), clean)
         return self._volumes[stream, number]
 

@@ -7,7 +7,7 @@ from scipy.ndimage import gaussian_filter
 from bmex_bids.degrade.intensity import bias_field, gamma
 from bmex_bids.degrade.recipe import ACTS, SEVERITIES, Recipe, draw
 
-NAMES = ["clean", *SEVERITIES, "low-resolution", "noise", "smoothing", "mixed"]
+NAMES = ["clean", *SEVERITIES, "motion", "low-resolution", "noise", "smoothing", "mixed"]
 
 
 @pytest.fixture
@@ -55,6 +55,16 @@ def test_mixed_draws_every_kind_that_pairs_may_have():
     kinds = {step["kind"] for _ in range(200) for step in draw("mixed", rng).steps}
     assert {"motion-periodic", "motion-piecewise", "low-resolution", "rician-noise"} <= kinds
     assert kinds <= set(ACTS)
+
+
+def test_motion_is_drawn_in_all_sizes_and_now_and_then_with_thick_slices():
+    rng = np.random.default_rng(0)
+    recipes = [draw("motion", rng).steps for _ in range(400)]
+    assert all(steps[0]["kind"].startswith("motion-") for steps in recipes)
+    thick = np.mean([len(steps) == 2 for steps in recipes])
+    assert 0.28 < thick < 0.42
+    sizes = [np.linalg.norm(steps[0].get("amplitude", [])[:3]) for steps in recipes]
+    assert max(sizes) > SEVERITIES["severe+"][0]
 
 
 def test_unknown_names_are_refused():

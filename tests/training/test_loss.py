@@ -34,7 +34,8 @@ def test_an_unchanged_image_costs_about_one(batch):
     loss = JointLoss(tissue=0, floor=20, structure=0)(
         certain(labels), bad, bad, target, mask, labels
     )
-    assert loss == pytest.approx((180 / 200 + 80 / 100) / 2)
+    expected = (180**2 / (180**2 + 20**2) + 80**2 / (80**2 + 20**2)) / 2
+    assert loss == pytest.approx(expected)
     loss = JointLoss(tissue=0, floor=0, structure=0)(
         certain(labels), bad, bad, target, mask, labels
     )

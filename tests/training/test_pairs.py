@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+import logging
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -8,16 +10,21 @@ from bmex_bids.exceptions import UsageError
 from bmex_bids.training import enhance
 from bmex_bids.training.pairs import (
     FREESURFER,
+    NOISY,
+    TOO_NOISY,
     UNKNOWN,
     CleanImage,
+    Faults,
     LabelBrain,
     PatchChunks,
     Sources,
     _augment,
+    _fit_to_train,
     crop_box,
     degrade_like_app,
     load_label_brain,
     load_sources,
+    own_noise,
     paint,
     prepare,
 )
@@ -196,3 +203,50 @@ def test_figures_of_validation_by_hand(clean):
         bad = enhance.cell_recipe(cell, 3).apply(clean.data, clean.spacing)
         assert np.array_equal(bad, clean.data) == (cell == "clean")
         assert np.array_equal(bad, enhance.cell_recipe(cell, 3).apply(clean.data, clean.spacing))
+
+
+def test_faults_are_picked_by_their_shares():
+    rng = np.random.default_rng(0)
+    assert Faults(0, 0, 1, 0, 0).pick(rng) == "low-resolution"
+    with pytest.raises(UsageError, match="shares of faults"):
+        Faults(0, 0, 0, 0, 0)
+    picked = [Faults().pick(rng) for _ in range(2000)]
+    assert picked.count("motion") == pytest.approx(1100, abs=90)
+    assert picked.count("noise") == pytest.approx(480, abs=80)
+
+
+@pytest.fixture(scope="module")
+def noisy():
+    """A smooth brain with noise of a standard deviation."""
+    x, y, z = np.meshgrid(*[np.linspace(-1, 1, n) for n in (40, 44, 36)], indexing="ij")
+    mask = np.sqrt(x**2 + y**2 + z**2) < 0.9
+    smooth = (400 + 150 * np.sin(2 * x) + 100 * y).astype(np.float32)
+
+    def make(sigma, name="brain"):
+        noise = sigma * np.random.default_rng(1).standard_normal(mask.shape)
+        data = np.where(mask, smooth + noise, 0).astype(np.float32)
+        labels = mask.astype(np.uint8)
+        return CleanImage(name, data, mask, labels, (0.8, 0.8, 0.8), "month24", "T1w")
+
+    make.smooth = smooth
+    return make
+
+
+@pytest.mark.parametrize("sigma", [3.0, 12.0])
+def test_own_noise_is_the_standard_deviation_of_what_was_added(noisy, sigma):
+    assert own_noise(noisy(sigma)) == pytest.approx(sigma, rel=0.05)
+    assert own_noise(noisy(0)) < 0.3  # a smooth brain has next to none
+
+
+def test_noisy_images_are_denoised_or_left_out_of_training(noisy, caplog):
+    """A network learns to keep what its clean images have, and ripples of motion look like noise."""
+    a, b, c = noisy(2, "quiet"), noisy((NOISY + TOO_NOISY) / 2, "noisy"), noisy(12, "hopeless")
+    with caplog.at_level(logging.INFO):
+        kept = _fit_to_train([a, b, c])
+    assert [image.name for image in kept] == ["quiet", "noisy"]
+    assert kept[0] is a
+    inside = b.mask
+    before, after = (np.std((i.data - noisy.smooth)[inside]) for i in (b, kept[1]))
+    assert after < before / 2
+    assert not kept[1].data[~inside].any()
+    assert "hopeless: noise of 1" in caplog.text
