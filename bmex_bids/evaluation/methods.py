@@ -23,7 +23,6 @@ ablation    weights without the tissue module, run likewise
 from __future__ import annotations
 
 import importlib.util
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,14 +35,15 @@ from bmex_bids.degrade.blur import slab_centres, spline_weights
 from bmex_bids.evaluation.cells import CELLS, SLICE_AXIS, Cell
 from bmex_bids.exceptions import WeightsError
 from bmex_bids.imaging.intensity import load_histogram, match_histogram
+from bmex_bids.imaging.noise import PATCH, noise_sigma, non_local_means
 from bmex_bids.network.registry import WeightRecord, sha256
 from bmex_bids.training.pairs import CleanImage
 
 Array = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
-#: half the width of the search for similar patches, voxels, and the patches' edge
-NLM_SEARCH, NLM_PATCH = 2, 3
+#: half the width of the search for similar patches, voxels
+NLM_SEARCH = 2
 #: filter strength over estimated noise; of 0.3 … 0.8, the best in the noise cells of sub-0007
 NLM_STRENGTH = 0.5
 #: weight of total variation over estimated noise; of 0.2 … 1.2, the best all round there
@@ -93,26 +93,6 @@ class Method:
     serves: Callable[[Cell], bool] = lambda cell: True
 
 
-def noise_sigma(image: Array, mask: Mask) -> float:
-    """Standard deviation of white noise inside the mask, estimated from the image alone.
-
-    The finest diagonal wavelet band (Haar, along all axes) of a clean brain is nearly empty, so
-    its median absolute deviation over 0.6745 is the noise's (Donoho and Johnstone, Biometrika
-    1994).  Only 2×2×2 blocks wholly inside the mask count.  Zero for an empty mask.
-    """
-    detail = image.astype(np.float32)
-    inside = np.asarray(mask, dtype=bool)
-    for axis in range(3):
-        first: list[slice] = [slice(None)] * 3
-        second = list(first)
-        n = detail.shape[axis] // 2 * 2
-        first[axis], second[axis] = slice(0, n, 2), slice(1, n, 2)
-        detail = (detail[tuple(first)] - detail[tuple(second)]) / np.float32(math.sqrt(2))
-        inside = inside[tuple(first)] & inside[tuple(second)]
-    values = detail[inside]
-    return float(np.median(np.abs(values)) / 0.6745) if values.size else 0.0
-
-
 def nothing(job: Job) -> Array:
     """The degraded image as it is."""
     return job.image
@@ -129,16 +109,10 @@ def nlm(job: Job) -> Array:
 
     The noise is estimated, and its square taken off the patch distances.
     """
-    from skimage.restoration import denoise_nl_means
-
     sigma = noise_sigma(job.image, job.mask)
     if sigma <= 0:
         return job.image
-    result = denoise_nl_means(  # type: ignore[no-untyped-call]
-        job.image, patch_size=NLM_PATCH, patch_distance=NLM_SEARCH,
-        h=NLM_STRENGTH * sigma, sigma=sigma, fast_mode=True, preserve_range=True,
-    )  # fmt: skip
-    return np.asarray(result, dtype=np.float32)
+    return non_local_means(job.image, sigma, strength=NLM_STRENGTH, search=NLM_SEARCH)
 
 
 def total_variation(job: Job) -> Array:
@@ -302,7 +276,7 @@ def methods(
     table = [
         Method("degraded", "1", nothing),
         Method("matched", "1", matched),
-        Method("nlm", f"1 {NLM_SEARCH} {NLM_PATCH} {NLM_STRENGTH}", nlm),
+        Method("nlm", f"1 {NLM_SEARCH} {PATCH} {NLM_STRENGTH}", nlm),
         Method("tv", f"1 {TV_STRENGTH} {TV_ROUNDS}", total_variation),
         Method("n4", "1", n4_alone),
         Method("cubic", "1", cubic, low_resolution),

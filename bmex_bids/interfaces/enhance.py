@@ -81,19 +81,17 @@ class Enhance(SimpleInterface):
         if isdefined(self.inputs.tile):
             where["tile"] = self.inputs.tile
         result = enhance(data_of(image), mask, record, **where)
-        measuring, before = record, result.labels
+        labels = {"labels": result.labels}
+        measuring = record
         if isdefined(self.inputs.yardstick):
             measuring = weight_record(self.inputs.yardstick)
-            before = classify(data_of(image), mask, measuring, **where)
-        after = classify(result.image, mask, measuring, **where)
+            labels["labels_before"] = classify(data_of(image), mask, measuring, **where)
+        labels["labels_after"] = classify(result.image, mask, measuring, **where)
         cwd = runtime.cwd
         self._results["out_file"] = write(with_data(result.image, image), cwd, "enhanced.nii.gz")
-        for name, labels in (
-            ("labels", result.labels),
-            ("labels_before", before),
-            ("labels_after", after),
-        ):
-            self._results[name] = write(with_data(labels, image), cwd, f"{name}.nii.gz")
+        for name, found in labels.items():
+            self._results[name] = write(with_data(found, image), cwd, f"{name}.nii.gz")
+        self._results.setdefault("labels_before", self._results["labels"])
         self._results["probabilities"] = [
             write(with_data(result.probabilities[number], image), cwd, f"{name}.nii.gz")
             for number, name in TISSUES.items()

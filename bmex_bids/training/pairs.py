@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from bmex_bids.degrade.intensity import gamma, texture
 from bmex_bids.degrade.recipe import draw
 from bmex_bids.exceptions import UsageError
 from bmex_bids.imaging.intensity import load_histogram, match_histogram, n4, rescale_robust
+from bmex_bids.imaging.noise import noise_sigma, non_local_means
 from bmex_bids.imaging.orientation import conform, load_image
 from bmex_bids.imaging.resampling import resample_to_spacing
 from bmex_bids.network.tiling import network_order
@@ -261,14 +262,14 @@ class Faults:
     mixed: float = 0.05
 
     def __post_init__(self) -> None:
-        shares = [getattr(self, part.name) for part in fields(self)]
+        shares = astuple(self)
         if min(shares) < 0 or sum(shares) <= 0:
             raise UsageError(f"expected shares of faults of 0 or more, not all 0, got {shares}")
 
     def pick(self, rng: np.random.Generator) -> str:
         """One kind, drawn by the shares."""
         names = [part.name for part in fields(self)]
-        shares = np.array([getattr(self, name) for name in names], dtype=np.float64)
+        shares = np.array(astuple(self), dtype=np.float64)
         return names[int(rng.choice(len(names), p=shares / shares.sum()))].replace("_", "-")
 
 
@@ -295,32 +296,13 @@ class Sources:
 NOISY, TOO_NOISY = 4.0, 9.0
 
 
-def own_noise(clean: CleanImage) -> float:
-    """Noise inside the brain, standard deviation in template units.
-
-    From the median absolute difference along all three axes at once, which smooth anatomy hardly
-    has.  It is that of white noise; interpolated noise is more than it says.
-    """
-    detail = clean.data.astype(np.float64)
-    inside = clean.mask
-    for axis in range(3):
-        detail = np.diff(detail, axis=axis)
-        low, high = (np.take(inside, range(k, inside.shape[axis] - 1 + k), axis) for k in (0, 1))
-        inside = low & high
-    return float(np.median(np.abs(detail[inside])) / np.sqrt(8) / 0.6745)
-
-
 def quiet(clean: CleanImage, noise: float) -> CleanImage:
     """The image without most of its own noise, by non-local means.
 
     What a network shall take for anatomy must not be noise: of a target with noise of its own it
     learns to keep whatever looks like noise, the ripples of motion included.
     """
-    from skimage.restoration import denoise_nl_means
-
-    found = denoise_nl_means(
-        clean.data, patch_size=3, patch_distance=3, h=0.7 * noise, sigma=noise, fast_mode=True
-    )
+    found = non_local_means(clean.data, noise, strength=0.7, search=3)
     return replace(clean, data=np.where(clean.mask, np.clip(found, 0, None), 0).astype(np.float32))
 
 
@@ -328,7 +310,7 @@ def _fit_to_train(images: Sequence[CleanImage]) -> list[CleanImage]:
     """The images that are clean, or can be made so."""
     chosen = []
     for image in images:
-        noise = own_noise(image)
+        noise = noise_sigma(image.data, image.mask)
         if noise > TOO_NOISY:
             LOGGER.info("%s: noise of %.1f units, left out", image.name, noise)
         elif noise > NOISY:

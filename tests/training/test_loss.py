@@ -90,3 +90,19 @@ def test_structure_is_scikit_images_and_lost_structure_costs_its_share():
     ]
     assert float(losses[1] - losses[0]) == pytest.approx(0.3)
     assert JointLoss()(scores, target, bad, target, mask, labels) == pytest.approx(0, abs=1e-6)
+
+
+def test_where_the_sign_is_not_known_doing_half_costs_less_than_nothing():
+    """The mean of what may be, not its median: a ghost of unknown phase is made weaker."""
+    target = torch.full((1, 1, 8, 8, 8), 500.0)
+    target[..., ::4] += 90.0  # a quarter of the voxels
+    bad = torch.full_like(target, 500.0)
+    mask = torch.ones_like(target, dtype=torch.bool)
+    labels = torch.full((1, 8, 8, 8), 255, dtype=torch.uint8)
+    scores = torch.zeros(1, 4, 8, 8, 8)
+    loss = JointLoss(structure=0)
+    nothing, mean = (
+        float(loss(scores, bad + shift, bad, target, mask, labels)) for shift in (0.0, 22.5)
+    )
+    assert nothing == pytest.approx(45**2 / (45**2 + 20**2))
+    assert mean < 0.9 * nothing

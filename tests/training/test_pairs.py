@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from bmex_bids.exceptions import UsageError
+from bmex_bids.imaging.noise import noise_sigma
 from bmex_bids.training import enhance
 from bmex_bids.training.pairs import (
     FREESURFER,
@@ -23,7 +24,6 @@ from bmex_bids.training.pairs import (
     degrade_like_app,
     load_label_brain,
     load_sources,
-    own_noise,
     paint,
     prepare,
 )
@@ -232,9 +232,10 @@ def noisy():
 
 
 @pytest.mark.parametrize("sigma", [3.0, 12.0])
-def test_own_noise_is_the_standard_deviation_of_what_was_added(noisy, sigma):
-    assert own_noise(noisy(sigma)) == pytest.approx(sigma, rel=0.05)
-    assert own_noise(noisy(0)) < 0.3  # a smooth brain has next to none
+def test_noise_is_the_standard_deviation_of_what_was_added(noisy, sigma):
+    image, smooth = noisy(sigma), noisy(0)
+    assert noise_sigma(image.data, image.mask) == pytest.approx(sigma, rel=0.05)
+    assert noise_sigma(smooth.data, smooth.mask) < 0.3  # a smooth brain has next to none
 
 
 def test_noisy_images_are_denoised_or_left_out_of_training(noisy, monkeypatch):
