@@ -31,6 +31,14 @@ def test_the_same_seed_draws_the_same_recipe(name):
     assert draw(name, np.random.default_rng(3)) == draw(name, np.random.default_rng(3))
 
 
+def test_weak_noise_is_drawn_as_often_as_strong():
+    rng = np.random.default_rng(0)
+    sigmas = [draw("noise", rng).steps[0]["sigma"] for _ in range(1000)]
+    assert min(sigmas) >= 2
+    assert max(sigmas) <= 70
+    assert np.mean(np.array(sigmas) < np.sqrt(2 * 70)) == pytest.approx(0.5, abs=0.06)
+
+
 def test_clean_changes_nothing(image):
     assert_array_equal(draw("clean", np.random.default_rng(0)).apply(image, (1, 1, 1)), image)
 

@@ -204,6 +204,17 @@ def test_figures_of_validation_by_hand(clean):
         assert np.array_equal(bad, enhance.cell_recipe(cell, 3).apply(clean.data, clean.spacing))
 
 
+def test_validation_looks_at_the_middle_and_at_the_cortex():
+    mask = np.zeros((100, 90, 80), bool)
+    mask[5:95, 10:88, 4:76] = True
+    *central, side = enhance.validation_boxes(mask, 32)
+    assert len(central) == 2
+    assert all(mask[box].all() for box in central)
+    assert side == (slice(5, 37), slice(29, 61), slice(24, 56))  # its first slice is the brain's
+    small = enhance.validation_boxes(np.ones((40, 40, 40), bool), 40)
+    assert small == [(slice(0, 40),) * 3] * 3
+
+
 def test_faults_are_picked_by_their_shares():
     rng = np.random.default_rng(0)
     assert Faults(0, 0, 1, 0, 0).pick(rng) == "low-resolution"
