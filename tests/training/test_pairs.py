@@ -3,6 +3,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from bmex_bids.exceptions import UsageError
 from bmex_bids.imaging.noise import noise_sigma
@@ -181,6 +182,14 @@ def test_a_brain_is_brought_to_the_grid_and_units_of_the_network(head_phantom, t
     assert set(np.unique(image.labels[image.mask])) == {1, 2, 3}
     unsure = prepare(tmp_path / "sub-01_T1w.nii.gz", "month6", "T1w")
     assert (unsure.labels == UNKNOWN).all()
+
+
+def test_a_painted_brain_has_no_dark_rim(clean):
+    one_tissue = LabelBrain("white", np.where(clean.mask, 3, 0).astype(np.uint8))
+    rim = clean.mask & ~ndimage.binary_erosion(clean.mask)
+    for seed in range(4):
+        painted = paint(one_tissue, np.random.default_rng(seed)).data
+        assert painted[rim].mean() == pytest.approx(painted[clean.mask & ~rim].mean(), rel=0.03)
 
 
 def test_the_box_has_a_margin_and_stays_inside():
