@@ -44,9 +44,9 @@ class JointLoss:
     """
 
     tissue: float = 0.1
-    floor: float = 20.0  # template units; small ones let clean patches forbid any change
+    floor: float = 12.0  # template units; small ones let clean patches forbid any change
     structure: float = 0.3
-    structure_floor: float = 0.15  # of SSIM
+    structure_floor: float = 0.1  # of SSIM
 
     def __call__(
         self,

@@ -254,14 +254,15 @@ def _augment(clean: CleanImage, rng: np.random.Generator) -> CleanImage:
 class Faults:
     """How often a volume gets each kind of fault (see ``degrade.recipe.draw``); relative shares.
 
-    Half of them move: what motion mends is a tenth of what smoothing noise mends, and drawn as often
-    the network learns the second and forgets the first.  Few are clean: mild faults teach the same.
+    Nearly half of them move: what mending motion gains is a tenth of what smoothing noise gains, and
+    drawn no more often the network learns the second and forgets the first.  Few are clean: mild
+    faults teach the same.
     """
 
-    motion: float = 0.55
-    noise: float = 0.24
-    low_resolution: float = 0.15
-    clean: float = 0.01
+    motion: float = 0.45
+    noise: float = 0.3
+    low_resolution: float = 0.16
+    clean: float = 0.04
     mixed: float = 0.05
 
     def __post_init__(self) -> None:

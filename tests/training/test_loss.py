@@ -100,7 +100,7 @@ def test_where_the_sign_is_not_known_doing_half_costs_less_than_nothing():
     mask = torch.ones_like(target, dtype=torch.bool)
     labels = torch.full((1, 8, 8, 8), 255, dtype=torch.uint8)
     scores = torch.zeros(1, 4, 8, 8, 8)
-    loss = JointLoss(structure=0)
+    loss = JointLoss(floor=20, structure=0)
     nothing, mean = (
         float(loss(scores, bad + shift, bad, target, mask, labels)) for shift in (0.0, 22.5)
     )
