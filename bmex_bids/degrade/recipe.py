@@ -356,8 +356,9 @@ def _draw_noise(rng: np.random.Generator, intensity_range: float) -> Step:
 
     Drawn evenly, weak noise is rare, and a network that hardly saw any made it worse.
     """
+    weakest, strongest = 0.002, 0.07
     return {
         "kind": str(rng.choice(["rician-noise", "gaussian-noise"])),
-        "sigma": float(0.002 * 35 ** rng.random() * intensity_range),
+        "sigma": float(weakest * (strongest / weakest) ** rng.random() * intensity_range),
         "seed": int(rng.integers(2**31)),
     }

@@ -96,10 +96,11 @@ class Validation:
     def __init__(self, images: list[CleanImage], *, patch: int = 64) -> None:
         self.samples: list[tuple[str, np.ndarray, np.ndarray, np.ndarray]] = []
         for seed, clean in enumerate(images):
+            places = validation_boxes(clean.mask, patch)
             for cell in CELLS:
                 bad = cell_recipe(cell, seed).apply(clean.data, clean.spacing)
                 bad = np.where(clean.mask, np.clip(bad, 0, None), 0).astype(np.float32)
-                for box in validation_boxes(clean.mask, patch):
+                for box in places:
                     part = [network_order(v[box]) for v in (bad, clean.data, clean.mask)]
                     self.samples.append((cell, part[0], part[1], part[2]))
 
