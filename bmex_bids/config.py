@@ -49,6 +49,7 @@ class Processing:
     Attributes
     ----------
     geometry : how the network goes over the brain, ``"fast"`` or ``"reference"``
+    mirroring : let mirror images of the brain through the bundled network too, and average
     derivatives : ``NAME=PATH`` of datasets with brain masks made elsewhere
     output_res : grids the enhanced image is written on, ``"native"`` and ``"0p8"``
     qc_only : write the quality measures and no image
@@ -60,6 +61,7 @@ class Processing:
     weights: str = "auto"
     weights_dir: Path | None = None
     geometry: str = "fast"
+    mirroring: bool = True
     output_res: tuple[str, ...] = ("native", "0p8")
     qc_only: bool = False
     random_seed: int = 0

@@ -47,6 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--jobs", type=int, default=2, help="processes, one thread each (default: %(default)s)"
     )
     parser.add_argument(
+        "--no-mirroring",
+        action="store_true",
+        help="one pass of the network, as bmex --no-mirroring",
+    )
+    parser.add_argument(
         "--tables-only", action="store_true",
         help="compute nothing: write the table and the figures of what is there",
     )  # fmt: skip
@@ -85,6 +90,7 @@ def _work(options: argparse.Namespace) -> int:
         parts=options.parts,
         device=options.device,
         jobs=options.jobs,
+        mirroring=not options.no_mirroring,
     )
     print(f"weights {record.name} ({record.sha256[:12]})", flush=True)
     rows = run(settings, lambda line: print(line, flush=True), compute=not options.tables_only)

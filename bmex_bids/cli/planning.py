@@ -84,6 +84,7 @@ def task(config: Config, image: PlannedImage, *, quick: bool = False) -> Task:
         "output_res": processing.output_res,
         "qc_only": processing.qc_only,
         "geometry": processing.geometry,
+        "mirroring": processing.mirroring and bool(weights.mirrored),
         "seed": processing.random_seed,
         "outputs": names,
     }

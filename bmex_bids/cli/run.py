@@ -280,6 +280,7 @@ def _image_workflow(config: Config, task: Task, device: str) -> Any:
         use_gpu=device.startswith("cuda"),
         low_mem=config.resources.low_mem,
         geometry=processing.geometry,
+        mirroring=processing.mirroring,
         memory_limit_gb=config.resources.mem_gb,
         omp_nthreads=config.resources.omp_nthreads,
     )

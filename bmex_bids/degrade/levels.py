@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bmex_bids.degrade.recipe import SEVERITIES, Recipe, Step, draw_periodic
+from bmex_bids.degrade.recipe import SEVERITIES, Recipe, Step, draw_periodic, usual_frequency
 
 #: of sudden motion
 MOST_JUMPS = 10
@@ -65,14 +65,8 @@ class Kind:
     draw: Callable[[float, np.random.Generator, Scan], Step]
 
 
-def motion_frequency(amplitude: float) -> float:
-    """Cycles a line that go with an amplitude: those of the severities, linear in between."""
-    amplitudes, frequencies = zip(*SEVERITIES.values(), strict=True)
-    return float(np.interp(amplitude, amplitudes, frequencies))
-
-
 def _periodic(value: float, rng: np.random.Generator, scan: Scan) -> Step:
-    return draw_periodic(rng, value, motion_frequency(value), scan.phase_axis)
+    return draw_periodic(rng, value, usual_frequency(value), scan.phase_axis)
 
 
 def _direction(rng: np.random.Generator) -> NDArray[np.float64]:

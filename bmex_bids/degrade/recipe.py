@@ -16,6 +16,7 @@ degrees, frequency in cycles per repetition time).
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -43,6 +44,15 @@ SEVERITIES: Mapping[str, tuple[float, float]] = {
     "severe+": (4.0, 0.48),
     "severe++": (5.0, 0.54),
 }
+
+#: cycles a line, between which motion is drawn
+SLOWEST, FASTEST = 0.02, 0.55
+
+
+def usual_frequency(amplitude: float) -> float:
+    """Cycles a line that go with an amplitude in mm: those of the severities, linear in between."""
+    amplitudes, frequencies = zip(*SEVERITIES.values(), strict=True)
+    return float(np.interp(amplitude, amplitudes, frequencies))
 
 
 def _periodic(image: Array, spacing: Spacing, step: Step, workers: int) -> Array:
@@ -233,7 +243,7 @@ def draw(name: str, rng: np.random.Generator, *, intensity_range: float = 1000.0
 
     Parameters
     ----------
-    name : a severity of :data:`SEVERITIES`, ``"motion"`` (of any size, in a third with thick
+    name : a severity of :data:`SEVERITIES`, ``"motion"`` (of any size, in two fifths with thick
         slices), ``"low-resolution"``, ``"noise"``, ``"smoothing"``, ``"mixed"`` (anything, mostly
         mild) or ``"clean"``
     rng : the source of randomness; every drawn number is in the recipe
@@ -245,7 +255,7 @@ def draw(name: str, rng: np.random.Generator, *, intensity_range: float = 1000.0
         return severity(name, rng)
     if name == "motion":
         motion = _draw_strong_motion(rng) if rng.random() < 0.8 else _draw_motion(rng)
-        return Recipe((motion, _draw_slices(rng)) if rng.random() < 0.35 else (motion,))
+        return Recipe((motion, _draw_slices(rng)) if rng.random() < 0.42 else (motion,))
     if name == "low-resolution":
         return Recipe((_draw_slices(rng),))
     if name == "noise":
@@ -277,16 +287,24 @@ def _draw_mixed(rng: np.random.Generator, intensity_range: float) -> Recipe:
 
 
 def _draw_strong_motion(rng: np.random.Generator) -> Step:
-    """Periodic, from half a millimetre to more than the strongest severity's."""
+    """Periodic, from half a millimetre to more than the strongest severity's.
+
+    Half of them at about the pace that goes with their amplitude in :data:`SEVERITIES`, half at any.
+    """
     amplitude = 0.5 + 4.8 * float(rng.random()) ** 1.3
-    return draw_periodic(rng, amplitude, float(rng.uniform(0.02, 0.55)), 1)
+    if rng.random() < 0.5:
+        pace = usual_frequency(amplitude) * math.exp(0.25 * float(rng.normal()))
+        frequency = min(max(pace, SLOWEST), FASTEST)
+    else:
+        frequency = float(rng.uniform(SLOWEST, FASTEST))
+    return draw_periodic(rng, amplitude, frequency, 1)
 
 
 def _draw_motion(rng: np.random.Generator) -> Step:
     choice = rng.random()
     if choice < 0.75:  # mostly mild: the square favours small amplitudes
         amplitude = 0.2 + 5.3 * float(rng.random()) ** 2
-        return draw_periodic(rng, amplitude, float(rng.uniform(0.02, 0.55)), 1)
+        return draw_periodic(rng, amplitude, float(rng.uniform(SLOWEST, FASTEST)), 1)
     count = int(rng.integers(2, 5))
     smooth = bool(choice > 0.87)
     times = [0.0, *sorted(float(t) for t in rng.uniform(0.1, 0.9, count - 1))]

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from bmex_bids.evaluation import rows as table
 from bmex_bids.evaluation.cells import CELLS, MOTION, SAMPLE, fingerprint
 from bmex_bids.evaluation.harmonisation import SCANNERS, distances
-from bmex_bids.evaluation.methods import Job, Method, methods
+from bmex_bids.evaluation.methods import Job, Method, methods, network_version
 from bmex_bids.evaluation.registration import registered_dice
 from bmex_bids.evaluation.rows import Row, key_of
 from bmex_bids.evaluation.segmentation import segment
@@ -70,6 +70,7 @@ class Settings:
     images, cells : names; no cells means those of each image's own plan
     parts : of ``cells``, ``registration``, ``scanners``, ``contrast``
     device, jobs : where networks run, and in how many processes; each has one thread
+    mirroring : as in ``network.predict.enhance``
     """
 
     data: Path
@@ -81,10 +82,24 @@ class Settings:
     parts: tuple[str, ...] = ("cells", "registration", "scanners", "contrast")
     device: str = "auto"
     jobs: int = 2
+    mirroring: bool = True
 
     def methods(self) -> dict[str, Method]:
         """The methods of this run."""
-        return dict(methods(self.record, self.ablation, device=self.device, threads=1))
+        return dict(
+            methods(
+                self.record,
+                self.ablation,
+                device=self.device,
+                threads=1,
+                mirroring=self.mirroring,
+            )
+        )
+
+    @property
+    def version(self) -> str:
+        """What the network's results hang on besides its input."""
+        return network_version(self.record, self.mirroring)
 
     def cells_of(self, image: str) -> tuple[str, ...]:
         """The cells of an image: those asked for, of those that the image has."""
@@ -202,14 +217,14 @@ def plan(settings: Settings, prints: dict[str, str]) -> Iterator[Unit]:
     if "scanners" in settings.parts:
         for image in settings.images:
             recipes = "".join(fingerprint(recipe) for recipe in SCANNERS.values())
-            key = key_of(FIGURES_VERSION, prints[image], recipes, settings.record.sha256)
+            key = key_of(FIGURES_VERSION, prints[image], recipes, settings.version)
             yield Unit(
                 f"{image}, scanners", do_scanners, (image,), {(image, SCANNER_CELL, "bmex"): key}
             )
     if "contrast" in settings.parts:
         for name, group, contrast in (*REAL_IMAGES, *VALIDATION_IMAGES):
             short = "_".join(Path(name).name.split("_")[:2])
-            key = key_of(FIGURES_VERSION, name, group, contrast, settings.record.sha256)
+            key = key_of(FIGURES_VERSION, name, group, contrast, settings.version)
             yield Unit(
                 f"{short}, as it is", do_contrast, (name, group, contrast),
                 {(short, AS_IS, "bmex"): key},
@@ -408,7 +423,12 @@ def do_scanners(
 
     def mend(matched_image: Array) -> Array:
         return enhance(
-            matched_image, clean.mask, settings.record, device=settings.device, threads=1
+            matched_image,
+            clean.mask,
+            settings.record,
+            device=settings.device,
+            threads=1,
+            mirroring=settings.mirroring,
         ).image
 
     result = [
@@ -435,7 +455,14 @@ def do_contrast(
 
     begun = time.monotonic()
     image = prepare(settings.data / path, group, contrast, with_labels=False)
-    result = enhance(image.data, image.mask, settings.record, device=settings.device, threads=1)
+    result = enhance(
+        image.data,
+        image.mask,
+        settings.record,
+        device=settings.device,
+        threads=1,
+        mirroring=settings.mirroring,
+    )
     classes = segment(image.data, image.mask)
     independent = classes if contrast == "T1w" else np.where(classes > 0, classes + 1, 0)
     figures = {

@@ -223,7 +223,14 @@ def _resampled(job: Job, centres: NDArray[np.float64], weights: NDArray[np.float
     return np.ascontiguousarray(np.moveaxis(moved, 0, SLICE_AXIS), dtype=np.float32)
 
 
-def network(record: WeightRecord, device: str, threads: int) -> Callable[[Job], Array]:
+def network_version(record: WeightRecord, mirroring: bool) -> str:
+    """What a result of a network hangs on besides its input."""
+    return f"{record.sha256} {''.join(record.mirrored) if mirroring else ''}"
+
+
+def network(
+    record: WeightRecord, device: str, threads: int, mirroring: bool = True
+) -> Callable[[Job], Array]:
     """A method that brings an image to the network and runs it, as the application does.
 
     The application resamples with cubic splines, so thick slices come to the network that way (the
@@ -236,7 +243,9 @@ def network(record: WeightRecord, device: str, threads: int) -> Callable[[Job], 
         if job.cell.slices_mm is not None:
             fine = np.where(job.mask, np.clip(cubic(job), 0, None), 0).astype(np.float32)
             job = replace(job, image=fine)
-        return enhance(matched(job), job.mask, record, device=device, threads=threads).image
+        return enhance(
+            matched(job), job.mask, record, device=device, threads=threads, mirroring=mirroring
+        ).image
 
     return run
 
@@ -266,6 +275,7 @@ def methods(
     *,
     device: str = "auto",
     threads: int = 1,
+    mirroring: bool = True,
 ) -> Mapping[str, Method]:
     """The methods of a run, by name; networks are left out where there are no weights for them."""
     sliced = {name for name, cell in CELLS.items() if cell.slices_mm is not None}
@@ -286,7 +296,6 @@ def methods(
         table.append(Method("bm4d", "1", bm4d))
     for name, weights in (("bmex", record), ("ablation", ablation)):
         if weights is not None:
-            table.append(
-                Method(name, f"2 {weights.sha256[:12]}", network(weights, device, threads))
-            )
+            version = f"3 {network_version(weights, mirroring)}"
+            table.append(Method(name, version, network(weights, device, threads, mirroring)))
     return {method.name: method for method in table}

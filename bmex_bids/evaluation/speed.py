@@ -209,12 +209,14 @@ def network_row(
     memory_mb: float | None = None,
     clock: Clock = time.perf_counter,
 ) -> NetworkRow:
-    """Time both geometries; ``patches`` of the reference are timed, at least one."""
+    """Time one pass of both geometries; ``patches`` of the reference are timed, at least one."""
     total, timed = patch_count(mask), max(patches, 1)
     each = time_patches(record, timed, threads, clock)
     with peak_memory() as peak:
         begun = clock()
-        result = enhance(data, mask, record, device="cpu", threads=threads, memory_mb=memory_mb)
+        result = enhance(
+            data, mask, record, device="cpu", threads=threads, memory_mb=memory_mb, mirroring=False
+        )
         seconds = clock() - begun
     return NetworkRow(
         weights=record.name,
@@ -238,7 +240,15 @@ def time_patches(
     seconds = []
     for _ in range(count + 1):
         begun = clock()
-        enhance(data, mask, record, device="cpu", threads=threads, geometry="reference")
+        enhance(
+            data,
+            mask,
+            record,
+            device="cpu",
+            threads=threads,
+            geometry="reference",
+            mirroring=False,
+        )
         seconds.append(clock() - begun)
     return float(np.mean(seconds[1:]))
 
@@ -265,10 +275,18 @@ def agreement(
 ) -> Agreement:
     """Run both geometries and compare."""
     fast_s, fast = _timed(
-        lambda: enhance(data, mask, record, device="cpu", threads=threads), clock
+        lambda: enhance(data, mask, record, device="cpu", threads=threads, mirroring=False), clock
     )
     slow_s, slow = _timed(
-        lambda: enhance(data, mask, record, device="cpu", threads=threads, geometry="reference"),
+        lambda: enhance(
+            data,
+            mask,
+            record,
+            device="cpu",
+            threads=threads,
+            geometry="reference",
+            mirroring=False,
+        ),
         clock,
     )
     return Agreement(

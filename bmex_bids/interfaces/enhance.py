@@ -43,6 +43,7 @@ class EnhanceInput(BaseInterfaceInputSpec):
     num_threads = traits.Int(1, usedefault=True, nohash=True)
     tile = traits.Int(desc="largest edge in voxels, a multiple of 8")
     geometry = traits.Enum("fast", "reference", usedefault=True)
+    mirroring = traits.Bool(True, usedefault=True, desc="average over mirror images of the brain")
     memory_mb = traits.Float(nohash=True, desc="what this process may take")
 
 
@@ -75,6 +76,7 @@ class Enhance(SimpleInterface):
             "device": self.inputs.device,
             "threads": self.inputs.num_threads,
             "geometry": self.inputs.geometry,
+            "mirroring": self.inputs.mirroring,
         }
         if isdefined(self.inputs.memory_mb):
             where["memory_mb"] = self.inputs.memory_mb
@@ -105,6 +107,7 @@ class Enhance(SimpleInterface):
             "variant": record.variant,
             "device": result.device,
             "precision": result.precision,
+            "mirrored": list(result.mirrored),
             "seconds": round(float(result.seconds), 2),
         }
         return runtime

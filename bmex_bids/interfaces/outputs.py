@@ -153,6 +153,7 @@ def processing_record(
         },
         "Device": provenance["device"],
         "Precision": provenance["precision"],
+        "MirroredAxes": provenance["mirrored"],
         "NetworkSeconds": provenance["seconds"],
         "Mask": mask,
         "Quality": quality,

@@ -8,10 +8,11 @@ or as few tiles as memory asks for.  ``reference`` is the published geometry, fo
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -69,6 +70,7 @@ class Enhancement:
     labels : (X, Y, Z) uint8; 0 background, 1 CSF, 2 GM, 3 WM; zero outside the mask
     probabilities : (4, X, Y, Z) float32 in the labels' order; background is 1 outside the mask
     device, precision : where and how it was computed
+    mirrored : axes along which mirror images of the brain went through the network too
     tally : the network's floating-point operations; zero where they were not counted (reference)
     seconds : wall-clock time of the network
     """
@@ -79,6 +81,7 @@ class Enhancement:
     device: str
     precision: str
     seconds: float
+    mirrored: tuple[str, ...] = ()
     tally: Tally = field(default_factory=Tally)
 
 
@@ -144,6 +147,7 @@ def enhance(
     tile: int | None = None,
     overlap: int = OVERLAP,
     precision: str = "auto",
+    mirroring: bool = True,
 ) -> Enhancement:
     """Classify the tissues of a brain and make its enhanced image.
 
@@ -159,8 +163,10 @@ def enhance(
     tile : largest edge of a tile in voxels, a multiple of 8; as large as memory allows when None
     overlap : voxels that a tile sees beyond its core, a multiple of 8
     precision : ``auto`` (bfloat16 where the device has it in hardware), ``float32``, ``bfloat16``
+    mirroring : average over the brain and its mirror images along the axes ``record.mirrored``, with
+        as many passes of the network; the published weights have none
     """
-    job = _Job(record, device, threads, geometry, memory_mb, tile, overlap, precision)
+    job = _Job(record, device, threads, geometry, memory_mb, tile, overlap, precision, mirroring)
     begun = time.monotonic()
     values, box, inside = job.run(data, mask, tissues_only=False)
     scores, image = values[:CLASSES], values[CLASSES]
@@ -174,6 +180,7 @@ def enhance(
         device=_describe(job.device),
         precision=str(job.dtype).removeprefix("torch."),
         seconds=time.monotonic() - begun,
+        mirrored=job.mirrored,
         tally=job.tally,
     )
     LOGGER.debug("network: %s, %.1f s", inside.shape, result.seconds)
@@ -192,19 +199,20 @@ def classify(
     tile: int | None = None,
     overlap: int = OVERLAP,
     precision: str = "auto",
+    mirroring: bool = True,
 ) -> NDArray[np.uint8]:
     """Classify the tissues of a brain and leave it at that: a part of what :func:`enhance` costs.
 
     The labels are those of ``enhance`` for the same image, (X, Y, Z) uint8: 0 background, 1 CSF,
     2 GM, 3 WM; zero outside the mask.  The parameters are those of ``enhance``.
     """
-    job = _Job(record, device, threads, geometry, memory_mb, tile, overlap, precision)
+    job = _Job(record, device, threads, geometry, memory_mb, tile, overlap, precision, mirroring)
     scores, box, inside = job.run(data, mask, tissues_only=True)
     return _embed(_labels(_tissue_probabilities(scores, inside), inside), box, data.shape)
 
 
 class _Job:
-    """One pass of a network over one brain, with smaller tiles and another device in reserve.
+    """A network over one brain and its mirror images, with smaller tiles and another device in reserve.
 
     ``device`` and ``dtype`` say, after :meth:`run`, what it was done with.
     """
@@ -219,6 +227,7 @@ class _Job:
         tile: int | None,
         overlap: int,
         precision: str,
+        mirroring: bool,
     ) -> None:
         if geometry not in GEOMETRIES:
             raise ValueError(f"expected a geometry of {GEOMETRIES}, got {geometry!r}")
@@ -226,6 +235,7 @@ class _Job:
         self.memory_mb, self.tile, self.precision = memory_mb, tile, precision
         self.device = resolve_device(device)
         self.dtype = torch.float32
+        self.mirrored = record.mirrored if mirroring else ()
         self.tally = Tally()
         torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
 
@@ -237,18 +247,24 @@ class _Job:
         Raises MemoryLimitError when even the smallest tiles do not fit on the processor.
         """
         box, inside, brain, wanted = _fed(data, mask)
-        share = 1.0
-        while True:
+        views = mirrorings(self.mirrored)
+        values: NDArray[np.float32] | None = None
+        share, done = 1.0, 0
+        while done < len(views):
+            flip = functools.partial(np.flip, axis=views[done])
             try:
-                values = self._pass(brain, wanted, tissues_only, share)
-                break
+                seen = flip(self._pass(flip(brain), flip(wanted), tissues_only, share))
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            else:
+                values = seen if values is None else np.add(values, seen, dtype=np.float32)
+                done += 1
+                continue
             # outside of the handler: its traceback would keep the memory
             share = self._retreat(share, brain.size, reason)
-        values = np.where(wanted[..., np.newaxis], values, 0)
+        values = np.where(wanted[..., np.newaxis], values, 0) / np.float32(len(views))
         values = volume_order(np.moveaxis(values, -1, 0))
         return values[(slice(None), *_sides(inside))], box, inside
 
@@ -341,6 +357,17 @@ class _Job:
             result[core] = values[place].float().cpu().numpy()
             del values
         return result
+
+
+def mirrorings(axes: Sequence[str]) -> list[tuple[int, ...]]:
+    """The axes to flip, in the network's order (z, x, y), for a brain and each of its mirror images.
+
+    >>> mirrorings(()), mirrorings(("x", "y"))
+    ([()], [(), (1,), (2,), (1, 2)])
+    """
+    places = sorted("zxy".index(axis) for axis in axes)
+    counts = range(len(places) + 1)
+    return [flips for n in counts for flips in itertools.combinations(places, n)]
 
 
 def _function(network: nn.Module, tissues_only: bool) -> Callable[[Tensor], Tensor]:

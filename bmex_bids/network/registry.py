@@ -29,6 +29,8 @@ __all__ = ["PUBLISHED", "WeightRecord", "bundled", "select", "sha256", "verify"]
 PUBLISHED = "bmex-1.0.5"
 #: the published stripping network
 STRIPPER = "lifespanstrip-2"
+#: variants that were trained with mirrored brains, and along which axes of LPS (``training.pairs``)
+MIRRORED: Mapping[str, tuple[str, ...]] = {"bmex-compact": ("x", "y")}
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,11 @@ class WeightRecord:
     contrasts: tuple[str, ...]
     version: str
     companion: Path | None = None
+
+    @property
+    def mirrored(self) -> tuple[str, ...]:
+        """Axes of LPS along which the network knows brains mirrored; () for published weights."""
+        return MIRRORED.get(self.variant, ())
 
     def serves(self, kind: str, age_group: str | None, contrast: str | None) -> bool:
         """Whether this set is for the kind, age group and contrast asked for (None: any)."""

@@ -79,6 +79,7 @@ class Facts:
     native, resolution, preproc, measured : images enhanced on the input's grid, on the network's,
         back in their head; images of which only quality measures were kept
     devices, precisions : of the networks
+    mirrored : images whose mirror images went through the network too
     contrast_measured : images whose tissue contrast (TCT) was measured
     gate : pass, warn, fail → number of images
     seeds : of the runs that made the images
@@ -107,6 +108,7 @@ class Facts:
     measured: int = 0
     devices: tuple[str, ...] = ()
     precisions: tuple[str, ...] = ()
+    mirrored: int = 0
     contrast_measured: int = 0
     gate: Mapping[str, int] = field(default_factory=dict)
     seeds: tuple[int, ...] = ()
@@ -167,6 +169,7 @@ def collect_facts(output_dir: Path) -> Facts:
         measured=sum(image.products == {"quality"} for image in images),
         devices=tuple(_count(_device(record.get("Device")) for record in records)),
         precisions=tuple(_count(record.get("Precision") for record in records)),
+        mirrored=sum(bool(record.get("MirroredAxes")) for record in records),
         contrast_measured=sum(
             _table(record, "Quality").get("tct_after") is not None for record in records
         ),

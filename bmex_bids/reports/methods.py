@@ -105,6 +105,7 @@ def _flags(facts: Facts) -> dict[str, bool]:
         "weights_other": other,
         "devices": bool(facts.devices),
         "precision": bool(facts.precisions),
+        "mirrored": facts.mirrored > 0,
         "seeds": bool(facts.seeds),
         "native": facts.native > 0,
         "preproc": facts.preproc > 0,
@@ -170,6 +171,7 @@ def _values(facts: Facts) -> dict[str, str]:
             f"{PRECISIONS[name]} ({name})" if name in PRECISIONS else _escape(name)
             for name in facts.precisions
         ),
+        "mirrored_images": of_images(facts.mirrored),
         "seeds": _list(str(seed) for seed in facts.seeds),
         "gate": _list(f"{verdict} for {number}" for verdict, number in facts.gate.items()),
     }

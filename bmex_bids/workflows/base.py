@@ -60,6 +60,7 @@ def init_image_wf(
     use_gpu: bool = False,
     low_mem: bool = False,
     geometry: str = "fast",
+    mirroring: bool = True,
     memory_limit_gb: float | None = None,
     omp_nthreads: int = 1,
 ) -> Workflow:
@@ -109,6 +110,7 @@ def init_image_wf(
         use_gpu=use_gpu,
         tile=LOW_MEM_TILE if low_mem else None,
         geometry=geometry,
+        mirroring=mirroring,
         memory_limit_gb=memory_limit_gb,
         network_gb=network_gb(planned.image.path, planned.spacing_mm, weights.variant),
         omp_nthreads=omp_nthreads,

@@ -51,6 +51,7 @@ def init_enhance_wf(
     use_gpu: bool = False,
     tile: int | None = None,
     geometry: str = "fast",
+    mirroring: bool = True,
     memory_limit_gb: float | None = None,
     network_gb: float | None = None,
     omp_nthreads: int = 1,
@@ -68,6 +69,7 @@ def init_enhance_wf(
     device, use_gpu : for the network
     tile : largest edge of a tile in voxels; None is as large as memory allows
     geometry : ``"fast"`` or ``"reference"``, see ``network.predict``
+    mirroring : average over mirror images of the brain, where the weights know them
     memory_limit_gb : what a run may take, 2^30 bytes; tiles become smaller for it
     network_gb : what the network takes for an image of this size; None is ``2 * mem_gb``
     mem_gb : what a node needs for an image of this size
@@ -104,6 +106,7 @@ def init_enhance_wf(
             use_gpu=use_gpu,
             num_threads=omp_nthreads,
             geometry=geometry,
+            mirroring=mirroring,
         ),
         name="network",
         n_procs=omp_nthreads,

@@ -152,6 +152,7 @@ SPELLINGS = [
     ("--mem-mb --mem_mb --mem", ["2G"], "resources.mem_gb", 2.0),
     ("--low-mem --low_mem", [], "resources.low_mem", True),
     ("--geometry", ["reference"], "processing.geometry", "reference"),
+    ("--no-mirroring --no_mirroring", [], "processing.mirroring", False),
     ("--gpu-slots --gpu_slots", ["2"], "resources.gpu_slots", 2),
     ("--device", ["cuda:1"], "processing.device", "cuda:1"),
     ("--age-months --age_months", ["0"], "age.months", 0.0),

@@ -6,9 +6,9 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.ndimage import gaussian_filter
 
-from bmex_bids.degrade.levels import KINDS, Scan, draw_level, motion_frequency
+from bmex_bids.degrade.levels import KINDS, Scan, draw_level
 from bmex_bids.degrade.motion import periodic, piecewise
-from bmex_bids.degrade.recipe import ACTS, SEVERITIES, Recipe, draw
+from bmex_bids.degrade.recipe import ACTS, SEVERITIES, Recipe, draw, usual_frequency
 
 SPACING = (0.8, 0.8, 0.8)
 
@@ -68,7 +68,7 @@ def test_periodic_motion_is_what_draw_always_drew(severity):
 
 
 def test_the_severities_are_those_of_the_paper():
-    table = {name: (a, motion_frequency(a)) for name, (a, _) in SEVERITIES.items()}
+    table = {name: (a, usual_frequency(a)) for name, (a, _) in SEVERITIES.items()}
     assert table == {
         "minor": (1, pytest.approx(0.12)),
         "moderate": (2, pytest.approx(0.18)),

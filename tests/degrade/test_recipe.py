@@ -5,7 +5,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.ndimage import gaussian_filter
 
 from bmex_bids.degrade.intensity import bias_field, gamma
-from bmex_bids.degrade.recipe import ACTS, SEVERITIES, Recipe, draw
+from bmex_bids.degrade.recipe import ACTS, SEVERITIES, Recipe, draw, usual_frequency
 
 NAMES = ["clean", *SEVERITIES, "motion", "low-resolution", "noise", "smoothing", "mixed"]
 
@@ -70,9 +70,24 @@ def test_motion_is_drawn_in_all_sizes_and_now_and_then_with_thick_slices():
     recipes = [draw("motion", rng).steps for _ in range(400)]
     assert all(steps[0]["kind"].startswith("motion-") for steps in recipes)
     thick = np.mean([len(steps) == 2 for steps in recipes])
-    assert 0.28 < thick < 0.42
+    assert 0.35 < thick < 0.49
     sizes = [np.linalg.norm(steps[0].get("amplitude", [])[:3]) for steps in recipes]
     assert max(sizes) > SEVERITIES["severe+"][0]
+
+
+def test_half_of_the_motion_has_about_the_pace_of_the_severities():
+    rng = np.random.default_rng(0)
+    steps = [draw("motion", rng).steps[0] for _ in range(600)]
+    steps = [step for step in steps if step["kind"] == "motion-periodic"]
+    strong = [s for s in steps if 1.0 < np.linalg.norm(s["amplitude"][:3]) < 2.2]  # slow ones
+    near = [
+        abs(np.log(s["frequency"] / usual_frequency(np.linalg.norm(s["amplitude"][:3])))) < 0.5
+        for s in strong
+    ]
+    assert 0.5 < np.mean(near) < 0.8  # of the others a fifth by chance
+    paces = [step["frequency"] for step in steps]
+    assert 0.02 <= min(paces) < 0.06
+    assert 0.5 < max(paces) <= 0.55
 
 
 def test_unknown_names_are_refused():

@@ -40,6 +40,17 @@ def unit(settings, prints, cell):
     return found
 
 
+def test_figures_of_one_pass_are_not_taken_for_those_of_four(settings):
+    prints = {"sub-0003": "a"}
+    four, one = (
+        {name: key for u in plan(s, prints) for name, key in u.keys.items()}
+        for s in (settings, replace(settings, mirroring=False))
+    )
+    assert set(four) == set(one)
+    changed = {name[2] for name in four if four[name] != one[name]}
+    assert changed == {"bmex", "bmex registered"}
+
+
 def test_a_cell_gives_all_figures_of_all_methods_and_leaves_its_slices(settings, prepared):
     settings = replace(settings, parts=("cells",))
     wanted = unit(settings, {"sub-0003": prepared}, "2.4 mm")

@@ -104,5 +104,7 @@ def test_weights_by_file_are_keyed_by_their_content(tmp_path):
         methods.weight_record(path)
     path.write_bytes(b"one")
     first = methods.methods(None, methods.weight_record(path))["ablation"].version
+    one_pass = methods.methods(None, methods.weight_record(path), mirroring=False)
+    assert one_pass["ablation"].version != first
     path.write_bytes(b"two")
     assert methods.methods(None, methods.weight_record(path))["ablation"].version != first

@@ -212,7 +212,7 @@ def test_tissues_are_found_again_in_what_the_network_made(
         .run()
         .outputs
     )
-    told = {"device": "cpu", "threads": 3, "geometry": "fast"}
+    told = {"device": "cpu", "threads": 3, "geometry": "fast", "mirroring": True}
     assert calls == {"enhance": {**told, **calls["enhance"]}, "classify": told}
 
     def load(path):

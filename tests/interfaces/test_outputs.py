@@ -15,6 +15,7 @@ PROVENANCE = {
     "weights_source": "a test",
     "device": "cpu",
     "precision": "float32",
+    "mirrored": ["x", "y"],
     "seconds": 1.5,
 }
 GATE = {

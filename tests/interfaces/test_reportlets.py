@@ -73,6 +73,7 @@ def inputs(head_phantom, tmp_path):
             "weights_source": "a test",
             "device": "cpu",
             "precision": "float32",
+            "mirrored": ["x", "y"],
             "seconds": 3.2,
         },
         "stripped": True,

@@ -88,6 +88,56 @@ def test_tiles_are_put_together_as_they_were_cut(brain, make_record, monkeypatch
         assert (result.labels[mask] == expected[mask]).mean() > 0.999  # ties aside
 
 
+class Shifting(torch.nn.Module):
+    """A network that answers with the voxel before, along each axis in turn: it knows left from right."""
+
+    def forward(self, x):
+        before = [torch.roll(x, 1, dims=axis) for axis in (2, 3, 4)]  # z, x, y
+        return torch.cat([x * 0, *before], 1), before[1] + 10 * before[2]
+
+
+def test_mirror_images_are_averaged_voxel_by_voxel(brain, make_record, monkeypatch):
+    data, mask = brain
+    monkeypatch.setattr("bmex_bids.network.predict._network", lambda *_: Shifting())
+    record = make_record(CompactBMEX(4, 0), "bmex-compact")
+    assert record.mirrored == ("x", "y")
+    fed = np.where(mask, data, 0)
+    low = [np.roll(fed, 1, axis) for axis in (0, 1)]
+    high = [np.roll(fed, -1, axis) for axis in (0, 1)]
+
+    once = enhance(data, mask, record, device="cpu", threads=1, mirroring=False)
+    assert once.mirrored == ()
+    assert_allclose(once.image[mask], (low[0] + 10 * low[1])[mask], rtol=1e-5)
+    mean = enhance(data, mask, record, device="cpu", threads=1)
+    assert mean.mirrored == ("x", "y")
+    expected = (low[0] + high[0]) / 2 + 10 * (low[1] + high[1]) / 2
+    assert_allclose(mean.image[mask], expected[mask], rtol=1e-5)
+    scores = np.stack([np.roll(fed, 1, 2), (low[0] + high[0]) / 2, (low[1] + high[1]) / 2])
+    assert (mean.labels[mask] == scores.argmax(axis=0)[mask] + 1).mean() > 0.999  # ties aside
+
+
+def test_a_mirrored_brain_gives_the_mirrored_result(brain, make_record):
+    data, mask = (part[3:35, 3:27] for part in brain)  # multiples of 8: no padding on one side
+    record = make_record(moved(CompactBMEX(4, 4)), "bmex-compact")
+    one = enhance(data, mask, record, device="cpu", threads=1)
+    other = enhance(data[::-1], mask[::-1], record, device="cpu", threads=1)
+    once = enhance(data[::-1], mask[::-1], record, device="cpu", threads=1, mirroring=False)
+    assert_allclose(one.image, other.image[::-1], atol=0.01)
+    assert_array_equal(one.labels, other.labels[::-1])
+    assert np.abs(one.image - once.image[::-1])[mask].mean() > 1  # one pass alone would differ
+
+
+def test_the_published_network_sees_no_mirror_image(brain, make_record):
+    data, mask = brain
+    record = make_record(_published(), "bmex-pytorch")
+    assert record.mirrored == ()
+    result = enhance(data, mask, record, device="cpu", threads=1, tile=16, overlap=8)
+    once = enhance(
+        data, mask, record, device="cpu", threads=1, tile=16, overlap=8, mirroring=False
+    )
+    assert_array_equal(result.image, once.image)
+
+
 def test_tiles_agree_with_one_big_tile(brain, make_record):
     data, mask = brain
     record = make_record(moved(CompactBMEX(4, 4)), "bmex-compact")
@@ -255,7 +305,8 @@ def test_the_reference_grid_is_the_published_one_bit_for_bit(brain, make_record)
     whole = total[40:-40, 40:-40, 40:-40] / np.maximum(count, 1)[40:-40, 40:-40, 40:-40]
     assert (count[40:-40, 40:-40, 40:-40][mask] > 0).all()
     expected = np.where(mask, np.clip(whole, 0, None), 0)
-    found = enhance(data, mask, record, device="cpu", threads=1, geometry="reference")
+    once = {"geometry": "reference", "mirroring": False}
+    found = enhance(data, mask, record, device="cpu", threads=1, **once)
     assert_allclose(found.image, expected, rtol=1e-5, atol=1e-3)
     assert found.precision == "float32"
 
@@ -314,11 +365,11 @@ def test_little_memory_makes_smaller_tiles(brain, make_record, monkeypatch):
     monkeypatch.setattr(predict, "free_bytes", lambda device, limit: limit * 2**20)
     monkeypatch.setattr(predict, "SMALLEST", 8)
     enhance(data, mask, record, device="cpu", threads=1, memory_mb=1000, overlap=8)
-    assert len(shapes) == 1
+    assert len(shapes) == 4  # one for each mirror image
     shapes.clear()
     enhance(data, mask, record, device="cpu", threads=1, memory_mb=3, overlap=8)
     per_voxel = predict.bytes_per_voxel(predict._network(record, torch.device("cpu")))
-    assert len(shapes) > 1
+    assert len(shapes) > 4
     assert max(np.prod(s) for s in shapes) * per_voxel <= 3 * 2**20
 
 

@@ -60,7 +60,7 @@ def test_version_description_and_sidecars_repeat_it(monkeypatch, tmp_path, capsy
     assert generator["Container"] == SAID
     provenance = dict.fromkeys(
         ("weights", "weights_sha256", "weights_licence", "weights_source", "device", "precision",
-         "seconds")
+         "mirrored", "seconds")
     )  # fmt: skip
     planned = {"age": None, "age_group": None, "warnings": []}
     assert processing_record(planned, provenance, {}, {}, {})["Container"] == SAID

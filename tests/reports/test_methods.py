@@ -191,6 +191,7 @@ def every_kind_of_facts():
         measured=1,
         devices=("cpu", "NVIDIA X"),
         precisions=("float32",),
+        mirrored=4,
         contrast_measured=6,
         gate={"pass": 5, "fail": 1},
         seeds=(1,),
@@ -310,7 +311,8 @@ def test_facts_that_are_told():
         "*w-own* (SHA-256 `11`; licence: Apache-2.0)",
         "2 images went through the two joined",
         "*w-published* (SHA-256 `22`; licence: MIT)",
-        "on the CPU and NVIDIA X in single precision (float32)",
+        "on the CPU and NVIDIA X in single precision (float32).",
+        "For 4 images they were shown the brain and its mirror images",
         "The random seed was 1.",
         "pass for 5 and fail for 1.",
     ):

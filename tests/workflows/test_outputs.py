@@ -84,6 +84,7 @@ def results(make_image, tmp_path):
             "weights_source": "a test",
             "device": "cpu",
             "precision": "float32",
+            "mirrored": ["x", "y"],
             "seconds": 1.0,
         },
         "stripped": False,
