@@ -248,7 +248,8 @@ class _Job:
         """
         box, inside, brain, wanted = _fed(data, mask)
         views = mirrorings(self.mirrored)
-        values: NDArray[np.float32] | None = None
+        channels = CLASSES if tissues_only else CLASSES + 1
+        values = np.zeros((*brain.shape, channels), np.float32)
         share, done = 1.0, 0
         while done < len(views):
             flip = functools.partial(np.flip, axis=views[done])
@@ -259,14 +260,16 @@ class _Job:
                     raise
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             else:
-                values = seen if values is None else np.add(values, seen, dtype=np.float32)
+                values += seen
+                del seen  # not held while the next one is made
                 done += 1
                 continue
             # outside of the handler: its traceback would keep the memory
             share = self._retreat(share, brain.size, reason)
-        values = np.where(wanted[..., np.newaxis], values, 0) / np.float32(len(views))
-        values = volume_order(np.moveaxis(values, -1, 0))
-        return values[(slice(None), *_sides(inside))], box, inside
+        values[~wanted] = 0
+        values /= len(views)
+        result = volume_order(np.moveaxis(values, -1, 0))
+        return result[(slice(None), *_sides(inside))], box, inside
 
     def _retreat(self, share: float, voxels: int, reason: str) -> float:
         """The next smaller share of a volume to try; after the smallest, the processor."""
