@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,9 @@ from bmex_bids.metrics.tissue import dice, tct
 from bmex_bids.network.registry import WeightRecord
 from bmex_bids.outputs.files import write_whole
 from bmex_bids.training.pairs import REAL_IMAGES, VALIDATION_IMAGES, CleanImage, prepare
+
+if TYPE_CHECKING:
+    from bmex_bids.network.predict import Enhancement
 
 Array = NDArray[np.float32]
 RANGE = 1000.0
@@ -94,6 +97,14 @@ class Settings:
                 threads=1,
                 mirroring=self.mirroring,
             )
+        )
+
+    def enhance(self, data: Array, mask: NDArray[np.bool_]) -> Enhancement:
+        """What the network of this run makes of an image that is matched already."""
+        from bmex_bids.network.predict import enhance
+
+        return enhance(
+            data, mask, self.record, device=self.device, threads=1, mirroring=self.mirroring
         )
 
     @property
@@ -415,21 +426,12 @@ def do_scanners(
     settings: Settings, image: str, keys: dict[tuple[str, str, str], str]
 ) -> list[Row]:
     """Histogram distances of an image's synthetic scanners, before and after."""
-    from bmex_bids.network.predict import enhance
-
     begun = time.monotonic()
     clean = cached_case(settings.out, image)[0].clean
     ((name, key),) = keys.items()
 
     def mend(matched_image: Array) -> Array:
-        return enhance(
-            matched_image,
-            clean.mask,
-            settings.record,
-            device=settings.device,
-            threads=1,
-            mirroring=settings.mirroring,
-        ).image
+        return settings.enhance(matched_image, clean.mask).image
 
     result = [
         Row(*name, key, f"histogram_{stage}_{pair}", value)
@@ -451,18 +453,9 @@ def do_contrast(
     labels of :mod:`bmex_bids.evaluation.segmentation` on the image before, which the network has no
     part in (its two brighter classes for T1w, its two darker ones for T2w).
     """
-    from bmex_bids.network.predict import enhance
-
     begun = time.monotonic()
     image = prepare(settings.data / path, group, contrast, with_labels=False)
-    result = enhance(
-        image.data,
-        image.mask,
-        settings.record,
-        device=settings.device,
-        threads=1,
-        mirroring=settings.mirroring,
-    )
+    result = settings.enhance(image.data, image.mask)
     classes = segment(image.data, image.mask)
     independent = classes if contrast == "T1w" else np.where(classes > 0, classes + 1, 0)
     figures = {
