@@ -31,11 +31,24 @@ CLASSES = 4  # background, CSF, GM, WM
 
 
 def box_mean(x: Tensor, window: int = WINDOW) -> Tensor:
-    """Mean over a cube of ``window`` voxels, zeros beyond the edge; one axis after the other."""
-    for axis in range(3):
-        kernel = [window if k == axis else 1 for k in range(3)]
-        x = F.avg_pool3d(x, kernel, 1, [n // 2 for n in kernel])
-    return x
+    """Mean over a cube of ``window`` voxels, (N, C, D, H, W), zeros beyond the edge.
+
+    One axis after the other, each as a product with a banded matrix: processors do those many times
+    faster than torch's average pooling, which took half of a training step.
+    """
+    depth, height, width = x.shape[2:]
+    with torch.autocast(x.device.type, enabled=False):  # the rounding of half precision would show
+        whole = x if x.dtype == torch.float64 else x.float()
+        whole = _band(height, window, whole) @ whole @ _band(width, window, whole)
+        flat = _band(depth, window, whole) @ whole.flatten(3)
+    return flat.reshape(x.shape).to(x.dtype)
+
+
+def _band(size: int, window: int, like: Tensor) -> Tensor:
+    """(size, size): row i has 1/window at the columns within half a window of i."""
+    place = torch.arange(size, device=like.device)
+    near = (place[:, None] - place).abs() <= window // 2
+    return near.to(like.dtype) / window
 
 
 def split(x: Tensor) -> Tensor:

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from bmex_bids.degrade.recipe import Recipe, severity
-from bmex_bids.network.checkpoints import load_network
 from bmex_bids.network.compact import CompactBMEX
 from bmex_bids.network.tiling import network_order
+from bmex_bids.training.growth import start
 from bmex_bids.training.loop import Schedule, export_half, fit
 from bmex_bids.training.loss import JointLoss
 from bmex_bids.training.pairs import (
@@ -39,7 +39,7 @@ class EnhanceConfig:
     tissue_width: int = 12
     blocks: int = 1
     patch: int = 48
-    start_from: Path | None = None  # weights of a network of the same shape to begin with
+    start_from: Path | None = None  # weights to begin with, of a network no larger than this
     easy_volumes: int = 40  # with noise only, at the start
     faults: Faults = field(default_factory=Faults)  # of the volumes after them
     loss: JointLoss = field(default_factory=JointLoss)
@@ -131,7 +131,8 @@ def train(data_dir: Path, out_dir: Path, config: EnhanceConfig, *, resume: bool 
     validation = Validation(held_out)
     model = CompactBMEX(config.width, config.tissue_width, config.blocks)
     if config.start_from is not None:
-        model.load_state_dict(load_network(config.start_from, "bmex-compact").state_dict())
+        missing = start(model, config.start_from)
+        LOGGER.info("from %s; %d tensors are new", config.start_from, len(missing))
     LOGGER.info("%d parameters", sum(p.numel() for p in model.parameters()))
     chunks = PatchChunks(
         sources,

@@ -18,8 +18,8 @@ WINDOW = 7  # voxels, edge of the cube that SSIM compares
 def ssim(image: Tensor, target: Tensor) -> Tensor:
     """Structural similarity (Wang et al. 2004) of each voxel's cube, (N, 1, …), template units."""
     x, y = image.float() / RANGE, target.float() / RANGE
-    mean_x, mean_y = box_mean(x, WINDOW), box_mean(y, WINDOW)
-    square_x, square_y, both = (box_mean(part, WINDOW) for part in (x * x, y * y, x * y))
+    parts = torch.cat([x, y, x * x, y * y, x * y], dim=1)
+    mean_x, mean_y, square_x, square_y, both = box_mean(parts, WINDOW).split(1, dim=1)
     variances = (square_x - mean_x**2).clamp_min(0) + (square_y - mean_y**2).clamp_min(0)
     covariance = both - mean_x * mean_y
     brightness = (2 * mean_x * mean_y + 1e-4) / (mean_x**2 + mean_y**2 + 1e-4)
@@ -46,7 +46,8 @@ class JointLoss:
     tissue: float = 0.1
     floor: float = 12.0  # template units; small ones let clean patches forbid any change
     structure: float = 0.3
-    structure_floor: float = 0.1  # of SSIM
+    structure_floor: float = 0.1  # of SSIM, at full resolution; half of it at half, and so on
+    scales: int = 3  # of the structure: full resolution, half, a quarter
 
     def __call__(
         self,
@@ -68,13 +69,28 @@ class JointLoss:
         )
         loss = (after / (before + self.floor**2)).mean()
         if self.structure > 0:
-            missing, lost = (
-                ((1 - ssim(one * inside, target * inside)) * inside).flatten(1).sum(dim=1) / count
-                for one in (image, bad)
-            )
-            loss = loss + self.structure * (missing / (lost + self.structure_floor)).mean()
+            loss = loss + self.structure * self._structure(image, bad, target, inside)
         known = (labels != 255) & mask[:, 0]
         if self.tissue > 0 and bool(known.any()):
             wanted = torch.where(known, labels, torch.full_like(labels, 255)).long()
             loss = loss + self.tissue * F.cross_entropy(scores, wanted, ignore_index=255)
         return loss
+
+    def _structure(self, image: Tensor, bad: Tensor, target: Tensor, inside: Tensor) -> Tensor:
+        """Lost structure relative to the damaged image's, the mean over patches and scales."""
+        total = image.new_zeros(())
+        for scale in range(self.scales):
+            if scale > 0:
+                share = F.avg_pool3d(inside, 2)
+                image, bad, target = (
+                    F.avg_pool3d(one * inside, 2) / share.clamp_min(0.1)
+                    for one in (image, bad, target)
+                )
+                inside = (share > 0.5).to(share.dtype)
+            count = inside.flatten(1).sum(dim=1).clamp_min(1)
+            missing, lost = (
+                ((1 - ssim(one * inside, target * inside)) * inside).flatten(1).sum(dim=1) / count
+                for one in (image, bad)
+            )
+            total = total + (missing / (lost + self.structure_floor / 2**scale)).mean()
+        return total / self.scales

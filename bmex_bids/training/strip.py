@@ -11,13 +11,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from bmex_bids.exceptions import UsageError
 from bmex_bids.network.compact import HalfUNet
+from bmex_bids.training.growth import start
 from bmex_bids.training.loop import Schedule, export_half, fit
 from bmex_bids.training.synthesis import HeadMap, as_tensors, load_head, synthesise
 
@@ -103,29 +102,6 @@ class Validation:
         dice = [soft_dice(model(x[None].to(device))[0].cpu(), y) for x, y in self.samples]
         model.train()
         return {"Dice": float(np.mean(dice)), "worst": float(np.min(dice))}
-
-
-def start(model: HalfUNet, path: Path) -> list[str]:
-    """Fill a network with trained weights; blocks that are not among them stay the identity.
-
-    Returns the names that the file does not have.  UsageError where the file is of another
-    network.
-    """
-    try:
-        state = {name: value.float() for name, value in load_file(str(path)).items()}
-        missing = model.load_state_dict(state, strict=False)
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise UsageError(
-            f"expected weights of a stripping network of this width in {path}, got: {error}; "
-            "check --start-from"
-        ) from error
-    if missing.unexpected_keys:
-        raise UsageError(
-            f"expected weights with no more blocks than the network in {path}, got "
-            f"{len(missing.unexpected_keys)} surplus tensors (first: {missing.unexpected_keys[0]}); "
-            "raise --blocks"
-        )
-    return list(missing.missing_keys)
 
 
 def label_maps(data_dir: Path, names: Sequence[str]) -> list[HeadMap]:

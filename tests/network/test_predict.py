@@ -38,7 +38,12 @@ def moved(network, seed=0):
 def test_an_untrained_network_leaves_the_brain_as_it_is(brain, make_record):
     data, mask = brain
     result = enhance(
-        data, mask, make_record(CompactBMEX(4, 4), "bmex-compact"), device="cpu", threads=1
+        data,
+        mask,
+        make_record(CompactBMEX(4, 4), "bmex-compact"),
+        device="cpu",
+        threads=1,
+        precision="float32",
     )
     assert_allclose(result.image[mask], data[mask], rtol=1e-5)
     assert not result.image[~mask].any()
@@ -326,7 +331,7 @@ def test_fast_is_the_whole_volume_at_once(brain, make_record):
             torch.from_numpy(fed.astype(np.float32))[None, None]
         )
     inside = np.pad(mask.transpose(2, 0, 1)[brain_box_zxy(mask)], _to_eights(mask))
-    found = enhance(data, mask, record, device="cpu", threads=1)
+    found = enhance(data, mask, record, device="cpu", threads=1, precision="float32")
     ours = np.pad(found.image.transpose(2, 0, 1)[brain_box_zxy(mask)], _to_eights(mask))
     expected = image[0, 0].numpy()
     error = np.abs(ours - np.clip(expected, 0, None))[inside].max()
@@ -351,7 +356,8 @@ def test_cores_give_nearly_what_the_whole_does(brain, make_record):
     assert np.abs(cut - whole).max() > 0  # it was cut
 
 
-def test_little_memory_makes_smaller_tiles(brain, make_record, monkeypatch):
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_little_memory_makes_smaller_tiles(brain, make_record, monkeypatch, precision):
     data, mask = brain
     shapes = []
     run = predict.run_program
@@ -364,11 +370,13 @@ def test_little_memory_makes_smaller_tiles(brain, make_record, monkeypatch):
     record = small(make_record)
     monkeypatch.setattr(predict, "free_bytes", lambda device, limit: limit * 2**20)
     monkeypatch.setattr(predict, "SMALLEST", 8)
-    enhance(data, mask, record, device="cpu", threads=1, memory_mb=1000, overlap=8)
+    how = {"device": "cpu", "threads": 1, "overlap": 8, "precision": precision}
+    enhance(data, mask, record, memory_mb=1000, **how)
     assert len(shapes) == 4  # one for each mirror image
     shapes.clear()
-    enhance(data, mask, record, device="cpu", threads=1, memory_mb=3, overlap=8)
-    per_voxel = predict.bytes_per_voxel(predict._network(record, torch.device("cpu")))
+    enhance(data, mask, record, memory_mb=3, **how)
+    network = predict._network(record, torch.device("cpu"))
+    per_voxel = predict.bytes_per_voxel(network, getattr(torch, precision))
     assert len(shapes) > 4
     assert max(np.prod(s) for s in shapes) * per_voxel <= 3 * 2**20
 

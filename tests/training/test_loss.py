@@ -106,3 +106,39 @@ def test_where_the_sign_is_not_known_doing_half_costs_less_than_nothing():
     )
     assert nothing == pytest.approx(45**2 / (45**2 + 20**2))
     assert mean < 0.9 * nothing
+
+
+def test_what_is_gone_at_half_the_resolution_costs_nothing_there():
+    """A chequerboard has no part in the means of 2×2×2 voxels."""
+    place = torch.arange(16)
+    sign = 1 - 2 * ((place[:, None, None] + place[:, None] + place) % 2).float()
+    target = torch.full((1, 1, 16, 16, 16), 500.0)
+    bad = target + 60 * sign
+    mask = torch.ones_like(target, dtype=torch.bool)
+    labels = torch.full((1, 16, 16, 16), 255, dtype=torch.uint8)
+    scores = torch.zeros(1, 4, 16, 16, 16)
+    plain = JointLoss(structure=0)(scores, bad, bad, target, mask, labels)
+    one, two = (
+        float(JointLoss(scales=scales)(scores, bad, bad, target, mask, labels) - plain)
+        for scales in (1, 2)
+    )
+    assert one > 0.2
+    assert two == pytest.approx(one / 2, abs=1e-5)
+
+
+def test_a_coarse_fault_costs_at_every_scale():
+    target = torch.full((1, 1, 16, 16, 16), 500.0)
+    bad = target.clone()
+    bad[..., 8:] += 90.0
+    mask = torch.ones_like(target, dtype=torch.bool)
+    labels = torch.full((1, 16, 16, 16), 255, dtype=torch.uint8)
+    scores = torch.zeros(1, 4, 16, 16, 16)
+    losses = [
+        float(
+            JointLoss(structure_floor=0, scales=scales)(scores, image, bad, target, mask, labels)
+        )
+        for scales in (1, 3)
+        for image in (bad, target)
+    ]
+    share = 90**2 / 2 / (90**2 / 2 + 12**2)
+    assert losses == pytest.approx([share + 0.3, 0, share + 0.3, 0], abs=1e-5)
