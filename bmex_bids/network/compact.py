@@ -20,6 +20,8 @@ Intensities are in template units (roughly 0…1000).
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -37,7 +39,8 @@ def box_mean(x: Tensor, window: int = WINDOW) -> Tensor:
     faster than torch's average pooling, which took half of a training step.
     """
     depth, height, width = x.shape[2:]
-    with torch.autocast(x.device.type, enabled=False):  # the rounding of half precision would show
+    # the rounding of half precision would show
+    with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
         whole = x if x.dtype == torch.float64 else x.float()
         whole = _band(height, window, whole) @ whole @ _band(width, window, whole)
         flat = _band(depth, window, whole) @ whole.flatten(3)

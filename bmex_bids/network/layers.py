@@ -193,7 +193,11 @@ class Layers:
             self._count(target, weight)
             if not fast:
                 x = self._read(parts, box, (1, 1), before, kind)
-                y = _last(F.conv3d(_first(x), ready))
+                y = _last(F.conv3d(_first(x), ready, bias))
+                if add:
+                    target.add_(y)
+                else:
+                    target.copy_(y)
             else:
                 sides = [-(-n // BLOCK) * BLOCK for n in target.shape[:2]]
                 x = self._read(parts, box, (1, 1), before, kind, (*sides, target.shape[2]))
@@ -203,12 +207,12 @@ class Layers:
                 convolve(x, ready, y, self._space(kind))
                 self._count_winograd(target, sides, weight)
                 y = y[: target.shape[0], : target.shape[1]]
-            if add:
-                target.add_(y).add_(bias)
-            elif y is target:
-                target.add_(bias)
-            else:
-                target.copy_(y.add_(bias))
+                if add:
+                    target.add_(y).add_(bias)
+                elif y is target:
+                    target.add_(bias)
+                else:
+                    target.copy_(y.add_(bias))
             if relu:
                 target.clamp_min_(0)
         self._learn(name, out)

@@ -351,7 +351,7 @@ class _Job:
                 Regions(
                     here,
                     wanted[tile],
-                    slab=slab(network, self.device),
+                    slab=slab(network, self.device, self.dtype),
                 ),
                 tissues_only=tissues_only,
                 dtype=self.dtype,

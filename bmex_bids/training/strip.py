@@ -32,7 +32,7 @@ class StripConfig:
     width: int = 16
     blocks: int = 2  # residual blocks a level
     chunk: int = 4  # heads a chunk
-    start_from: Path | None = None  # weights of a network of the same width, perhaps fewer blocks
+    start_from: Path | None = None  # weights to begin with, of a network no larger than this
     schedule: Schedule = field(
         default_factory=lambda: Schedule(
             steps=3300,
@@ -73,6 +73,7 @@ class HeadChunks(Dataset[tuple[Tensor, Tensor]]):
 
 def loss_of(logits: Tensor, brain: Tensor) -> Tensor:
     """Soft Dice loss plus cross-entropy against the fraction of brain."""
+    logits = logits.float()  # sums over a head would be rough in half precision
     probability = torch.sigmoid(logits)
     each = tuple(range(1, logits.ndim))  # a small head counts as much as a large one
     total = (probability.sum(each) + brain.sum(each)).clamp_min(1)

@@ -95,3 +95,13 @@ def test_the_mean_of_a_cube_is_that_of_the_cube():
     x = torch.randn(1, 1, 7, 8, 9)
     expected = torch.nn.functional.avg_pool3d(x, 5, 1, 2)
     torch.testing.assert_close(box_mean(x), expected)
+
+
+def test_box_means_are_not_rounded_where_half_precision_is_on():
+    x = torch.rand(1, 2, 8, 9, 10, generator=torch.Generator().manual_seed(2))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = box_mean(x, 7)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, box_mean(x, 7), rtol=0, atol=0)
+    pooled = torch.nn.functional.avg_pool3d(x, 7, 1, 3)
+    torch.testing.assert_close(found, pooled)
