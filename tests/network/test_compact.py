@@ -7,6 +7,7 @@ from bmex_bids.network.compact import (
     BRIGHTNESS,
     CENTRE,
     DETAIL,
+    ChannelNorm,
     CompactBMEX,
     HalfUNet,
     box_mean,
@@ -105,3 +106,34 @@ def test_box_means_are_not_rounded_where_half_precision_is_on():
     torch.testing.assert_close(found, box_mean(x, 7), rtol=0, atol=0)
     pooled = torch.nn.functional.avg_pool3d(x, 7, 1, 3)
     torch.testing.assert_close(found, pooled)
+
+
+def test_the_normalisation_and_its_gradients_are_torchs():
+    generator = torch.Generator().manual_seed(5)
+    ours, theirs = ChannelNorm(3), torch.nn.GroupNorm(3, 3)
+    for name, value in theirs.named_parameters():
+        torch.nn.init.normal_(value, generator=generator)
+        ours.get_parameter(name).data.copy_(value)
+    x = 40 + 5 * torch.randn(2, 3, 4, 5, 6, generator=generator)
+    direction = torch.randn(x.shape, generator=generator)
+    results = []
+    for layer in (ours, theirs):
+        fed = x.clone().requires_grad_()
+        y = layer(fed)
+        (y * direction).sum().backward()
+        results.append((y.detach(), fed.grad, layer.weight.grad, layer.bias.grad))
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), theirs(x), rtol=0, atol=0)
+
+
+def test_the_normalisation_does_its_sums_in_full_where_half_precision_is_on():
+    x = (100 + torch.randn(1, 2, 8, 8, 8)).to(torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = ChannelNorm(2)(x)
+    assert found.dtype == torch.bfloat16
+    expected = torch.nn.functional.instance_norm(x.double())
+    assert (
+        found.double() - expected
+    ).abs().max() < 0.02  # the last step's rounding of values near 3
