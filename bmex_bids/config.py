@@ -50,6 +50,7 @@ class Processing:
     ----------
     geometry : how the network goes over the brain, ``"fast"`` or ``"reference"``
     mirroring : let mirror images of the brain through the bundled network too, and average
+    precision : number format of the network's features, ``"auto"``, ``"float32"`` or ``"bfloat16"``
     derivatives : ``NAME=PATH`` of datasets with brain masks made elsewhere
     output_res : grids the enhanced image is written on, ``"native"`` and ``"0p8"``
     qc_only : write the quality measures and no image
@@ -62,6 +63,7 @@ class Processing:
     weights_dir: Path | None = None
     geometry: str = "fast"
     mirroring: bool = True
+    precision: str = "auto"
     output_res: tuple[str, ...] = ("native", "0p8")
     qc_only: bool = False
     random_seed: int = 0

@@ -86,6 +86,7 @@ def parse(argv: Sequence[str] | None = None) -> Config:
             weights_dir=weights_dir,
             geometry=options.geometry,
             mirroring=not options.no_mirroring,
+            precision=options.precision,
             output_res=tuple(r for r in GRIDS if r in options.output_res),
             qc_only=options.qc_only,
             random_seed=options.random_seed,
@@ -148,6 +149,7 @@ def as_options(config: Config) -> dict[str, Any]:
         "weights_dir": processing.weights_dir,
         "geometry": processing.geometry,
         "no_mirroring": not processing.mirroring,
+        "precision": processing.precision,
         "output_res": list(processing.output_res),
         "qc_only": processing.qc_only,
         "random_seed": processing.random_seed,
@@ -423,6 +425,14 @@ def _add_performance(group: argparse._ArgumentGroup) -> None:
         action="store_true",
         help="one pass of the bundled network instead of the mean of four, over the brain and its "
         "mirror images: a quarter of the network's time, a somewhat weaker result",
+    )
+    group.add_argument(
+        "--precision",
+        choices=["auto", "float32", "bfloat16"],
+        default="auto",
+        help="number format of the network's features: auto (default) is bfloat16 where the "
+        "processor or GPU multiplies it in hardware, else float32; give float32 for the same "
+        "numbers on every machine of a cluster",
     )
     group.add_argument(
         "--gpu-slots",

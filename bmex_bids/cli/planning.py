@@ -85,6 +85,7 @@ def task(config: Config, image: PlannedImage, *, quick: bool = False) -> Task:
         "qc_only": processing.qc_only,
         "geometry": processing.geometry,
         "mirroring": processing.mirroring and bool(weights.mirrored),
+        "precision": processing.precision,
         "seed": processing.random_seed,
         "outputs": names,
     }

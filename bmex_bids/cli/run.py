@@ -281,6 +281,7 @@ def _image_workflow(config: Config, task: Task, device: str) -> Any:
         low_mem=config.resources.low_mem,
         geometry=processing.geometry,
         mirroring=processing.mirroring,
+        precision=processing.precision,
         memory_limit_gb=config.resources.mem_gb,
         omp_nthreads=config.resources.omp_nthreads,
     )

@@ -44,6 +44,7 @@ class EnhanceInput(BaseInterfaceInputSpec):
     tile = traits.Int(desc="largest edge in voxels, a multiple of 8")
     geometry = traits.Enum("fast", "reference", usedefault=True)
     mirroring = traits.Bool(True, usedefault=True, desc="average over mirror images of the brain")
+    precision = traits.Enum("auto", "float32", "bfloat16", usedefault=True)
     memory_mb = traits.Float(nohash=True, desc="what this process may take")
 
 
@@ -77,6 +78,7 @@ class Enhance(SimpleInterface):
             "threads": self.inputs.num_threads,
             "geometry": self.inputs.geometry,
             "mirroring": self.inputs.mirroring,
+            "precision": self.inputs.precision,
         }
         if isdefined(self.inputs.memory_mb):
             where["memory_mb"] = self.inputs.memory_mb

@@ -61,6 +61,7 @@ def init_image_wf(
     low_mem: bool = False,
     geometry: str = "fast",
     mirroring: bool = True,
+    precision: str = "auto",
     memory_limit_gb: float | None = None,
     omp_nthreads: int = 1,
 ) -> Workflow:
@@ -111,6 +112,7 @@ def init_image_wf(
         tile=LOW_MEM_TILE if low_mem else None,
         geometry=geometry,
         mirroring=mirroring,
+        precision=precision,
         memory_limit_gb=memory_limit_gb,
         network_gb=network_gb(planned.image.path, planned.spacing_mm, weights.variant),
         omp_nthreads=omp_nthreads,

@@ -52,6 +52,7 @@ def init_enhance_wf(
     tile: int | None = None,
     geometry: str = "fast",
     mirroring: bool = True,
+    precision: str = "auto",
     memory_limit_gb: float | None = None,
     network_gb: float | None = None,
     omp_nthreads: int = 1,
@@ -70,6 +71,7 @@ def init_enhance_wf(
     tile : largest edge of a tile in voxels; None is as large as memory allows
     geometry : ``"fast"`` or ``"reference"``, see ``network.predict``
     mirroring : average over mirror images of the brain, where the weights know them
+    precision : of the network's features, see ``network.predict``
     memory_limit_gb : what a run may take, 2^30 bytes; tiles become smaller for it
     network_gb : what the network takes for an image of this size; None is ``2 * mem_gb``
     mem_gb : what a node needs for an image of this size
@@ -107,6 +109,7 @@ def init_enhance_wf(
             num_threads=omp_nthreads,
             geometry=geometry,
             mirroring=mirroring,
+            precision=precision,
         ),
         name="network",
         n_procs=omp_nthreads,

@@ -153,6 +153,7 @@ SPELLINGS = [
     ("--low-mem --low_mem", [], "resources.low_mem", True),
     ("--geometry", ["reference"], "processing.geometry", "reference"),
     ("--no-mirroring --no_mirroring", [], "processing.mirroring", False),
+    ("--precision", ["float32"], "processing.precision", "float32"),
     ("--gpu-slots --gpu_slots", ["2"], "resources.gpu_slots", 2),
     ("--device", ["cuda:1"], "processing.device", "cuda:1"),
     ("--age-months --age_months", ["0"], "age.months", 0.0),

@@ -212,7 +212,13 @@ def test_tissues_are_found_again_in_what_the_network_made(
         .run()
         .outputs
     )
-    told = {"device": "cpu", "threads": 3, "geometry": "fast", "mirroring": True}
+    told = {
+        "device": "cpu",
+        "threads": 3,
+        "geometry": "fast",
+        "mirroring": True,
+        "precision": "auto",
+    }
     assert calls == {"enhance": {**told, **calls["enhance"]}, "classify": told}
 
     def load(path):

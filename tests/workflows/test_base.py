@@ -123,11 +123,13 @@ def test_the_network_asks_for_what_its_kind_takes_and_keeps_to_the_limit(planned
     assert free.mem_gb == compact
     assert free.inputs.geometry == "fast"
     assert free.inputs.mirroring is True
-    held = network(memory_limit_gb=0.5, geometry="reference", mirroring=False)
+    assert free.inputs.precision == "auto"
+    held = network(memory_limit_gb=0.5, geometry="reference", mirroring=False, precision="float32")
     assert held.mem_gb == 0.5
     assert held.inputs.memory_mb == 512
     assert held.inputs.geometry == "reference"
     assert held.inputs.mirroring is False
+    assert held.inputs.precision == "float32"
 
 
 def test_only_the_networks_ask_for_a_gpu(planned, build):
