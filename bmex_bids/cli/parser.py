@@ -430,9 +430,9 @@ def _add_performance(group: argparse._ArgumentGroup) -> None:
         "--precision",
         choices=["auto", "float32", "bfloat16"],
         default="auto",
-        help="number format of the network's features: auto (default) is bfloat16 where the "
-        "processor or GPU multiplies it in hardware, else float32; give float32 for the same "
-        "numbers on every machine of a cluster",
+        help="number format of the network's features: auto (default) is bfloat16 on a GPU, and for "
+        "published weights on a processor, that multiplies it in hardware, else float32; give "
+        "float32 for the same numbers on every machine of a cluster",
     )
     group.add_argument(
         "--gpu-slots",

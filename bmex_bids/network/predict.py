@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from bmex_bids.exceptions import DeviceError, ImageError, MemoryLimitError
 from bmex_bids.network.checkpoints import load_network
 from bmex_bids.network.layers import Tally
-from bmex_bids.network.memory import free_bytes, is_out_of_memory, native_dtype
+from bmex_bids.network.memory import free_bytes, is_out_of_memory
 from bmex_bids.network.programs import (
+    best_dtype,
     bytes_per_voxel,
     has_program,
     receptive_field,
@@ -162,7 +163,7 @@ def enhance(
     memory_mb : what this process may take in all, 2^20 bytes; what is free when None
     tile : largest edge of a tile in voxels, a multiple of 8; as large as memory allows when None
     overlap : voxels that a tile sees beyond its core, a multiple of 8
-    precision : ``auto`` (bfloat16 where the device has it in hardware), ``float32``, ``bfloat16``
+    precision : ``auto`` (see :func:`~bmex_bids.network.programs.best_dtype`), ``float32``, ``bfloat16``
     mirroring : average over the brain and its mirror images along the axes ``record.mirrored``, with
         as many passes of the network; the published weights have none
     """
@@ -324,7 +325,7 @@ class _Job:
         most: int,
     ) -> NDArray[np.float32]:
         self.dtype = (
-            native_dtype(self.device)
+            best_dtype(network, self.device)
             if self.precision == "auto"
             else {"float32": torch.float32, "bfloat16": torch.bfloat16}[self.precision]
         )

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from bmex_bids.network import programs
 from bmex_bids.network.adunet import ADUNet
 from bmex_bids.network.bmex import BMEX
 from bmex_bids.network.compact import CompactBMEX
@@ -181,6 +182,21 @@ def test_every_array_is_on_the_device_of_the_volume():
             elsewhere, torch.zeros(16, 16, 16, device="meta"), Regions(ball((16, 16, 16))[1])
         )
         assert out.device.type == "meta"
+
+
+@pytest.mark.parametrize(
+    ("name", "where", "native", "expected"),
+    [
+        ("bmex", "cpu", torch.bfloat16, torch.bfloat16),
+        ("bmex", "cpu", torch.float32, torch.float32),
+        ("compact", "cpu", torch.bfloat16, torch.float32),
+        ("compact", "cuda", torch.bfloat16, torch.bfloat16),
+        ("compact", "cuda", torch.float32, torch.float32),
+    ],
+)
+def test_bfloat16_only_where_it_is_faster(monkeypatch, name, where, native, expected):
+    monkeypatch.setattr(programs, "native_dtype", lambda device: native)
+    assert programs.best_dtype(networks()[name], torch.device(where)) == expected
 
 
 def test_bfloat16_keeps_the_grey_values_of_the_image():
