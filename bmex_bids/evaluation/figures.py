@@ -57,28 +57,23 @@ def _save(path: Path, figure: Figure) -> Path:
 def grid(table: Table, out: Path, image: str) -> Figure | None:
     """Rows are cells; columns the clean slice, each method's, and two maps of absolute error."""
     truth_file = slice_file(out, image, "clean", "degraded")
-    cells = [
-        cell
-        for cell in GRID_CELLS
-        if slice_file(out, image, cell, "bmex").exists()
-        and (image, cell, "bmex", "psnr") in table.values
-    ]
+
+    def there(cell: str, method: str) -> bool:
+        """Also in the table: a slice may be of a method that this run was not asked for."""
+        known = (image, cell, method, "psnr") in table.values
+        return known and slice_file(out, image, cell, method).exists()
+
+    cells = [cell for cell in GRID_CELLS if there(cell, "bmex")]
     if not cells or not truth_file.exists():
         return None
     truth = np.load(truth_file)
-    methods = [
-        m for m in GRID_METHODS if any(slice_file(out, image, c, m).exists() for c in cells)
-    ]
+    methods = [m for m in GRID_METHODS if any(there(cell, m) for cell in cells)]
     columns = ["clean", *methods, "error, degraded", "error, bmex"]
     aspect = truth.shape[1] / truth.shape[0]
     figure = _figure(1.2 * len(columns), 1.2 * aspect * len(cells) + 0.4)
     axes = figure.subplots(len(cells), len(columns), squeeze=False)
     for row, cell in enumerate(cells):
-        slices = {
-            m: np.load(slice_file(out, image, cell, m))
-            for m in methods
-            if slice_file(out, image, cell, m).exists()
-        }
+        slices = {m: np.load(slice_file(out, image, cell, m)) for m in methods if there(cell, m)}
         for column, name in enumerate(columns):
             axis = axes[row, column]
             axis.set_axis_off()
