@@ -12,6 +12,7 @@ import hashlib
 import math
 import multiprocessing
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -187,15 +188,19 @@ def _check(settings: Settings) -> None:
 
 def _pool(jobs: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(
-        max(jobs, 1), mp_context=multiprocessing.get_context("spawn"), initializer=_one_thread
+        max(jobs, 1), mp_context=multiprocessing.get_context("spawn"), initializer=_begin_worker
     )
 
 
-def _one_thread() -> None:
-    """Processes share the work; threads inside them would only get in each other's way."""
+def _begin_worker() -> None:
+    """Processes share the work; threads inside them would only get in each other's way.
+
+    A worker ends with the run that started it, also when that is killed: it would go on else.
+    """
     import SimpleITK as sitk
     import torch
 
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
@@ -245,6 +250,13 @@ def plan(settings: Settings, prints: dict[str, str]) -> Iterator[Unit]:
 def _missing(unit: Unit, done: set[tuple[str, str, str, str]]) -> Unit:
     keys = {name: key for name, key in unit.keys.items() if (*name, key) not in done}
     return Unit(unit.title, unit.function, unit.arguments, keys)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 # ---------------------------------------------------------------- images and their cache

@@ -1,8 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 import math
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 
 import numpy as np
+import psutil
 import pytest
 
 from bmex_bids.evaluation import benchmark, methods, rows
@@ -170,3 +176,29 @@ def test_scanners_contrast_and_registration_give_their_rows(settings, prepared, 
     assert set(by) == {"degraded registered", "bmex registered"}
     assert by["degraded registered"] > 0.8  # its partner is itself
     assert rows.finished(found) == {(*name, key) for name, key in wanted.keys.items()}
+
+
+def test_workers_end_with_a_run_that_is_killed(tmp_path):
+    """They had gone on for minutes, and slowed whatever came next."""
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "import os, sys, time\n"
+        "from bmex_bids.evaluation.benchmark import _pool\n"
+        "if __name__ == '__main__':\n"
+        "    with _pool(1) as pool:\n"
+        "        print(pool.submit(os.getpid).result(), flush=True)\n"
+        "        pool.submit(time.sleep, 600)\n"
+        "        time.sleep(600)\n"
+    )
+    parent = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
+    worker = int(parent.stdout.readline())
+    assert psutil.pid_exists(worker)
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    for _ in range(100):
+        if not psutil.pid_exists(worker) or psutil.Process(worker).status() == "zombie":
+            return
+        time.sleep(0.1)
+    os.kill(worker, signal.SIGKILL)
+    raise AssertionError("the worker was still there ten seconds after its parent")
