@@ -57,7 +57,9 @@ def build_parser() -> argparse.ArgumentParser:
     schedule.add_argument("--workers", type=int, help="processes that make training data")
     schedule.add_argument("--device", help="cpu, cuda or cuda:N")
     schedule.add_argument(
-        "--precision", choices=["float32", "bfloat16"], help="bfloat16: mixed, for GPUs"
+        "--precision",
+        choices=["float32", "bfloat16"],
+        help="bfloat16: mixed, for GPUs and processors with AMX",
     )
 
     network = parser.add_argument_group("network")

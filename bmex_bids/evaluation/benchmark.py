@@ -206,6 +206,13 @@ def _begin_worker() -> None:
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
 
 
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
 def plan(settings: Settings, prints: dict[str, str]) -> Iterator[Unit]:
     """All units of a run, each with the key of every result; ``prints`` are the images'."""
     chosen = settings.methods()
@@ -250,13 +257,6 @@ def plan(settings: Settings, prints: dict[str, str]) -> Iterator[Unit]:
 def _missing(unit: Unit, done: set[tuple[str, str, str, str]]) -> Unit:
     keys = {name: key for name, key in unit.keys.items() if (*name, key) not in done}
     return Unit(unit.title, unit.function, unit.arguments, keys)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 # ---------------------------------------------------------------- images and their cache

@@ -20,7 +20,7 @@ Intensities are in template units (roughly 0…1000).
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -40,12 +40,16 @@ def box_mean(x: Tensor, window: int = WINDOW) -> Tensor:
     faster than torch's average pooling, which took half of a training step.
     """
     depth, height, width = x.shape[2:]
-    # the rounding of half precision would show
-    with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
+    with _in_full(x):
         whole = x if x.dtype == torch.float64 else x.float()
         whole = _band(height, window, whole) @ whole @ _band(width, window, whole)
         flat = _band(depth, window, whole) @ whole.flatten(3)
     return flat.reshape(x.shape).to(x.dtype)
+
+
+def _in_full(x: Tensor) -> AbstractContextManager[Any]:
+    """Products with ``x`` keep its precision, where mixed precision is on too; its rounding would show."""
+    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
 def _band(size: int, window: int, like: Tensor) -> Tensor:
@@ -132,7 +136,7 @@ class _Normalise(torch.autograd.Function):
 
 def _mean(x: Tensor) -> Tensor:
     """(N, voxels, C) float32 → (N, 1, C)."""
-    with torch.autocast(x.device.type, enabled=False):
+    with _in_full(x):
         return x.new_full((x.shape[0], 1, x.shape[1]), 1 / x.shape[1]) @ x
 
 

@@ -86,8 +86,6 @@ def without_tissues(state: State) -> State:
     The first of the stem's inputs are the image's, eight of each channel (see
     :func:`bmex_bids.network.compact.unshuffle`).
     """
-    if not any(name.startswith("tissue.") for name in state):
-        return state
     kept = {name: value for name, value in state.items() if not name.startswith("tissue.")}
     stem = "enhance.stem.weight"
     if stem in kept:

@@ -63,10 +63,7 @@ class JointLoss:
         A label of 255 means "not known" and costs nothing.
         """
         inside = mask.to(image.dtype)
-        count = inside.flatten(1).sum(dim=1).clamp_min(1)
-        before, after = (
-            ((one - target) ** 2 * inside).flatten(1).sum(dim=1) / count for one in (bad, image)
-        )
+        before, after = (_mean_inside((one - target) ** 2, inside) for one in (bad, image))
         loss = (after / (before + self.floor**2)).mean()
         if self.structure > 0:
             loss = loss + self.structure * self._structure(image, bad, target, inside)
@@ -87,10 +84,15 @@ class JointLoss:
                     for one in (image, bad, target)
                 )
                 inside = (share > 0.5).to(share.dtype)
-            count = inside.flatten(1).sum(dim=1).clamp_min(1)
             missing, lost = (
-                ((1 - ssim(one * inside, target * inside)) * inside).flatten(1).sum(dim=1) / count
+                _mean_inside(1 - ssim(one * inside, target * inside), inside)
                 for one in (image, bad)
             )
             total = total + (missing / (lost + self.structure_floor / 2**scale)).mean()
         return total / self.scales
+
+
+def _mean_inside(values: Tensor, inside: Tensor) -> Tensor:
+    """Mean inside the brain of each patch, (N, 1, …) → (N,); 0 where there is none."""
+    count = inside.flatten(1).sum(dim=1).clamp_min(1)
+    return (values * inside).flatten(1).sum(dim=1) / count
