@@ -71,8 +71,8 @@ def build_parser() -> argparse.ArgumentParser:
     network.add_argument("--width", type=int, help="channels of the finest level")
     network.add_argument(
         "--start-from", type=Path, metavar="FILE",
-        help="enhance and strip: safetensors to begin with; the network may have more blocks and "
-        "channels than they have",
+        help="safetensors to begin with (refine: of a stripping network); the network may have more "
+        "blocks and channels than they have",
     )  # fmt: skip
     network.add_argument(
         "--coarse", type=Path, metavar="FILE",

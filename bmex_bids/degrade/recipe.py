@@ -244,8 +244,8 @@ def draw(name: str, rng: np.random.Generator, *, intensity_range: float = 1000.0
     Parameters
     ----------
     name : a severity of :data:`SEVERITIES`, ``"motion"`` (of any size, in two fifths with thick
-        slices), ``"low-resolution"``, ``"noise"``, ``"smoothing"``, ``"mixed"`` (anything, mostly
-        mild) or ``"clean"``
+        slices), ``"noisy-motion"`` (the same, with noise), ``"low-resolution"``, ``"noise"``,
+        ``"smoothing"``, ``"mixed"`` (anything, mostly mild) or ``"clean"``
     rng : the source of randomness; every drawn number is in the recipe
     intensity_range : full range of the image, for noise
     """
@@ -253,9 +253,11 @@ def draw(name: str, rng: np.random.Generator, *, intensity_range: float = 1000.0
         return Recipe(())
     if name in SEVERITIES:
         return severity(name, rng)
-    if name == "motion":
+    if name in ("motion", "noisy-motion"):
         motion = _draw_strong_motion(rng) if rng.random() < 0.8 else _draw_motion(rng)
-        return Recipe((motion, _draw_slices(rng)) if rng.random() < 0.42 else (motion,))
+        steps = (motion, _draw_slices(rng)) if rng.random() < 0.42 else (motion,)
+        noise = (_draw_noise(rng, intensity_range),) if name == "noisy-motion" else ()
+        return Recipe((*steps, *noise))
     if name == "low-resolution":
         return Recipe((_draw_slices(rng),))
     if name == "noise":
@@ -264,7 +266,8 @@ def draw(name: str, rng: np.random.Generator, *, intensity_range: float = 1000.0
         return Recipe(({"kind": "smoothing", "fwhm_mm": float(rng.uniform(0.8, 2.4))},))
     if name == "mixed":
         return _draw_mixed(rng, intensity_range)
-    known = ["clean", *SEVERITIES, "motion", "low-resolution", "noise", "smoothing", "mixed"]
+    known = ["clean", *SEVERITIES, "motion", "noisy-motion", "low-resolution", "noise"]
+    known += ["smoothing", "mixed"]
     raise ValueError(f"expected one of {known}, got {name!r}")
 
 

@@ -20,14 +20,13 @@ from bmex_bids.exceptions import UsageError
 from bmex_bids.imaging.intensity import load_histogram, match_histogram
 from bmex_bids.metrics.reference import psnr
 from bmex_bids.metrics.tissue import dice
-from bmex_bids.network.headgrid import GRID_MM
 from bmex_bids.network.predict import enhance
 from bmex_bids.network.registry import WeightRecord
 from bmex_bids.network.stripper import brain_probability
 from bmex_bids.training.enhance import CELLS, cell_recipe
 from bmex_bids.training.pairs import VALIDATION_IMAGES, CleanImage, prepare
 from bmex_bids.training.strip import VALIDATION_MAPS
-from bmex_bids.training.synthesis import load_head, synthesise
+from bmex_bids.training.synthesis import load_head, scan
 
 RANGE = 1000.0
 Array = NDArray[np.float32]
@@ -90,19 +89,19 @@ def stripping_rows(
     data_dir: Path,
     record: WeightRecord,
     *,
-    contrasts: int = 4,
+    contrasts: int = 10,
     seed: int = 2017,
     device: str = "auto",
     threads: int | None = None,
 ) -> Iterator[tuple[str, float]]:
-    """(name, Dice) of heads synthesised from unseen label maps, in random contrasts."""
+    """(name, Dice) of heads synthesised from unseen label maps as scans, in random contrasts."""
     rng = np.random.default_rng(seed)
     for name in VALIDATION_MAPS:
         _require(data_dir / name)
         head = load_head(data_dir / name)
         for k in range(contrasts):
-            image, brain = synthesise(head, rng)
-            spacing = (GRID_MM,) * 3
+            image, brain, spacing_mm = scan(head, rng)
+            spacing = (spacing_mm,) * 3
             found = brain_probability(image, spacing, record, device=device, threads=threads) > 0.5
             yield f"{head.name} #{k}", dice(found, brain > 0.5)
 

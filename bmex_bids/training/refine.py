@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Train the stripper's second network (``bmex-train refine``): it corrects the first one's outline.
+"""Train the stripper's second network (``bmex-train refine``): it looks at the brain more closely.
 
-Cubes are cut where the first network was wrong, so that nothing is spent on what it knows.
+Heads are synthesised as scans, the first network says where the brain is, and the window that it
+asks for, a little off, is what trains.
 """
 
 from __future__ import annotations
@@ -19,15 +20,22 @@ from torch.utils.data import Dataset
 from bmex_bids.exceptions import UsageError
 from bmex_bids.network.checkpoints import load_network
 from bmex_bids.network.compact import HalfUNet, TwoStageStripper
-from bmex_bids.network.headgrid import linear, normalise
-from bmex_bids.network.stripper import CUBE, FINE_MM, coarse_logits, refined_logits
+from bmex_bids.network.headgrid import linear, resize, window
+from bmex_bids.network.stripper import (
+    CLOSE,
+    closer_view,
+    coarse_logits,
+    look_closer,
+    refined_logits,
+)
 from bmex_bids.network.tiling import network_order
+from bmex_bids.training.growth import start
 from bmex_bids.training.loop import Schedule, export_half, fit
 from bmex_bids.training.strip import TRAINING_MAPS, VALIDATION_MAPS, label_maps, loss_of, soft_dice
-from bmex_bids.training.synthesis import HeadMap, synthesise
+from bmex_bids.training.synthesis import HeadMap, scan
 
-FIELD = (108, 120, 108)  # voxels of FINE_MM: the field of view of the first network's window
-REACH = 20  # voxels from the error that a cube is cut around to the cube's middle, at most
+ZOOM, SHIFT = 0.08, 4  # the window is off by up to this share of its size and so many voxels
+TRIES = 20  # heads in a row in which the first network may find no brain
 
 LOGGER = logging.getLogger(__name__)
 
@@ -36,50 +44,59 @@ LOGGER = logging.getLogger(__name__)
 class RefineConfig:
     """Everything that decides the weights, besides the data and the first network."""
 
-    width: int = 24
+    width: int = 32
     blocks: int = 2
     heads: int = 2  # in a chunk
-    cubes: int = 6  # of each head
+    views: int = 2  # of each head
+    start_from: Path | None = None  # weights to begin with, of a stripping network no larger
     schedule: Schedule = field(
         default_factory=lambda: Schedule(
-            steps=1600,
-            batch=2,
-            rate=2e-3,
-            warmup=30,
+            steps=6000,
+            batch=1,
+            rate=1e-3,
+            warmup=60,
             final_rate=0.01,
-            average=0.99,
-            validate_every=100,
+            average=0.995,
+            validate_every=500,
         )
     )
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A head at 2 mm as the second network gets it: all (X, Y, Z)."""
+    """A head, and what the first network says of it."""
 
-    image: Tensor  # normalised
-    logits: Tensor  # the first network's
-    brain: Tensor  # fraction, 0…1
+    image: Tensor  # (X, Y, Z), any unit
+    brain: Tensor  # (X, Y, Z), fraction, 0…1
+    spacing_mm: float  # of both
+    logits: Tensor  # on the first network's grid
 
 
 @torch.no_grad()
 def look(coarse: nn.Module, head: HeadMap, rng: np.random.Generator) -> Seen:
     """Synthesise a head and ask the first network."""
-    image, brain = synthesise(head, rng, size=FIELD, spacing_mm=FINE_MM)
+    image, brain, spacing = scan(head, rng)
     full = torch.from_numpy(image)
-    logits = linear(coarse_logits(coarse, full, FINE_MM), full.shape)
-    return Seen(normalise(full), logits, torch.from_numpy(brain))
+    return Seen(full, torch.from_numpy(brain), spacing, coarse_logits(coarse, full, spacing))
 
 
-def cut(seen: Seen, corner: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """One cube: (2, Z, X, Y) image and logits, (1, Z, X, Y) brain, in the network's order."""
-    box = tuple(slice(c, c + CUBE) for c in corner)
-    image, logits, brain = (network_order(v[box]) for v in (seen.image, seen.logits, seen.brain))
-    return torch.stack([image, logits]), brain[None]
+def closer(seen: Seen, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """(2, Z, X, Y) image and logits, (1, Z, X, Y) brain, in the network's order."""
+    view = closer_view(
+        seen.logits,
+        zoom=float(rng.uniform(1 - ZOOM, 1 + ZOOM)),
+        shift=tuple(int(k) for k in rng.integers(-SHIFT, SHIFT + 1, 3)),
+    )
+    if view is None:
+        raise ValueError("expected a head in which the first network finds a brain")
+    parts = look_closer(seen.image, seen.spacing_mm, seen.logits, view)
+    fine = resize(seen.brain, (seen.spacing_mm / view.spacing_mm,) * 3)
+    brain = window(fine, view.first, 0.0, CLOSE)
+    return torch.stack([network_order(part) for part in parts]), network_order(brain)[None]
 
 
-class CubeChunks(Dataset[tuple[Tensor, Tensor]]):
-    """Chunk ``i`` → cubes (n, 2, Z, X, Y) and their brains (n, 1, …); a function of (seed, i)."""
+class CloseChunks(Dataset[tuple[Tensor, Tensor]]):
+    """Chunk ``i`` → windows (n, 2, Z, X, Y) and their brains (n, 1, …); a function of (seed, i)."""
 
     def __init__(
         self, coarse: nn.Module, heads: Sequence[HeadMap], config: RefineConfig, *, chunks: int
@@ -91,27 +108,27 @@ class CubeChunks(Dataset[tuple[Tensor, Tensor]]):
 
     @property
     def samples(self) -> int:
-        """Cubes in a chunk."""
-        return self.config.heads * self.config.cubes
+        """Windows in a chunk."""
+        return self.config.heads * self.config.views
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         rng = np.random.default_rng([self.config.schedule.seed, index])
-        cubes, brains = [], []
+        pairs = []
         for _ in range(self.config.heads):
-            head = self.heads[int(rng.integers(len(self.heads)))]
-            seen = look(self.coarse, head, rng)
-            wrong = np.argwhere(((seen.logits > 0) != (seen.brain > 0.5)).numpy())
-            if len(wrong) == 0:
-                wrong = np.array([[n // 2 for n in FIELD]])
-            for _ in range(self.config.cubes):
-                near = rng.integers(-REACH, REACH + 1, 3)
-                middle = wrong[int(rng.integers(len(wrong)))] + near
-                room = np.array(FIELD) - CUBE
-                cube, brain = cut(seen, np.clip(middle - CUBE // 2, 0, room).tolist())
-                cubes.append(cube)
-                brains.append(brain)
-        order = torch.from_numpy(rng.permutation(self.samples))
-        return torch.stack(cubes)[order], torch.stack(brains)[order]
+            seen = self._head(rng)
+            pairs += [closer(seen, rng) for _ in range(self.config.views)]
+        windows, brains = zip(*(pairs[k] for k in rng.permutation(len(pairs))), strict=True)
+        return torch.stack(windows), torch.stack(brains)
+
+    def _head(self, rng: np.random.Generator) -> Seen:
+        """A head in which the first network finds a brain."""
+        for _ in range(TRIES):
+            seen = look(self.coarse, self.heads[int(rng.integers(len(self.heads)))], rng)
+            if closer_view(seen.logits) is not None:
+                return seen
+        raise UsageError(
+            f"expected a first network that finds brains, got none in {TRIES} heads; check --coarse"
+        )
 
 
 def refiner(model: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
@@ -121,8 +138,13 @@ def refiner(model: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
     return model.refine
 
 
+def _dice(logits: Tensor, brain: Tensor) -> float:
+    """Dice on the brain's grid."""
+    return soft_dice(linear(logits, brain.shape).cpu(), brain)
+
+
 class RefineValidation:
-    """Dice at 2 mm of whole heads from label maps that never train, after and before."""
+    """Dice of whole heads from label maps that never train, on their own grid, after and before."""
 
     def __init__(
         self,
@@ -139,11 +161,12 @@ class RefineValidation:
     def __call__(self, model: nn.Module) -> dict[str, float]:
         model.eval()
         after, before = [], []
+        device = next(model.parameters()).device
         for seen in self.seen:
-            device = next(model.parameters()).device
-            refined = refined_logits(refiner(model), seen.image.to(device), seen.logits.to(device))
-            after.append(soft_dice(refined.cpu(), seen.brain))
-            before.append(soft_dice(seen.logits, seen.brain))
+            image, rough = seen.image.to(device), seen.logits.to(device)
+            refined = refined_logits(refiner(model), image, seen.spacing_mm, rough)
+            after.append(_dice(refined, seen.brain))
+            before.append(_dice(rough, seen.brain))
         model.train()
         return {
             "Dice": float(np.mean(after)),
@@ -169,15 +192,17 @@ def train(
     if not isinstance(first, HalfUNet):
         raise UsageError(f"expected weights of one stripping network in {coarse}")
     LOGGER.info("seed %d; reading label maps", config.schedule.seed)
-    chunks = CubeChunks(first, label_maps(data_dir, TRAINING_MAPS), config, chunks=10**6)
+    chunks = CloseChunks(first, label_maps(data_dir, TRAINING_MAPS), config, chunks=10**6)
     validation = RefineValidation(first, label_maps(data_dir, VALIDATION_MAPS))
     model = TwoStageStripper(first, HalfUNet(2, 1, config.width, config.blocks, norm=True))
+    if config.start_from is not None:
+        start(model.fine, config.start_from)
     model.coarse.requires_grad_(False)
     LOGGER.info("%d parameters", sum(p.numel() for p in model.fine.parameters()))
 
     def loss(network: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
-        cubes, brain = batch
-        return loss_of(refiner(network)(cubes[:, :1], cubes[:, 1:]), brain)
+        seen, brain = batch
+        return loss_of(refiner(network)(seen[:, :1], seen[:, 1:]), brain)
 
     average = fit(model, chunks, loss, validation, out_dir, config.schedule, resume=resume)
     return export_half(average, out_dir / "strip-fine.safetensors")

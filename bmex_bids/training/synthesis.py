@@ -29,6 +29,7 @@ from bmex_bids.network.headgrid import GRID_MM, WINDOW, normalise
 Array = NDArray[np.float32]
 
 HEAD_MM = 2.0
+FIELD = (108, 120, 108)  # voxels of a scan: at 2 mm the field of view of the network's WINDOW
 
 #: FreeSurfer numbers of the tissues; what is left above zero is extra-cerebral, each label by
 #: itself
@@ -144,12 +145,31 @@ def draw_brightness(tissues: tuple[str, ...], rng: np.random.Generator) -> Array
     )
 
 
+def draw_scale(rng: np.random.Generator) -> float:
+    """Size of a head against the map's: mostly an adult's, in two fifths down to a fetus's."""
+    return float(rng.uniform(0.85, 1.12) if rng.random() < 0.6 else rng.uniform(0.5, 1.0))
+
+
+def scan(head: HeadMap, rng: np.random.Generator) -> tuple[Array, Array, float]:
+    """A head as a scanner would give it: voxels and field of view go with its size.
+
+    Returns
+    -------
+    image, brain : (X, Y, Z) of :data:`FIELD`, as :func:`synthesise` returns them
+    spacing_mm : of both; from 0.85 mm for a fetus to 2.9 mm
+    """
+    scale = draw_scale(rng)
+    spacing = scale * HEAD_MM * float(rng.uniform(0.85, 1.3))
+    return *synthesise(head, rng, size=FIELD, spacing_mm=spacing, scale=scale), spacing
+
+
 def synthesise(
     head: HeadMap,
     rng: np.random.Generator,
     *,
     size: tuple[int, int, int] = WINDOW,
     spacing_mm: float = GRID_MM,
+    scale: float | None = None,
 ) -> tuple[Array, Array]:
     """A head in a random contrast, pose, size and quality, and its brain.
 
@@ -159,6 +179,7 @@ def synthesise(
     rng : decides everything
     size : (X, Y, Z) of the result, voxels; heads may reach beyond it
     spacing_mm : of the result; its field of view is ``size`` times this
+    scale : of the head, against the map's; drawn where it is not given
 
     Returns
     -------
@@ -178,7 +199,7 @@ def synthesise(
         keep = scipy.ndimage.binary_dilation(head.brain > 0, iterations=int(rng.integers(1, 8)))
         image = image * keep
     image, brain = _deform(
-        image, head.brain.astype(np.float32) / np.float32(255), rng, size, spacing_mm
+        image, head.brain.astype(np.float32) / np.float32(255), rng, size, spacing_mm, scale
     )
     coarser = GRID_MM / spacing_mm  # widths below are drawn in voxels of the coarse grid
     image, brain = _crop_view(image, brain, rng, coarser)
@@ -199,10 +220,11 @@ def _deform(
     rng: np.random.Generator,
     size: tuple[int, int, int],
     spacing_mm: float,
+    scale: float | None = None,
 ) -> tuple[Array, Array]:
     """Rotate, scale (fetus to adult), shear, shift, mirror and warp both alike."""
     angles = np.deg2rad(rng.normal(0, 10, 3))
-    scale = rng.uniform(0.85, 1.12) if rng.random() < 0.6 else rng.uniform(0.5, 1.0)
+    scale = draw_scale(rng) if scale is None else scale
     matrix = np.diag(scale * rng.uniform(0.93, 1.07, 3))
     matrix += rng.normal(0, 0.03, (3, 3))
     for axis, angle in enumerate(angles):
@@ -267,5 +289,6 @@ __all__ = [
     "as_tensors",
     "brain_fraction",
     "load_head",
+    "scan",
     "synthesise",
 ]

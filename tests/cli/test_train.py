@@ -2,6 +2,7 @@
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from bmex_bids import toml
@@ -67,14 +68,17 @@ def label_maps(tmp_path):
 
 def test_strip_and_refine_train_one_after_the_other(label_maps, tmp_path, capsys, monkeypatch):
     """The whole way: both networks, their files, and the stripper that reads them."""
-    monkeypatch.setattr("bmex_bids.training.refine.FIELD", (64, 72, 64))
+    monkeypatch.setattr("bmex_bids.network.stripper.CLOSE", (64, 64, 64))
+    monkeypatch.setattr("bmex_bids.training.refine.CLOSE", (64, 64, 64))
     coarse = tmp_path / "coarse.safetensors"
-    save_file(HalfUNet(1, 1, 4, blocks=1, norm=True).state_dict(), coarse)
+    first = HalfUNet(1, 1, 4, blocks=1, norm=True)
+    torch.nn.init.ones_(first.head.bias)  # to it all is brain
+    save_file(first.state_dict(), coarse)
     flags = ["--steps", "2", "--batch", "1", "--validate-every", "2", "--threads", "1"]
     out = tmp_path / "out"
     given = ["--data", str(label_maps), "--out", str(out), "--coarse", str(coarse), *flags]
     small = tmp_path / "small.toml"
-    small.write_text("width = 4\nblocks = 1\nheads = 1\ncubes = 2\n")
+    small.write_text("width = 4\nblocks = 1\nheads = 1\nviews = 2\n")
     assert main(["refine", *given, "--config", str(small)]) == 0
     weights = out / "strip-fine.safetensors"
     assert str(weights) in capsys.readouterr().out

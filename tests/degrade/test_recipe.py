@@ -65,6 +65,15 @@ def test_mixed_draws_every_kind_that_pairs_may_have():
     assert kinds <= set(ACTS)
 
 
+def test_noisy_motion_is_motion_and_then_noise():
+    for seed in range(20):
+        steps = draw("noisy-motion", np.random.default_rng(seed)).steps
+        kinds = [step["kind"] for step in steps]
+        assert kinds[0].startswith("motion-")
+        assert kinds[-1].endswith("-noise")
+        assert set(kinds[1:-1]) <= {"low-resolution"}
+
+
 def test_motion_is_drawn_in_all_sizes_and_now_and_then_with_thick_slices():
     rng = np.random.default_rng(0)
     recipes = [draw("motion", rng).steps for _ in range(400)]

@@ -2,13 +2,20 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from numpy.testing import assert_allclose
 
 from bmex_bids.exceptions import ImageError
 from bmex_bids.metrics.tissue import dice
 from bmex_bids.network.compact import HalfUNet, TwoStageStripper
-from bmex_bids.network.headgrid import normalise, resize
-from bmex_bids.network.stripper import _corners, brain_probability, refined_logits
+from bmex_bids.network.headgrid import linear, normalise, resize
+from bmex_bids.network.stripper import (
+    brain_probability,
+    closer_view,
+    coarse_logits,
+    look_closer,
+    refined_logits,
+)
 
 
 @pytest.mark.parametrize(
@@ -113,17 +120,22 @@ def ball_image(extent_mm, spacing, radius):
     return (ball * 100 + noise).astype(np.float32), ball
 
 
+class Grown(torch.nn.Module):
+    """A first network that finds what is bright, four of its voxels too large."""
+
+    def forward(self, x):
+        return F.max_pool3d((x > 0.5).float(), 9, 1, 4) * 4 - 2
+
+
 @pytest.mark.parametrize("extent", [60, 240])
-def test_an_untrained_second_network_changes_nothing(make_record, extent):
+def test_an_untrained_second_network_changes_nothing(extent):
     data, _ = ball_image(extent, (2.0, 2.0, 2.0), 25)
-    network = two_stages()
-    torch.nn.init.normal_(network.coarse.head.weight, std=0.3)
-    record = make_record(network, "bmex-strip-fine", kind="strip")
-    both = brain_probability(data, (2.0,) * 3, record, device="cpu", threads=1)
-    alone = make_record(network.coarse, "bmex-strip", kind="strip", name="coarse")
-    first = brain_probability(data, (2.0,) * 3, alone, device="cpu", threads=1)
-    assert first.std() > 0.01
-    assert_allclose(both, first, atol=2e-3)
+    image, network = torch.from_numpy(data), two_stages()
+    rough = coarse_logits(Grown(), image, 2.0)
+    with torch.no_grad():
+        both = refined_logits(network.refine, image, 2.0, rough)
+    assert both.std() > 0.5
+    assert_allclose(both, linear(rough, both.shape), atol=1e-5)
 
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (2.0, 2.0, 2.0), (1.1, 0.9, 4.0)])
@@ -131,42 +143,72 @@ def test_an_untrained_second_network_changes_nothing(make_record, extent):
 def test_the_second_network_mends_what_the_first_got_wrong(
     make_record, monkeypatch, spacing, extent, radius
 ):
-    """The first says "perhaps" of a box that is too large, the second looks at the image."""
-
-    class Anywhere(torch.nn.Module):
-        def forward(self, x):
-            return torch.full_like(x, -1.0)
-
     class Image(torch.nn.Module):
         def forward(self, x):
-            assert x.shape[1:] == (2, 64, 64, 64)
+            assert x.shape[1:] == (2, 96, 96, 112)  # (Z, X, Y)
             return (x[:, :1] - 0.5) * 50 - 4 * x[:, 1:]
 
     network = two_stages()
-    network.coarse, network.fine = Anywhere(), Image()
+    network.coarse, network.fine = Grown(), Image()
     monkeypatch.setattr("bmex_bids.network.stripper._network", lambda *_: network)
     record = make_record(HalfUNet(1, 1, 4), "bmex-strip", kind="strip")
     data, ball = ball_image(extent, spacing, radius)
     result = brain_probability(data, spacing, record, device="cpu", threads=1)
     assert dice(result > 0.5, ball) > 0.95
+    rough = linear(coarse_logits(Grown(), torch.from_numpy(data), spacing), data.shape)
+    assert dice(rough.numpy() > 0, ball) < 0.9
 
 
-def test_where_the_first_network_sees_no_chance_of_brain_the_second_is_not_asked():
+def test_where_the_first_network_finds_no_brain_the_second_is_not_asked():
     def never(image, logits):
         raise AssertionError
 
-    logits = refined_logits(never, torch.rand(30, 30, 30), torch.full((20, 20, 20), -5.0))
+    nothing = torch.full((20, 20, 20), -5.0)
+    assert closer_view(nothing) is None
+    logits = refined_logits(never, torch.rand(30, 30, 30), 2.0, nothing)
     assert_allclose(logits.numpy(), -5)
 
 
-@pytest.mark.parametrize("length", [20, 64, 65, 100, 131])
-@pytest.mark.parametrize(("low", "high"), [(0, 20), (3, 17), (0, 64), (11, 98), (5, 131)])
-def test_cubes_cover_what_is_asked_for(length, low, high):
-    if high > length:
-        pytest.skip("not inside the axis")
-    corners = _corners(low, high, length)
-    covered = {c + k for c in corners for k in range(64)}
-    assert set(range(low, high)) <= covered
-    if length >= 64:
-        assert min(corners) >= 0
-        assert max(corners) + 64 <= length
+def brain_box(x, y, z):
+    logits = torch.full((72, 80, 72), -3.0)
+    logits[slice(*x), slice(*y), slice(*z)] = 3.0
+    return logits
+
+
+def test_a_closer_view_is_filled_by_the_brain():
+    """Window 96 × 112 × 96, 10 voxels free on each side."""
+    # 90, 138 and 60 mm: the second axis decides, 138 mm over 92 voxels
+    view = closer_view(brain_box((10, 40), (20, 66), (30, 50)))
+    assert view.spacing_mm == pytest.approx(1.5)
+    # middles at 75, 129 and 120 mm, in voxels 50, 86 and 80, less half a window
+    assert view.first == (2, 30, 32)
+    off = closer_view(brain_box((10, 40), (20, 66), (30, 50)), zoom=1.2, shift=(1, -2, 3))
+    assert off.spacing_mm == pytest.approx(1.8)
+    assert off.first == (-5, 14, 22)
+
+
+def test_a_few_stray_voxels_do_not_widen_the_view():
+    logits = brain_box((20, 50), (20, 66), (20, 50))
+    clean = closer_view(logits)
+    logits[2:4, 2:4, 2:4] = 3.0  # an eye
+    assert closer_view(logits) == clean
+
+
+@pytest.mark.parametrize(("edge", "spacing_mm"), [(4, 0.8), (72, 216 / 76)])
+def test_a_view_is_neither_finer_than_images_nor_too_small_for_the_largest(edge, spacing_mm):
+    view = closer_view(brain_box((0, edge), (0, edge), (0, edge)))
+    assert view.spacing_mm == pytest.approx(spacing_mm)
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (1.1, 0.9, 4.0)])
+def test_image_and_first_answer_are_seen_in_one_place(spacing):
+    data, _ = ball_image(120, spacing, 30)
+    logits = coarse_logits(Grown(), torch.from_numpy(data), spacing)
+    view = closer_view(logits)
+    part, known = look_closer(torch.from_numpy(data), spacing, logits, view)
+    assert part.shape == known.shape == (96, 112, 96)
+    bright = (part > 0.5).nonzero().float()
+    assert_allclose(bright.mean(0), (known > 0).nonzero().float().mean(0), atol=2.5)
+    assert_allclose(bright.mean(0), [47.5, 55.5, 47.5], atol=2.5)
+    radius_mm = (3 * len(bright) / (4 * np.pi)) ** (1 / 3) * view.spacing_mm
+    assert radius_mm == pytest.approx(30, abs=1.5)

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
+from dataclasses import replace
+
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from scipy import ndimage
 
+from bmex_bids.degrade.recipe import Recipe
 from bmex_bids.exceptions import UsageError
 from bmex_bids.imaging.noise import noise_sigma
-from bmex_bids.training import enhance
+from bmex_bids.training import enhance, pairs
 from bmex_bids.training.pairs import (
     FREESURFER,
     LOGGER,
@@ -216,22 +219,49 @@ def test_figures_of_validation_by_hand(clean):
 def test_validation_looks_at_the_middle_and_at_the_cortex():
     mask = np.zeros((100, 90, 80), bool)
     mask[5:95, 10:88, 4:76] = True
-    *central, side = enhance.validation_boxes(mask, 32)
+    *central, side, front, back = enhance.validation_boxes(mask, 32)
     assert len(central) == 2
     assert all(mask[box].all() for box in central)
     assert side == (slice(5, 37), slice(29, 61), slice(24, 56))  # its first slice is the brain's
+    assert front == (slice(34, 66), slice(10, 42), slice(24, 56))
+    assert back == (slice(34, 66), slice(56, 88), slice(24, 56))  # its last slice is the brain's
     small = enhance.validation_boxes(np.ones((40, 40, 40), bool), 40)
-    assert small == [(slice(0, 40),) * 3] * 3
+    assert small == [(slice(0, 40),) * 3] * 5
 
 
 def test_faults_are_picked_by_their_shares():
     rng = np.random.default_rng(0)
-    assert Faults(0, 0, 1, 0, 0).pick(rng) == "low-resolution"
+    assert Faults(0, 0, 0, 1, 0, 0).pick(rng) == "low-resolution"
     with pytest.raises(UsageError, match="shares of faults"):
-        Faults(0, 0, 0, 0, 0)
-    picked = [Faults().pick(rng) for _ in range(2000)]
-    assert picked.count("motion") == pytest.approx(900, abs=90)
-    assert picked.count("noise") == pytest.approx(600, abs=80)
+        Faults(0, 0, 0, 0, 0, 0)
+    picked = [Faults().pick(rng) for _ in range(2000)]  # the shares' sum is 1
+    assert picked.count("motion") == pytest.approx(600, abs=80)
+    assert picked.count("noisy-motion") == pytest.approx(360, abs=70)
+    assert picked.count("noise") == pytest.approx(540, abs=80)
+
+
+@pytest.mark.parametrize("kind", ["motion", "noisy-motion", "low-resolution"])
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_a_brain_comes_out_of_its_head_where_it_was(clean, kind, share, monkeypatch):
+    monkeypatch.setattr(pairs, "IN_A_HEAD", share)
+    monkeypatch.setattr(pairs, "draw", lambda *_: Recipe(()))
+    unmatched = replace(clean, age_group="", data=np.where(clean.mask, clean.data, 0))
+    bad = degrade_like_app(unmatched, np.random.default_rng(0), kind)
+    np.testing.assert_array_equal(bad, unmatched.data)
+
+
+def test_the_rim_of_a_brain_in_a_head_mixes_with_what_is_around_it(clean, monkeypatch):
+    """Thick slices of a stripped brain take air in; in a head they take fluid."""
+    flat = replace(clean, age_group="", data=np.where(clean.mask, np.float32(500), 0))
+    rims = []
+    for share in (0.0, 1.0):
+        monkeypatch.setattr(pairs, "IN_A_HEAD", share)
+        step = {"kind": "smoothing", "fwhm_mm": 3.0}
+        monkeypatch.setattr(pairs, "draw", lambda *_, step=step: Recipe((step,)))
+        t2w = replace(flat, name="x:T2w")  # bright fluid
+        bad = degrade_like_app(t2w, np.random.default_rng(1), "smoothing")
+        rims.append(bad[clean.mask].min())
+    assert rims[1] > rims[0] + 50
 
 
 @pytest.fixture(scope="module")

@@ -18,32 +18,17 @@ from bmex_bids.training.strip import (
 )
 from bmex_bids.training.synthesis import (
     TISSUES,
-    HeadMap,
     _deform,
     _halve,
     as_tensors,
     brain_fraction,
     draw_brightness,
     load_head,
+    scan,
     synthesise,
 )
 
 SIZE = (24, 32, 16)
-
-
-def ball_head():
-    """Nested balls on the 2 mm grid: white matter, cortex, something outside."""
-    x, y, z = np.meshgrid(*[np.arange(n) - n / 2 for n in (30, 34, 28)], indexing="ij")
-    radius = np.sqrt(x**2 + y**2 + z**2)
-    parts = [radius < 5, (radius >= 5) & (radius < 9), (radius >= 9) & (radius < 13)]
-    fractions = np.stack(parts).astype(np.uint8) * 255
-    brain = (radius < 9).astype(np.uint8) * 255
-    return HeadMap("balls", ("white", "cortex", "outside-258"), fractions, brain)
-
-
-@pytest.fixture(scope="module")
-def head():
-    return ball_head()
 
 
 def test_a_head_is_a_function_of_the_seed(head):
@@ -53,6 +38,30 @@ def test_a_head_is_a_function_of_the_seed(head):
     assert_array_equal(a[0], b[0])
     assert_array_equal(a[1], b[1])
     assert not np.array_equal(a[0], c[0])
+
+
+def test_a_head_half_as_large_fills_voxels_half_as_large(head):
+    brains = [
+        synthesise(head, np.random.default_rng(7), size=(40, 44, 40), spacing_mm=s, scale=s / 2)[1]
+        for s in (2.0, 1.0)
+    ]
+    assert brains[0].sum() > 500
+    assert brains[1].sum() == pytest.approx(brains[0].sum(), rel=0.15)
+
+
+def test_voxels_of_a_scan_go_with_the_head(head):
+    """Head and field of view keep their proportion, whatever the size: the brain is always in it."""
+    spacings, voxels = [], []
+    for seed in range(8):
+        image, brain, spacing = scan(head, np.random.default_rng(seed))
+        assert image.shape == brain.shape == (108, 120, 108)
+        spacings.append(spacing)
+        voxels.append(brain.sum())
+    assert min(spacings) < 1.5 < 2.0 < max(spacings) < 3.0
+    assert min(voxels) > 500  # (9 voxels of 2 mm) ball: 3054, less where voxels are larger
+    again = scan(head, np.random.default_rng(7))
+    assert again[2] == spacings[-1]
+    assert_array_equal(again[0], image)
 
 
 def test_heads_are_normalised_and_brains_are_fractions(head):
@@ -170,9 +179,8 @@ def test_missing_label_maps_are_named(tmp_path):
         train(tmp_path, tmp_path / "out", StripConfig())
 
 
-def test_a_head_on_a_finer_grid_is_the_same_head():
+def test_a_head_on_a_finer_grid_is_the_same_head(head):
     """One seed, 3 mm and 2 mm: the same brain, seen with other voxels."""
-    head = ball_head()
     brain = head.brain.astype(np.float32) / 255
     coarse = _deform(brain, brain, np.random.default_rng(5), (24, 32, 16), 3.0)[1]
     fine = _deform(brain, brain, np.random.default_rng(5), (36, 48, 24), 2.0)[1]
