@@ -64,6 +64,16 @@ def place_window(head: Tensor, size: tuple[int, ...] = WINDOW) -> tuple[int, ...
     return tuple(starts)
 
 
+def background(head: Tensor) -> float:
+    """What air looks like in an image: the median of what is darker than the mean.
+
+    Where an image is smaller than a window, this is put around it.  With the least value instead, the
+    noise of a small field of view stood out from the emptiness around, and was taken for a head.
+    """
+    dark = head[head <= head.mean()]
+    return float(dark.median()) if dark.numel() else 0.0
+
+
 def window(
     volume: Tensor, starts: tuple[int, ...], fill: float, size: tuple[int, ...] = WINDOW
 ) -> Tensor:

@@ -18,11 +18,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bmex_bids.network.pool import Pool
 from bmex_bids.network.regions import Box, Regions
 from bmex_bids.network.winograd import (
     BLOCK,
@@ -36,6 +38,8 @@ from bmex_bids.network.winograd import (
 PIECE = 2_000_000
 #: channels from which on Winograd's convolution is the faster one (processor, float32)
 FEWEST_CHANNELS = 8
+#: results up to which a float32 convolution is one matrix product
+THIN = 4
 #: patterns of emptiness, by the name of the layer
 Patterns = dict[str, Tensor]
 
@@ -115,6 +119,7 @@ class Layers:
     patterns : what emptiness looks like, from :meth:`emptiness`; None while that is being found
         out: the volume is then taken as one whose opposite faces touch
     winograd : use it where it is faster
+    room : bytes that the program's arrays take at their peak, if that is known
     """
 
     regions: Regions
@@ -123,11 +128,13 @@ class Layers:
     patterns: Patterns | None = None
     winograd: bool = True
     piece: int = PIECE
+    room: int = 0
     found: Patterns = field(default_factory=dict)
     tally: Tally = field(default_factory=Tally)
 
     def __post_init__(self) -> None:
         self._spaces: dict[torch.dtype, Workspace] = {}
+        self._pool = Pool(self.room) if self.room and self.device.type == "cpu" else None
         self._winograd = (
             self.winograd
             and self.patterns is not None
@@ -136,10 +143,23 @@ class Layers:
         )
 
     # -------------------------------------------------------------- arrays
-    def array(self, scale: int, channels: int, dtype: torch.dtype | None = None) -> Tensor:
-        """Room for features at 1/scale, (D, H, W, channels); nothing is in it yet."""
-        sides = [n // scale for n in self.regions.shape]
-        return torch.empty((*sides, channels), device=self.device, dtype=dtype or self.dtype)
+    def array(
+        self,
+        scale: int,
+        channels: int,
+        dtype: torch.dtype | None = None,
+        *,
+        brief: bool = False,
+    ) -> Tensor:
+        """Room for features at 1/scale, (D, H, W, channels); nothing is in it yet.
+
+        ``brief``: it is let go before the next ones at a smaller scale are made.
+        """
+        shape = (*(n // scale for n in self.regions.shape), channels)
+        kind = dtype or self.dtype
+        if self._pool is not None:
+            return self._pool.take(shape, kind, high=brief or scale > 1)
+        return torch.empty(shape, device=self.device, dtype=kind)
 
     def _type(self, *arrays: Tensor) -> torch.dtype:
         """What a layer is computed in: float32 where it reads or writes float32.
@@ -183,6 +203,7 @@ class Layers:
         weight, bias = (w.to(self.device, kind) for w in weights)
         before = self._cast(before, kind)
         fast = self._winograd and min(weight.shape[:2]) >= FEWEST_CHANNELS
+        thin = kind == torch.float32 and self.device.type == "cpu" and weight.shape[0] <= THIN
         ready = (
             transform_weight(weight)
             if fast
@@ -193,7 +214,10 @@ class Layers:
             self._count(target, weight)
             if not fast:
                 x = self._read(parts, box, (1, 1), before, kind)
-                y = _last(F.conv3d(_first(x), ready, bias))
+                if thin:
+                    y = _thin(x, weight, bias, self._space(kind))
+                else:
+                    y = _last(F.conv3d(_first(x), ready, bias))
                 if add:
                     target.add_(y)
                 else:
@@ -214,7 +238,7 @@ class Layers:
                 else:
                     target.copy_(y.add_(bias))
             if relu:
-                target.clamp_min_(0)
+                _relu(target)
         self._learn(name, out)
 
     def upsample(
@@ -238,6 +262,7 @@ class Layers:
         weight, bias = (w.to(self.device, kind) for w in weights)
         before = self._cast(before, kind)
         halo, padding = {4: (1, 3), 2: (0, 0)}[weight.shape[2]]
+        apart = _parities(weight) if halo and self.device.type == "cpu" and not add else None
         for box in self._boxes(name, out, scale, need, 0, add):
             below = _box(slice(s.start // 2, s.stop // 2) for s in box)
             x = self._read(parts, below, (halo, halo), before, kind)
@@ -245,6 +270,14 @@ class Layers:
                 x[halo : x.shape[0] - halo, halo : x.shape[1] - halo, halo : x.shape[2] - halo],
                 weight,
             )
+            if apart is not None:
+                for corner, taps in apart.items():
+                    part = x[
+                        tuple(slice(a, a + n - 1) for a, n in zip(corner, x.shape, strict=False))
+                    ]
+                    every_other = tuple(slice(a, None, 2) for a in corner)
+                    out[box][every_other] = _last(F.conv3d(_first(part), taps, bias))
+                continue
             y = _last(F.conv_transpose3d(_first(x), weight, bias, 2, padding))
             if add:
                 out[box] += y
@@ -304,7 +337,7 @@ class Layers:
             x = part[box]
             if before.scale is not None and before.shift is not None:
                 x.mul_(before.scale).add_(before.shift)
-            x.clamp_min_(0)
+            _relu(x)
 
     # -------------------------------------------------------------- pieces
     def _boxes(
@@ -389,8 +422,10 @@ class Layers:
                 slice(max(-a, 0), min(n, limit - a))
                 for a, n, limit in zip(lows, shape, limits, strict=True)
             )
-            if any(s.start > 0 or s.stop < n for s, n in zip(here, shape, strict=True)):
-                x.zero_()
+            for axis, (s, n) in enumerate(zip(here, shape, strict=True)):
+                before_it = (slice(None),) * axis
+                x[(*before_it, slice(0, s.start))] = 0
+                x[(*before_it, slice(s.stop, n))] = 0
         at = 0
         for part in parts:
             end = at + part.shape[3]
@@ -404,15 +439,18 @@ class Layers:
                     tuple(slice(a + s.start, a + s.stop) for a, s in zip(lows, here, strict=True))
                 ]
             target = x[here][..., at:end]
-            source = source.to(dtype)  # the image is in full precision, features may be in half
+            if before is not None and source.dtype != dtype:
+                source = target.copy_(
+                    source
+                )  # the image is in full precision, features may be in half
             if before is None:
                 target.copy_(source)
             elif before.scale is None or before.shift is None:
-                torch.clamp_min(source, 0, out=target)
+                _relu(source, target)
             else:
                 scale, shift = before.scale[at:end], before.shift[at:end]
                 torch.addcmul(shift, source, scale, out=target)
-                target.clamp_min_(0)
+                _relu(target)
             at = end
         return x
 
@@ -420,6 +458,66 @@ class Layers:
 def _box(sides: Iterable[slice]) -> Box:
     a, b, c = sides
     return a, b, c
+
+
+def _relu(x: Tensor, out: Tensor | None = None) -> None:
+    """max(x, 0) into ``out``, or where it is.
+
+    A 16-bit float is below zero where its bits, read as an integer, are; as integers processors
+    compare them four times as fast.
+    """
+    out = x if out is None else out
+    if x.device.type == "cpu" and x.dtype == out.dtype == torch.bfloat16:
+        x, out = x.view(torch.int16), out.view(torch.int16)
+    torch.clamp_min(x, 0, out=out)
+
+
+def _parities(weight: Tensor) -> dict[tuple[int, ...], Tensor]:
+    """A transposed convolution of kernel 4, stride 2 and padding 1 as eight convolutions of kernel 2.
+
+    Each makes the results at even or odd places of the three axes, which processors do in half the
+    time.  An even place 2m has the taps 3 of value m − 1 and 1 of m, an odd one 2m + 1 the taps 2 of
+    m and 0 of m + 1.
+
+    Parameters
+    ----------
+    weight : (in, out, 4, 4, 4)
+
+    Returns
+    -------
+    parity of the three axes → (out, in, 2, 2, 2)
+    """
+    taps = ([3, 1], [2, 0])
+    plain = weight.transpose(0, 1)
+    return {
+        (a, b, c): plain[:, :, taps[a]][:, :, :, taps[b]][:, :, :, :, taps[c]].contiguous(
+            memory_format=torch.channels_last_3d
+        )
+        for a, b, c in product(range(2), repeat=3)
+    }
+
+
+def _thin(x: Tensor, weight: Tensor, bias: Tensor, space: Workspace) -> Tensor:
+    """A 3×3×3 convolution with few results: one matrix product, whose 27 parts are added up.
+
+    Parameters
+    ----------
+    x : (D + 2, H + 2, W + 2, C)
+    weight, bias : (out, C, 3, 3, 3) and (out,)
+
+    Returns
+    -------
+    (D, H, W, out)
+    """
+    depth, height, width = (n - 2 for n in x.shape[:3])
+    rows = weight.permute(2, 3, 4, 0, 1).reshape(-1, x.shape[3])  # (27 · out, C)
+    voxels = x.reshape(-1, x.shape[3])
+    parts = torch.mm(rows, voxels.T, out=space.take("parts", (len(rows), len(voxels))))
+    parts = parts.view(3, 3, 3, -1, *x.shape[:3])
+    result = bias.view(-1, 1, 1, 1).repeat(1, depth, height, width)
+    for i, j, k in product(range(3), repeat=3):
+        result += parts[i, j, k, :, i : i + depth, j : j + height, k : k + width]
+    return result.permute(1, 2, 3, 0)
 
 
 def _first(x: Tensor) -> Tensor:

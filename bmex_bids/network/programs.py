@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 
 import numpy as np
@@ -28,7 +29,7 @@ from bmex_bids.network.compact import (
     unshuffle,
 )
 from bmex_bids.network.layers import Affine, Layers, Patterns, Tally, affine, folded, parameters
-from bmex_bids.network.memory import native_dtype
+from bmex_bids.network.memory import freed_memory_kept, native_dtype
 from bmex_bids.network.regions import PERIOD, SLAB, Regions
 
 #: a need that only the cap of the regions limits
@@ -171,7 +172,7 @@ def _bmex(run: Layers, network: nn.Module, x: Tensor, tissues_only: bool) -> Ten
     _adunet(run, network.tissue, "tissue.", [x], scores, 0 if tissues_only else FAR)
     if tissues_only:
         return result
-    features = run.array(1, 2 * CONNECTION)
+    features = run.array(1, 2 * CONNECTION, brief=True)
     for name, part, target in (
         ("1", _softmax(run, scores), features[..., :CONNECTION]),
         ("2", x, features[..., CONNECTION:]),
@@ -317,9 +318,13 @@ def run_program(
     Outside the wanted voxels the values mean nothing.
     """
     patterns = emptiness(network, volume.device, dtype)
-    run = Layers(regions, volume.device, dtype, patterns, winograd, tally=tally or Tally())
+    room = bytes_per_voxel(network, dtype) * volume.numel()
+    run = Layers(
+        regions, volume.device, dtype, patterns, winograd, room=room, tally=tally or Tally()
+    )
     program = _PROGRAMS[type(network)]
-    with torch.inference_mode():
+    kept = freed_memory_kept() if volume.device.type == "cpu" else nullcontext()
+    with torch.inference_mode(), kept:
         return program(run, network, volume[..., None].float(), tissues_only)
 
 

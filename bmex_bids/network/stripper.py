@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Brain extraction: the probability of brain at each voxel, whatever the contrast.
 
-First a network sees the whole head at 3 mm and says roughly where the brain is.  A second one, if
-the weights have it, then looks closer: at a window that the brain fills, with voxels of some 1.9 mm
-for an adult and half of that for a fetus, and with the first one's answer.  Of the first one's
-errors four in five lay within one of its voxels of the true outline, and small heads had twice as
-many.  The answer is brought back to the image's grid by linear interpolation, and a threshold of
-one half then cuts with sub-voxel accuracy.
+A network sees the whole head at 3 mm and says roughly where the brain is.  Where that is smaller than
+an adult's, it looks again, at voxels as much smaller as the brain is: small heads had twice as many
+errors, and most lay within one voxel of the true outline.  The weights may have a second network
+(``bmex-train refine``; the bundled ones do not), which looks closer at brains of all sizes and gets
+the first answer.  The last answer is brought back to the image's grid by linear interpolation, and
+a threshold of one half then cuts with sub-voxel accuracy.
 
 The first network always sees a window of one size, :data:`~.headgrid.WINDOW`, around the head, as
 in training: its instance normalisation and its notion of place depend on how much air there is
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +33,8 @@ from bmex_bids.network.compact import TwoStageStripper
 from bmex_bids.network.headgrid import (
     GRID_MM,
     PRESENT,
+    WINDOW,
+    background,
     linear,
     normalise,
     place_window,
@@ -46,12 +48,14 @@ from bmex_bids.network.tiling import network_order, volume_order
 CLOSE = (96, 112, 96)  # voxels of the closer look, (X, Y, Z), multiples of 8
 ROOM = 10  # voxels of it that the brain leaves free on each side
 FINEST_MM = 0.8
+USUAL_LITRES = 1.2  # a brain that is best seen at GRID_MM
+SMALL_MM, SMALLEST_MM = 2.7, 1.4  # voxels of a second look: at most, at least
 SURE = 8.0  # logits are kept within ±SURE
 
 
 @dataclass(frozen=True)
 class View:
-    """A window of :data:`CLOSE` voxels: their size, and the first one on each axis."""
+    """A window: the size of its voxels, and the first one on each axis."""
 
     spacing_mm: float
     first: tuple[int, ...]
@@ -91,6 +95,9 @@ def brain_probability(
             logits = refined_logits(network.refine, full, spacing_mm, rough)
         else:
             logits = coarse_logits(network, full, spacing_mm)
+            again = second_view(logits)
+            if again is not None:
+                logits = logits_at(network, full, spacing_mm, again)
         result = torch.sigmoid(linear(logits, full.shape))
     return np.ascontiguousarray(result.cpu().numpy(), dtype=np.float32)
 
@@ -99,40 +106,80 @@ def coarse_logits(
     network: nn.Module, image: Tensor, spacing_mm: float | tuple[float, float, float]
 ) -> Tensor:
     """What the first network says: logits at 3 mm, as they are (X, Y, Z) of that grid."""
-    coarse = resize(image, _zoom(spacing_mm, GRID_MM))
-    first = place_window(normalise(coarse))
-    seen = window(coarse, first, float(coarse.min()))
+    return logits_at(network, image, spacing_mm, None)
+
+
+def logits_at(
+    network: nn.Module,
+    image: Tensor,
+    spacing_mm: float | tuple[float, float, float],
+    view: View | None,
+) -> Tensor:
+    """Logits of the first network on the grid of a view, (X, Y, Z) of the whole image.
+
+    Parameters
+    ----------
+    view : a window of :data:`~.headgrid.WINDOW` voxels; None: at 3 mm, around the head
+    """
+    grid = resize(image, _zoom(spacing_mm, GRID_MM if view is None else view.spacing_mm))
+    first = place_window(normalise(grid)) if view is None else view.first
+    seen = window(grid, first, background(grid))
     logits = volume_order(network(network_order(normalise(seen))[None, None])[0, 0])
     back = tuple(-s for s in first)
-    return window(logits.clamp(-SURE, SURE), back, -SURE, tuple(coarse.shape))
+    return window(logits.clamp(-SURE, SURE), back, -SURE, tuple(grid.shape))
+
+
+def second_view(logits: Tensor) -> View | None:
+    """Where the first network looks again; None where the brain is not small, or there is none.
+
+    Parameters
+    ----------
+    logits : of its first look, at 3 mm
+    """
+    litres = float((logits > 0).sum()) * GRID_MM**3 * 1e-6
+    spacing = GRID_MM * (litres / USUAL_LITRES) ** (1 / 3)
+    if litres == 0 or spacing > SMALL_MM:
+        return None
+    spacing = max(spacing, SMALLEST_MM)
+    return _centred([sum(ends) / 2 for ends in _extent(logits)], spacing, WINDOW)
+
+
+def _extent(logits: Tensor) -> list[tuple[float, float]]:
+    """Where the brain begins and ends on each axis, mm; a few stray voxels do not count."""
+    brain = (logits > 0).float()
+    ends = []
+    for axis in range(3):
+        profile = brain.sum(dim=[k for k in range(3) if k != axis])
+        planes = torch.nonzero(profile > PRESENT * profile.max()).flatten()
+        ends.append((GRID_MM * int(planes[0]), GRID_MM * (int(planes[-1]) + 1)))
+    return ends
+
+
+def _centred(middle_mm: Sequence[float], spacing_mm: float, size: tuple[int, ...]) -> View:
+    """A window of ``size`` voxels around a point."""
+    first = (round(m / spacing_mm - n / 2) for m, n in zip(middle_mm, size, strict=True))
+    return View(spacing_mm, tuple(first))
 
 
 def closer_view(
     logits: Tensor, *, zoom: float = 1.0, shift: tuple[int, ...] = (0, 0, 0)
 ) -> View | None:
-    """The window that a brain fills; None where there is none.
+    """The window of :data:`CLOSE` voxels that a brain fills; None where there is none.
 
     Parameters
     ----------
     logits : of the first network, on its grid
     zoom, shift : voxels that much larger, and a window so many of them off; for training
     """
-    brain = (logits > 0).float()
-    if not bool(brain.any()):
+    if not bool((logits > 0).any()):
         return None
-    middles, spacings = [], []
-    for axis, size in enumerate(CLOSE):
-        profile = brain.sum(dim=[k for k in range(3) if k != axis])
-        planes = torch.nonzero(profile > PRESENT * profile.max()).flatten()
-        low, high = GRID_MM * int(planes[0]), GRID_MM * (int(planes[-1]) + 1)
-        middles.append((low + high) / 2)
-        spacings.append((high - low) / (size - 2 * ROOM))
-    spacing = zoom * min(max(*spacings, FINEST_MM), GRID_MM)
-    first = tuple(
-        round(middle / spacing - size / 2) + off
-        for middle, size, off in zip(middles, CLOSE, shift, strict=True)
+    extent = _extent(logits)
+    needed = max(
+        (high - low) / (n - 2 * ROOM) for (low, high), n in zip(extent, CLOSE, strict=True)
     )
-    return View(spacing, first)
+    spacing = zoom * min(max(needed, FINEST_MM), GRID_MM)
+    view = _centred([sum(ends) / 2 for ends in extent], spacing, CLOSE)
+    return View(spacing, tuple(a + b for a, b in zip(view.first, shift, strict=True)))
 
 
 def look_closer(
@@ -152,7 +199,7 @@ def look_closer(
     image, logits : in the window
     """
     fine = resize(image, _zoom(spacing_mm, view.spacing_mm))
-    part = window(fine, view.first, float(fine.min()), CLOSE)
+    part = window(fine, view.first, background(fine), CLOSE)
     known = window(linear(logits, fine.shape), view.first, -SURE, CLOSE)
     return normalise(part, known > 0), known
 

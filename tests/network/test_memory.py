@@ -1,10 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
+import platform
 import resource
+import subprocess
+import sys
 
 import pytest
 import torch
 
-from bmex_bids.network.memory import SPARE_CPU, free_bytes, is_out_of_memory, native_dtype
+from bmex_bids.network.memory import (
+    SPARE_CPU,
+    free_bytes,
+    freed_memory_kept,
+    is_out_of_memory,
+    native_dtype,
+)
 
 CPU = torch.device("cpu")
 GIB = 2**30
@@ -120,3 +129,45 @@ def test_other_errors_are_not():
     assert is_out_of_memory(RuntimeError("std::bad_alloc"))
     assert not is_out_of_memory(RuntimeError("shape mismatch"))
     assert not is_out_of_memory(ValueError("out of memory"))
+
+
+KEPT = """
+import resource, torch
+from bmex_bids.network.memory import freed_memory_kept
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(2):
+        torch.ones(60 * 2**20, dtype=torch.uint8)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+def resident_mb():
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() / 2**20
+
+torch.set_num_threads(1)
+faults()
+print(faults(), resident_mb())
+with freed_memory_kept():
+    print(min(faults() for _ in range(6)), resident_mb())
+print(faults(), resident_mb())
+"""
+
+
+def test_pages_of_a_freed_array_are_used_again_and_given_back_at_the_end():
+    """An array of 60 MB, more than glibc keeps by itself; in a process of its own."""
+    if platform.libc_ver()[0] != "glibc":
+        pytest.skip("another C library")
+    found = subprocess.run(
+        [sys.executable, "-c", KEPT], capture_output=True, text=True, check=True
+    ).stdout
+    before, kept, after = (tuple(map(float, line.split())) for line in found.splitlines())
+    assert kept[0] < 0.2 * before[0]  # page faults
+    assert kept[1] > before[1] + 40  # MB
+    assert after[0] > 0.8 * before[0]  # and all is as it was
+    assert after[1] < kept[1] - 40
+
+
+def test_another_c_library_is_left_alone(monkeypatch):
+    monkeypatch.setattr("ctypes.CDLL", lambda _: object())
+    with freed_memory_kept():
+        pass

@@ -12,6 +12,7 @@ from bmex_bids.network.adunet import ADUNet
 from bmex_bids.network.bmex import BMEX
 from bmex_bids.network.compact import CompactBMEX
 from bmex_bids.network.layers import Tally, affine, folded
+from bmex_bids.network.pool import Pool
 from bmex_bids.network.programs import (
     bytes_per_voxel,
     emptiness,
@@ -197,6 +198,23 @@ def test_every_array_is_on_the_device_of_the_volume():
 def test_bfloat16_only_where_it_is_faster(monkeypatch, name, where, native, expected):
     monkeypatch.setattr(programs, "native_dtype", lambda device: native)
     assert programs.best_dtype(networks()[name], torch.device(where)) == expected
+
+
+@pytest.mark.parametrize("network", [BMEX(32), CompactBMEX(24, 12)], ids=["bmex", "compact"])
+def test_the_arrays_of_a_program_fit_into_the_memory_that_it_says(network, monkeypatch):
+    """None is made beside the stretch that is taken at the start."""
+    pools = []
+
+    class Watched(Pool):
+        def __init__(self, capacity):
+            super().__init__(capacity)
+            pools.append(self)
+
+    monkeypatch.setattr("bmex_bids.network.layers.Pool", Watched)
+    volume, mask = ball((40, 48, 40))
+    for dtype in (torch.float32, torch.bfloat16):
+        run_program(trained_like(network), volume, Regions(mask), dtype=dtype)
+    assert [pool.missed for pool in pools] == [0, 0]
 
 
 def test_bfloat16_keeps_the_grey_values_of_the_image():

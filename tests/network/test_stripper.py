@@ -8,14 +8,16 @@ from numpy.testing import assert_allclose
 from bmex_bids.exceptions import ImageError
 from bmex_bids.metrics.tissue import dice
 from bmex_bids.network.compact import HalfUNet, TwoStageStripper
-from bmex_bids.network.headgrid import linear, normalise, resize
+from bmex_bids.network.headgrid import background, linear, normalise, resize
 from bmex_bids.network.stripper import (
     brain_probability,
     closer_view,
     coarse_logits,
     look_closer,
     refined_logits,
+    second_view,
 )
+from bmex_bids.network.tiling import volume_order
 
 
 @pytest.mark.parametrize(
@@ -105,11 +107,6 @@ def test_an_empty_image_gives_an_answer_and_a_series_is_refused(make_record):
         brain_probability(np.zeros((4, 4, 4, 2), np.float32), (1, 1, 1), record, device="cpu")
 
 
-# ------------------------------------------------------------------ the second network
-def two_stages():
-    return TwoStageStripper(HalfUNet(1, 1, 4, norm=True), HalfUNet(2, 1, 4, norm=True))
-
-
 def ball_image(extent_mm, spacing, radius):
     shape = [int(extent_mm / s) | 1 for s in spacing]
     x, y, z = np.meshgrid(
@@ -118,6 +115,78 @@ def ball_image(extent_mm, spacing, radius):
     ball = (x - 4) ** 2 + (y + 6) ** 2 + (z - 3) ** 2 < radius**2
     noise = np.random.default_rng(0).normal(0, 2, shape)
     return (ball * 100 + noise).astype(np.float32), ball
+
+
+def brain_box(x, y, z):
+    logits = torch.full((72, 80, 72), -3.0)
+    logits[slice(*x), slice(*y), slice(*z)] = 3.0
+    return logits
+
+
+def test_air_is_the_median_of_what_is_dark():
+    head = torch.tensor([0.0, 1.0, 2.0, 3.0, 4.0, 100.0, 100.0, 100.0])
+    assert background(head) == 2  # of 0 … 4, which are below the mean of 38.75
+    assert background(torch.full((3, 3, 3), 5.0)) == 5
+
+
+def test_a_small_field_of_view_does_not_stand_out_from_what_is_put_around_it(make_record):
+    """Noise with the least value around it was taken for a head of that size."""
+    seen = []
+
+    class Watched(torch.nn.Module):
+        def forward(self, x):
+            seen.append(volume_order(x[0, 0]))
+            return torch.full_like(x, -1.0)
+
+    rng = np.random.default_rng(0)
+    noise = rng.rayleigh(10, (40, 44, 40)).astype(np.float32)  # as air in a magnitude image
+    noise[15:25, 15:28, 15:25] += 100
+    coarse_logits(Watched(), torch.from_numpy(noise), 3.0)
+    (window,) = seen
+    around = window[0, 0, 0]
+    # the image lies in the middle: its corner, without the ball
+    air = window[17:26, 19:28, 17:26]
+    assert air.std() > 0
+    assert abs(float(air.median() - around)) < 0.5 * float(air.std())  # the least: 1.8
+
+
+# ------------------------------------------------------------------ a second look
+def test_small_brains_are_looked_at_again_with_small_voxels():
+    # 20 × 20 × 20 voxels of 27 mm³: 0.216 litres, 0.18 of the usual; middles at 60, 90 and 75 mm
+    view = second_view(brain_box((10, 30), (20, 40), (15, 35)))
+    assert view.spacing_mm == pytest.approx(3 * 0.18 ** (1 / 3), abs=1e-6)  # 1.694
+    assert view.first == (-1, 13, 8)  # 60 / 1.694 − 72 / 2 and so on
+    tiny = second_view(brain_box((10, 14), (20, 24), (15, 19)))
+    assert tiny.spacing_mm == 1.4
+
+
+def test_other_brains_are_not_looked_at_again():
+    assert second_view(brain_box((5, 65), (5, 70), (5, 65))) is None  # 6.3 litres
+    assert second_view(torch.full((20, 20, 20), -5.0)) is None
+
+
+@pytest.mark.parametrize(("radius", "looks"), [(30, 2), (70, 1)])
+def test_what_a_second_look_finds_is_the_answer(make_record, monkeypatch, radius, looks):
+    spacings = []
+
+    class Eye(torch.nn.Module):
+        def forward(self, x):
+            spacings.append(int((x > 0.5).sum()))
+            return (x - 0.5) * 20
+
+    monkeypatch.setattr("bmex_bids.network.stripper._network", lambda *_: Eye())
+    record = make_record(HalfUNet(1, 1, 4), "bmex-strip", kind="strip")
+    data, ball = ball_image(210, (2.0, 2.0, 2.0), radius)
+    found = brain_probability(data, (2.0,) * 3, record, device="cpu", threads=1) > 0.5
+    assert len(spacings) == looks
+    assert dice(found, ball) > 0.95
+    if looks == 2:  # 0.113 litres: voxels of 1.4 mm, ten times as many of them
+        assert spacings[1] == pytest.approx(spacings[0] * (3 / 1.4) ** 3, rel=0.1)
+
+
+# ------------------------------------------------------------------ the second network
+def two_stages():
+    return TwoStageStripper(HalfUNet(1, 1, 4, norm=True), HalfUNet(2, 1, 4, norm=True))
 
 
 class Grown(torch.nn.Module):
@@ -167,12 +236,6 @@ def test_where_the_first_network_finds_no_brain_the_second_is_not_asked():
     assert closer_view(nothing) is None
     logits = refined_logits(never, torch.rand(30, 30, 30), 2.0, nothing)
     assert_allclose(logits.numpy(), -5)
-
-
-def brain_box(x, y, z):
-    logits = torch.full((72, 80, 72), -3.0)
-    logits[slice(*x), slice(*y), slice(*z)] = 3.0
-    return logits
 
 
 def test_a_closer_view_is_filled_by_the_brain():

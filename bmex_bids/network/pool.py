@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One stretch of memory in which large arrays come and go.
+
+A processor's memory is given out in pages when they are first written to, which takes four times as
+long as the writing; and what is freed goes back to the system.  A network that makes a new array
+for every few layers spent a fifth of its time on that.  (Graphics cards need none of this: there
+torch keeps what is freed.)
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+ALIGNED = 4096  # bytes; arrays begin at multiples of it
+
+
+class Pool:
+    """Lends parts of one stretch of memory as tensors, from both of its ends.
+
+    Large arrays at one end, small ones at the other: so that a small one that lives long leaves no
+    gap between the large ones.  A part is free again when the tensor and all its views are gone.  What
+    does not fit is made anew.
+
+    Parameters
+    ----------
+    capacity : of the stretch, bytes; memory that is not written to takes none
+    """
+
+    def __init__(self, capacity: int) -> None:
+        # not numpy's own, which asks for pages of 2 MB: to give out those takes longer here
+        self._stretch: NDArray[np.uint8] = torch.empty(capacity, dtype=torch.uint8).numpy()
+        self._free: list[tuple[int, int]] = [(0, capacity)]  # first byte, the one after the last
+        self.missed = 0  # arrays that did not fit
+
+    def take(self, shape: Sequence[int], dtype: torch.dtype, *, high: bool = False) -> Tensor:
+        """A contiguous tensor with anything in it, on the CPU; ``high``: from the far end."""
+        size = math.prod(shape) * dtype.itemsize
+        whole = -(-size // ALIGNED) * ALIGNED
+        fitting = [part for part in self._free if part[1] - part[0] >= whole]
+        if not fitting:
+            self.missed += 1
+            return torch.empty(tuple(shape), dtype=dtype)
+        part = fitting[-1 if high else 0]
+        low = part[1] - whole if high else part[0]
+        self._free.remove(part)
+        rest = [(part[0], low), (low + whole, part[1])]
+        self._free = sorted([*self._free, *(r for r in rest if r[0] < r[1])])
+        lent = self._stretch[low : low + size]  # lives as long as the tensor's memory is used
+        weakref.finalize(lent, self._put_back, low, low + whole).atexit = False
+        return torch.from_numpy(lent).view(dtype).view(*shape)
+
+    def _put_back(self, low: int, high: int) -> None:
+        joined: list[tuple[int, int]] = []
+        for first, end in sorted([*self._free, (low, high)]):
+            if joined and joined[-1][1] == first:
+                joined[-1] = joined[-1][0], end
+            else:
+                joined.append((first, end))
+        self._free = joined
