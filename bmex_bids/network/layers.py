@@ -16,7 +16,9 @@ its neighbours' values from the layer before, so there is no overlap and no bord
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import product
 
@@ -34,6 +36,8 @@ from bmex_bids.network.winograd import (
     values_needed,
 )
 
+#: pieces that are computed at once, at most: each has work arrays of its own
+AT_ONCE = 4
 #: numbers in the largest work array of a piece: 8 MB of float32, which stays in a cache
 PIECE = 2_000_000
 #: channels from which on Winograd's convolution is the faster one (processor, float32)
@@ -133,7 +137,8 @@ class Layers:
     tally: Tally = field(default_factory=Tally)
 
     def __post_init__(self) -> None:
-        self._spaces: dict[torch.dtype, Workspace] = {}
+        self._local = threading.local()
+        self._crew: ThreadPoolExecutor | None = None
         self._pool = Pool(self.room) if self.room and self.device.type == "cpu" else None
         self._winograd = (
             self.winograd
@@ -170,7 +175,46 @@ class Layers:
         return torch.float32 if whole else self.dtype
 
     def _space(self, dtype: torch.dtype) -> Workspace:
-        return self._spaces.setdefault(dtype, Workspace(self.device, dtype))
+        """Work arrays of this thread."""
+        if not hasattr(self._local, "spaces"):
+            self._local.spaces = {}
+        found: Workspace = self._local.spaces.setdefault(dtype, Workspace(self.device, dtype))
+        return found
+
+    # -------------------------------------------------------------- pieces at once
+    def __enter__(self) -> Layers:
+        """Take on threads that compute pieces side by side.
+
+        One thread for a piece and two pieces at once is faster than two threads for one piece.
+        """
+        threads = torch.get_num_threads()
+        if self.device.type == "cpu" and threads > 1:
+            share = -(-threads // AT_ONCE)
+            self._crew = ThreadPoolExecutor(
+                threads // share, initializer=torch.set_num_threads, initargs=(share,)
+            )
+            self._threads = threads
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._crew is not None:
+            self._crew.shutdown()
+            self._crew = None
+            torch.set_num_threads(self._threads)
+
+    def _each(self, boxes: Sequence[Box], work: Callable[[Box], None]) -> None:
+        """Do it for every piece; no piece reads what another writes."""
+        if self._crew is None or len(boxes) < 2:
+            for box in boxes:
+                work(box)
+            return
+
+        def alone(box: Box) -> None:
+            with torch.inference_mode():  # each thread has this to itself
+                work(box)
+
+        for _ in self._crew.map(alone, boxes):
+            pass
 
     # -------------------------------------------------------------- layers
     def convolve(
@@ -209,9 +253,10 @@ class Layers:
             if fast
             else weight.contiguous(memory_format=torch.channels_last_3d)
         )
-        for box in self._boxes(name, out, scale, need, max(weight.shape[:2]) if fast else 0, add):
+        boxes = self._boxes(name, out, scale, need, max(weight.shape[:2]) if fast else 0, add)
+
+        def work(box: Box) -> None:
             target = out[box]
-            self._count(target, weight)
             if not fast:
                 x = self._read(parts, box, (1, 1), before, kind)
                 if thin:
@@ -223,13 +268,12 @@ class Layers:
                 else:
                     target.copy_(y)
             else:
-                sides = [-(-n // BLOCK) * BLOCK for n in target.shape[:2]]
+                sides = _blocks(target)
                 x = self._read(parts, box, (1, 1), before, kind, (*sides, target.shape[2]))
                 y = target
                 if add or list(target.shape[:2]) != sides:
                     y = self._space(kind).take("result", (*sides, *target.shape[2:]))
                 convolve(x, ready, y, self._space(kind))
-                self._count_winograd(target, sides, weight)
                 y = y[: target.shape[0], : target.shape[1]]
                 if add:
                     target.add_(y).add_(bias)
@@ -239,6 +283,12 @@ class Layers:
                     target.copy_(y.add_(bias))
             if relu:
                 _relu(target)
+
+        for box in boxes:
+            self._count(out[box], weight)
+            if fast:
+                self._count_winograd(out[box], _blocks(out[box]), weight)
+        self._each(boxes, work)
         self._learn(name, out)
 
     def upsample(
@@ -263,13 +313,10 @@ class Layers:
         before = self._cast(before, kind)
         halo, padding = {4: (1, 3), 2: (0, 0)}[weight.shape[2]]
         apart = _parities(weight) if halo and self.device.type == "cpu" and not add else None
-        for box in self._boxes(name, out, scale, need, 0, add):
-            below = _box(slice(s.start // 2, s.stop // 2) for s in box)
-            x = self._read(parts, below, (halo, halo), before, kind)
-            self._count(
-                x[halo : x.shape[0] - halo, halo : x.shape[1] - halo, halo : x.shape[2] - halo],
-                weight,
-            )
+        boxes = self._boxes(name, out, scale, need, 0, add)
+
+        def work(box: Box) -> None:
+            x = self._read(parts, _halved(box), (halo, halo), before, kind)
             if apart is not None:
                 for corner, taps in apart.items():
                     part = x[
@@ -277,12 +324,16 @@ class Layers:
                     ]
                     every_other = tuple(slice(a, None, 2) for a in corner)
                     out[box][every_other] = _last(F.conv3d(_first(part), taps, bias))
-                continue
+                return
             y = _last(F.conv_transpose3d(_first(x), weight, bias, 2, padding))
             if add:
                 out[box] += y
             else:
                 out[box] = y
+
+        for box in boxes:
+            self._count(parts[0][_halved(box)], weight)
+        self._each(boxes, work)
         self._learn(name, out)
 
     def downsample(
@@ -298,11 +349,15 @@ class Layers:
         """A convolution of kernel 2 and stride 2; ``scale`` is that of ``out``."""
         kind = self._type(*parts, out)
         weight, bias = (w.to(self.device, kind) for w in weights)
-        for box in self._boxes(name, out, scale, need, 0):
-            above = _box(slice(s.start * 2, s.stop * 2) for s in box)
-            x = self._read(parts, above, (0, 0), None, kind)
-            self._count(out[box], weight)
+        boxes = self._boxes(name, out, scale, need, 0)
+
+        def work(box: Box) -> None:
+            x = self._read(parts, _doubled(box), (0, 0), None, kind)
             out[box] = _last(F.conv3d(_first(x), weight, bias, 2))
+
+        for box in boxes:
+            self._count(out[box], weight)
+        self._each(boxes, work)
         self._learn(name, out)
 
     def pool(
@@ -313,9 +368,9 @@ class Layers:
         Nothing is below zero then, so zeros may stand for the padding.
         """
         before = self._cast(before, self.dtype) or before
-        for box in self._boxes(name, out, scale, need, 0):
-            above = _box(slice(s.start * 2, s.stop * 2) for s in box)
-            x = self._read([part], above, (1, 0), before, self.dtype)
+
+        def work(box: Box) -> None:
+            x = self._read([part], _doubled(box), (1, 0), before, self.dtype)
             for axis in range(3):
                 n = (x.shape[axis] - 1) // 2
                 low, mid, high = (
@@ -323,6 +378,8 @@ class Layers:
                 )
                 x = torch.maximum(torch.maximum(low, mid), high)
             out[box] = x
+
+        self._each(self._boxes(name, out, scale, need, 0), work)
         self._learn(name, out)
 
     def activate(self, part: Tensor, *, scale: int, need: int, before: Affine) -> None:
@@ -455,9 +512,21 @@ class Layers:
         return x
 
 
-def _box(sides: Iterable[slice]) -> Box:
-    a, b, c = sides
+def _halved(box: Box) -> Box:
+    """The voxels of half the grid."""
+    a, b, c = (slice(s.start // 2, s.stop // 2) for s in box)
     return a, b, c
+
+
+def _doubled(box: Box) -> Box:
+    """The voxels of twice the grid."""
+    a, b, c = (slice(s.start * 2, s.stop * 2) for s in box)
+    return a, b, c
+
+
+def _blocks(target: Tensor) -> list[int]:
+    """Depth and height in whole blocks of Winograd's."""
+    return [-(-n // BLOCK) * BLOCK for n in target.shape[:2]]
 
 
 def _relu(x: Tensor, out: Tensor | None = None) -> None:

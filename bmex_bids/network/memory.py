@@ -71,7 +71,7 @@ def free_bytes(
 
 
 #: numbers by which glibc's mallopt (malloc.h) knows its settings
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 
 
 @contextmanager
@@ -87,6 +87,7 @@ def freed_memory_kept() -> Iterator[None]:
     if known:
         library.mallopt(_MMAP_THRESHOLD, 2**30)
         library.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+        library.mallopt(_ARENA_MAX, 1)  # a thread's own arena would keep none of this
     try:
         yield
     finally:

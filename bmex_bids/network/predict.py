@@ -352,7 +352,7 @@ class _Job:
                 Regions(
                     here,
                     wanted[tile],
-                    slab=slab(network, self.device, self.dtype),
+                    slab=slab(network, self.device),
                 ),
                 tissues_only=tissues_only,
                 dtype=self.dtype,

@@ -324,20 +324,20 @@ def run_program(
     )
     program = _PROGRAMS[type(network)]
     kept = freed_memory_kept() if volume.device.type == "cpu" else nullcontext()
-    with torch.inference_mode(), kept:
+    with torch.inference_mode(), kept, run:
         return program(run, network, volume[..., None].float(), tissues_only)
 
 
-def slab(network: nn.Module, device: torch.device, dtype: torch.dtype = torch.float32) -> int:
+def slab(network: nn.Module, device: torch.device) -> int:
     """Planes and rows of a piece: few where the arithmetic counts, more where the calls do.
 
     Measured on one core in float32: the compact network took 10.7 s with 16, 8.1 s with 32, 7.8 s with
-    64; on two cores in bfloat16 the published one 55 s with 16, 49 s with 32, 51 s with 64.  The
-    figure for a GPU is a guess.
+    64; on two cores in bfloat16 the published one 16.6 s with 16, 17.5 s with 24, 18.1 s with 32, 22.6 s
+    with 64.  The figure for a GPU is a guess.
     """
     if device.type != "cpu":
         return 64
-    return SLAB if isinstance(network, BMEX) and dtype == torch.float32 else 2 * SLAB
+    return SLAB if isinstance(network, BMEX) else 2 * SLAB
 
 
 def best_dtype(network: nn.Module, device: torch.device) -> torch.dtype:
