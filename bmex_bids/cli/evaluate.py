@@ -24,7 +24,7 @@ GOALS = {
     "severe": 0.0,
     "2.4 mm": 0.0,
 }
-CLEAN_GOAL, DICE_GOAL = 34.0, 0.93
+CLEAN_GOAL, DICE_GOAL, WORST_DICE_GOAL = 34.0, 0.96, 0.93
 
 
 def add_quick(parser: argparse.ArgumentParser) -> None:
@@ -132,10 +132,12 @@ def _stripping(options: argparse.Namespace) -> None:
     ):
         figures.append(value)
         print(f"{name:<24}{value:>8.4f}", flush=True)
-    mean = sum(figures) / len(figures)
-    verdict = "reached" if mean >= DICE_GOAL else "NOT reached"
-    print(f"{'mean':<24}{mean:>8.4f}   goal ≥ {DICE_GOAL:g} {verdict}")
-    print(f"{'worst':<24}{min(figures):>8.4f}")
+    for name, value, goal in (
+        ("mean", sum(figures) / len(figures), DICE_GOAL),
+        ("worst", min(figures), WORST_DICE_GOAL),
+    ):
+        verdict = "reached" if value >= goal else "NOT reached"
+        print(f"{name:<24}{value:>8.4f}   goal ≥ {goal:g} {verdict}")
 
 
 if __name__ == "__main__":

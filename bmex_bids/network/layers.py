@@ -20,21 +20,15 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import product
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bmex_bids.network.pool import Pool
+from bmex_bids.network.kernels import THIN, parities, rectify, thin_convolution
+from bmex_bids.network.pool import Pool, Workspace
 from bmex_bids.network.regions import Box, Regions
-from bmex_bids.network.winograd import (
-    BLOCK,
-    Workspace,
-    convolve,
-    transform_weight,
-    values_needed,
-)
+from bmex_bids.network.winograd import BLOCK, convolve, transform_weight, values_needed
 
 #: pieces that are computed at once, at most: each has work arrays of its own
 AT_ONCE = 4
@@ -42,8 +36,6 @@ AT_ONCE = 4
 PIECE = 2_000_000
 #: channels from which on Winograd's convolution is the faster one (processor, float32)
 FEWEST_CHANNELS = 8
-#: results up to which a float32 convolution is one matrix product
-THIN = 4
 #: patterns of emptiness, by the name of the layer
 Patterns = dict[str, Tensor]
 
@@ -260,7 +252,7 @@ class Layers:
             if not fast:
                 x = self._read(parts, box, (1, 1), before, kind)
                 if thin:
-                    y = _thin(x, weight, bias, self._space(kind))
+                    y = thin_convolution(x, weight, bias, self._space(kind))
                 else:
                     y = _last(F.conv3d(_first(x), ready, bias))
                 if add:
@@ -282,7 +274,7 @@ class Layers:
                 else:
                     target.copy_(y.add_(bias))
             if relu:
-                _relu(target)
+                rectify(target)
 
         for box in boxes:
             self._count(out[box], weight)
@@ -312,7 +304,7 @@ class Layers:
         weight, bias = (w.to(self.device, kind) for w in weights)
         before = self._cast(before, kind)
         halo, padding = {4: (1, 3), 2: (0, 0)}[weight.shape[2]]
-        apart = _parities(weight) if halo and self.device.type == "cpu" and not add else None
+        apart = parities(weight) if halo and self.device.type == "cpu" and not add else None
         boxes = self._boxes(name, out, scale, need, 0, add)
 
         def work(box: Box) -> None:
@@ -394,7 +386,7 @@ class Layers:
             x = part[box]
             if before.scale is not None and before.shift is not None:
                 x.mul_(before.scale).add_(before.shift)
-            _relu(x)
+            rectify(x)
 
     # -------------------------------------------------------------- pieces
     def _boxes(
@@ -503,11 +495,11 @@ class Layers:
             if before is None:
                 target.copy_(source)
             elif before.scale is None or before.shift is None:
-                _relu(source, target)
+                rectify(source, target)
             else:
                 scale, shift = before.scale[at:end], before.shift[at:end]
                 torch.addcmul(shift, source, scale, out=target)
-                _relu(target)
+                rectify(target)
             at = end
         return x
 
@@ -527,66 +519,6 @@ def _doubled(box: Box) -> Box:
 def _blocks(target: Tensor) -> list[int]:
     """Depth and height in whole blocks of Winograd's."""
     return [-(-n // BLOCK) * BLOCK for n in target.shape[:2]]
-
-
-def _relu(x: Tensor, out: Tensor | None = None) -> None:
-    """max(x, 0) into ``out``, or where it is.
-
-    A 16-bit float is below zero where its bits, read as an integer, are; as integers processors
-    compare them four times as fast.
-    """
-    out = x if out is None else out
-    if x.device.type == "cpu" and x.dtype == out.dtype == torch.bfloat16:
-        x, out = x.view(torch.int16), out.view(torch.int16)
-    torch.clamp_min(x, 0, out=out)
-
-
-def _parities(weight: Tensor) -> dict[tuple[int, ...], Tensor]:
-    """A transposed convolution of kernel 4, stride 2 and padding 1 as eight convolutions of kernel 2.
-
-    Each makes the results at even or odd places of the three axes, which processors do in half the
-    time.  An even place 2m has the taps 3 of value m − 1 and 1 of m, an odd one 2m + 1 the taps 2 of
-    m and 0 of m + 1.
-
-    Parameters
-    ----------
-    weight : (in, out, 4, 4, 4)
-
-    Returns
-    -------
-    parity of the three axes → (out, in, 2, 2, 2)
-    """
-    taps = ([3, 1], [2, 0])
-    plain = weight.transpose(0, 1)
-    return {
-        (a, b, c): plain[:, :, taps[a]][:, :, :, taps[b]][:, :, :, :, taps[c]].contiguous(
-            memory_format=torch.channels_last_3d
-        )
-        for a, b, c in product(range(2), repeat=3)
-    }
-
-
-def _thin(x: Tensor, weight: Tensor, bias: Tensor, space: Workspace) -> Tensor:
-    """A 3×3×3 convolution with few results: one matrix product, whose 27 parts are added up.
-
-    Parameters
-    ----------
-    x : (D + 2, H + 2, W + 2, C)
-    weight, bias : (out, C, 3, 3, 3) and (out,)
-
-    Returns
-    -------
-    (D, H, W, out)
-    """
-    depth, height, width = (n - 2 for n in x.shape[:3])
-    rows = weight.permute(2, 3, 4, 0, 1).reshape(-1, x.shape[3])  # (27 · out, C)
-    voxels = x.reshape(-1, x.shape[3])
-    parts = torch.mm(rows, voxels.T, out=space.take("parts", (len(rows), len(voxels))))
-    parts = parts.view(3, 3, 3, -1, *x.shape[:3])
-    result = bias.view(-1, 1, 1, 1).repeat(1, depth, height, width)
-    for i, j, k in product(range(3), repeat=3):
-        result += parts[i, j, k, :, i : i + depth, j : j + height, k : k + width]
-    return result.permute(1, 2, 3, 0)
 
 
 def _first(x: Tensor) -> Tensor:

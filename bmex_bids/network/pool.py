@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One stretch of memory in which large arrays come and go.
+"""Memory that is used again: a stretch in which large arrays come and go, and work arrays.
 
 A processor's memory is given out in pages when they are first written to, which takes four times as
 long as the writing; and what is freed goes back to the system.  A network that makes a new array
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import weakref
+from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
@@ -37,10 +38,12 @@ class Pool:
         # not numpy's own, which asks for pages of 2 MB: to give out those takes longer here
         self._stretch: NDArray[np.uint8] = torch.empty(capacity, dtype=torch.uint8).numpy()
         self._free: list[tuple[int, int]] = [(0, capacity)]  # first byte, the one after the last
+        self._returned: deque[tuple[int, int]] = deque()  # by whatever thread had the last view
         self.missed = 0  # arrays that did not fit
 
     def take(self, shape: Sequence[int], dtype: torch.dtype, *, high: bool = False) -> Tensor:
         """A contiguous tensor with anything in it, on the CPU; ``high``: from the far end."""
+        self._join()
         size = math.prod(shape) * dtype.itemsize
         whole = -(-size // ALIGNED) * ALIGNED
         fitting = [part for part in self._free if part[1] - part[0] >= whole]
@@ -51,16 +54,39 @@ class Pool:
         low = part[1] - whole if high else part[0]
         self._free.remove(part)
         rest = [(part[0], low), (low + whole, part[1])]
-        self._free = sorted([*self._free, *(r for r in rest if r[0] < r[1])])
+        self._free += [r for r in rest if r[0] < r[1]]
         lent = self._stretch[low : low + size]  # lives as long as the tensor's memory is used
-        weakref.finalize(lent, self._put_back, low, low + whole).atexit = False
+        weakref.finalize(lent, self._returned.append, (low, low + whole)).atexit = False
         return torch.from_numpy(lent).view(dtype).view(*shape)
 
-    def _put_back(self, low: int, high: int) -> None:
+    def _join(self) -> None:
+        """Take what was returned, and make neighbours one."""
+        while self._returned:
+            self._free.append(self._returned.popleft())
         joined: list[tuple[int, int]] = []
-        for first, end in sorted([*self._free, (low, high)]):
+        for first, end in sorted(self._free):
             if joined and joined[-1][1] == first:
                 joined[-1] = joined[-1][0], end
             else:
                 joined.append((first, end))
         self._free = joined
+
+
+class Workspace:
+    """Memory that is taken once and lent again and again."""
+
+    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+        self.device, self.dtype = device, dtype
+        self._held: dict[str, Tensor] = {}
+
+    def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """A contiguous array of this shape with anything in it; the last of its name is void."""
+        count = 1
+        for n in shape:
+            count *= n
+        held = self._held.get(name)
+        if held is None or held.numel() < count:
+            self._held.pop(name, None)
+            held = torch.empty(count, device=self.device, dtype=self.dtype)
+            self._held[name] = held
+        return held[:count].view(shape)

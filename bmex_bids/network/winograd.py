@@ -16,6 +16,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from bmex_bids.network.pool import Workspace
+
 BLOCK = 4  # results of a block, each axis
 SPAN = BLOCK + 2  # values they are made from
 
@@ -42,26 +44,6 @@ def transform_weight(weight: Tensor) -> Tensor:
 def values_needed(depth: int, height: int, width: int, channels: int) -> int:
     """Numbers in the larger of the two work arrays, for results (depth, height, width)."""
     return SPAN * SPAN * (depth // BLOCK) * (height // BLOCK) * (width + 2) * channels
-
-
-class Workspace:
-    """Memory that is taken once and lent again and again."""
-
-    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
-        self.device, self.dtype = device, dtype
-        self._held: dict[str, Tensor] = {}
-
-    def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """A contiguous array of this shape with anything in it; the last of its name is void."""
-        count = 1
-        for n in shape:
-            count *= n
-        held = self._held.get(name)
-        if held is None or held.numel() < count:
-            self._held.pop(name, None)
-            held = torch.empty(count, device=self.device, dtype=self.dtype)
-            self._held[name] = held
-        return held[:count].view(shape)
 
 
 def _data_transform(d: list[Tensor], r: list[Tensor], spare: tuple[Tensor, Tensor]) -> None:

@@ -6,20 +6,20 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from bmex_bids.network.layers import THIN, _parities, _relu, _thin
-from bmex_bids.network.winograd import Workspace
+from bmex_bids.network.kernels import THIN, parities, rectify, thin_convolution
+from bmex_bids.network.pool import Workspace
 
 
-def test_a_16_bit_relu_is_the_relu():
+def test_a_16_bit_relu_is_therectify():
     values = [-3.0, -0.0, 0.0, 1e-30, -1e-30, 2.5, float("inf"), -float("inf")]
     x = torch.tensor(values, dtype=torch.bfloat16)
     out = torch.full((8,), 9.0, dtype=torch.bfloat16)
-    _relu(x, out)
+    rectify(x, out)
     assert torch.equal(out, torch.relu(x))
     assert not torch.signbit(out).any()
     every_other = torch.tensor(values * 2, dtype=torch.bfloat16)[::2]
     expected = torch.relu(every_other)
-    _relu(every_other)
+    rectify(every_other)
     assert torch.equal(every_other, expected)
 
 
@@ -27,7 +27,7 @@ def test_a_16_bit_relu_is_the_relu():
 def test_a_relu_of_more_bits_is_torchs(dtype):
     x = torch.randn(50, dtype=dtype, generator=torch.Generator().manual_seed(0))
     expected = torch.relu(x)
-    _relu(x)
+    rectify(x)
     assert torch.equal(x, expected)
 
 
@@ -37,7 +37,7 @@ def test_a_thin_convolution_is_a_convolution(results):
     x = torch.randn(6, 7, 9, 5, generator=generator)
     weight = torch.randn(results, 5, 3, 3, 3, generator=generator)
     bias = torch.randn(results, generator=generator)
-    found = _thin(x, weight, bias, Workspace(x.device, x.dtype))
+    found = thin_convolution(x, weight, bias, Workspace(x.device, x.dtype))
     expected = F.conv3d(x.permute(3, 0, 1, 2)[None], weight, bias)[0].permute(1, 2, 3, 0)
     assert found.shape == (4, 5, 7, results)
     assert_close(found, expected, atol=1e-4, rtol=1e-4)
@@ -50,7 +50,7 @@ def test_a_transposed_convolution_is_eight_small_ones():
     expected = F.conv_transpose3d(x, weight, None, 2, 1)
     around = F.pad(x, (1,) * 6)
     found = torch.zeros_like(expected)
-    for (a, b, c), taps in _parities(weight).items():
+    for (a, b, c), taps in parities(weight).items():
         part = around[:, :, a : a + 5, b : b + 6, c : c + 7]
         found[:, :, a::2, b::2, c::2] = F.conv3d(part, taps)
     assert_close(found, expected, atol=1e-4, rtol=1e-4)
@@ -60,6 +60,6 @@ def test_the_taps_of_even_and_odd_places():
     """One axis by hand: place 2m is 3·(m − 1) + 1·m, place 2m + 1 is 2·m + 0·(m + 1)."""
     weight = torch.zeros(1, 1, 4, 4, 4)
     weight[0, 0, :, 1, 1] = torch.tensor([10.0, 11.0, 12.0, 13.0])
-    apart = _parities(weight)
+    apart = parities(weight)
     assert apart[0, 0, 0][0, 0, :, 1, 1].tolist() == [13, 11]
     assert apart[1, 0, 0][0, 0, :, 1, 1].tolist() == [12, 10]

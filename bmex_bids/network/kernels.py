@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ways of computing what torch computes too, that are faster on processors."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import torch
+from torch import Tensor
+
+from bmex_bids.network.pool import Workspace
+
+#: results up to which a float32 convolution is faster as one matrix product
+THIN = 4
+
+
+def rectify(x: Tensor, out: Tensor | None = None) -> None:
+    """max(x, 0) into ``out``, or where it is.
+
+    A 16-bit float is below zero where its bits, read as an integer, are; as integers processors
+    compare them four times as fast.
+    """
+    out = x if out is None else out
+    if x.device.type == "cpu" and x.dtype == out.dtype == torch.bfloat16:
+        x, out = x.view(torch.int16), out.view(torch.int16)
+    torch.clamp_min(x, 0, out=out)
+
+
+def parities(weight: Tensor) -> dict[tuple[int, ...], Tensor]:
+    """A transposed convolution of kernel 4, stride 2 and padding 1 as eight convolutions of kernel 2.
+
+    Each makes the results at even or odd places of the three axes, which processors do in half the
+    time.  An even place 2m has the taps 3 of value m − 1 and 1 of m, an odd one 2m + 1 the taps 2 of
+    m and 0 of m + 1.
+
+    Parameters
+    ----------
+    weight : (in, out, 4, 4, 4)
+
+    Returns
+    -------
+    parity of the three axes → (out, in, 2, 2, 2)
+    """
+    taps = ([3, 1], [2, 0])
+    plain = weight.transpose(0, 1)
+    return {
+        (a, b, c): plain[:, :, taps[a]][:, :, :, taps[b]][:, :, :, :, taps[c]].contiguous(
+            memory_format=torch.channels_last_3d
+        )
+        for a, b, c in product(range(2), repeat=3)
+    }
+
+
+def thin_convolution(x: Tensor, weight: Tensor, bias: Tensor, space: Workspace) -> Tensor:
+    """A 3×3×3 convolution with few results: one matrix product, whose 27 parts are added up.
+
+    Parameters
+    ----------
+    x : (D + 2, H + 2, W + 2, C)
+    weight, bias : (out, C, 3, 3, 3) and (out,)
+
+    Returns
+    -------
+    (D, H, W, out)
+    """
+    depth, height, width = (n - 2 for n in x.shape[:3])
+    rows = weight.permute(2, 3, 4, 0, 1).reshape(-1, x.shape[3])  # (27 · out, C)
+    voxels = x.reshape(-1, x.shape[3])
+    parts = torch.mm(rows, voxels.T, out=space.take("parts", (len(rows), len(voxels))))
+    parts = parts.view(3, 3, 3, -1, *x.shape[:3])
+    result = bias.view(-1, 1, 1, 1).repeat(1, depth, height, width)
+    for i, j, k in product(range(3), repeat=3):
+        result += parts[i, j, k, :, i : i + depth, j : j + height, k : k + width]
+    return result.permute(1, 2, 3, 0)
