@@ -217,6 +217,25 @@ def test_the_arrays_of_a_program_fit_into_the_memory_that_it_says(network, monke
     assert [pool.missed for pool in pools] == [0, 0]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_pieces_side_by_side_give_what_one_thread_gives(network, dtype):
+    volume, mask = ball((48, 56, 40))
+    regions = Regions(mask, slab=8)  # many pieces
+    before = torch.get_num_threads()
+    try:
+        found = []
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            result = run_program(network, volume, regions, dtype=dtype)
+            assert torch.get_num_threads() == threads  # as it was
+            found.append(result[torch.from_numpy(mask)])
+    finally:
+        torch.set_num_threads(before)
+    near = 1e-5 if dtype == torch.float32 else 2e-2
+    for other in found[1:]:
+        assert (other - found[0]).abs().max() <= near * found[0].abs().max()
+
+
 def test_bfloat16_keeps_the_grey_values_of_the_image():
     network = networks()["compact"]
     volume, mask = ball((24, 24, 24))
