@@ -6,6 +6,8 @@ Training and inference share these, so that a network meets in use what it met i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -37,6 +39,27 @@ def normalise(data: Tensor, among: Tensor | None = None) -> Tensor:
     return ((data - low) / (high - low).clamp_min(1e-6)).clamp(-0.5, 2.0)
 
 
+def present(foreground: Tensor, axis: int) -> tuple[int, int]:
+    """First plane of an axis with foreground and the one after the last; a few stray voxels do not count.
+
+    All of the axis where there is none.
+
+    Parameters
+    ----------
+    foreground : (X, Y, Z), numbers: 1 where it is, else 0
+    """
+    profile = foreground.sum(dim=[k for k in range(3) if k != axis])
+    planes = torch.nonzero(profile > PRESENT * profile.max()).flatten()
+    if len(planes) == 0:
+        return 0, foreground.shape[axis]
+    return int(planes[0]), int(planes[-1]) + 1
+
+
+def resized(shape: Sequence[int], zoom: Sequence[float]) -> tuple[int, ...]:
+    """Voxels of a volume after :func:`resize`."""
+    return tuple(max(1, round(n * z)) for n, z in zip(shape, zoom, strict=True))
+
+
 def place_window(head: Tensor, size: tuple[int, ...] = WINDOW) -> tuple[int, ...]:
     """First voxel of the window on each axis; negative where it begins before the volume does.
 
@@ -51,12 +74,7 @@ def place_window(head: Tensor, size: tuple[int, ...] = WINDOW) -> tuple[int, ...
     foreground = (head > head.mean()).float()
     starts = []
     for axis, (length, n) in enumerate(zip(head.shape, size, strict=True)):
-        profile = foreground.sum(dim=[k for k in range(3) if k != axis])
-        planes = torch.nonzero(profile > PRESENT * profile.max()).flatten().tolist() or [
-            0,
-            length - 1,
-        ]
-        low, high = planes[0], planes[-1] + 1
+        low, high = present(foreground, axis)
         top_counts = axis == 2 and high - low > n  # LPS: high z is superior
         start = high - n if top_counts else (low + high - n) // 2
         first, last = sorted((0, length - n))
@@ -105,8 +123,7 @@ def resize(volume: Tensor, zoom: tuple[float, ...]) -> Tensor:
         )[0, 0]
     else:
         smooth = volume
-    size = [max(1, round(n * z)) for n, z in zip(volume.shape, zoom, strict=True)]
-    return linear(smooth, tuple(size))
+    return linear(smooth, resized(volume.shape, zoom))
 
 
 def linear(volume: Tensor, size: tuple[int, ...] | torch.Size) -> Tensor:

@@ -489,9 +489,8 @@ class Layers:
                 ]
             target = x[here][..., at:end]
             if before is not None and source.dtype != dtype:
-                source = target.copy_(
-                    source
-                )  # the image is in full precision, features may be in half
+                # the image is in full precision, features may be in half
+                source = target.copy_(source)
             if before is None:
                 target.copy_(source)
             elif before.scale is None or before.shift is None:

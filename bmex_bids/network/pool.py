@@ -81,9 +81,7 @@ class Workspace:
 
     def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """A contiguous array of this shape with anything in it; the last of its name is void."""
-        count = 1
-        for n in shape:
-            count *= n
+        count = math.prod(shape)
         held = self._held.get(name)
         if held is None or held.numel() < count:
             self._held.pop(name, None)

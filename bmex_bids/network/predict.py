@@ -349,11 +349,7 @@ class _Job:
             values = run_program(
                 network,
                 torch.from_numpy(np.ascontiguousarray(brain[tile])).to(self.device),
-                Regions(
-                    here,
-                    wanted[tile],
-                    slab=slab(network, self.device),
-                ),
+                Regions(here, wanted[tile], slab=slab(network, self.device)),
                 tissues_only=tissues_only,
                 dtype=self.dtype,
                 tally=self.tally,

@@ -32,13 +32,14 @@ from bmex_bids.network.checkpoints import load_network
 from bmex_bids.network.compact import TwoStageStripper
 from bmex_bids.network.headgrid import (
     GRID_MM,
-    PRESENT,
     WINDOW,
     background,
     linear,
     normalise,
     place_window,
+    present,
     resize,
+    resized,
     window,
 )
 from bmex_bids.network.predict import resolve_device
@@ -145,14 +146,10 @@ def second_view(logits: Tensor) -> View | None:
 
 
 def _extent(logits: Tensor) -> list[tuple[float, float]]:
-    """Where the brain begins and ends on each axis, mm; a few stray voxels do not count."""
+    """Where the brain begins and ends on each axis, mm."""
     brain = (logits > 0).float()
-    ends = []
-    for axis in range(3):
-        profile = brain.sum(dim=[k for k in range(3) if k != axis])
-        planes = torch.nonzero(profile > PRESENT * profile.max()).flatten()
-        ends.append((GRID_MM * int(planes[0]), GRID_MM * (int(planes[-1]) + 1)))
-    return ends
+    planes = (present(brain, axis) for axis in range(3))
+    return [(GRID_MM * low, GRID_MM * high) for low, high in planes]
 
 
 def _centred(middle_mm: Sequence[float], spacing_mm: float, size: tuple[int, ...]) -> View:
@@ -225,8 +222,7 @@ def refined_logits(
     part, known = look_closer(image, spacing_mm, logits, view)
     seen = (network_order(v)[None, None] for v in (part, known))
     refined = volume_order(refine(*seen)[0, 0])
-    zoom = _zoom(spacing_mm, view.spacing_mm)
-    shape = tuple(max(1, round(n * z)) for n, z in zip(image.shape, zoom, strict=True))
+    shape = resized(image.shape, _zoom(spacing_mm, view.spacing_mm))
     result = linear(logits, shape)
     inside = [
         slice(max(first, 0), min(first + size, n))
