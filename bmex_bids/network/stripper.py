@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,8 +49,7 @@ from bmex_bids.network.tiling import network_order, volume_order
 CLOSE = (96, 112, 96)  # voxels of the closer look, (X, Y, Z), multiples of 8
 ROOM = 10  # voxels of it that the brain leaves free on each side
 FINEST_MM = 0.8
-USUAL_LITRES = 1.2  # a brain that is best seen at GRID_MM
-SMALL_MM, SMALLEST_MM = 2.7, 1.4  # voxels of a second look: at most, at least
+AGAIN_ROOM, AGAIN_FINEST_MM = 6, 1.2  # the same of a second look through WINDOW
 SURE = 8.0  # logits are kept within ±SURE
 
 
@@ -107,42 +106,44 @@ def coarse_logits(
     network: nn.Module, image: Tensor, spacing_mm: float | tuple[float, float, float]
 ) -> Tensor:
     """What the first network says: logits at 3 mm, as they are (X, Y, Z) of that grid."""
-    return logits_at(network, image, spacing_mm, None)
+    return logits_at(network, image, spacing_mm, first_view(image, spacing_mm))
 
 
 def logits_at(
     network: nn.Module,
     image: Tensor,
     spacing_mm: float | tuple[float, float, float],
-    view: View | None,
+    view: View,
 ) -> Tensor:
-    """Logits of the first network on the grid of a view, (X, Y, Z) of the whole image.
-
-    Parameters
-    ----------
-    view : a window of :data:`~.headgrid.WINDOW` voxels; None: at 3 mm, around the head
-    """
-    grid = resize(image, _zoom(spacing_mm, GRID_MM if view is None else view.spacing_mm))
-    first = place_window(normalise(grid)) if view is None else view.first
-    seen = window(grid, first, background(grid))
-    logits = volume_order(network(network_order(normalise(seen))[None, None])[0, 0])
-    back = tuple(-s for s in first)
-    return window(logits.clamp(-SURE, SURE), back, -SURE, tuple(grid.shape))
+    """Logits of the first network at the voxels of a view, (X, Y, Z) of the whole image."""
+    logits = volume_order(network(network_order(seen(image, spacing_mm, view))[None, None])[0, 0])
+    back = tuple(-s for s in view.first)
+    shape = resized(image.shape, _zoom(spacing_mm, view.spacing_mm))
+    return window(logits.clamp(-SURE, SURE), back, -SURE, shape)
 
 
-def second_view(logits: Tensor) -> View | None:
-    """Where the first network looks again; None where the brain is not small, or there is none.
+def seen(image: Tensor, spacing_mm: float | tuple[float, float, float], view: View) -> Tensor:
+    """What the first network gets, (X, Y, Z) of :data:`~.headgrid.WINDOW`."""
+    grid = resize(image, _zoom(spacing_mm, view.spacing_mm))
+    return normalise(window(grid, view.first, background(grid)))
+
+
+def first_view(image: Tensor, spacing_mm: float | tuple[float, float, float]) -> View:
+    """Where the first network looks first: at 3 mm, around the head."""
+    return View(GRID_MM, place_window(normalise(resize(image, _zoom(spacing_mm, GRID_MM)))))
+
+
+def second_view(
+    logits: Tensor, *, zoom: float = 1.0, shift: tuple[int, ...] = (0, 0, 0)
+) -> View | None:
+    """Where the first network looks again: the brain fills the window.  None where there is no brain.
 
     Parameters
     ----------
     logits : of its first look, at 3 mm
+    zoom, shift : voxels that much larger, and a window so many of them off; for training
     """
-    litres = float((logits > 0).sum()) * GRID_MM**3 * 1e-6
-    spacing = GRID_MM * (litres / USUAL_LITRES) ** (1 / 3)
-    if litres == 0 or spacing > SMALL_MM:
-        return None
-    spacing = max(spacing, SMALLEST_MM)
-    return _centred([sum(ends) / 2 for ends in _extent(logits)], spacing, WINDOW)
+    return _filled(logits, WINDOW, AGAIN_ROOM, AGAIN_FINEST_MM, zoom, shift)
 
 
 def _extent(logits: Tensor) -> list[tuple[float, float]]:
@@ -152,10 +153,27 @@ def _extent(logits: Tensor) -> list[tuple[float, float]]:
     return [(GRID_MM * low, GRID_MM * high) for low, high in planes]
 
 
-def _centred(middle_mm: Sequence[float], spacing_mm: float, size: tuple[int, ...]) -> View:
-    """A window of ``size`` voxels around a point."""
-    first = (round(m / spacing_mm - n / 2) for m, n in zip(middle_mm, size, strict=True))
-    return View(spacing_mm, tuple(first))
+def _filled(
+    logits: Tensor,
+    size: tuple[int, ...],
+    room: int,
+    finest_mm: float,
+    zoom: float,
+    shift: tuple[int, ...],
+) -> View | None:
+    """A window of ``size`` voxels that a brain fills but for ``room`` voxels on each side."""
+    if not bool((logits > 0).any()):
+        return None
+    extent = _extent(logits)
+    needed = max(
+        (high - low) / (n - 2 * room) for (low, high), n in zip(extent, size, strict=True)
+    )
+    spacing = zoom * min(max(needed, finest_mm), GRID_MM)
+    first = (
+        round((low + high) / 2 / spacing - n / 2) + off
+        for (low, high), n, off in zip(extent, size, shift, strict=True)
+    )
+    return View(spacing, tuple(first))
 
 
 def closer_view(
@@ -168,15 +186,7 @@ def closer_view(
     logits : of the first network, on its grid
     zoom, shift : voxels that much larger, and a window so many of them off; for training
     """
-    if not bool((logits > 0).any()):
-        return None
-    extent = _extent(logits)
-    needed = max(
-        (high - low) / (n - 2 * ROOM) for (low, high), n in zip(extent, CLOSE, strict=True)
-    )
-    spacing = zoom * min(max(needed, FINEST_MM), GRID_MM)
-    view = _centred([sum(ends) / 2 for ends in extent], spacing, CLOSE)
-    return View(spacing, tuple(a + b for a, b in zip(view.first, shift, strict=True)))
+    return _filled(logits, CLOSE, ROOM, FINEST_MM, zoom, shift)
 
 
 def look_closer(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bmex_bids.degrade.recipe import Recipe, severity
+from bmex_bids.exceptions import UsageError
 from bmex_bids.network.compact import CompactBMEX
 from bmex_bids.network.tiling import network_order
 from bmex_bids.training.growth import start
@@ -40,6 +41,7 @@ class EnhanceConfig:
     blocks: int = 1
     patch: int = 48
     start_from: Path | None = None  # weights to begin with, of a network no larger than this
+    freeze_tissues: bool = False  # the tissue module stays as it began
     easy_volumes: int = 40  # with noise only, at the start
     faults: Faults = field(default_factory=Faults)  # of the volumes after them
     loss: JointLoss = field(default_factory=JointLoss)
@@ -123,6 +125,20 @@ class Validation:
         return {cell: float(np.mean(values)) for cell, values in gains.items()}
 
 
+def freeze_tissues(model: CompactBMEX, config: EnhanceConfig) -> None:
+    """Keep the tissue module as it is, while the enhancement learns from what it says.
+
+    UsageError where there is none, or where it has not learnt anything.
+    """
+    if model.tissue is None or config.start_from is None:
+        raise UsageError(
+            "expected a trained tissue module to be kept, got "
+            + ("none" if model.tissue is None else "one without weights")
+            + "; freeze_tissues needs start_from, and a tissue_width above 0"
+        )
+    model.tissue.requires_grad_(False)
+
+
 def train(data_dir: Path, out_dir: Path, config: EnhanceConfig, *, resume: bool = True) -> Path:
     """Train from the data in ``data_dir``; returns the float16 safetensors file of weights."""
     torch.set_num_threads(config.schedule.threads)
@@ -137,7 +153,11 @@ def train(data_dir: Path, out_dir: Path, config: EnhanceConfig, *, resume: bool 
     if config.start_from is not None:
         missing = start(model, config.start_from)
         LOGGER.info("from %s; %d tensors are new", config.start_from, len(missing))
-    LOGGER.info("%d parameters", sum(p.numel() for p in model.parameters()))
+    if config.freeze_tissues:
+        freeze_tissues(model, config)
+    LOGGER.info(
+        "%d parameters train", sum(p.numel() for p in model.parameters() if p.requires_grad)
+    )
     chunks = PatchChunks(
         sources,
         seed=config.schedule.seed,

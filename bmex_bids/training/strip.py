@@ -16,9 +16,14 @@ from torch.utils.data import Dataset
 
 from bmex_bids.exceptions import UsageError
 from bmex_bids.network.compact import HalfUNet
+from bmex_bids.network.headgrid import GRID_MM, resize, window
+from bmex_bids.network.stripper import first_view, second_view, seen
+from bmex_bids.network.tiling import network_order
 from bmex_bids.training.growth import start
 from bmex_bids.training.loop import Schedule, export_half, fit
-from bmex_bids.training.synthesis import HeadMap, as_tensors, load_head, synthesise
+from bmex_bids.training.synthesis import Array, HeadMap, load_head, scan
+
+ZOOM, SHIFT = 0.06, 3  # a second look is off by up to this share of its size and so many voxels
 
 LOGGER = logging.getLogger(__name__)
 TRAINING_MAPS = tuple(f"label-maps/training_seg_{k:02d}.nii.gz" for k in range(1, 17))
@@ -31,7 +36,7 @@ class StripConfig:
 
     width: int = 16
     blocks: int = 2  # residual blocks a level
-    chunk: int = 4  # heads a chunk
+    chunk: int = 8  # looks a chunk, two at each head
     start_from: Path | None = None  # weights to begin with, of a network no larger than this
     schedule: Schedule = field(
         default_factory=lambda: Schedule(
@@ -62,13 +67,41 @@ class HeadChunks(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         rng = np.random.default_rng([self.seed, index])
-        images, brains = [], []
-        for _ in range(self.size):
+        first, second = [], []
+        for _ in range(self.size // 2):
             head = self.heads[int(rng.integers(len(self.heads)))]
-            image, brain = as_tensors(*synthesise(head, rng))
-            images.append(image)
-            brains.append(brain)
+            a, b = looks(*scan(head, rng), rng)
+            first.append(a)
+            second.append(b)
+        images, brains = zip(*first, *second, strict=True)  # a batch is of different heads
         return torch.stack(images), torch.stack(brains)
+
+
+def looks(
+    image: Array, brain: Array, spacing_mm: float, rng: np.random.Generator
+) -> list[tuple[Tensor, Tensor]]:
+    """Both looks of the network at a head, as in :func:`~bmex_bids.network.stripper.brain_probability`.
+
+    The second is a little off, as if the first had not been quite right; a head whose brain lies
+    outside the field of view is looked at twice in the same way.
+
+    Returns
+    -------
+    (1, Z, X, Y) image and brain of each look
+    """
+    head, truth = torch.from_numpy(image), torch.from_numpy(brain)
+    begin = first_view(head, spacing_mm)
+    again = second_view(
+        resize(truth, (spacing_mm / GRID_MM,) * 3) - 0.5,
+        zoom=float(rng.uniform(1 - ZOOM, 1 + ZOOM)),
+        shift=tuple(int(k) for k in rng.integers(-SHIFT, SHIFT + 1, 3)),
+    )
+    pairs = []
+    for view in (begin, again or begin):
+        there = resize(truth, (spacing_mm / view.spacing_mm,) * 3)
+        pair = seen(head, spacing_mm, view), window(there, view.first, 0.0)
+        pairs.append(tuple(network_order(part)[None].contiguous() for part in pair))
+    return pairs  # type: ignore[return-value]
 
 
 def loss_of(logits: Tensor, brain: Tensor) -> Tensor:
@@ -93,7 +126,10 @@ class Validation:
     def __init__(self, heads: Sequence[HeadMap], *, contrasts: int = 4, seed: int = 17) -> None:
         rng = np.random.default_rng(seed)
         self.samples = [
-            as_tensors(*synthesise(head, rng)) for head in heads for _ in range(contrasts)
+            pair
+            for head in heads
+            for _ in range(contrasts)
+            for pair in looks(*scan(head, rng), rng)
         ]
 
     @torch.no_grad()

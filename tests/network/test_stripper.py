@@ -151,37 +151,43 @@ def test_a_small_field_of_view_does_not_stand_out_from_what_is_put_around_it(mak
 
 
 # ------------------------------------------------------------------ a second look
-def test_small_brains_are_looked_at_again_with_small_voxels():
-    # 20 × 20 × 20 voxels of 27 mm³: 0.216 litres, 0.18 of the usual; middles at 60, 90 and 75 mm
-    view = second_view(brain_box((10, 30), (20, 40), (15, 35)))
-    assert view.spacing_mm == pytest.approx(3 * 0.18 ** (1 / 3), abs=1e-6)  # 1.694
-    assert view.first == (-1, 13, 8)  # 60 / 1.694 − 72 / 2 and so on
-    tiny = second_view(brain_box((10, 14), (20, 24), (15, 19)))
-    assert tiny.spacing_mm == 1.4
+def test_the_brain_fills_the_window_of_the_second_look():
+    """Window 72 × 80 × 72, 6 voxels free on each side."""
+    # 90, 102 and 60 mm over 60, 68 and 60 voxels: 1.5 mm; middles at 75, 111 and 120 mm
+    view = second_view(brain_box((10, 40), (20, 54), (30, 50)))
+    assert view.spacing_mm == pytest.approx(1.5)
+    assert view.first == (14, 34, 44)  # 75 / 1.5 − 72 / 2 and so on
+    off = second_view(brain_box((10, 40), (20, 54), (30, 50)), zoom=1.2, shift=(1, -2, 3))
+    assert off.spacing_mm == pytest.approx(1.8)
+    assert off.first == (7, 20, 34)  # 75 / 1.8 − 36 + 1 and so on
 
 
-def test_other_brains_are_not_looked_at_again():
-    assert second_view(brain_box((5, 65), (5, 70), (5, 65))) is None  # 6.3 litres
+@pytest.mark.parametrize(("edge", "spacing_mm"), [(4, 1.2), (72, 3.0)])
+def test_a_second_look_is_neither_finer_than_it_needs_nor_coarser_than_the_first(edge, spacing_mm):
+    view = second_view(brain_box((0, edge), (0, edge), (0, edge)))
+    assert view.spacing_mm == pytest.approx(spacing_mm)
+
+
+def test_where_there_is_no_brain_there_is_no_second_look():
     assert second_view(torch.full((20, 20, 20), -5.0)) is None
 
 
-@pytest.mark.parametrize(("radius", "looks"), [(30, 2), (70, 1)])
-def test_what_a_second_look_finds_is_the_answer(make_record, monkeypatch, radius, looks):
-    spacings = []
+@pytest.mark.parametrize(("radius", "spacing_mm"), [(30, 1.2), (70, 138 / 60)])
+def test_what_a_second_look_finds_is_the_answer(make_record, monkeypatch, radius, spacing_mm):
+    found = []
 
     class Eye(torch.nn.Module):
         def forward(self, x):
-            spacings.append(int((x > 0.5).sum()))
+            found.append(int((x > 0.5).sum()))
             return (x - 0.5) * 20
 
     monkeypatch.setattr("bmex_bids.network.stripper._network", lambda *_: Eye())
     record = make_record(HalfUNet(1, 1, 4), "bmex-strip", kind="strip")
     data, ball = ball_image(210, (2.0, 2.0, 2.0), radius)
-    found = brain_probability(data, (2.0,) * 3, record, device="cpu", threads=1) > 0.5
-    assert len(spacings) == looks
-    assert dice(found, ball) > 0.95
-    if looks == 2:  # 0.113 litres: voxels of 1.4 mm, ten times as many of them
-        assert spacings[1] == pytest.approx(spacings[0] * (3 / 1.4) ** 3, rel=0.1)
+    result = brain_probability(data, (2.0,) * 3, record, device="cpu", threads=1) > 0.5
+    assert dice(result, ball) > 0.95
+    assert len(found) == 2
+    assert found[1] == pytest.approx(found[0] * (3 / spacing_mm) ** 3, rel=0.1)
 
 
 # ------------------------------------------------------------------ the second network
