@@ -41,12 +41,9 @@ def parities(weight: Tensor) -> dict[tuple[int, ...], Tensor]:
     -------
     parity of the three axes → (out, in, 2, 2, 2)
     """
-    taps = ([3, 1], [2, 0])
-    plain = weight.transpose(0, 1)
+    turned = weight.transpose(0, 1).flip(2, 3, 4)
     return {
-        (a, b, c): plain[:, :, taps[a]][:, :, :, taps[b]][:, :, :, :, taps[c]].contiguous(
-            memory_format=torch.channels_last_3d
-        )
+        (a, b, c): turned[:, :, a::2, b::2, c::2].contiguous(memory_format=torch.channels_last_3d)
         for a, b, c in product(range(2), repeat=3)
     }
 

@@ -42,10 +42,44 @@ Patterns = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Affine:
-    """``relu(scale · x + shift)``, for each channel; ``scale`` None is the ReLU alone."""
+    """``relu(scale · x + shift)``, for each channel; ``scale`` None is the ReLU alone.
+
+    With ``floor`` it is ``max(x, floor)``, and the rest is left to the weights: see :func:`ahead`.
+    """
 
     scale: Tensor | None = None
     shift: Tensor | None = None
+    floor: Tensor | None = None
+
+
+def ahead(
+    before: Affine | None, weight: Tensor, bias: Tensor, dtype: torch.dtype
+) -> tuple[Affine | None, Tensor, Tensor]:
+    """A normalisation and ReLU done by one comparison and the weights of the convolution behind them.
+
+    For a positive scale ``relu(scale · x + shift) = scale · (max(x, floor) − floor)`` with
+    ``floor = −shift / scale``.  The factor goes into the weights, what is taken away into the bias, and
+    the padding must be ``floor`` where it was zero.  Half the time of a product, a sum and a comparison.
+
+    Parameters
+    ----------
+    before : what is read goes through it; left as it is unless all its scales are positive
+    weight, bias : (out, in, 3, 3, 3) and (out,)
+    dtype : of what is read; the floor is rounded to it first, so that nothing is exactly nothing
+
+    Returns
+    -------
+    before, weight, bias : in float64 where they have changed
+    """
+    if before is None or before.scale is None or before.shift is None or before.scale.is_meta:
+        return before, weight, bias
+    scale = before.scale.double()
+    floor = (-before.shift.double() / scale).to(dtype)
+    if not bool((scale > 0).all()) or not bool(floor.isfinite().all()):
+        return before, weight, bias
+    scaled = weight.double() * scale.view(1, -1, 1, 1, 1)
+    less = scaled.sum(dim=(2, 3, 4)) @ floor.double()
+    return Affine(floor=floor), scaled, bias.double() - less
 
 
 def affine(norm: nn.Module) -> Affine:
@@ -236,7 +270,8 @@ class Layers:
         add : add to ``out`` instead of overwriting it; ``parts`` must not share its memory
         """
         kind = self._type(*parts, out)
-        weight, bias = (w.to(self.device, kind) for w in weights)
+        before, *weights_ahead = ahead(before, *weights, kind)
+        weight, bias = (w.to(self.device, kind) for w in weights_ahead)
         before = self._cast(before, kind)
         fast = self._winograd and min(weight.shape[:2]) >= FEWEST_CHANNELS
         thin = kind == torch.float32 and self.device.type == "cpu" and weight.shape[0] <= THIN
@@ -441,9 +476,10 @@ class Layers:
             self.found[name] = out.clone()
 
     def _cast(self, before: Affine | None, dtype: torch.dtype) -> Affine | None:
-        if before is None or before.scale is None or before.shift is None:
-            return before
-        return Affine(before.scale.to(self.device, dtype), before.shift.to(self.device, dtype))
+        if before is None:
+            return None
+        parts = (before.scale, before.shift, before.floor)
+        return Affine(*(None if part is None else part.to(self.device, dtype) for part in parts))
 
     def _read(
         self,
@@ -454,7 +490,7 @@ class Layers:
         dtype: torch.dtype,
         sides: Sequence[int] | None = None,
     ) -> Tensor:
-        """A piece and its halo, concatenated and activated; zeros beyond the volume.
+        """A piece and its halo, concatenated and activated; beyond the volume zeros, or the floor.
 
         ``sides`` are those of the result without halo, where they are longer than the box's.
         """
@@ -471,10 +507,11 @@ class Layers:
                 slice(max(-a, 0), min(n, limit - a))
                 for a, n, limit in zip(lows, shape, limits, strict=True)
             )
+            padding = 0 if before is None or before.floor is None else before.floor
             for axis, (s, n) in enumerate(zip(here, shape, strict=True)):
                 before_it = (slice(None),) * axis
-                x[(*before_it, slice(0, s.start))] = 0
-                x[(*before_it, slice(s.stop, n))] = 0
+                x[(*before_it, slice(0, s.start))] = padding
+                x[(*before_it, slice(s.stop, n))] = padding
         at = 0
         for part in parts:
             end = at + part.shape[3]
@@ -493,6 +530,8 @@ class Layers:
                 source = target.copy_(source)
             if before is None:
                 target.copy_(source)
+            elif before.floor is not None:
+                torch.maximum(source, before.floor[at:end], out=target)
             elif before.scale is None or before.shift is None:
                 rectify(source, target)
             else:

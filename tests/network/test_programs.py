@@ -11,7 +11,7 @@ from bmex_bids.network import programs
 from bmex_bids.network.adunet import ADUNet
 from bmex_bids.network.bmex import BMEX
 from bmex_bids.network.compact import CompactBMEX
-from bmex_bids.network.layers import Tally, affine, folded
+from bmex_bids.network.layers import Affine, Tally, affine, ahead, folded
 from bmex_bids.network.pool import Pool
 from bmex_bids.network.programs import (
     bytes_per_voxel,
@@ -280,6 +280,51 @@ def test_a_normalisation_is_one_product_and_sum():
     assert affine(bare).shift.tolist() == [0, 0]
     with pytest.raises(TypeError, match="batch normalisation"):
         affine(nn.ReLU())
+
+
+def test_a_normalisation_ahead_of_a_convolution_by_hand():
+    """relu(2x − 1) is 2·(max(x, ½) − ½), and relu(½x + 2) is ½·(max(x, −4) + 4)."""
+    before = Affine(torch.tensor([2.0, 0.5]), torch.tensor([-1.0, 2.0]))
+    weight, bias = torch.zeros(1, 2, 3, 3, 3), torch.tensor([7.0])
+    weight[0, :, 1, 1, 1], weight[0, :, 0, 0, 0] = torch.tensor([10.0, 100.0]), 1.0
+    after, scaled, moved = ahead(before, weight, bias, torch.float32)
+    assert after.floor.tolist() == [0.5, -4]
+    assert scaled[0, :, 1, 1, 1].tolist() == [20, 50]
+    assert scaled[0, :, 0, 0, 0].tolist() == [2, 0.5]
+    # 7 − (20 + 2)·½ + (50 + ½)·4
+    assert moved.tolist() == [7 - 11 + 202]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_nothing_stays_nothing_when_a_floor_is_rounded(dtype):
+    """What the ReLU cuts gives exactly the bias, else a long sum of roundings would show."""
+    generator = torch.Generator().manual_seed(0)
+    before = Affine(*(torch.rand(2, 9, generator=generator) + 0.3))
+    weight, bias = torch.randn(4, 9, 3, 3, 3, generator=generator), torch.arange(4.0)
+    after, scaled, moved = ahead(before, weight, bias, dtype)
+    assert after.floor.dtype == dtype
+    nothing = after.floor.double().view(1, -1, 1, 1, 1).expand(1, -1, 3, 3, 3)
+    found = F.conv3d(nothing, scaled, moved).flatten()
+    torch.testing.assert_close(found, bias.double(), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("scale", [-1.0, 0.0, 1e-42])
+def test_a_normalisation_with_other_scales_is_left_as_it_is(scale):
+    before = Affine(torch.tensor([2.0, scale]), torch.tensor([-1.0, 1.0]))
+    weight, bias = torch.ones(1, 2, 3, 3, 3), torch.zeros(1)
+    assert ahead(before, weight, bias, torch.float32) == (before, weight, bias)
+    assert ahead(Affine(), weight, bias, torch.float32) == (Affine(), weight, bias)
+
+
+@pytest.mark.parametrize("winograd", [True, False])
+def test_scales_below_zero_are_the_plain_network_too(winograd):
+    network = trained_like(BMEX(8))
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            module.weight.data[::3] *= -1
+    volume, mask = ball((16, 24, 16), margin=1)
+    found = run_program(network, volume, Regions(mask, whole=True), winograd=winograd)
+    assert difference(found, plain(network, volume)) < NEAR
 
 
 @pytest.mark.parametrize("name", ["bmex", "compact", "without tissues", "two blocks"])
