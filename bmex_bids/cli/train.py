@@ -25,11 +25,10 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line of ``bmex-train``."""
     parser = argparse.ArgumentParser(
         prog="bmex-train",
-        description="Train the enhancement network, the stripping network, or the one that refines "
-        "the stripper's outline. A run that was stopped goes on from its last checkpoint when the "
-        "same command is given again.",
+        description="Train the enhancement network or the stripping network. A run that was "
+        "stopped goes on from its last checkpoint when the same command is given again.",
     )
-    parser.add_argument("network", choices=["enhance", "strip", "refine"], help="which one")
+    parser.add_argument("network", choices=["enhance", "strip"], help="which one")
     parser.add_argument(
         "--data", type=Path, required=True, metavar="DIR",
         help="folder with lifespan-bids, histogram-templates and label-maps",
@@ -71,12 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
     network.add_argument("--width", type=int, help="channels of the finest level")
     network.add_argument(
         "--start-from", type=Path, metavar="FILE",
-        help="safetensors to begin with (refine: of a stripping network); the network may have more "
-        "blocks and channels than they have",
-    )  # fmt: skip
-    network.add_argument(
-        "--coarse", type=Path, metavar="FILE",
-        help="refine: weights of the first network, made by 'bmex-train strip'",
+        help="safetensors to begin with; the network may have more blocks and channels than they have",
     )  # fmt: skip
     return parser
 
@@ -111,23 +105,17 @@ def settings(options: argparse.Namespace, default: Any) -> Any:
 
 def train(options: argparse.Namespace) -> Path:
     """Train what the command line asks for; returns the file of weights."""
-    from bmex_bids.training import enhance, refine, strip
+    from bmex_bids.training import enhance, strip
 
     makers: dict[str, tuple[Any, Callable[..., Path]]] = {
         "enhance": (enhance.EnhanceConfig(), enhance.train),
         "strip": (strip.StripConfig(), strip.train),
-        "refine": (refine.RefineConfig(), refine.train),
     }
     default, make = makers[options.network]
     config = settings(options, default)
-    places: list[Path] = [options.data, options.out]
-    if options.network == "refine":
-        if options.coarse is None:
-            raise UsageError("'bmex-train refine' needs the first network: give --coarse FILE")
-        places.append(options.coarse)
     options.out.mkdir(parents=True, exist_ok=True)
     write_text(options.out / "config.toml", toml.dumps(config))
-    return make(*places, config, resume=not options.fresh)
+    return make(options.data, options.out, config, resume=not options.fresh)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

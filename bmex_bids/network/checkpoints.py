@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from bmex_bids.exceptions import WeightsError
 from bmex_bids.network.bmex import BMEX
 from bmex_bids.network.caffe import caffe_state
-from bmex_bids.network.compact import CompactBMEX, HalfUNet, TwoStageStripper
+from bmex_bids.network.compact import CompactBMEX, HalfUNet
 from bmex_bids.network.lifespanstrip import LifespanStrip
 
 State = Mapping[str, Tensor]
@@ -84,20 +84,14 @@ def _compact(state: State) -> nn.Module:
     )
 
 
-def _strip(state: State, prefix: str = "", in_channels: int = 1) -> HalfUNet:
+def _strip(state: State) -> HalfUNet:
     return HalfUNet(
-        in_channels,
         1,
-        _channels(state, f"{prefix}stem.weight"),
-        blocks=sum(
-            name.startswith(f"{prefix}enc1.") and name.endswith("conv1.weight") for name in state
-        ),
-        norm=f"{prefix}mid.0.norm1.weight" in state,
+        1,
+        _channels(state, "stem.weight"),
+        blocks=sum(name.startswith("enc1.") and name.endswith("conv1.weight") for name in state),
+        norm="mid.0.norm1.weight" in state,
     )
-
-
-def _strip_two_stages(state: State) -> nn.Module:
-    return TwoStageStripper(_strip(state, "coarse."), _strip(state, "fine.", in_channels=2))
 
 
 def _channels(state: State, key: str) -> int:
@@ -115,7 +109,6 @@ VARIANTS: Mapping[str, Variant] = {
     "lifespanstrip": Variant(_lifespanstrip, lambda name: name),
     "bmex-compact": Variant(_compact, lambda name: name),
     "bmex-strip": Variant(_strip, lambda name: name),
-    "bmex-strip-fine": Variant(_strip_two_stages, lambda name: name),
 }
 
 

@@ -203,21 +203,6 @@ class HalfUNet(nn.Module):
         return shuffle(self.head(F.relu(a)))  #               (N, out, D, H, W)
 
 
-class TwoStageStripper(nn.Module):
-    """Brain extraction: a network for the whole head and one that corrects its outline.
-
-    The grids on which the two work are :mod:`bmex_bids.network.stripper`'s.
-    """
-
-    def __init__(self, coarse: HalfUNet, fine: HalfUNet) -> None:
-        super().__init__()
-        self.coarse, self.fine = coarse, fine
-
-    def refine(self, image: Tensor, logits: Tensor) -> Tensor:
-        """Corrected logits, (N, 1, D, H, W), of an image and the first network's logits."""
-        return logits + self.fine(torch.cat([image, logits / 4], dim=1))
-
-
 class CompactBMEX(nn.Module):
     """Tissue classification, then tissue-aware enhancement.
 

@@ -18,7 +18,7 @@ PRESENT = 0.02  # share of the fullest plane's foreground that makes a plane par
 PERCENTILES = (1.0, 99.5)
 
 
-def normalise(data: Tensor, among: Tensor | None = None) -> Tensor:
+def normalise(data: Tensor) -> Tensor:
     """Scale a head to about 0…1 by the 1st and 99.5th percentile of its voxels above the minimum.
 
     Used alike in training and inference.  Works on a sample of the voxels, which is plenty.
@@ -26,10 +26,9 @@ def normalise(data: Tensor, among: Tensor | None = None) -> Tensor:
     Parameters
     ----------
     data : (X, Y, Z)
-    among : (X, Y, Z) bool; where the percentiles are taken, instead of everywhere
     """
     flat = data.flatten()
-    flat = flat[flat > flat.min()] if among is None else data[among]
+    flat = flat[flat > flat.min()]
     if flat.numel() == 0:
         return torch.zeros_like(data)
     flat = flat[:: max(flat.numel() // 50_000, 1)]

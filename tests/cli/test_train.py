@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
+from dataclasses import replace
+
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from bmex_bids import toml
 from bmex_bids.cli.train import build_parser, main, settings
 from bmex_bids.exceptions import UsageError
+from bmex_bids.network import registry
 from bmex_bids.network.checkpoints import load_network
-from bmex_bids.network.compact import HalfUNet, TwoStageStripper
+from bmex_bids.network.compact import HalfUNet
+from bmex_bids.network.stripper import brain_probability
 from bmex_bids.training.enhance import EnhanceConfig
-from bmex_bids.training.refine import RefineConfig
 from bmex_bids.training.strip import TRAINING_MAPS, VALIDATION_MAPS, StripConfig
 
 
@@ -28,7 +30,7 @@ def test_flags_overrule_the_file_which_overrules_the_defaults(tmp_path):
     assert config.schedule.batch == StripConfig().schedule.batch
 
 
-@pytest.mark.parametrize("default", [StripConfig(), EnhanceConfig(), RefineConfig()])
+@pytest.mark.parametrize("default", [StripConfig(), EnhanceConfig()])
 def test_the_settings_of_a_run_give_the_same_run(default, tmp_path):
     file = tmp_path / "config.toml"
     file.write_text(toml.dumps(default))
@@ -45,8 +47,6 @@ def test_what_is_not_for_this_network_is_refused(tmp_path):
 
 def test_faults_are_told_in_one_line(tmp_path, capsys):
     out = str(tmp_path / "out")
-    assert main(["refine", "--data", str(tmp_path), "--out", out]) == 2
-    assert "--coarse" in capsys.readouterr().err
     assert main(["strip", "--data", str(tmp_path), "--out", out, "--steps", "0"]) == 2
     assert "at least one step" in capsys.readouterr().err
     assert main(["strip", "--data", str(tmp_path), "--out", out, "--steps", "1"]) == 2
@@ -66,29 +66,29 @@ def label_maps(tmp_path):
     return tmp_path / "data"
 
 
-def test_strip_and_refine_train_one_after_the_other(label_maps, tmp_path, capsys, monkeypatch):
-    """The whole way: both networks, their files, and the stripper that reads them."""
-    monkeypatch.setattr("bmex_bids.network.stripper.CLOSE", (64, 64, 64))
-    monkeypatch.setattr("bmex_bids.training.refine.CLOSE", (64, 64, 64))
-    coarse = tmp_path / "coarse.safetensors"
+def test_a_stripping_network_trains_and_strips(label_maps, tmp_path, capsys):
+    """The whole way: label maps, weights that are grown and trained, and the stripper that reads them."""
+    begun = tmp_path / "begun.safetensors"
     first = HalfUNet(1, 1, 4, blocks=1, norm=True)
-    torch.nn.init.ones_(first.head.bias)  # to it all is brain
-    save_file(first.state_dict(), coarse)
-    flags = ["--steps", "2", "--batch", "1", "--validate-every", "2", "--threads", "1"]
+    save_file(first.state_dict(), begun)
     out = tmp_path / "out"
-    given = ["--data", str(label_maps), "--out", str(out), "--coarse", str(coarse), *flags]
     small = tmp_path / "small.toml"
-    small.write_text("width = 4\nblocks = 1\nheads = 1\nviews = 2\n")
-    assert main(["refine", *given, "--config", str(small)]) == 0
-    weights = out / "strip-fine.safetensors"
+    small.write_text("width = 6\nblocks = 1\nchunk = 2\n")
+    flags = ["--steps", "2", "--batch", "1", "--validate-every", "2", "--threads", "1"]
+    given = ["--data", str(label_maps), "--out", str(out), "--start-from", str(begun), *flags]
+    assert main(["strip", *given, "--config", str(small)]) == 0
+    weights = out / "strip.safetensors"
     assert str(weights) in capsys.readouterr().out
-    network = load_network(weights, "bmex-strip-fine")
-    assert isinstance(network, TwoStageStripper)
-    before, after = load_file(coarse), load_file(weights)
-    for name, value in before.items():  # the first network is kept as it is
-        assert (after[f"coarse.{name}"].float() - value).abs().max() < 1e-3
-    assert after["fine.head.weight"].abs().max() > 0  # it has learnt something
+    trained = load_network(weights, "bmex-strip")
+    assert trained.head.weight.abs().max() > 0  # it has learnt something
+    assert trained.stem.out_channels == 6
     header, row = (out / "log.csv").read_text().splitlines()
-    assert header == "step,minutes,loss,rate,Dice,worst,first network"
+    assert header == "step,minutes,loss,rate,Dice,worst"
     assert row.startswith("2,")
     assert "steps = 2" in (out / "config.toml").read_text()
+    (bundled,) = (record for record in registry.bundled() if record.kind == "strip")
+    record = replace(bundled, path=weights)
+    found = brain_probability(
+        np.ones((20, 21, 22), np.float32), (2.0,) * 3, record, device="cpu", threads=1
+    )
+    assert 0 < found.min() < found.max() < 1

@@ -2,21 +2,13 @@
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from numpy.testing import assert_allclose
 
 from bmex_bids.exceptions import ImageError
 from bmex_bids.metrics.tissue import dice
-from bmex_bids.network.compact import HalfUNet, TwoStageStripper
-from bmex_bids.network.headgrid import background, linear, normalise, resize
-from bmex_bids.network.stripper import (
-    brain_probability,
-    closer_view,
-    coarse_logits,
-    look_closer,
-    refined_logits,
-    second_view,
-)
+from bmex_bids.network.compact import HalfUNet
+from bmex_bids.network.headgrid import background, normalise, resize
+from bmex_bids.network.stripper import brain_probability, second_view
 from bmex_bids.network.tiling import volume_order
 
 
@@ -129,7 +121,9 @@ def test_air_is_the_median_of_what_is_dark():
     assert background(torch.full((3, 3, 3), 5.0)) == 5
 
 
-def test_a_small_field_of_view_does_not_stand_out_from_what_is_put_around_it(make_record):
+def test_a_small_field_of_view_does_not_stand_out_from_what_is_put_around_it(
+    make_record, monkeypatch
+):
     """Noise with the least value around it was taken for a head of that size."""
     seen = []
 
@@ -141,7 +135,9 @@ def test_a_small_field_of_view_does_not_stand_out_from_what_is_put_around_it(mak
     rng = np.random.default_rng(0)
     noise = rng.rayleigh(10, (40, 44, 40)).astype(np.float32)  # as air in a magnitude image
     noise[15:25, 15:28, 15:25] += 100
-    coarse_logits(Watched(), torch.from_numpy(noise), 3.0)
+    monkeypatch.setattr("bmex_bids.network.stripper._network", lambda *_: Watched())
+    record = make_record(HalfUNet(1, 1, 4), "bmex-strip", kind="strip")
+    brain_probability(noise, (3.0,) * 3, record, device="cpu", threads=1)
     (window,) = seen
     around = window[0, 0, 0]
     # the image lies in the middle: its corner, without the ball
@@ -188,96 +184,3 @@ def test_what_a_second_look_finds_is_the_answer(make_record, monkeypatch, radius
     assert dice(result, ball) > 0.95
     assert len(found) == 2
     assert found[1] == pytest.approx(found[0] * (3 / spacing_mm) ** 3, rel=0.1)
-
-
-# ------------------------------------------------------------------ the second network
-def two_stages():
-    return TwoStageStripper(HalfUNet(1, 1, 4, norm=True), HalfUNet(2, 1, 4, norm=True))
-
-
-class Grown(torch.nn.Module):
-    """A first network that finds what is bright, four of its voxels too large."""
-
-    def forward(self, x):
-        return F.max_pool3d((x > 0.5).float(), 9, 1, 4) * 4 - 2
-
-
-@pytest.mark.parametrize("extent", [60, 240])
-def test_an_untrained_second_network_changes_nothing(extent):
-    data, _ = ball_image(extent, (2.0, 2.0, 2.0), 25)
-    image, network = torch.from_numpy(data), two_stages()
-    rough = coarse_logits(Grown(), image, 2.0)
-    with torch.no_grad():
-        both = refined_logits(network.refine, image, 2.0, rough)
-    assert both.std() > 0.5
-    assert_allclose(both, linear(rough, both.shape), atol=1e-5)
-
-
-@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (2.0, 2.0, 2.0), (1.1, 0.9, 4.0)])
-@pytest.mark.parametrize(("extent", "radius"), [(90, 30), (200, 75)])
-def test_the_second_network_mends_what_the_first_got_wrong(
-    make_record, monkeypatch, spacing, extent, radius
-):
-    class Image(torch.nn.Module):
-        def forward(self, x):
-            assert x.shape[1:] == (2, 96, 96, 112)  # (Z, X, Y)
-            return (x[:, :1] - 0.5) * 50 - 4 * x[:, 1:]
-
-    network = two_stages()
-    network.coarse, network.fine = Grown(), Image()
-    monkeypatch.setattr("bmex_bids.network.stripper._network", lambda *_: network)
-    record = make_record(HalfUNet(1, 1, 4), "bmex-strip", kind="strip")
-    data, ball = ball_image(extent, spacing, radius)
-    result = brain_probability(data, spacing, record, device="cpu", threads=1)
-    assert dice(result > 0.5, ball) > 0.95
-    rough = linear(coarse_logits(Grown(), torch.from_numpy(data), spacing), data.shape)
-    assert dice(rough.numpy() > 0, ball) < 0.9
-
-
-def test_where_the_first_network_finds_no_brain_the_second_is_not_asked():
-    def never(image, logits):
-        raise AssertionError
-
-    nothing = torch.full((20, 20, 20), -5.0)
-    assert closer_view(nothing) is None
-    logits = refined_logits(never, torch.rand(30, 30, 30), 2.0, nothing)
-    assert_allclose(logits.numpy(), -5)
-
-
-def test_a_closer_view_is_filled_by_the_brain():
-    """Window 96 × 112 × 96, 10 voxels free on each side."""
-    # 90, 138 and 60 mm: the second axis decides, 138 mm over 92 voxels
-    view = closer_view(brain_box((10, 40), (20, 66), (30, 50)))
-    assert view.spacing_mm == pytest.approx(1.5)
-    # middles at 75, 129 and 120 mm, in voxels 50, 86 and 80, less half a window
-    assert view.first == (2, 30, 32)
-    off = closer_view(brain_box((10, 40), (20, 66), (30, 50)), zoom=1.2, shift=(1, -2, 3))
-    assert off.spacing_mm == pytest.approx(1.8)
-    assert off.first == (-5, 14, 22)
-
-
-def test_a_few_stray_voxels_do_not_widen_the_view():
-    logits = brain_box((20, 50), (20, 66), (20, 50))
-    clean = closer_view(logits)
-    logits[2:4, 2:4, 2:4] = 3.0  # an eye
-    assert closer_view(logits) == clean
-
-
-@pytest.mark.parametrize(("edge", "spacing_mm"), [(4, 0.8), (72, 216 / 76)])
-def test_a_view_is_neither_finer_than_images_nor_too_small_for_the_largest(edge, spacing_mm):
-    view = closer_view(brain_box((0, edge), (0, edge), (0, edge)))
-    assert view.spacing_mm == pytest.approx(spacing_mm)
-
-
-@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (1.1, 0.9, 4.0)])
-def test_image_and_first_answer_are_seen_in_one_place(spacing):
-    data, _ = ball_image(120, spacing, 30)
-    logits = coarse_logits(Grown(), torch.from_numpy(data), spacing)
-    view = closer_view(logits)
-    part, known = look_closer(torch.from_numpy(data), spacing, logits, view)
-    assert part.shape == known.shape == (96, 112, 96)
-    bright = (part > 0.5).nonzero().float()
-    assert_allclose(bright.mean(0), (known > 0).nonzero().float().mean(0), atol=2.5)
-    assert_allclose(bright.mean(0), [47.5, 55.5, 47.5], atol=2.5)
-    radius_mm = (3 * len(bright) / (4 * np.pi)) ** (1 / 3) * view.spacing_mm
-    assert radius_mm == pytest.approx(30, abs=1.5)
