@@ -212,7 +212,13 @@ def fit(
 def _batches(chunks: Dataset[Batch], schedule: Schedule, start: int) -> Iterator[Batch]:
     """Batches from step ``start`` on; one worker process prepares chunks ahead."""
     known = getattr(chunks, "samples", None)  # else one has to be made to be counted
-    per_chunk = int(known or len(chunks[0][0])) // schedule.batch
+    samples = int(known or len(chunks[0][0]))
+    if schedule.batch > samples:
+        raise UsageError(
+            f"expected a batch of at most {samples}, which are made at once, got {schedule.batch}; "
+            "lower --batch, or make more at once"
+        )
+    per_chunk = samples // schedule.batch
     first, offset = divmod(start, per_chunk)
     order = range(first, len(chunks))  # type: ignore[arg-type]
     loader = DataLoader(

@@ -50,6 +50,12 @@ class StripConfig:
         )
     )
 
+    def __post_init__(self) -> None:
+        if self.chunk < 2 or self.chunk % 2:
+            raise UsageError(
+                f"expected an even chunk, two looks at each head, got {self.chunk}; use 2 or 8"
+            )
+
 
 class HeadChunks(Dataset[tuple[Tensor, Tensor]]):
     """Chunk ``i`` → heads (n, 1, Z, X, Y) and their brains; a function of (seed, i)."""

@@ -18,7 +18,6 @@ import scipy.ndimage
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
 
 from bmex_bids.degrade.blur import thick_slices
 from bmex_bids.degrade.intensity import bias_field
@@ -274,19 +273,11 @@ def _crop_view(
     return image * seen, brain * seen
 
 
-def as_tensors(image: Array, brain: Array) -> tuple[Tensor, Tensor]:
-    """(1, Z, X, Y) tensors in the network's order of axes."""
-    return tuple(
-        torch.from_numpy(np.ascontiguousarray(a.transpose(2, 0, 1)))[None] for a in (image, brain)
-    )  # type: ignore[return-value]
-
-
 __all__ = [
     "BRAIN",
     "GRID_MM",
     "TISSUES",
     "HeadMap",
-    "as_tensors",
     "brain_fraction",
     "load_head",
     "scan",

@@ -179,3 +179,9 @@ def test_weights_are_exported_in_half_precision(tmp_path):
     assert state["weight"].dtype == torch.float16
     assert torch.equal(state["bias"], model.bias.detach().half())
     assert [p.name for p in tmp_path.iterdir()] == ["weights.safetensors"]
+
+
+def test_a_batch_larger_than_what_is_made_at_once_is_refused(model, tmp_path):
+    """It was a division by zero."""
+    with pytest.raises(UsageError, match="at most 6, which are made at once, got 8"):
+        fit(model(), Chunks(), loss, validate, tmp_path, replace(SCHEDULE, batch=8))

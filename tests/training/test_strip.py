@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from bmex_bids.training.strip import HeadChunks, looks, loss_of, soft_dice
+from bmex_bids.exceptions import UsageError
+from bmex_bids.training.strip import HeadChunks, StripConfig, looks, loss_of, soft_dice
 
 
 def test_dice_by_hand():
@@ -66,3 +67,9 @@ def test_a_head_without_brain_is_looked_at_twice_in_the_same_way():
     first, second = looks(image, 0 * brain, 2.0, np.random.default_rng(0))
     assert torch.equal(first[0], second[0])
     assert not first[1].any()
+
+
+@pytest.mark.parametrize("chunk", [0, 1, 5])
+def test_a_chunk_has_two_looks_at_each_head(chunk):
+    with pytest.raises(UsageError, match="even chunk"):
+        StripConfig(chunk=chunk)

@@ -20,7 +20,6 @@ from bmex_bids.training.synthesis import (
     TISSUES,
     _deform,
     _halve,
-    as_tensors,
     brain_fraction,
     draw_brightness,
     load_head,
@@ -133,14 +132,6 @@ def test_a_label_map_becomes_fractions_that_fill_the_head(make_image, tmp_path):
     assert cortex.sum() * 8 == pytest.approx((labels == 3).sum(), rel=0.01)
     assert head.brain.shape == total.shape
     assert head.brain.sum() / 255 * 8 == pytest.approx(np.isin(labels, (2, 3)).sum(), rel=0.05)
-
-
-def test_tensors_are_in_the_order_of_the_network():
-    image = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
-    a, b = as_tensors(image, image + 1)
-    assert a.shape == (1, 4, 2, 3)
-    assert a[0, 3, 1, 2] == image[1, 2, 3]
-    assert torch.equal(b, a + 1)
 
 
 def test_chunks_of_heads_are_a_function_of_seed_and_index(head):
