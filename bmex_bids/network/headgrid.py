@@ -6,8 +6,6 @@ Training and inference share these, so that a network meets in use what it met i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -52,11 +50,6 @@ def present(foreground: Tensor, axis: int) -> tuple[int, int]:
     if len(planes) == 0:
         return 0, foreground.shape[axis]
     return int(planes[0]), int(planes[-1]) + 1
-
-
-def resized(shape: Sequence[int], zoom: Sequence[float]) -> tuple[int, ...]:
-    """Voxels of a volume after :func:`resize`."""
-    return tuple(max(1, round(n * z)) for n, z in zip(shape, zoom, strict=True))
 
 
 def place_window(head: Tensor, size: tuple[int, ...] = WINDOW) -> tuple[int, ...]:
@@ -122,7 +115,9 @@ def resize(volume: Tensor, zoom: tuple[float, ...]) -> Tensor:
         )[0, 0]
     else:
         smooth = volume
-    return linear(smooth, resized(volume.shape, zoom))
+    return linear(
+        smooth, tuple(max(1, round(n * z)) for n, z in zip(volume.shape, zoom, strict=True))
+    )
 
 
 def linear(volume: Tensor, size: tuple[int, ...] | torch.Size) -> Tensor:

@@ -35,7 +35,6 @@ from bmex_bids.network.headgrid import (
     place_window,
     present,
     resize,
-    resized,
     window,
 )
 from bmex_bids.network.predict import resolve_device
@@ -84,36 +83,38 @@ def brain_probability(
     network = _network(record.path, record.variant, str(where))
     with torch.inference_mode():
         full = torch.from_numpy(np.ascontiguousarray(data, dtype=np.float32)).to(where)
-        logits = logits_at(network, full, spacing_mm, first_view(full, spacing_mm))
+        grid = on_grid(full, spacing_mm, GRID_MM)
+        logits = logits_at(network, grid, first_view(grid))
         again = second_view(logits)
         if again is not None:
-            logits = logits_at(network, full, spacing_mm, again)
+            logits = logits_at(network, on_grid(full, spacing_mm, again.spacing_mm), again)
         result = torch.sigmoid(linear(logits, full.shape))
     return np.ascontiguousarray(result.cpu().numpy(), dtype=np.float32)
 
 
-def logits_at(
-    network: nn.Module,
-    image: Tensor,
-    spacing_mm: float | tuple[float, float, float],
-    view: View,
+def on_grid(
+    volume: Tensor, spacing_mm: float | tuple[float, float, float], wanted_mm: float
 ) -> Tensor:
-    """Logits at the voxels of a view, (X, Y, Z) of the whole image."""
-    logits = volume_order(network(network_order(seen(image, spacing_mm, view))[None, None])[0, 0])
+    """An (X, Y, Z) volume at isotropic voxels, of the same field of view."""
+    spacing = (spacing_mm,) * 3 if isinstance(spacing_mm, float) else spacing_mm
+    return resize(volume, tuple(s / wanted_mm for s in spacing))
+
+
+def logits_at(network: nn.Module, grid: Tensor, view: View) -> Tensor:
+    """Logits of an image at a view's voxels, (X, Y, Z) of all of it."""
+    logits = volume_order(network(network_order(seen(grid, view))[None, None])[0, 0])
     back = tuple(-s for s in view.first)
-    shape = resized(image.shape, _zoom(spacing_mm, view.spacing_mm))
-    return window(logits.clamp(-SURE, SURE), back, -SURE, shape)
+    return window(logits.clamp(-SURE, SURE), back, -SURE, tuple(grid.shape))
 
 
-def seen(image: Tensor, spacing_mm: float | tuple[float, float, float], view: View) -> Tensor:
-    """What the network gets, (X, Y, Z) of :data:`~.headgrid.WINDOW`."""
-    grid = resize(image, _zoom(spacing_mm, view.spacing_mm))
+def seen(grid: Tensor, view: View) -> Tensor:
+    """What the network gets of an image at a view's voxels, (X, Y, Z) of :data:`~.headgrid.WINDOW`."""
     return normalise(window(grid, view.first, background(grid)))
 
 
-def first_view(image: Tensor, spacing_mm: float | tuple[float, float, float]) -> View:
-    """Where the network looks first: at 3 mm, around the head."""
-    return View(GRID_MM, place_window(normalise(resize(image, _zoom(spacing_mm, GRID_MM)))))
+def first_view(grid: Tensor) -> View:
+    """Where the network looks first, in an image at 3 mm: around the head."""
+    return View(GRID_MM, place_window(normalise(grid)))
 
 
 def second_view(
@@ -145,8 +146,3 @@ def _extent(logits: Tensor) -> list[tuple[float, float]]:
     brain = (logits > 0).float()
     planes = (present(brain, axis) for axis in range(3))
     return [(GRID_MM * low, GRID_MM * high) for low, high in planes]
-
-
-def _zoom(spacing_mm: float | tuple[float, float, float], wanted_mm: float) -> tuple[float, ...]:
-    spacing = (spacing_mm,) * 3 if isinstance(spacing_mm, float) else spacing_mm
-    return tuple(s / wanted_mm for s in spacing)

@@ -16,8 +16,8 @@ from torch.utils.data import Dataset
 
 from bmex_bids.exceptions import UsageError
 from bmex_bids.network.compact import HalfUNet
-from bmex_bids.network.headgrid import GRID_MM, resize, window
-from bmex_bids.network.stripper import first_view, second_view, seen
+from bmex_bids.network.headgrid import GRID_MM, window
+from bmex_bids.network.stripper import View, first_view, on_grid, second_view, seen
 from bmex_bids.network.tiling import network_order
 from bmex_bids.training.growth import start
 from bmex_bids.training.loop import Schedule, export_half, fit
@@ -58,7 +58,7 @@ class StripConfig:
 
 
 class HeadChunks(Dataset[tuple[Tensor, Tensor]]):
-    """Chunk ``i`` → heads (n, 1, Z, X, Y) and their brains; a function of (seed, i)."""
+    """Chunk ``i`` → looks at heads (n, 1, Z, X, Y) and their brains; a function of (seed, i)."""
 
     def __init__(self, heads: Sequence[HeadMap], *, seed: int, chunks: int, size: int = 4) -> None:
         self.heads, self.seed, self.chunks, self.size = heads, seed, chunks, size
@@ -68,7 +68,7 @@ class HeadChunks(Dataset[tuple[Tensor, Tensor]]):
 
     @property
     def samples(self) -> int:
-        """Heads in a chunk."""
+        """Looks in a chunk."""
         return self.size
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
@@ -95,19 +95,28 @@ def looks(
     -------
     (1, Z, X, Y) image and brain of each look
     """
-    head, truth = torch.from_numpy(image), torch.from_numpy(brain)
-    begin = first_view(head, spacing_mm)
+    volumes = torch.from_numpy(image), torch.from_numpy(brain)
+    coarse = [on_grid(volume, spacing_mm, GRID_MM) for volume in volumes]
+    begin = first_view(coarse[0])
     again = second_view(
-        resize(truth, (spacing_mm / GRID_MM,) * 3) - 0.5,
+        coarse[1] - 0.5,
         zoom=float(rng.uniform(1 - ZOOM, 1 + ZOOM)),
         shift=tuple(int(k) for k in rng.integers(-SHIFT, SHIFT + 1, 3)),
     )
-    pairs = []
-    for view in (begin, again or begin):
-        there = resize(truth, (spacing_mm / view.spacing_mm,) * 3)
-        pair = seen(head, spacing_mm, view), window(there, view.first, 0.0)
-        pairs.append(tuple(network_order(part)[None].contiguous() for part in pair))
-    return pairs  # type: ignore[return-value]
+    first = _look(coarse[0], coarse[1], begin)
+    if again is None:
+        return [first, first]
+    head, truth = (on_grid(volume, spacing_mm, again.spacing_mm) for volume in volumes)
+    return [first, _look(head, truth, again)]
+
+
+def _look(head: Tensor, truth: Tensor, view: View) -> tuple[Tensor, Tensor]:
+    """What the network gets and where the brain is in it, in its order of axes."""
+    image, brain = (
+        network_order(part)[None].contiguous()
+        for part in (seen(head, view), window(truth, view.first, 0.0))
+    )
+    return image, brain
 
 
 def loss_of(logits: Tensor, brain: Tensor) -> Tensor:
