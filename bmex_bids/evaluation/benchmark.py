@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bmex_bids.evaluation import registration
 from bmex_bids.evaluation import rows as table
 from bmex_bids.evaluation.cells import CELLS, MOTION, SAMPLE, fingerprint
 from bmex_bids.evaluation.harmonisation import SCANNERS, distances
 from bmex_bids.evaluation.methods import Job, Method, methods, network_version
-from bmex_bids.evaluation.registration import registered_dice
 from bmex_bids.evaluation.rows import Row, key_of
 from bmex_bids.evaluation.segmentation import segment
 from bmex_bids.evaluation.subjects import DEFAULT_SUBJECTS, SUBJECTS, Case, load_case
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float32]
 RANGE = 1000.0
-#: changes when the figures do: measures, segmenter, registration
+#: changes when the figures do: measures, segmenter
 FIGURES_VERSION = "2"
 #: methods whose output is registered; Demons takes longer than anything else here
 REGISTERED = ("degraded", "bmex", "ablation")
@@ -231,7 +231,7 @@ def plan(settings: Settings, prints: dict[str, str]) -> Iterator[Unit]:
                 partner = str(PARTNERS[image])
                 keys |= {
                     (image, cell, f"{name} registered"): key_of(
-                        *base, chosen[name].version, partner
+                        *base, chosen[name].version, partner, registration.VERSION
                     )
                     for name in REGISTERED
                     if name in chosen
@@ -410,7 +410,7 @@ def registration_figure(
     """
     fixed, fixed_labels = _partner(settings, image)
     own = clean.labels if SUBJECTS[image].painted else classes
-    return registered_dice(mended, own, fixed, fixed_labels, clean.spacing)
+    return registration.registered_dice(mended, own, fixed, fixed_labels, clean.spacing)
 
 
 def _partner(settings: Settings, image: str) -> tuple[Array, NDArray[np.uint8]]:

@@ -14,6 +14,10 @@ from bmex_bids.metrics.tissue import dice
 SHRINK = 2
 ITERATIONS = 40
 SMOOTHING_VOXELS = 1.5
+#: of the affine on the working grid, coarse to fine; it converges before the last iteration
+AFFINE_SHRINK, AFFINE_ITERATIONS = (4, 2), 100
+#: changes when the figures do
+VERSION = "2"
 
 
 def registered_dice(
@@ -28,6 +32,10 @@ def registered_dice(
     An affine by mutual information, then diffeomorphic Demons (Vercauteren et al., NeuroImage
     2009) after histogram matching, both SimpleITK.  The images decide the transform; the labels
     (of the clean images, whatever the quality of ``moving``) are carried by it and compared.
+
+    The affine's metric takes every voxel.  ITK moves the points of its "regular" sample at random,
+    by the clock unless it is told a seed: with a tenth of the voxels the same two images gave 0.524 to
+    0.534, which is more than any method gains.
 
     Parameters
     ----------
@@ -46,13 +54,12 @@ def registered_dice(
     )
     method = sitk.ImageRegistrationMethod()
     method.SetMetricAsMattesMutualInformation(32)
-    method.SetMetricSamplingStrategy(method.REGULAR)
-    method.SetMetricSamplingPercentage(0.1)
+    method.SetMetricSamplingStrategy(method.NONE)
     method.SetInterpolator(sitk.sitkLinear)
-    method.SetOptimizerAsRegularStepGradientDescent(1.0, 1e-3, 60)
+    method.SetOptimizerAsRegularStepGradientDescent(1.0, 1e-3, AFFINE_ITERATIONS)
     method.SetOptimizerScalesFromPhysicalShift()
-    method.SetShrinkFactorsPerLevel([2])
-    method.SetSmoothingSigmasPerLevel([1])
+    method.SetShrinkFactorsPerLevel(AFFINE_SHRINK)
+    method.SetSmoothingSigmasPerLevel([shrink / 2 for shrink in AFFINE_SHRINK])
     method.SetInitialTransform(start, inPlace=False)
     affine = method.Execute(target, source)
     near = sitk.Resample(source, target, affine, sitk.sitkLinear, 0.0)
