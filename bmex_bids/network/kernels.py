@@ -26,6 +26,18 @@ def rectify(x: Tensor, out: Tensor | None = None) -> None:
     torch.clamp_min(x, 0, out=out)
 
 
+def no_less(x: Tensor, floor: Tensor, out: Tensor, *, natural: bool) -> None:
+    """max(x, floor) into ``out``; ``floor`` (channels,) belongs to the last axis.
+
+    ``natural``: no floor is below zero.  Then the order of bfloat16 is that of its bits as integers, as
+    in :func:`rectify`: what is below zero is less than a floor either way.
+    """
+    if natural and x.device.type == "cpu" and x.dtype == out.dtype == torch.bfloat16:
+        x, out = x.view(torch.int16), out.view(torch.int16)
+        floor = floor.abs().view(torch.int16)  # minus zero would be the lowest integer
+    torch.maximum(x, floor, out=out)
+
+
 def parities(weight: Tensor) -> dict[tuple[int, ...], Tensor]:
     """A transposed convolution of kernel 4, stride 2 and padding 1 as eight convolutions of kernel 2.
 

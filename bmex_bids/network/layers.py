@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bmex_bids.network.kernels import THIN, parities, rectify, thin_convolution
+from bmex_bids.network.kernels import THIN, no_less, parities, rectify, thin_convolution
 from bmex_bids.network.pool import Pool, Workspace
 from bmex_bids.network.regions import Box, Regions
 from bmex_bids.network.winograd import BLOCK, convolve, transform_weight, values_needed
@@ -36,6 +36,8 @@ AT_ONCE = 4
 PIECE = 2_000_000
 #: channels from which on Winograd's convolution is the faster one (processor, float32)
 FEWEST_CHANNELS = 8
+#: standard deviations from the mean beyond which a ReLU hardly ever, or hardly never, cuts
+UNUSUAL = 8.0
 #: patterns of emptiness, by the name of the layer
 Patterns = dict[str, Tensor]
 
@@ -45,11 +47,59 @@ class Affine:
     """``relu(scale · x + shift)``, for each channel; ``scale`` None is the ReLU alone.
 
     With ``floor`` it is ``max(x, floor)``, and the rest is left to the weights: see :func:`ahead`.
+    ``natural``: no floor is below zero.
     """
 
     scale: Tensor | None = None
     shift: Tensor | None = None
     floor: Tensor | None = None
+    natural: bool = False
+
+    def lifted(self, by: Tensor) -> Affine:
+        """The same of features that are stored higher, each channel ``by`` its own."""
+        assert self.scale is not None  # noqa: S101 - for mypy
+        assert self.shift is not None  # noqa: S101
+        return Affine(self.scale, self.shift - self.scale * by)
+
+
+def lift(readers: Sequence[tuple[nn.Module, tuple[int, int]]], channels: int) -> Tensor:
+    """How much higher features are to be stored, that no floor of who reads them is below zero.
+
+    The lowest floor comes to lie a hair above zero: there bfloat16 is at its finest, and processors
+    compare numbers that are not below zero several times as fast (:func:`.kernels.no_less`).
+
+    Parameters
+    ----------
+    readers : batch normalisations with a ReLU behind them; the channels that each reads, first and end
+    channels : of the features
+
+    Returns
+    -------
+    (channels,) float64; zero where nobody reads.  Floors of scales that are not positive do not count
+    (see :func:`ahead`), nor do those that are :data:`UNUSUAL`: a hardly used channel, whose floor
+    lies anywhere, must not take the precision from the others who read it.
+    """
+    first = affine(readers[0][0]).scale
+    assert first is not None  # noqa: S101 - for mypy
+    lowest = first.new_full((channels,), torch.inf)
+    for norm, (low, end) in readers:
+        before = affine(norm)
+        assert isinstance(norm, nn.BatchNorm3d)  # noqa: S101 - affine has seen to it
+        assert before.scale is not None  # noqa: S101
+        assert norm.running_mean is not None  # noqa: S101
+        assert norm.running_var is not None  # noqa: S101
+        floor = _floor(before)
+        away = (floor - norm.running_mean).abs() / (norm.running_var + norm.eps).sqrt()
+        counts = (before.scale > 0) & (away <= UNUSUAL)
+        lowest[low:end] = torch.minimum(lowest[low:end], torch.where(counts, floor, torch.inf))
+    return torch.where(lowest.isfinite(), 1e-6 * (1 + lowest.abs()) - lowest, 0.0)
+
+
+def _floor(before: Affine) -> Tensor:
+    """What a normalisation takes to zero, (channels,) float64; not finite where a scale is zero."""
+    assert before.scale is not None  # noqa: S101 - for mypy
+    assert before.shift is not None  # noqa: S101
+    return -before.shift.double() / before.scale.double()
 
 
 def ahead(
@@ -74,12 +124,12 @@ def ahead(
     if before is None or before.scale is None or before.shift is None or before.scale.is_meta:
         return before, weight, bias
     scale = before.scale.double()
-    floor = (-before.shift.double() / scale).to(dtype)
+    floor = _floor(before).to(dtype)
     if not bool((scale > 0).all()) or not bool(floor.isfinite().all()):
         return before, weight, bias
     scaled = weight.double() * scale.view(1, -1, 1, 1, 1)
     less = scaled.sum(dim=(2, 3, 4)) @ floor.double()
-    return Affine(floor=floor), scaled, bias.double() - less
+    return Affine(floor=floor, natural=bool((floor >= 0).all())), scaled, bias.double() - less
 
 
 def affine(norm: nn.Module) -> Affine:
@@ -478,8 +528,11 @@ class Layers:
     def _cast(self, before: Affine | None, dtype: torch.dtype) -> Affine | None:
         if before is None:
             return None
-        parts = (before.scale, before.shift, before.floor)
-        return Affine(*(None if part is None else part.to(self.device, dtype) for part in parts))
+        scale, shift, floor = (
+            None if part is None else part.to(self.device, dtype)
+            for part in (before.scale, before.shift, before.floor)
+        )
+        return Affine(scale, shift, floor, before.natural)
 
     def _read(
         self,
@@ -531,7 +584,7 @@ class Layers:
             if before is None:
                 target.copy_(source)
             elif before.floor is not None:
-                torch.maximum(source, before.floor[at:end], out=target)
+                no_less(source, before.floor[at:end], target, natural=before.natural)
             elif before.scale is None or before.shift is None:
                 rectify(source, target)
             else:

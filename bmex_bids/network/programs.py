@@ -28,7 +28,16 @@ from bmex_bids.network.compact import (
     split,
     unshuffle,
 )
-from bmex_bids.network.layers import Affine, Layers, Patterns, Tally, affine, folded, parameters
+from bmex_bids.network.layers import (
+    Affine,
+    Layers,
+    Patterns,
+    Tally,
+    affine,
+    folded,
+    lift,
+    parameters,
+)
 from bmex_bids.network.memory import freed_memory_kept, native_dtype
 from bmex_bids.network.regions import PERIOD, SLAB, Regions
 
@@ -48,9 +57,13 @@ def _adunet(
     ``need`` is how far beyond what is wanted the result is needed.  Arrays are let go as soon as
     they have been read for the last time.
     """
-    layer, norm = net.get_submodule, lambda name: affine(net.get_submodule(f"bn{name}"))
+    layer = net.get_submodule
+    lifted: dict[str, Affine] = {}  # normalisations of features that are stored higher
     width = int(parameters(layer("conv1"))[0].shape[0])
     q, h = width // 4, width // 2
+
+    def norm(name: str) -> Affine:
+        return lifted[name] if name in lifted else affine(layer(f"bn{name}"))
 
     def conv(
         name: str,
@@ -59,12 +72,15 @@ def _adunet(
         scale: int,
         reach: int = FAR,
         before: str | None = None,
+        by: Tensor | None = None,
     ) -> None:
+        """``by``: what is stored is higher by that."""
+        weight, bias = parameters(layer(f"conv{name}"))
         run.convolve(
             f"{prefix}{name}",
             parts,
             target,
-            parameters(layer(f"conv{name}")),
+            (weight, bias if by is None else bias + by),
             scale=scale,
             need=reach,
             before=None if before is None else norm(before),
@@ -89,17 +105,24 @@ def _adunet(
         stack = run.array(scale, wide + 3 * narrow)
         new_first, carried = names[0] == "6", names[0] == "16"
         start = narrow if new_first else 0
-        conv(names[0], parts, stack[..., start : start + wide], scale, reach + 3 * voxel, before)
-        parts.clear()
-        low, end = start, start + wide
+        written, read = [(start, start + wide)], [(start, start + wide)]  # channels, by whom
         for k in (1, 2, 3):
-            place = (0, narrow) if new_first and k == 1 else (end, end + narrow)
-            target = stack[..., place[0] : place[1]]
+            end = read[-1][1]
+            written.append((0, narrow) if new_first and k == 1 else (end, end + narrow))
+            read.append((0, max(end, written[-1][1])))
+        # the last normalisation of the carried stack reads what is activated, which is not stored higher
+        readers = list(zip(names, read, strict=True))[: 3 if carried else 4]
+        higher = lift([(layer(f"bn{name}"), span) for name, span in readers], stack.shape[3])
+        lifted.update({name: norm(name).lifted(higher[slice(*span)]) for name, span in readers})
+        for k, (low, end) in enumerate(written):
+            fed = [stack[..., slice(*read[k - 1])]] if k else parts
+            ahead = names[k - 1] if k else before
             further = reach + (3 - k) * voxel
-            conv(names[k], [stack[..., low:end]], target, scale, further, names[k - 1])
-            if carried and k == 3:  # the activated stack is handed on, not the raw one
-                run.activate(stack[..., :end], scale=scale, need=FAR, before=norm(names[2]))
-            low, end = 0, max(end, place[1])
+            conv(names[k], fed, stack[..., low:end], scale, further, ahead, higher[low:end])
+            if k == 0:
+                parts.clear()
+        if carried:  # the activated stack is handed on, not the raw one
+            run.activate(stack[..., slice(*read[2])], scale=scale, need=FAR, before=norm(names[2]))
         return stack
 
     f = [need + k for k in range(11)]  # full grid: how far each of the last ten layers is needed

@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bmex_bids.network import programs
+from bmex_bids.network import layers, programs
 from bmex_bids.network.adunet import ADUNet
 from bmex_bids.network.bmex import BMEX
 from bmex_bids.network.compact import CompactBMEX
-from bmex_bids.network.layers import Affine, Tally, affine, ahead, folded
+from bmex_bids.network.layers import Affine, Tally, affine, ahead, folded, lift
 from bmex_bids.network.pool import Pool
 from bmex_bids.network.programs import (
     bytes_per_voxel,
@@ -129,6 +129,10 @@ def test_emptiness_is_what_the_network_makes_of_endless_zeros():
     with torch.inference_mode():
         a = network.tissue._activate("1", network.tissue._conv("1", x))
         stack = network.tissue.conv2(a)[0, :, 12, 12, 12]
+    # what a dense block makes is stored higher
+    spans = {"2": (0, 8), "3": (0, 10), "4": (0, 12), "4_1": (0, 14)}
+    readers = [(network.tissue.get_submodule(f"bn{name}"), spans[name]) for name in spans]
+    stack = (stack + lift(readers, 14)[:8]).float()
     torch.testing.assert_close(patterns["tissue.1"][0, 0, 0], a[0, :, 12, 12, 12])
     torch.testing.assert_close(patterns["tissue.2"][3, 5, 7], stack)
     assert patterns["tissue.6"].shape == (4, 4, 4, 8)
@@ -314,6 +318,53 @@ def test_a_normalisation_with_other_scales_is_left_as_it_is(scale):
     weight, bias = torch.ones(1, 2, 3, 3, 3), torch.zeros(1)
     assert ahead(before, weight, bias, torch.float32) == (before, weight, bias)
     assert ahead(Affine(), weight, bias, torch.float32) == (Affine(), weight, bias)
+
+
+def norm_of(scales, shifts, means=0.0):
+    """A batch normalisation with a variance of one."""
+    norm = nn.BatchNorm3d(len(scales), eps=0).eval()
+    norm.weight.data, norm.bias.data = torch.tensor(scales), torch.tensor(shifts)
+    norm.running_mean.fill_(means)
+    return norm
+
+
+def test_features_are_stored_so_that_the_lowest_floor_is_zero_by_hand():
+    """Floors: −1/2 and 4 of one reader, 2 and 1 of the other (who reads the second channel and a third)."""
+    one, other = norm_of([2.0, 0.5], [1.0, -2.0]), norm_of([1.0, 3.0], [-2.0, -3.0])
+    higher = lift([(one, (0, 2)), (other, (1, 3))], 4)
+    torch.testing.assert_close(
+        higher, torch.tensor([0.5, -2.0, -1.0, 0.0], dtype=torch.float64), atol=1e-5, rtol=0
+    )
+    x = torch.randn(4, generator=torch.Generator().manual_seed(0)).double()
+    before = affine(other)
+    moved = before.lifted(higher[1:3])
+    torch.testing.assert_close(
+        (x + higher)[1:3] * moved.scale + moved.shift, x[1:3] * before.scale + before.shift
+    )
+    floor = ahead(moved, torch.ones(1, 2, 3, 3, 3), torch.zeros(1), torch.bfloat16)[0]
+    assert floor.natural
+
+
+def test_a_channel_that_is_hardly_used_does_not_move_the_others():
+    """Its floor is a million away: stored there, bfloat16 would have nothing left for who else reads it."""
+    usual, dead = norm_of([1.0, 1.0], [0.5, 0.5]), norm_of([1e-6, -1.0], [1.0, 7.0])
+    higher = lift([(dead, (0, 2)), (usual, (0, 2))], 2)
+    torch.testing.assert_close(higher, torch.full((2,), 0.5).double(), atol=1e-5, rtol=0)
+    assert lift([(dead, (0, 2))], 2).tolist() == [0, 0]
+
+
+def test_the_fast_comparison_is_used(monkeypatch):
+    """All stacks but the one that is handed on activated."""
+    seen = []
+    plain_one = layers.no_less
+    monkeypatch.setattr(
+        layers,
+        "no_less",
+        lambda *args, natural: (seen.append(natural), plain_one(*args, natural=natural)),
+    )
+    volume, mask = ball((16, 16, 16), margin=1)
+    run_program(trained_like(BMEX(8)), volume, Regions(mask), dtype=torch.bfloat16)
+    assert seen.count(False) <= 4 < 50 < seen.count(True)
 
 
 @pytest.mark.parametrize("winograd", [True, False])
