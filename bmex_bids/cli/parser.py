@@ -128,10 +128,11 @@ def as_options(config: Config) -> dict[str, Any]:
 
     The three positional arguments stay what the command line says, as with fMRIPrep; ``--dry-run``
     and its like say what to do now and are not taken from a file.  Nor is ``--use-plugin``: a plugin's
-    arguments may hold a shell script, and no file of settings may bring one with it.
+    arguments may hold a shell script, and no file of settings may bring one with it.  Nor what ``--debug``
+    made of the others: one process, and all that it says.
     """
     selection, processing, resources = config.selection, config.processing, config.resources
-    return {
+    options = {
         "work_dir": config.paths.work_dir,
         "participant_label": selection.participants,
         "session_label": selection.sessions,
@@ -167,6 +168,10 @@ def as_options(config: Config) -> dict[str, Any]:
         "skip_boilerplate": config.execution.skip_boilerplate,
         "verbose": config.execution.verbosity,
     }
+    if config.execution.debug:
+        for flag in ("nprocs", "omp_nthreads", "stop_on_first_crash", "verbose"):
+            del options[flag]
+    return options
 
 
 def _file_flag() -> argparse.ArgumentParser:
@@ -595,7 +600,7 @@ def _add_other(group: argparse._ArgumentGroup) -> None:
         "--clean-workdir",
         "--clean_workdir",
         action="store_true",
-        help="empty the work folder first",
+        help="remove the workflows of earlier runs from the work folder first",
     )
     group.add_argument(
         "--drop-workdir",

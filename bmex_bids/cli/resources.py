@@ -10,6 +10,8 @@ from pathlib import Path
 
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 PROC = Path("/proc")
+#: processors of a task, and of the job on this node
+SLURM_CPUS = ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE")
 
 
 def available_cpus(
@@ -18,7 +20,7 @@ def available_cpus(
     """Processors this process may use: the least of affinity, cgroup quota and SLURM's share."""
     environ = os.environ if environ is None else environ
     limits = [_affinity()]
-    for name in ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE"):
+    for name in SLURM_CPUS:
         if environ.get(name, "").isdigit():
             limits.append(int(environ[name]))
             break
@@ -55,8 +57,13 @@ def available_memory_gb(
     """Memory this process may use, in 2^30 bytes: the least of the machine, cgroup and SLURM."""
     environ = os.environ if environ is None else environ
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30]
-    if environ.get("SLURM_MEM_PER_NODE", "").isdigit():
-        limits.append(int(environ["SLURM_MEM_PER_NODE"]) / 2**10)
+    per_node, per_cpu = (
+        int(written) if (written := environ.get(f"SLURM_MEM_PER_{what}", "")).isdigit() else 0
+        for what in ("NODE", "CPU")
+    )
+    cpus = [int(n) for name in SLURM_CPUS if (n := environ.get(name, "")).isdigit()]
+    # 0 stands for all the memory of the node
+    limits += [mib / 2**10 for mib in (per_node, per_cpu * min(cpus, default=1)) if mib > 0]
     for folder in _groups("memory", cgroup, proc):
         for name in ("memory.max", "memory.limit_in_bytes"):
             text = _read(folder / name) or ""

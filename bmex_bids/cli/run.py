@@ -96,7 +96,12 @@ def _run(config: Config) -> int:
     if "participant" in config.analysis_levels:
         code = _reports_only(config) if execution.reports_only else _participant(config)
     if "group" in config.analysis_levels and not execution.dry_run:
-        _group(config)
+        try:
+            _group(config)
+        except NoInputError as error:
+            if code == status.EXIT_DONE:
+                raise
+            _say(f"no group level: {error}")  # and what went wrong before keeps its exit code
     return code
 
 

@@ -34,6 +34,8 @@ UNITS: Mapping[str, float] = {
 }
 #: words beside a unit that count it from conception, and those that say nothing
 FROM_CONCEPTION = frozenset({"gestational", "gestation", "ga"})
+#: before a unit: of an age that counts from before birth, also of a born child
+POSTMENSTRUAL = "postmenstrual"
 SILENT = frozenset({"s", "old", "age", "in", "completed"})
 #: columns in order of preference, and the unit their name says
 COLUMNS: Mapping[str, str | None] = {
@@ -151,6 +153,7 @@ def find_age(
     bids_dir = Path(bids_dir).absolute()
     looked: list[str] = []
     similar: list[str] = []
+    born: list[str] = []
     for table, rows, warnings in _candidates(image, bids_dir, age_file):
         relative = _shown(table, bids_dir)
         looked.append(relative)
@@ -164,12 +167,18 @@ def find_age(
                 )
             return _checked(replace(ages[0], warnings=(*warnings, *ages[0].warnings)))
         similar += [f"{name} in {relative}" for name in _similar(rows)]
+        if table.name == "participants.tsv":
+            for row in rows[:1]:
+                born += [name for name, unit in _age_columns(row, fetal) if _from_conception(unit)]
     where = (
         ", ".join(looked)
         if looked
         else "no scans, sessions or participants table with a row for it"
     )
     hint = f" (is it {', '.join(similar)}? Rename that, with its unit)" if similar else ""
+    hint += (
+        f" ({', '.join(born)} is taken for that at birth; if not, give --fetal)" if born else ""
+    )
     raise AgeError(
         f"expected an age for {image.name} in a column {', '.join(COLUMNS)} of its scans.tsv, "
         f"sessions.tsv or participants.tsv, found {where}{' without one' if looked else ''}"
@@ -452,9 +461,9 @@ def _age_columns(row: Mapping[str, str], fetal: bool = False) -> list[tuple[str,
             found.append((name, unit or None))
 
     def place(item: tuple[str, str | None]) -> int:
-        days = unit_days(item[1]) if item[1] else None
-        from_conception = days is not None and days[1]
-        return (0 if fetal else 3) if from_conception else 2 if days is None else 1
+        if _from_conception(item[1]):
+            return 0 if fetal else 3
+        return 2 if not item[1] or unit_days(item[1]) is None else 1
 
     return sorted(found, key=place)
 
@@ -485,9 +494,13 @@ def _similar(rows: Sequence[Mapping[str, str]]) -> list[str]:
 
 def _age_of_row(row: Mapping[str, str], table: Path, bids_dir: Path, fetal: bool) -> Age | None:
     """The age in a row, by the first column that holds one."""
-    for column, implied in _age_columns(row, fetal):
+    columns = _age_columns(row, fetal)
+    for column, implied in columns:
         written = row[column]
         if _is_missing(written):
+            continue
+        at_birth = not fetal and table.name == "participants.tsv" and _from_conception(implied)
+        if at_birth and (len(columns) > 1 or _of_birth(table, column, bids_dir)):
             continue
         cell = _Cell(written, column, implied, table, bids_dir, fetal)
         low, high, unit = cell.parsed()
@@ -495,6 +508,11 @@ def _age_of_row(row: Mapping[str, str], table: Path, bids_dir: Path, fetal: bool
         if unit is None:
             continue  # a column like scan_age, which may be in weeks or years
         days, from_conception = cell.days(unit)
+        if at_birth:
+            warnings.append(
+                f"{column} of {cell.table_name} is taken for a fetus' age at the scan; if it is that "
+                "at birth, write the age since birth, or give --age-months"
+            )
         ages = [
             Age(
                 number * days / DAYS_PER_MONTH,
@@ -519,6 +537,16 @@ def _age_of_row(row: Mapping[str, str], table: Path, bids_dir: Path, fetal: bool
         note = f"{cell.table_name} says {written!r}; the middle of it is taken"
         return replace(ages[1], warnings=(*ages[1].warnings, note))
     return None
+
+
+def _from_conception(unit: str | None) -> bool:
+    days = unit_days(unit) if unit else None
+    return days is not None and days[1]
+
+
+def _of_birth(table: Path, column: str, bids_dir: Path) -> bool:
+    """Whether the sidecars describe a column of gestational ages as those at birth."""
+    return "birth" in _description(_sidecar_entry(table, column, bids_dir)).lower()
 
 
 def _is_missing(written: str) -> bool:
@@ -560,6 +588,15 @@ class _Cell:
         None where only the default is left and the column is not BIDS' ``age``.
         """
         said, note = _sidecar_unit(self.table, self.column, self.bids_dir)
+        if said is not None and said.startswith(POSTMENSTRUAL):
+            said = said.replace(POSTMENSTRUAL, "gestational", 1)
+            if not self.fetal:
+                raise AgeError(
+                    f"expected an age since birth, or weeks of gestation, in column {self.column} of "
+                    f"{self.table_name}; its sidecar says that it counts from before birth, and a born "
+                    "child's age does not follow from that; write the age since birth, or give "
+                    "--age-months, or --fetal"
+                )
         stated = [
             (f"the cell {self.written!r}", written),
             (f"the column {self.column}", self.implied),
@@ -675,27 +712,44 @@ def unit_days(unit: str) -> tuple[float, bool] | None:
     return None if days is None else (days, from_conception)
 
 
-def _sidecar_unit(table: Path, column: str, bids_dir: Path) -> tuple[str | None, str]:
-    """The unit that a table's JSON sidecars give for a column, and a warning where it is a guess.
-
-    Sidecars are inherited as BIDS has it: ``sessions.json`` at the top holds for all subjects.
-    """
+def _sidecar_entry(table: Path, column: str, bids_dir: Path) -> Mapping[str, object]:
+    """What a table's JSON sidecars say of a column; empty where they do not."""
     sidecar = sidecar_metadata(table, bids_dir) if table.is_relative_to(bids_dir) else {}
     sidecar = {**sidecar, **read_json(table.with_suffix(".json"))}
     entry = {column_name(str(key)): value for key, value in sidecar.items()}.get(column)
-    if not isinstance(entry, Mapping):
-        return None, ""
+    return entry if isinstance(entry, Mapping) else {}
+
+
+def _description(entry: Mapping[str, object]) -> str:
+    return " ".join(str(entry.get(key, "")) for key in ("LongName", "Description"))
+
+
+def _sidecar_unit(table: Path, column: str, bids_dir: Path) -> tuple[str | None, str]:
+    """The unit that a table's JSON sidecars give for a column, and a warning where it is a guess.
+
+    Sidecars are inherited as BIDS has it: ``sessions.json`` at the top holds for all subjects.  What a
+    description says of gestation goes before the unit, :data:`POSTMENSTRUAL` likewise.
+    """
+    entry = _sidecar_entry(table, column, bids_dir)
+    text = _description(entry)
+    origin = ""
+    if not re.search("birth|born|correct", text, re.I):
+        if re.search(r"menstr|concept|\bPMA\b", text, re.I):
+            origin = f"{POSTMENSTRUAL} "
+        elif re.search("gestat", text, re.I):
+            origin = "gestational "
     for key in ("Units", "units", "Unit", "unit"):
         written = entry.get(key)
         if isinstance(written, str) and not _is_missing(written.strip()):
-            return written.strip(), ""
-    text = " ".join(str(entry.get(key, "")) for key in ("LongName", "Description"))
+            known = unit_days(written)
+            counts_from_birth = known is not None and not known[1]
+            return (origin if counts_from_birth else "") + written.strip(), ""
     found = {word.lower() for word in re.findall(r"\b(?:day|week|month|year)s?\b", text, re.I)}
-    if len({unit_days(word) for word in found}) != 1 or re.search(
-        "gestat|menstr|concept", text, re.I
+    if len({unit_days(word) for word in found}) != 1 or (
+        not origin and re.search("gestat|menstr|concept", text, re.I)
     ):
         return None, ""
-    unit = max(found)  # the plural
+    unit = origin + max(found)  # the plural
     shown = _shown(table, bids_dir)
     return (
         unit,

@@ -150,6 +150,10 @@ def collect(
         LOGGER.warning(
             "left out: %r: its name has characters that cannot be printed; rename it", name
         )
+    for name in _not_named(bids_dir, participants):
+        LOGGER.warning(
+            "left out: %s: its name is no BIDS name; labels are letters and numbers", name
+        )
     found = [
         image
         for image in _images(bids_dir, participants, database_dir)
@@ -160,11 +164,14 @@ def collect(
         folders = (p for p in bids_dir.glob("sub-*/ses-*") if p.is_dir())
         present |= {folder.name.removeprefix("ses-") for folder in folders}
     _require("session", sessions, present, bids_dir)
+    if runs is not None:
+        there = {_number(image.entities["run"]) for image in found if "run" in image.entities}
+        _require("run", [_number(run) for run in runs], there, bids_dir)
     found = [
         image
         for image in found
         if (sessions is None or image.session in sessions)
-        and (runs is None or _same_number(image.entities.get("run"), runs))
+        and (runs is None or _number(image.entities.get("run")) in map(_number, runs))
     ]
     passing = [image for image in found if _passes(image, chosen)]
     if not passing:
@@ -189,6 +196,19 @@ def _unprintable(bids_dir: Path, participants: Sequence[str] | None) -> list[str
     return sorted(path for path in paths if UNPRINTABLE.search(path))
 
 
+def _named(path: Path) -> bool:
+    """Whether a path ends in a BIDS name of one of our contrasts; ``acq-0.8mm`` makes it none."""
+    parsed = parse_name(path.name)
+    return parsed is not None and parsed[1] in SUFFIXES
+
+
+def _not_named(bids_dir: Path, participants: Sequence[str] | None) -> list[str]:
+    """Paths of images, from the dataset's folder, whose names look like BIDS and are not."""
+    found = (path for path in _on_disk(bids_dir, participants) if not _named(path))
+    paths = (path.relative_to(bids_dir).as_posix() for path in found)
+    return sorted(path for path in paths if not UNPRINTABLE.search(path))
+
+
 def _passes(image: SourceImage, filters: Filters) -> bool:
     extension = image.path.name[len(image.path.name.split(".")[0]) :]
     return passes(filters, image.suffix, image.entities, image.path.parent.name, extension)
@@ -199,9 +219,9 @@ def _shortened(filters: Filters) -> str:
     return text if len(text) <= 200 else f"{text[:200]} …"
 
 
-def _same_number(label: str | None, wanted: Sequence[str]) -> bool:
-    """Run indices are numbers: 1 and 01 are the same."""
-    return label is not None and label.lstrip("0") in {item.lstrip("0") for item in wanted}
+def _number(label: str | None) -> str:
+    """Run indices are numbers: 1 and 01 are the same.  Empty where there is none."""
+    return "" if label is None else label.lstrip("0") or "0"
 
 
 def _require(what: str, wanted: Sequence[str] | None, present: set[str], bids_dir: Path) -> None:
@@ -319,7 +339,7 @@ def _load_index(folder: Path, bids_dir: Path) -> tuple[Any, str]:
         indexed = {path.as_posix() for path in _anatomical(layout)}
     except (SQLAlchemyError, ValueError, TypeError, AttributeError, KeyError) as error:
         return None, f"this version of pybids cannot read it ({error})"
-    today = {path.as_posix() for path in _on_disk(bids_dir)}
+    today = {path.as_posix() for path in _on_disk(bids_dir) if _named(path)}
     today = {path for path in today if not UNPRINTABLE.search(path[len(str(bids_dir)) :])}
     if not today <= indexed:
         some = sorted(today - indexed)[0]

@@ -67,6 +67,7 @@ def plan(
     """Join each image with its age, its model and, where there is one, its given brain mask.
 
     An image without a usable age, or for whose age and contrast there is no model (a fetal T1w),
+    or that is no magnitude image (``part-phase``),
     or of which a file is a link to content that was not fetched (DataLad), is planned with the
     reason for skipping it.
 
@@ -118,6 +119,10 @@ def _plan_one(
         [f"sub-{image.subject}"] + ([f"ses-{image.session}"] if image.session else []) + ["anat"]
     )
     output_dir = "/".join(parts)
+    part = image.entities.get("part", "mag")
+    if part != "mag":
+        not_ours = f"expected a magnitude image, got part-{part}; only those are enhanced"
+        return PlannedImage(image, None, None, None, None, output_dir, (), not_ours)
     files = [image.path, *applicable_sidecars(image.path, bids_dir)]
     if override_months is None:
         files += age_tables(image, bids_dir)

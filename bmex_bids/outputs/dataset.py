@@ -129,10 +129,12 @@ def write_dataset(bids_dir: Path, output_dir: Path) -> None:
 def _wanted(bids_dir: Path, output_dir: Path) -> dict[Path, str]:
     """What shall stand in the files of :func:`write_dataset`."""
     there = _read_object(output_dir / "dataset_description.json")
+    lines = (_text(output_dir / ".bidsignore") or "").splitlines()
+    others = [line for line in lines if line not in IGNORED]  # of other programs
     description = merged(describe(bids_dir, output_dir), there)
     return {
         output_dir / "dataset_description.json": json.dumps(description, indent=2) + "\n",
-        output_dir / ".bidsignore": "\n".join(IGNORED) + "\n",
+        output_dir / ".bidsignore": "\n".join([*others, *IGNORED]) + "\n",
         output_dir / "desc-enhanced_dseg.tsv": DSEG_TABLE,
     }
 

@@ -12,8 +12,12 @@ from typing import Any
 #: metadata of the raw image that would be wrong, or is said otherwise, of a derivative
 NOT_CARRIED = frozenset(
     {
+        "Description",
+        "IntendedFor",
+        "RawSources",
         "SkullStripped",
         "Sources",
+        "Units",
         "SpatialReference",
         "Resolution",
         "Type",
@@ -177,7 +181,7 @@ def sidecar(
         result["Manual"] = False
     if product.grid == "res":
         result["Resolution"] = (
-            f"{spacing_mm:g} mm isotropic, the network's grid; axes of the input"
+            f"{spacing_mm:g} mm isotropic, the network's grid; axes in the order LPS"
         )
     result["Sources"] = [f"bids:raw:{source}"]
     result["SpatialReference"] = f"bids:raw:{source}" if product.grid == "native" else "orig"

@@ -18,6 +18,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from bmex_bids.reports.records import kind_of, latest_first
+
 LOGGER = logging.getLogger(__name__)
 
 #: name in the frame → distribution
@@ -215,8 +217,9 @@ def _read_images(output_dir: Path) -> list[_Image]:
                 paths.setdefault((path.parent, name["stem"], name["suffix"]), {})[product] = path
     images = []
     for (_, stem, suffix), products in sorted(paths.items()):
-        for product in ("enhanced", "enhanced_res", "quality"):
-            if product in products and (record := _read_record(products[product])):
+        kinds = {kind: path for path in products.values() if (kind := kind_of(path.name))}
+        for path in latest_first(kinds):
+            if record := _read_record(path):
                 subject = stem.split("_")[0]
                 images.append(_Image(subject, suffix, record, set(products)))
                 break

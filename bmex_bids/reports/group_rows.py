@@ -13,10 +13,9 @@ from urllib.parse import quote
 
 from bmex_bids.inputs.age import MISSING, SUBJECT_COLUMNS, read_table
 from bmex_bids.reports.individual import page_name
+from bmex_bids.reports.records import image_name, kind_of, latest_first
 
 NOTHING = "n/a"
-#: kinds of sidecar, from the one preferred: native grid, finer grid alone, --qc-only
-KINDS = ("enhanced", "res-enhanced", "quality")
 #: text columns of the table; the measures follow
 COLUMNS = (
     "image",
@@ -89,39 +88,20 @@ def read_rows(
     rows : in the order of their names
     skipped : path relative to ``output_dir`` → reason
     """
-    best: dict[str, tuple[int, Path]] = {}
+    found: dict[str, dict[str, Path]] = {}
     for path in sorted(output_dir.glob(f"sub-*/**/sub-*_{suffix}.json")):
-        kind = _kind(path.name)
-        name = _image_name(path.name)
-        if kind is not None and (name not in best or kind < best[name][0]):
-            best[name] = (kind, path)
+        kind = kind_of(path.name)
+        if kind is not None:
+            found.setdefault(image_name(path.name), {})[kind] = path
     rows, skipped = [], {}
-    for name, (_, path) in sorted(best.items()):
+    for name, paths in sorted(found.items()):
+        path = latest_first(paths)[0]
         content = _load(path)
         if isinstance(content, str):
             skipped[path.relative_to(output_dir).as_posix()] = content
         else:
             rows.append(_row(name, content, sites, output_dir))
     return rows, skipped
-
-
-def _kind(file_name: str) -> int | None:
-    """Which of :data:`KINDS` a sidecar is; None for none of them."""
-    parts = file_name.split("_")
-    fine = any(part.startswith("res-") for part in parts)
-    if "desc-enhanced" in parts:
-        return KINDS.index("res-enhanced" if fine else "enhanced")
-    return KINDS.index("quality") if "desc-quality" in parts and not fine else None
-
-
-def _image_name(file_name: str) -> str:
-    """Name of the source image.
-
-    >>> _image_name("sub-1_ses-2_res-0p8_desc-enhanced_T1w.json")
-    'sub-1_ses-2_T1w'
-    """
-    parts = file_name.split(".")[0].split("_")
-    return "_".join(part for part in parts if not part.startswith(("res-", "desc-", "space-")))
 
 
 def _load(path: Path) -> dict[str, Any] | str:

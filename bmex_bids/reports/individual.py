@@ -30,6 +30,7 @@ from nireports.assembler.reportlet import Reportlet
 from bmex_bids import __version__
 from bmex_bids.interfaces.reportlets import summary_html
 from bmex_bids.outputs.files import write_text
+from bmex_bids.reports.records import image_name, kind_of, latest_first
 
 #: of ``status.tsv``: nothing to explain
 GOOD = frozenset({"done", "unchanged", ""})
@@ -292,19 +293,22 @@ def find_records(output_dir: Path, page: Page) -> dict[str, dict[str, Any]]:
     folder = output_dir / f"sub-{page.subject}"
     if page.session:
         folder /= f"ses-{page.session}"
+    paths: dict[str, dict[str, Path]] = {}
+    for path in folder.glob(f"anat/{glob.escape(page.stem)}_*_T[12]w.json"):
+        kind = kind_of(path.name)
+        if kind is not None and page.owns(name := image_name(path.name)):
+            paths.setdefault(name, {})[kind] = path
     found: dict[str, dict[str, Any]] = {}
-    for desc in ("quality", "enhanced"):
-        for path in sorted(folder.glob(f"anat/{glob.escape(page.stem)}_*desc-{desc}_T[12]w.json")):
-            source, _, suffix = path.stem.partition(f"_desc-{desc}_")
-            if "_res-" in source or not page.owns(source):
-                continue
+    for name in sorted(paths):
+        for path in latest_first(paths[name]):
             try:
                 content = json.loads(path.read_text(encoding="utf-8"))
             except (OSError, ValueError, RecursionError):
                 continue
             record = content.get("BMEX") if isinstance(content, dict) else None
             if isinstance(record, dict):
-                found[f"{source}_{suffix}"] = record
+                found[name] = record
+                break
     return found
 
 

@@ -254,6 +254,17 @@ def test_what_to_do_now_is_not_taken_from_a_file(places, tmp_path):
     )
 
 
+def test_what_debug_made_of_the_others_is_not_taken_from_a_file(places, tmp_path):
+    """One process, and the end at the first failure, stayed with a run of the "same settings"."""
+    path = tmp_path / "config.toml"
+    path.write_text(parse([*places, "--debug", "--age-months", "3"]).to_toml())
+    again, usual = parse([*places, "--config-file", str(path)]), parse(places)
+    assert again.age.months == 3
+    assert again.resources == usual.resources
+    assert again.execution.verbosity == usual.execution.verbosity
+    assert not again.execution.stop_on_first_crash
+
+
 @pytest.mark.parametrize("text", [None, "a = [", "magic = 1"])
 def test_a_configuration_file_that_is_wrong(places, tmp_path, text):
     path = tmp_path / "config.toml"

@@ -73,3 +73,7 @@ def test_memory_of_a_container_and_of_slurm(system):
     write("cgroup/memory.max", str(2**30))
     assert resources.available_memory_gb({}, **folders) == 1.0
     assert resources.available_memory_gb({"SLURM_MEM_PER_NODE": "512"}, **folders) == 0.5
+    per_cpu = {"SLURM_MEM_PER_CPU": "256", "SLURM_CPUS_PER_TASK": "2", "SLURM_CPUS_ON_NODE": "8"}
+    assert resources.available_memory_gb(per_cpu, **folders) == 0.5
+    assert resources.available_memory_gb({"SLURM_MEM_PER_CPU": "256"}, **folders) == 0.25
+    assert resources.available_memory_gb({"SLURM_MEM_PER_NODE": "0"}, **folders) == 1.0

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a run sets for the libraries, and puts back."""
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from bmex_bids.cli import run
 from bmex_bids.cli.parser import parse
+from bmex_bids.exceptions import NoInputError
 
 
 @pytest.fixture
@@ -34,3 +36,23 @@ def test_what_the_user_set_stays(config, monkeypatch):
     with run._surroundings(config):
         assert os.environ["GOMP_SPINCOUNT"] == "7"
     assert os.environ["GOMP_SPINCOUNT"] == "7"
+
+
+@pytest.mark.parametrize(("code", "levels"), [(1, ["participant", "group"]), (0, ["group"])])
+def test_a_group_level_without_images_keeps_the_exit_code_of_what_failed(
+    config, monkeypatch, capsys, code, levels
+):
+    """It said 'run participant first' with code 4, after participant had run and failed."""
+
+    def nothing(_config):
+        raise NoInputError("found none")
+
+    monkeypatch.setattr(run, "_participant", lambda _config: code)
+    monkeypatch.setattr(run, "_group", nothing)
+    config = dataclasses.replace(config, analysis_levels=tuple(levels))
+    if code:
+        assert run._run(config) == code
+        assert "no group level: found none" in "".join(capsys.readouterr())
+    else:
+        with pytest.raises(NoInputError):
+            run._run(config)

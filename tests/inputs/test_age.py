@@ -244,6 +244,24 @@ FAULTS = {
         },
         72, False, "years, BIDS' default, are taken", f"{SCANS}.tsv",
     ),
+    "weeks, described as gestational": (
+        {
+            f"{SCANS}.tsv": scans("30"),
+            f"{SCANS}.json": {"age": {"Units": "weeks", "Description": "Gestational age at scan"}},
+        },
+        210 / DAYS_PER_MONTH, True, None, f"{SCANS}.tsv",
+    ),
+    "weeks of gestation, only described": (
+        {
+            f"{SCANS}.tsv": scans("30"),
+            f"{SCANS}.json": {"age": {"Description": "gestational age at scan, weeks"}},
+        },
+        210 / DAYS_PER_MONTH, True, "its description says gestational weeks", f"{SCANS}.tsv",
+    ),
+    "weeks of gestation of a participant": (
+        {f"{PEOPLE}.tsv": "participant_id\tga_weeks\nsub-0007\t30\n"},
+        210 / DAYS_PER_MONTH, True, "taken for a fetus' age at the scan", f"{PEOPLE}.tsv",
+    ),
     "column of months, sidecar of years": (
         {f"{SCANS}.tsv": scans("6", "age_months"), f"{SCANS}.json": units("years", "age_months")},
         6, False, "the column age_months", f"{SCANS}.tsv",
@@ -717,3 +735,36 @@ def test_rows_of_a_subject_are_found_however_large_the_table(tmp_path):
     columns = age_module.SUBJECT_COLUMNS
     assert found == age_module._labelled(every, columns, tmp_path / "sub-0007", must=True)
     assert age_module._exactly(tmp_path / "absent.tsv", "sub-0007") == []
+
+
+def _postmenstrual(**entry):
+    return {f"{SCANS}.tsv": scans("41"), f"{SCANS}.json": {"age": entry}}
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        (_postmenstrual(Units="weeks", Description="Postmenstrual age at scan"), "since birth"),
+        (_postmenstrual(Description="age at scan in weeks (PMA)"), "since birth"),
+        (_postmenstrual(Units="weeks", LongName="weeks after conception"), "since birth"),
+        (
+            {f"{PEOPLE}.tsv": "participant_id\tage\tgestational_age_weeks\nsub-0007\tn/a\t39.1\n"},
+            "gestational_age_weeks is taken for that at birth",
+        ),
+        (
+            {
+                f"{PEOPLE}.tsv": "participant_id\tga_weeks\nsub-0007\t39.1\n",
+                f"{PEOPLE}.json": {"ga_weeks": {"Description": "gestational age at birth"}},
+            },
+            "ga_weeks is taken for that at birth",
+        ),
+    ],
+)
+def test_a_newborn_is_no_fetus_and_no_nine_months_old(bids_skeleton, files, words):
+    """An age at birth made a fetus of a newborn, weeks after conception one of nine months."""
+    root = bids_skeleton(files)
+    with pytest.raises(AgeError, match=words):
+        find_age(image_in(root), root)
+    age = find_age(image_in(root), root, fetal=True)
+    assert age.fetal
+    assert age.months * DAYS_PER_MONTH / 7 == pytest.approx(41 if "scans" in str(files) else 39.1)

@@ -57,6 +57,7 @@ def test_what_was_asked_for(wanted, found, bids_skeleton):
             "expected participant 0007 in .*found only 01, 02;.*mounted",
         ),
         ({"sessions": ["z"]}, "expected session z in .*found only a, b;"),
+        ({"runs": ["1", "99"]}, "expected run 99 in .*found only 1, 2;"),
     ],
 )
 def test_a_label_that_is_not_there_is_named(wanted, message, bids_skeleton):
@@ -252,3 +253,13 @@ def test_names_that_are_no_utf_8(bids_skeleton, tmp_path):
     odd = root.rename(tmp_path / "caf\udce9")
     with pytest.raises(UsageError, match="UTF-8"):
         collect(odd)
+
+
+def test_a_name_with_a_dot_in_a_label_is_left_out_and_told(bids_skeleton, caplog):
+    """It vanished without a word: to pybids it is no image."""
+    odd = "sub-03/anat/sub-03_acq-0.8mm_T1w.nii.gz"
+    assert names(collect(bids_skeleton({**TWO, odd: None}))) == names(
+        collect(bids_skeleton(TWO, name="other"))
+    )
+    (said,) = caplog.messages
+    assert said.startswith(f"left out: {odd}: its name is no BIDS name")

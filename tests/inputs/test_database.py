@@ -163,3 +163,11 @@ def test_files_deep_in_the_subject_are_no_images(root, tmp_path, indexings):
     for _ in range(2):
         assert found(root, tmp_path / "database") == [ONE, TWO]
     assert len(indexings) == 1
+
+
+def test_a_name_that_is_none_does_not_spoil_the_index(root, tmp_path, indexings):
+    """It was in no index, so that each was made again."""
+    (root / ONE).with_name("sub-01_acq-0.8mm_T1w.nii.gz").write_bytes((root / ONE).read_bytes())
+    for _ in range(2):
+        assert found(root, tmp_path / "database") == [ONE, TWO]
+    assert len(indexings) == 1

@@ -180,3 +180,14 @@ def test_a_description_that_datalad_did_not_fetch(bids_skeleton):
     (bids / "dataset_description.json").symlink_to(".git/annex/objects/Xx/9z/KEY/KEY")
     with pytest.raises(NoInputError, match="datalad get"):
         collect(bids)
+
+
+def test_only_magnitude_images_are_enhanced(bids_skeleton):
+    """A phase image went through the network like any other."""
+    parts = ("mag", "phase", "real", "imag")
+    tree = {f"sub-01/anat/sub-01_part-{part}_T1w.nii.gz": None for part in parts}
+    items = planned(bids_skeleton(tree), override_months=6)
+    assert [name for name, item in items.items() if item.runnable] == ["sub-01_part-mag_T1w"]
+    assert (
+        "expected a magnitude image, got part-phase" in items["sub-01_part-phase_T1w"].skip_reason
+    )

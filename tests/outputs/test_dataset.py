@@ -70,6 +70,16 @@ def test_the_files_around_the_dataset_are_written_once(tmp_path):
     assert [path.name for path in before if before[path] != after[path]] == [".bidsignore"]
 
 
+def test_what_others_ignore_is_kept(tmp_path):
+    out = tmp_path / "out"
+    write_dataset(tmp_path, out)
+    ours = (out / ".bidsignore").read_text()
+    (out / ".bidsignore").write_text("myfile.txt\nlogs\nsub-*/fmriprep_extra")
+    for _ in range(2):
+        write_dataset(tmp_path, out)
+        assert (out / ".bidsignore").read_text() == f"myfile.txt\nsub-*/fmriprep_extra\n{ours}"
+
+
 def test_the_status_has_a_row_for_each_image(tmp_path):
     rows = [
         {"image": "sub-01_T1w", "status": "ok", "message": ""},

@@ -78,6 +78,17 @@ def test_metadata_are_carried_where_they_hold():
     assert made("dseg_native")["Manual"] is False
 
 
+def test_what_the_raw_sidecar_says_of_itself_is_not_carried():
+    """The raw image's description stood in the place of the product's, which tells unit and mask."""
+    raw = {"Description": "raw", "Units": "arbitrary", "IntendedFor": "x", "RawSources": ["y"]}
+    table = sidecar(
+        PRODUCTS[0], source="sub-01/anat/sub-01_T1w.nii.gz", spacing_mm=0.8,
+        metadata=raw, processing={}, stripped_input=False,
+    )  # fmt: skip
+    assert table["Description"] == PRODUCTS[0].description
+    assert not {"Units", "IntendedFor", "RawSources"} & set(table)
+
+
 def test_finite_replaces_only_what_json_lacks():
     value = {"a": [1, math.nan, (math.inf, "x")], "b": {"c": -math.inf, "d": 0.5, "e": None}}
     assert finite(value) == {"a": [1, None, [None, "x"]], "b": {"c": None, "d": 0.5, "e": None}}
