@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import product
 
 import torch
@@ -12,6 +13,8 @@ from bmex_bids.network.pool import Workspace
 
 #: results up to which a float32 convolution is faster as one matrix product
 THIN = 4
+#: channels that are compared one by one, at most
+FEW_BELOW = 8
 
 
 def rectify(x: Tensor, out: Tensor | None = None) -> None:
@@ -26,16 +29,22 @@ def rectify(x: Tensor, out: Tensor | None = None) -> None:
     torch.clamp_min(x, 0, out=out)
 
 
-def no_less(x: Tensor, floor: Tensor, out: Tensor, *, natural: bool) -> None:
+def no_less(x: Tensor, floor: Tensor, out: Tensor, below: Sequence[int]) -> None:
     """max(x, floor) into ``out``; ``floor`` (channels,) belongs to the last axis.
 
-    ``natural``: no floor is below zero.  Then the order of bfloat16 is that of its bits as integers, as
-    in :func:`rectify`: what is below zero is less than a floor either way.
+    ``below``: the channels whose floor is below zero.  For the others the order of bfloat16 is that of its
+    bits as integers, as in :func:`rectify`: what is below zero is less than a floor either way.  So a few
+    of them are done apart.
     """
-    if natural and x.device.type == "cpu" and x.dtype == out.dtype == torch.bfloat16:
-        x, out = x.view(torch.int16), out.view(torch.int16)
-        floor = floor.abs().view(torch.int16)  # minus zero would be the lowest integer
-    torch.maximum(x, floor, out=out)
+    if x.device.type != "cpu" or x.dtype != torch.bfloat16 or len(below) > FEW_BELOW:
+        torch.maximum(x, floor, out=out)
+        return
+    bits = floor.abs().view(torch.int16)  # minus zero would be the lowest integer
+    if below:
+        bits[list(below)] = torch.iinfo(torch.int16).min
+    torch.maximum(x.view(torch.int16), bits, out=out.view(torch.int16))
+    for channel in below:
+        torch.maximum(x[..., channel], floor[channel], out=out[..., channel])
 
 
 def parities(weight: Tensor) -> dict[tuple[int, ...], Tensor]:

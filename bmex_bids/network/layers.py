@@ -37,7 +37,7 @@ PIECE = 2_000_000
 #: channels from which on Winograd's convolution is the faster one (processor, float32)
 FEWEST_CHANNELS = 8
 #: standard deviations from the mean beyond which a ReLU hardly ever, or hardly never, cuts
-UNUSUAL = 8.0
+UNUSUAL = 3.0
 #: patterns of emptiness, by the name of the layer
 Patterns = dict[str, Tensor]
 
@@ -47,13 +47,13 @@ class Affine:
     """``relu(scale · x + shift)``, for each channel; ``scale`` None is the ReLU alone.
 
     With ``floor`` it is ``max(x, floor)``, and the rest is left to the weights: see :func:`ahead`.
-    ``natural``: no floor is below zero.
+    ``below``: the channels whose floor is below zero.
     """
 
     scale: Tensor | None = None
     shift: Tensor | None = None
     floor: Tensor | None = None
-    natural: bool = False
+    below: tuple[int, ...] = ()
 
     def lifted(self, by: Tensor) -> Affine:
         """The same of features that are stored higher, each channel ``by`` its own."""
@@ -63,10 +63,11 @@ class Affine:
 
 
 def lift(readers: Sequence[tuple[nn.Module, tuple[int, int]]], channels: int) -> Tensor:
-    """How much higher features are to be stored, that no floor of who reads them is below zero.
+    """How much higher features are to be stored, that hardly a floor of who reads them is below zero.
 
-    The lowest floor comes to lie a hair above zero: there bfloat16 is at its finest, and processors
-    compare numbers that are not below zero several times as fast (:func:`.kernels.no_less`).
+    The lowest floor comes to lie a hair above zero, since processors compare numbers that are not below
+    zero several times as fast (:func:`.kernels.no_less`).  The price, where several read a feature with
+    floors far apart, is some of bfloat16's precision: the highest of them lies where numbers are coarser.
 
     Parameters
     ----------
@@ -76,8 +77,8 @@ def lift(readers: Sequence[tuple[nn.Module, tuple[int, int]]], channels: int) ->
     Returns
     -------
     (channels,) float64; zero where nobody reads.  Floors of scales that are not positive do not count
-    (see :func:`ahead`), nor do those that are :data:`UNUSUAL`: a hardly used channel, whose floor
-    lies anywhere, must not take the precision from the others who read it.
+    (see :func:`ahead`), nor do those that are :data:`UNUSUAL`: whoever hardly uses a channel has its
+    floor anywhere, and must not take the precision from the others who read it.
     """
     first = affine(readers[0][0]).scale
     assert first is not None  # noqa: S101 - for mypy
@@ -129,7 +130,8 @@ def ahead(
         return before, weight, bias
     scaled = weight.double() * scale.view(1, -1, 1, 1, 1)
     less = scaled.sum(dim=(2, 3, 4)) @ floor.double()
-    return Affine(floor=floor, natural=bool((floor >= 0).all())), scaled, bias.double() - less
+    below = tuple(torch.nonzero(floor < 0).flatten().tolist())
+    return Affine(floor=floor, below=below), scaled, bias.double() - less
 
 
 def affine(norm: nn.Module) -> Affine:
@@ -532,7 +534,7 @@ class Layers:
             None if part is None else part.to(self.device, dtype)
             for part in (before.scale, before.shift, before.floor)
         )
-        return Affine(scale, shift, floor, before.natural)
+        return Affine(scale, shift, floor, before.below)
 
     def _read(
         self,
@@ -584,7 +586,8 @@ class Layers:
             if before is None:
                 target.copy_(source)
             elif before.floor is not None:
-                no_less(source, before.floor[at:end], target, natural=before.natural)
+                below = [channel - at for channel in before.below if at <= channel < end]
+                no_less(source, before.floor[at:end], target, below)
             elif before.scale is None or before.shift is None:
                 rectify(source, target)
             else:

@@ -6,23 +6,26 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
+from bmex_bids.network import kernels
 from bmex_bids.network.kernels import THIN, no_less, parities, rectify, thin_convolution
 from bmex_bids.network.pool import Workspace
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("natural", [True, False])
-def test_a_comparison_with_a_floor_is_the_maximum(dtype, natural):
-    floor = torch.tensor([-0.0, 0.0, 1e-6, 0.5, 3.0] if natural else [-3.0, -0.5, -1e-6, 0.0, 2.0])
+@pytest.mark.parametrize("many", [False, True])
+def test_a_comparison_with_a_floor_is_the_maximum(dtype, many, monkeypatch):
+    if many:
+        monkeypatch.setattr(kernels, "FEW_BELOW", 2)
+    floor = torch.tensor([-3.0, -0.0, 0.0, 1e-6, -0.5, -1e-6, 0.5, 3.0])
     edges = torch.tensor(
         [-torch.inf, -7.0, -0.5, -1e-38, -0.0, 0.0, 1e-38, 0.5, 0.75, 7.0, torch.inf]
     )
     x = torch.cat([edges, torch.randn(41, generator=torch.Generator().manual_seed(0))]).to(dtype)
-    wide = torch.zeros(len(x), 9, dtype=dtype)  # a part of an array, as layers have it
-    x, out = x[:, None].expand(-1, 5).contiguous(), wide[:, 2:7]
-    no_less(x, floor.to(dtype), out, natural=natural)
+    wide = torch.zeros(len(x), 12, dtype=dtype)  # a part of an array, as layers have it
+    x, out = x[:, None].expand(-1, 8).contiguous(), wide[:, 2:10]
+    no_less(x, floor.to(dtype), out, [0, 4, 5])
     assert torch.equal(out, torch.maximum(x, floor.to(dtype)))
-    assert not wide[:, :2].any()
+    assert not wide[:, [0, 1, 10, 11]].any()
 
 
 def test_a_16_bit_relu_is_therectify():

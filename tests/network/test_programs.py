@@ -11,6 +11,7 @@ from bmex_bids.network import layers, programs
 from bmex_bids.network.adunet import ADUNet
 from bmex_bids.network.bmex import BMEX
 from bmex_bids.network.compact import CompactBMEX
+from bmex_bids.network.kernels import FEW_BELOW
 from bmex_bids.network.layers import Affine, Tally, affine, ahead, folded, lift
 from bmex_bids.network.pool import Pool
 from bmex_bids.network.programs import (
@@ -342,7 +343,7 @@ def test_features_are_stored_so_that_the_lowest_floor_is_zero_by_hand():
         (x + higher)[1:3] * moved.scale + moved.shift, x[1:3] * before.scale + before.shift
     )
     floor = ahead(moved, torch.ones(1, 2, 3, 3, 3), torch.zeros(1), torch.bfloat16)[0]
-    assert floor.natural
+    assert floor.below == ()
 
 
 def test_a_channel_that_is_hardly_used_does_not_move_the_others():
@@ -360,11 +361,33 @@ def test_the_fast_comparison_is_used(monkeypatch):
     monkeypatch.setattr(
         layers,
         "no_less",
-        lambda *args, natural: (seen.append(natural), plain_one(*args, natural=natural)),
+        lambda *args: (seen.append(len(args[3]) <= FEW_BELOW), plain_one(*args)),
     )
     volume, mask = ball((16, 16, 16), margin=1)
     run_program(trained_like(BMEX(8)), volume, Regions(mask), dtype=torch.bfloat16)
     assert seen.count(False) <= 4 < 50 < seen.count(True)
+
+
+def test_bfloat16_pays_little_for_floors_that_lie_far_apart(monkeypatch):
+    """Stored for the lowest of four floors, the highest lies where numbers are coarse."""
+    network = trained_like(BMEX(8))
+    generator = torch.Generator().manual_seed(5)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            module.bias.data.normal_(0.5, 1.5, generator=generator)
+    volume, mask = ball((24, 24, 32))
+    whole = run_program(network, volume, Regions(mask))
+    errors = []
+    for lifted in (True, False):
+        if not lifted:
+            monkeypatch.setattr(
+                programs, "lift", lambda _readers, n: torch.zeros(n, dtype=torch.float64)
+            )
+        programs._patterns.clear()
+        half = run_program(network, volume, Regions(mask), dtype=torch.bfloat16)
+        errors.append((half - whole)[torch.from_numpy(mask)].square().mean().sqrt())
+    assert 0 < errors[0] < 1.2 * errors[1]
+    assert errors[0] != errors[1]
 
 
 @pytest.mark.parametrize("winograd", [True, False])
