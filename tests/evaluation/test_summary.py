@@ -32,9 +32,11 @@ def test_without_rows_every_goal_was_not_run():
 
 
 def test_one_worse_measure_against_one_baseline_in_one_cell_fails_the_goal_and_is_named():
-    good = rows_of("minor", bmex=figures(31, 0.95, 0.98), degraded=figures(30), nlm=figures(30.5))
+    others = {name: figures(30) for name in ("degraded", "tv", "n4")}
+    good = rows_of("minor", bmex=figures(31, 0.95, 0.98), nlm=figures(30.5), **others)
     assert found(good, "every baseline").verdict.startswith("reached")
-    bad = [*good, *rows_of("2.4 mm", bmex=figures(31, 0.95, 0.98), cubic=figures(30, 0.96))]
+    others |= {"nlm": figures(30), "cubic": figures(30, 0.96), "lanczos": figures(30)}
+    bad = [*good, *rows_of("2.4 mm", bmex=figures(31, 0.95, 0.98), **others)]
     goal = found(bad, "every baseline")
     assert goal.verdict == "not reached"
     assert "1 of 2" in goal.found
@@ -44,7 +46,7 @@ def test_one_worse_measure_against_one_baseline_in_one_cell_fails_the_goal_and_i
 def test_noise_allows_three_tenths_of_a_decibel():
     near = rows_of("rician 5%", bmex=figures(29.8), nlm=figures(30), tv=figures(29))
     assert found(near, "denoiser").verdict.startswith("reached")
-    far = rows_of("rician 5%", bmex=figures(29.6), nlm=figures(30))
+    far = rows_of("rician 5%", bmex=figures(29.6), nlm=figures(30), tv=figures(29))
     assert found(far, "denoiser").verdict == "not reached"
 
 
@@ -68,9 +70,26 @@ def test_clean_images_keep_their_decibels_and_volumes():
 
 
 def test_a_goal_is_reached_only_when_every_cell_was_run():
-    rows = [r for cell in MOTION for r in rows_of(cell, bmex={"mse": 50}, degraded={"mse": 100})]
+    rows = [
+        row
+        for image in ("sub-0003", "sub-0007")
+        for cell in MOTION
+        for row in rows_of(cell, image, bmex={"mse": 50}, degraded={"mse": 100})
+    ]
     assert found(rows, "mean squared error").verdict == "reached"
     assert found(rows[2:], "mean squared error").verdict == PART
+
+
+def test_a_goal_is_not_reached_without_what_it_compares_with():
+    """One image, and no baseline but the degraded image, were "better than every baseline: reached"."""
+    rows = [
+        row
+        for cell in (*MOTION, "1.6 mm", "2.4 mm", "rician 5%", "clean")
+        for row in rows_of(cell, "sub-0003", bmex=figures(35, 0.95, 0.98), degraded=figures(30))
+    ]
+    assert found(rows, "every baseline").verdict == "not run"
+    assert found(rows, "denoiser").verdict == "not run"
+    assert found(rows, "keeps PSNR").verdict == PART
 
 
 def test_dice_registration_contrast_and_ablation():
@@ -110,7 +129,7 @@ def test_the_markdown_names_weights_goals_cells_and_marks_the_best():
     assert "0123456789ab" in text
     assert "| minor (2) | 30.00 | 30.55 | **31.05** |" in text
     assert "| clean (2) | ∞ |" in text
-    assert "| motion | nlm | PSNR | 4 | +0.5000 |" in text
+    assert "| motion | nlm | PSNR | 4 of 2 | +0.5000 |" in text
     assert "### UQI" not in text
     assert "### Synthetic scanners" in text
     assert "| sub-1 | 0.3000 |" in text
