@@ -79,7 +79,7 @@ def _compact(state: State) -> nn.Module:
     )
     return CompactBMEX(
         width=_channels(state, "enhance.stem.weight"),
-        tissue_width=0 if tissue is None else int(tissue.shape[0]),
+        tissue_width=0 if tissue is None else _channels(state, "tissue.stem.weight"),
         blocks=blocks,
     )
 
@@ -100,6 +100,8 @@ def _channels(state: State, key: str) -> int:
             f"expected a tensor named {key!r} in the weight file, found {len(state)} others; "
             "is this a file of another network?"
         )
+    if state[key].ndim == 0:
+        raise WeightsError(f"expected an array of weights named {key!r}, got one number")
     return int(state[key].shape[0])
 
 
@@ -197,14 +199,34 @@ def _unshared(state: State) -> dict[str, Tensor]:
     return result
 
 
+def _fault(name: str, tensor: Tensor) -> str:
+    """Why a tensor can be no weight; empty where it can."""
+    if tensor.layout != torch.strided or tensor.is_quantized:
+        return f"{tensor.layout}, not dense"
+    if not tensor.is_floating_point():
+        return "" if name.endswith("num_batches_tracked") else f"{tensor.dtype}, not a float"
+    if not bool(tensor.isfinite().all()):
+        return "not finite"
+    return "below zero" if name.endswith("running_var") and bool((tensor < 0).any()) else ""
+
+
 def load_network(path: Path, variant: str) -> nn.Module:
     """The network of a weight file, in evaluation mode, float32, on the CPU.
 
-    Missing, surplus or misshapen tensors raise a WeightsError that names them.
+    Missing, surplus or misshapen tensors raise a WeightsError that names them, and so do those that are
+    no weights: not dense and real, not finite, a variance below zero.
     """
     if variant not in VARIANTS:
         raise WeightsError(f"expected a network variant of {sorted(VARIANTS)}, got {variant!r}")
     state = read_state(path)
+    unsound = [
+        f"{name} ({fault})" for name, tensor in state.items() if (fault := _fault(name, tensor))
+    ]
+    if unsound:
+        raise WeightsError(
+            f"expected dense tensors of finite numbers in {path.name}, got {', '.join(unsound[:5])}"
+            f"{' …' if len(unsound) > 5 else ''}; fetch it again"
+        )
     with torch.device("meta"):  # shapes only: the tensors of the file become the network's
         network = VARIANTS[variant].build(state)
     renamed = {VARIANTS[variant].rename(name): tensor for name, tensor in state.items()}

@@ -17,6 +17,7 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -74,12 +75,12 @@ def download(
     if not re.match(r"https?://", url):
         raise WeightsError(f"expected an address with http:// or https://, got {url!r}")
     part = target.with_name(f"{target.name}.part")
-    failures = 0
+    failures, begun = 0, False
     with _only_one(part):
         while True:
             before = part.stat().st_size if part.exists() else 0
             try:
-                _transfer(url, part, target.name, progress, timeout_s)
+                _transfer(url, part, target.name, progress, timeout_s, begun=begun)
                 return part
             except WeightsError:
                 raise
@@ -100,7 +101,7 @@ def download(
                         "space or choose another folder with --weights-dir"
                     ) from error
                 reason = str(getattr(error, "reason", None) or error) or type(error).__name__
-            now = part.stat().st_size if part.exists() else 0
+            now, begun = part.stat().st_size if part.exists() else 0, True
             failures = failures + 1 if now <= before else 1
             if failures >= attempts:
                 raise WeightsError(
@@ -110,12 +111,21 @@ def download(
             time.sleep(wait_s * 2 ** (failures - 1))
 
 
-def _transfer(url: str, part: Path, name: str, progress: Progress, timeout_s: float) -> None:
-    """One request; goes on where ``part`` ends if the server can, and starts again if not."""
+def _transfer(
+    url: str, part: Path, name: str, progress: Progress, timeout_s: float, *, begun: bool
+) -> None:
+    """One request; goes on where ``part`` ends if the server can, and starts again if not.
+
+    ``begun``: the part is of this very call.  What an earlier one left is gone on with only where the
+    server can tell that the file is still the same: half of each of two files would look whole.
+    """
     have = part.stat().st_size if part.exists() else 0
     notes = _notes(part)
+    if have and notes.get("url") == url and notes.get("validator") and have == notes.get("total"):
+        progress(name, have, have)  # it was stopped after the last byte
+        return
     request = urllib.request.Request(url, headers={"User-Agent": "bmex_bids"})  # noqa: S310 (http)
-    if have and notes.get("url") == url:
+    if have and notes.get("url") == url and (begun or notes.get("validator")):
         request.add_header("Range", f"bytes={have}-")
         if validator := notes.get("validator"):
             request.add_header("If-Range", validator)
@@ -131,8 +141,8 @@ def _transfer(url: str, part: Path, name: str, progress: Progress, timeout_s: fl
         validator = answer.headers.get("ETag") or answer.headers.get("Last-Modified")
         if validator and validator.startswith("W/"):
             validator = None  # a weak one does not promise the same bytes
-        _note(part, {"url": url, "validator": validator, "total": total})
-        with _opened(part, have) as stream:
+        with _opened(part, have) as stream:  # cuts what is of another file, before that is noted
+            _note(part, {"url": url, "validator": validator, "total": total})
             progress(name, have, total)
             while block := answer.read1(BLOCK):
                 _write(stream, block, part)
@@ -336,7 +346,13 @@ def take(
         with _only_one(part), stream, part.open("wb") as target:
             discard_notes(part)
             progress(name, 0, None)
-            shutil.copyfileobj(stream, target, BLOCK)
+            try:
+                shutil.copyfileobj(stream, target, BLOCK)
+            except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+                discard(part)
+                raise WeightsError(
+                    f"expected {name} whole in {source}, got: {error}; fetch the archive again"
+                ) from error
         fetched = install(
             part, folder, release, name, origin=origin or str(source.absolute() / name)
         )

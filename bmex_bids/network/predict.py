@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -236,6 +237,7 @@ class _Job:
         self.memory_mb, self.tile, self.precision = memory_mb, tile, precision
         self.device = resolve_device(device)
         self.dtype = torch.float32
+        self.tried: float = math.inf  # voxels of a tile, the last time
         self.mirrored = record.mirrored if mirroring else ()
         self.tally = Tally()
         torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
@@ -266,7 +268,7 @@ class _Job:
                 done += 1
                 continue
             # outside of the handler: its traceback would keep the memory
-            share = self._retreat(share, brain.size, reason)
+            share = self._retreat(min(share, self.tried / brain.size), brain.size, reason)
         values[~wanted] = 0
         values /= len(views)
         result = volume_order(np.moveaxis(values, -1, 0))
@@ -311,6 +313,7 @@ class _Job:
         else:
             free = free_bytes(self.device, self.memory_mb)
             most = min(most, max(free // TILE_BYTES, SMALLEST**3), TILE**3)
+            self.tried = most
             edge = max(int(round(most ** (1 / 3), 6)) // MULTIPLE * MULTIPLE, MULTIPLE)
             overlap = min(self.overlap, edge // 2)
             values = _run_tiles(function, channels, brain, self.device, edge, overlap)
@@ -333,7 +336,7 @@ class _Job:
         fits = max(free // bytes_per_voxel(network, self.dtype), SMALLEST**3)
         shape = (brain.shape[0], brain.shape[1], brain.shape[2])
         result = np.zeros((*shape, CLASSES + (not tissues_only)), np.float32)
-        most = min(most, fits)
+        self.tried = most = min(most, fits)
         # no further than the network sees, and not the greater part of a small tile
         edge = int(most ** (1 / 3))
         overlap = min(self.overlap, receptive_field(network), max(edge // 4, MULTIPLE))

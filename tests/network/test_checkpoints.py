@@ -92,6 +92,24 @@ def test_half_precision_becomes_single(small, save):
     assert state["bn1.num_batches_tracked"].dtype == torch.int64
 
 
+@pytest.mark.parametrize(
+    ("name", "spoil", "words"),
+    [
+        ("conv1.weight", lambda t: torch.full_like(t, torch.nan), "not finite"),
+        ("bn1.running_var", lambda t: -t - 1, "below zero"),
+        ("conv1.weight", lambda t: t.to(torch.int8), "torch.int8, not a float"),
+        ("conv1.weight", lambda t: t.to(torch.complex64), "complex64, not a float"),
+        ("conv1.bias", lambda t: t.to_sparse(), "not dense"),
+        ("conv1.weight", lambda t: t.flatten()[0], "got one number"),
+    ],
+)
+def test_tensors_that_can_be_no_weights_are_named(small, save, name, spoil, words):
+    """Some were loaded without a word, others ended in an error of torch."""
+    small[name] = spoil(small[name])
+    with pytest.raises(WeightsError, match=rf"{name}.*{words}"):
+        load_network(save(small), "bmex-pytorch")
+
+
 def test_missing_tensors_are_named(small, save):
     del small["conv17_recon.weight"]
     with pytest.raises(WeightsError, match=r"missing recon\.conv17\.weight"):

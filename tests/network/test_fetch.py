@@ -98,6 +98,49 @@ def test_without_a_validator_another_length_is_noticed(get, site):
     assert get() == CONTENT[::-1] + b"more"
 
 
+def test_halves_of_two_files_are_not_put_together(get, site):
+    """Another file of the same length, and a server that says of neither which it is."""
+    site.plans = [{"cut": 9000, "etag": None}, {"status": 404}]
+    with pytest.raises(WeightsError, match="404"):
+        get()
+    site.content = CONTENT[::-1]
+    site.plans = [{"etag": None}]
+    assert get() == CONTENT[::-1]
+    assert "Range" not in site.asked[-1]
+
+
+def test_within_a_call_a_cut_line_is_gone_on_with_all_the_same(get, site):
+    site.plans = [{"cut": 9000, "etag": None}, {"etag": None}]
+    assert get() == CONTENT
+    assert site.asked[1]["Range"] == "bytes=9000-"
+
+
+def test_a_whole_part_is_not_fetched_again(get, site):
+    """The call before was stopped after the last byte; the server refused to send more, and all came anew."""
+    assert get() == CONTENT
+    asked = len(site.asked)
+    assert get() == CONTENT
+    assert len(site.asked) == asked
+
+
+def test_what_is_of_another_file_is_cut_before_the_new_one_is_noted(get, site, monkeypatch):
+    """Stopped in between, the old bytes passed for the beginning of the new file."""
+    site.plans = [{"cut": 9000, "etag": '"old"'}, {"status": 404}]
+    with pytest.raises(WeightsError):
+        get()
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    site.content, site.plans = CONTENT[::-1], [{"etag": '"new"'}]
+    with monkeypatch.context() as patch:
+        patch.setattr(fetch, "_note", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            get()
+    site.plans = [{"etag": '"new"'}]
+    assert get() == CONTENT[::-1]
+
+
 def test_another_part_than_asked_for_is_not_taken(get, site):
     site.plans = [{"cut": 9000}, {"moved": 100}, {}]
     assert get() == CONTENT
@@ -264,6 +307,19 @@ def test_a_zip_file_of_the_whole_set_is_taken_apart(site, tmp_path, stripper, re
     assert names == {NAME, "template.hdr", "checksums.json"}
     assert [path.name for path in tmp_path.iterdir()] == ["weights"]
     assert ledger(folder)[NAME]["from"] == site.url
+
+
+def test_a_damaged_file_in_a_zip_file_is_said(tmp_path, stripper, release):
+    source = tmp_path / "set.zip"
+    with zipfile.ZipFile(source, "w") as archive:
+        archive.writestr(NAME, stripper)
+    content = bytearray(source.read_bytes())
+    content[len(content) // 2] ^= 255
+    source.write_bytes(content)
+    folder = tmp_path / "weights"
+    with pytest.raises(WeightsError, match=f"expected {NAME} whole in .*CRC"):
+        take(source, folder, (release,))
+    assert not [path for path in folder.iterdir() if not path.name.startswith(".")]
 
 
 def test_a_zip_file_that_is_none_is_said(site, tmp_path, release):

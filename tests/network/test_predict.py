@@ -411,6 +411,28 @@ def test_short_memory_is_met_with_smaller_tiles(brain, make_record, monkeypatch,
     assert len(warnings) == 2
 
 
+def test_a_tile_that_did_not_fit_is_not_tried_again(brain, make_record, monkeypatch):
+    """Halves of the volume were tried, each cut to the same tile that free memory had allowed."""
+    data, mask = brain
+    allowed = []
+    whole = predict.cores
+
+    def short(shape, most, *args):
+        allowed.append(most)
+        if len(allowed) < 3:
+            raise MemoryError
+        return whole(shape, most, *args)
+
+    record = small(make_record)
+    per_voxel = predict.bytes_per_voxel(predict._network(record, torch.device("cpu")))
+    monkeypatch.setattr(predict, "free_bytes", lambda *_: data.size // 4 * per_voxel)
+    monkeypatch.setattr(predict, "cores", short)
+    monkeypatch.setattr(predict, "SMALLEST", 8)
+    enhance(data, mask, record, device="cpu", threads=1, overlap=8, precision="float32")
+    assert allowed[0] == data.size // 4
+    assert allowed[1:3] == [allowed[0] // 2, allowed[0] // 4]
+
+
 def test_an_error_of_another_kind_is_not_hidden(brain, make_record, monkeypatch):
     def broken(*_, **__):
         raise RuntimeError("expected 4D input")
