@@ -16,8 +16,10 @@ def ghosting(
     """Modulate the lines of k-space periodically (pulsation, breathing, unequal echoes).
 
     Line number t, counted from the centre of k-space, is multiplied by
-    w(t) / w(0), w(t) = 1 + strength · cos(2π t / period + phase), so that the mean intensity
-    stays.  By the shift theorem the image f becomes
+    w(t) / w(0), w(t) = 1 + strength · cos(2π t / period + phase), so that the
+    centre of k-space keeps its value.  (Not the brain its brightness: the copy in its place is
+    divided by w(0), between 1 − strength and 1 + strength, as the phase has it.)
+    By the shift theorem the image f becomes
     | f + ½ strength (e^{iφ} f(y − n / period) + e^{−iφ} f(y + n / period)) | / w(0): with a period
     of two lines one ghost lies half a field of view away, with longer periods two lie nearer.
 

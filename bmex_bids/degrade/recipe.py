@@ -303,6 +303,10 @@ def _draw_strong_motion(rng: np.random.Generator) -> Step:
     return draw_periodic(rng, amplitude, frequency, 1)
 
 
+#: more groups than there are poses, so that hardly any two jumps share a mean rotation
+SUDDEN_ROTATIONS = 1024
+
+
 def _draw_motion(rng: np.random.Generator) -> Step:
     choice = rng.random()
     if choice < 0.75:  # mostly mild: the square favours small amplitudes
@@ -321,7 +325,7 @@ def _draw_motion(rng: np.random.Generator) -> Step:
         "poses": poses,
         "smooth": smooth,
         "phase_axis": 1,
-        "max_rotations": 5,
+        "max_rotations": 5 if smooth else SUDDEN_ROTATIONS,
     }
 
 

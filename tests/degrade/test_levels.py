@@ -7,7 +7,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.ndimage import gaussian_filter
 
 from bmex_bids.degrade.levels import KINDS, Scan, draw_level
-from bmex_bids.degrade.motion import periodic, piecewise
+from bmex_bids.degrade.motion import _quantise, periodic, piecewise
 from bmex_bids.degrade.recipe import ACTS, SEVERITIES, Recipe, draw, usual_frequency
 
 SPACING = (0.8, 0.8, 0.8)
@@ -196,3 +196,15 @@ def test_a_wrong_recipe_is_refused_with_the_reason(change, words):
     with pytest.raises(ValueError, match=words):
         Recipe.from_dict({"steps": [GOOD], **change})
     assert Recipe.from_dict({"steps": [GOOD]}).steps == (GOOD,)
+
+
+@pytest.mark.parametrize("level", ["moderate", "severe", "severe++"])
+def test_each_jump_has_its_own_rotation(level):
+    """Poses were grouped along one direction, and in three of four draws two jumps became one."""
+    merged = 0
+    for seed in range(20):
+        (step,) = draw_level("motion-sudden", level, rng(seed)).steps
+        poses = np.array(step["poses"])[:, 3:]
+        labels, _ = _quantise(np.repeat(poses, 9, axis=0), step["max_rotations"])
+        merged += len(set(labels.tolist())) < len(poses)
+    assert merged <= 1
