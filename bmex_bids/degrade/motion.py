@@ -421,7 +421,13 @@ def _shift_lines(lines: Spectrum, ramp: Spectrum, axis: int) -> Spectrum:
 def _quantise(
     rotations: NDArray[np.float64], most: int
 ) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Group poses of similar rotation: along the direction in which the rotation varies most."""
+    """Group poses of similar rotation: along the direction in which the rotation varies most.
+
+    Where as many groups are allowed as there are lines, each rotation is a group of its own.
+    """
+    if most >= len(rotations):
+        centres, labels = np.unique(rotations, axis=0, return_inverse=True)
+        return labels.reshape(-1), centres
     centre = rotations.mean(axis=0)
     deviation = rotations - centre
     if np.abs(rotations).max() < 1e-6:

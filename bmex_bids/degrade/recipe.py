@@ -303,7 +303,7 @@ def _draw_strong_motion(rng: np.random.Generator) -> Step:
     return draw_periodic(rng, amplitude, frequency, 1)
 
 
-#: more groups than there are poses, so that hardly any two jumps share a mean rotation
+#: as many as an image has lines: each pose has its own rotation
 SUDDEN_ROTATIONS = 1024
 
 
