@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from bmex_bids.exceptions import WeightsError
 from bmex_bids.network.bmex import BMEX
 from bmex_bids.network.caffe import caffe_state
-from bmex_bids.network.compact import CompactBMEX, HalfUNet
+from bmex_bids.network.compact import CompactBMEX, HalfUNet, Members
 from bmex_bids.network.lifespanstrip import LifespanStrip
 
 State = Mapping[str, Tensor]
@@ -73,6 +73,18 @@ def _width(state: State, key: str) -> int:
 
 
 def _compact(state: State) -> nn.Module:
+    """The compact network; of a file with several, ``members.0.…``, all of them."""
+    numbers = {name.split(".")[1] for name in state if name.startswith("members.")}
+    if numbers:
+        parts = (
+            {k.partition(f"{n}.")[2]: v for k, v in state.items() if k.startswith(f"members.{n}.")}
+            for n in sorted(numbers)
+        )
+        return Members(_one_compact(part) for part in parts)
+    return _one_compact(state)
+
+
+def _one_compact(state: State) -> CompactBMEX:
     tissue = state.get("tissue.stem.weight")
     blocks = sum(
         1 for key in state if key.startswith("enhance.enc1.") and key.endswith("conv1.weight")

@@ -20,6 +20,7 @@ Intensities are in template units (roughly 0…1000).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -236,3 +237,26 @@ class CompactBMEX(nn.Module):
             tissues = torch.softmax(scores, dim=1)
             correction = self.enhance(torch.cat([scaled, tissues], dim=1))
         return scores, x + correction * DETAIL
+
+
+class Members(nn.Module):
+    """Networks of one kind, trained apart, that take turns with the mirror images of a brain.
+
+    What is averaged over mirror images is so averaged over networks too, at no further cost: their errors
+    differ more than those of one network.  ``forward`` is the first one's.
+    """
+
+    def __init__(self, members: Iterable[CompactBMEX]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        found: tuple[Tensor, Tensor] = self.members[0](x)
+        return found
+
+
+def whose_turn(network: nn.Module, flips: int) -> nn.Module:
+    """The network for a mirror image that is flipped along so many axes."""
+    if not isinstance(network, Members):
+        return network
+    return network.members[flips % len(network.members)]

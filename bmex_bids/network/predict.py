@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from bmex_bids.exceptions import DeviceError, ImageError, MemoryLimitError
 from bmex_bids.network.checkpoints import load_network
+from bmex_bids.network.compact import whose_turn
 from bmex_bids.network.layers import Tally
 from bmex_bids.network.memory import free_bytes, is_out_of_memory
 from bmex_bids.network.programs import (
@@ -257,7 +258,8 @@ class _Job:
         while done < len(views):
             flip = functools.partial(np.flip, axis=views[done])
             try:
-                seen = flip(self._pass(flip(brain), flip(wanted), tissues_only, share))
+                network = whose_turn(_network(self.record, self.device), len(views[done]))
+                seen = flip(self._pass(network, flip(brain), flip(wanted), tissues_only, share))
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
@@ -293,13 +295,13 @@ class _Job:
 
     def _pass(
         self,
+        network: nn.Module,
         brain: NDArray[np.float32],
         wanted: NDArray[np.bool_],
         tissues_only: bool,
         share: float,
     ) -> NDArray[np.float32]:
         """(D, H, W, channels); ``share`` is the largest part of the volume in one tile."""
-        network = _network(self.record, self.device)
         most = max(int(share * brain.size), 1)
         if self.tile is not None:
             most = min(most, self.tile**3)

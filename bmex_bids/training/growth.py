@@ -35,6 +35,11 @@ def start(model: nn.Module, path: Path) -> list[str]:
         raise UsageError(
             f"expected weights as safetensors in {path}, got: {error}; check --start-from"
         ) from error
+    if any(name.startswith("members.") for name in state):
+        raise UsageError(
+            f"expected weights of one network in {path}, got several that take turns; begin with one of "
+            "them (names without members.0.)"
+        )
     wanted = model.state_dict()
     if isinstance(model, CompactBMEX) and model.tissue is None:
         state = without_tissues(state)

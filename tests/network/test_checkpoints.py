@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from bmex_bids.exceptions import WeightsError
 from bmex_bids.network.bmex import BMEX
 from bmex_bids.network.checkpoints import from_published, load_network, read_state
-from bmex_bids.network.compact import CompactBMEX
+from bmex_bids.network.compact import CompactBMEX, Members, whose_turn
 
 #: names and shapes of the published release (w = 64), written down from the table of its layers
 PUBLISHED = json.loads(Path(__file__).with_name("published_tensors.json").read_text())
@@ -148,6 +148,16 @@ def test_an_unknown_variant_and_an_absent_file_are_refused(small, save, tmp_path
         load_network(save(small), "caffe")
     with pytest.raises(WeightsError, match="found none"):
         load_network(tmp_path / "absent.pt", "bmex-pytorch")
+
+
+def test_several_networks_in_one_file(save):
+    made = Members(CompactBMEX(8, 4, blocks) for blocks in (2, 1))
+    found = load_network(save(made.state_dict(), "m.safetensors"), "bmex-compact")
+    assert isinstance(found, Members)
+    assert found.state_dict().keys() == made.state_dict().keys()
+    assert whose_turn(found, 2) is whose_turn(found, 0) is found.members[0]
+    assert whose_turn(found, 1) is found.members[1]
+    assert whose_turn(found.members[1], 2) is found.members[1]
 
 
 @pytest.mark.parametrize(("tissue_width", "blocks"), [(4, 1), (0, 1), (4, 2)])

@@ -12,7 +12,7 @@ from bmex_bids.exceptions import DeviceError, ImageError, MemoryLimitError
 from bmex_bids.network import predict
 from bmex_bids.network.bmex import BMEX
 from bmex_bids.network.checkpoints import load_network
-from bmex_bids.network.compact import CompactBMEX
+from bmex_bids.network.compact import CompactBMEX, Members
 from bmex_bids.network.predict import brain_box, classify, enhance, resolve_device
 
 
@@ -119,6 +119,37 @@ def test_mirror_images_are_averaged_voxel_by_voxel(brain, make_record, monkeypat
     assert_allclose(mean.image[mask], expected[mask], rtol=1e-5)
     scores = np.stack([np.roll(fed, 1, 2), (low[0] + high[0]) / 2, (low[1] + high[1]) / 2])
     assert (mean.labels[mask] == scores.argmax(axis=0)[mask] + 1).mean() > 0.999  # ties aside
+
+
+def test_networks_of_one_file_take_turns_with_the_mirror_images(brain, make_record):
+    data, mask = (part[3:35, 3:27] for part in brain)  # multiples of 8: no padding on one side
+    one, other = (moved(CompactBMEX(4, 4), seed) for seed in (0, 1))
+    records = [
+        make_record(network, "bmex-compact", name=name)
+        for network, name in ((one, "one"), (other, "other"), (Members([one, other]), "both"))
+    ]
+    images = [enhance(data, mask, record, device="cpu", threads=1).image for record in records]
+    once = [
+        enhance(data, mask, record, device="cpu", threads=1, mirroring=False).image
+        for record in records
+    ]
+    assert_array_equal(once[0], once[2])
+    flips = [(), (0,), (1,), (0, 1)]  # x, y
+    passes = [
+        np.flip(
+            enhance(
+                np.flip(data, flip), np.flip(mask, flip), records[len(flip) % 2],
+                device="cpu", threads=1, mirroring=False,
+            ).image, flip,
+        )
+        for flip in flips
+    ]  # fmt: skip
+    inside = (
+        mask & (images[2] > 1) & np.all([p > 1 for p in passes], axis=0)
+    )  # nothing was cut at zero
+    assert inside.mean() > 0.9 * mask.mean()
+    assert_allclose(images[2][inside], np.mean(passes, axis=0)[inside], rtol=1e-3, atol=0.1)
+    assert np.abs(images[2] - images[0])[mask].mean() > 1
 
 
 def test_a_mirrored_brain_gives_the_mirrored_result(brain, make_record):

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from bmex_bids.exceptions import UsageError
-from bmex_bids.network.compact import CompactBMEX, HalfUNet
+from bmex_bids.network.compact import CompactBMEX, HalfUNet, Members
 from bmex_bids.training.growth import start
 
 
@@ -96,3 +96,10 @@ def test_weights_of_another_network_are_refused(stripper, enhancer, tmp_path):
     save_file({}, tmp_path / "empty.safetensors")
     with pytest.raises(UsageError, match="got none"):
         start(CompactBMEX(4, 3), tmp_path / "empty.safetensors")
+
+
+def test_a_file_of_several_networks_is_no_beginning(tmp_path):
+    path = tmp_path / "both.safetensors"
+    save_file(Members([CompactBMEX(4, 0), CompactBMEX(4, 0)]).state_dict(), path)
+    with pytest.raises(UsageError, match="several that take turns"):
+        start(CompactBMEX(4, 0), path)
