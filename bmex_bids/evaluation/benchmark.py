@@ -199,10 +199,12 @@ def _begin_worker() -> None:
     """
     import SimpleITK as sitk
     import torch
+    from threadpoolctl import threadpool_limits
 
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
+    threadpool_limits(1)  # numpy's library has counted the processors already
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
 
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import psutil
 import pytest
+from threadpoolctl import threadpool_info
 
 from bmex_bids.evaluation import benchmark, methods, rows
 from bmex_bids.evaluation.benchmark import Settings, do_cell, plan
@@ -202,3 +203,14 @@ def test_workers_end_with_a_run_that_is_killed(tmp_path):
         time.sleep(0.1)
     os.kill(worker, signal.SIGKILL)
     raise AssertionError("the worker was still there ten seconds after its parent")
+
+
+def test_a_worker_has_one_thread_in_every_library():
+    """numpy's had two: it reads OMP_NUM_THREADS when it is imported."""
+    with benchmark._pool(1) as pool:
+        found = [
+            (one["internal_api"], one["num_threads"])
+            for one in pool.submit(threadpool_info).result()
+        ]
+    assert found
+    assert all(number == 1 for _, number in found), found
