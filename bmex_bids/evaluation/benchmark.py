@@ -35,7 +35,7 @@ from bmex_bids.exceptions import UsageError
 from bmex_bids.metrics.reference import mse, psnr
 from bmex_bids.metrics.structure import Structure
 from bmex_bids.metrics.tissue import dice, tct
-from bmex_bids.network.registry import WeightRecord
+from bmex_bids.network.registry import WeightRecord, sha256
 from bmex_bids.outputs.files import write_whole
 from bmex_bids.training.pairs import REAL_IMAGES, VALIDATION_IMAGES, CleanImage, prepare
 
@@ -230,7 +230,7 @@ def plan(settings: Settings, prints: dict[str, str]) -> Iterator[Unit]:
                     if method.serves(CELLS[cell])
                 }
             if "registration" in settings.parts and (cell in MOTION or cell == "clean"):
-                partner = str(PARTNERS[image])
+                partner = f"{PARTNERS[image]} {_partner_content(settings, image)}"
                 keys |= {
                     (image, cell, f"{name} registered"): key_of(
                         *base, chosen[name].version, partner, registration.VERSION
@@ -249,7 +249,8 @@ def plan(settings: Settings, prints: dict[str, str]) -> Iterator[Unit]:
     if "contrast" in settings.parts:
         for name, group, contrast in (*REAL_IMAGES, *VALIDATION_IMAGES):
             short = "_".join(Path(name).name.split("_")[:2])
-            key = key_of(FIGURES_VERSION, name, group, contrast, settings.version)
+            content = _digest(settings.data / name)
+            key = key_of(FIGURES_VERSION, name, content, group, contrast, settings.version)
             yield Unit(
                 f"{short}, as it is", do_contrast, (name, group, contrast),
                 {(short, AS_IS, "bmex"): key},
@@ -418,7 +419,7 @@ def registration_figure(
 def _partner(settings: Settings, image: str) -> tuple[Array, NDArray[np.uint8]]:
     """The clean partner of an image and its labels, from the cache or made now."""
     partner = PARTNERS[image]
-    target = settings.out / CACHE / f"partner-of-{image}.npz"
+    target = settings.out / CACHE / f"partner-of-{image}_{_partner_content(settings, image)}.npz"
     if not target.exists():
         if isinstance(partner, str):
             clean = load_case(settings.data, partner).clean
@@ -434,6 +435,18 @@ def _partner(settings: Settings, image: str) -> tuple[Array, NDArray[np.uint8]]:
         write_whole(target, fill)
     with np.load(target) as archive:
         return archive["data"], archive["labels"]
+
+
+def _partner_content(settings: Settings, image: str) -> str:
+    """A few digits for the content of the file that an image's partner is made from."""
+    partner = PARTNERS[image]
+    name = SUBJECTS[partner].path if isinstance(partner, str) else partner[0]
+    return _digest(settings.data / name)
+
+
+def _digest(path: Path) -> str:
+    """Eight digits for a file's content; none for one that is absent, which its unit will say."""
+    return sha256(path)[:8] if path.is_file() else ""
 
 
 def do_scanners(

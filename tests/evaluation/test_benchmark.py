@@ -214,3 +214,18 @@ def test_a_worker_has_one_thread_in_every_library():
         ]
     assert found
     assert all(number == 1 for _, number in found), found
+
+
+def test_what_other_files_give_is_computed_again(settings, prepared, tmp_path):
+    """Rows of tissue contrast and registration were keyed by the files' names alone."""
+    names = [name for name, *_ in (*benchmark.REAL_IMAGES, *benchmark.VALIDATION_IMAGES)]
+    keys = []
+    for content in (b"one", b"one", b"other"):
+        for name in names:
+            (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "data" / name).write_bytes(content)
+        parts = replace(settings, data=tmp_path / "data", parts=("registration", "contrast"))
+        units = plan(parts, {"sub-0003": prepared})
+        keys.append({key for unit in units for key in unit.keys.items()})
+    assert keys[0] == keys[1]
+    assert not keys[0] & keys[2]
