@@ -110,6 +110,7 @@ class Enhance(SimpleInterface):
             "device": result.device,
             "precision": result.precision,
             "mirrored": list(result.mirrored),
+            "networks": result.networks,
             "seconds": round(float(result.seconds), 2),
         }
         return runtime

@@ -154,6 +154,7 @@ def processing_record(
         "Device": provenance["device"],
         "Precision": provenance["precision"],
         "MirroredAxes": provenance["mirrored"],
+        "Networks": provenance.get("networks", 1),
         "NetworkSeconds": provenance["seconds"],
         "Mask": mask,
         "Quality": quality,

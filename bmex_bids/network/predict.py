@@ -74,6 +74,7 @@ class Enhancement:
     probabilities : (4, X, Y, Z) float32 in the labels' order; background is 1 outside the mask
     device, precision : where and how it was computed
     mirrored : axes along which mirror images of the brain went through the network too
+    networks : how many took turns with them
     tally : the network's floating-point operations; zero where they were not counted (reference)
     seconds : wall-clock time of the network
     """
@@ -85,6 +86,7 @@ class Enhancement:
     precision: str
     seconds: float
     mirrored: tuple[str, ...] = ()
+    networks: int = 1
     tally: Tally = field(default_factory=Tally)
 
 
@@ -184,6 +186,7 @@ def enhance(
         precision=str(job.dtype).removeprefix("torch."),
         seconds=time.monotonic() - begun,
         mirrored=job.mirrored,
+        networks=len(job.networks),
         tally=job.tally,
     )
     LOGGER.debug("network: %s, %.1f s", inside.shape, result.seconds)
@@ -240,6 +243,7 @@ class _Job:
         self.dtype = torch.float32
         self.tried: float = math.inf  # voxels of a tile, the last time
         self.mirrored = record.mirrored if mirroring else ()
+        self.networks: set[nn.Module] = set()  # that were used
         self.tally = Tally()
         torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
 
@@ -266,6 +270,7 @@ class _Job:
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             else:
                 values += seen
+                self.networks.add(network)
                 del seen  # not held while the next one is made
                 done += 1
                 continue

@@ -106,6 +106,7 @@ def _flags(facts: Facts) -> dict[str, bool]:
         "devices": bool(facts.devices),
         "precision": bool(facts.precisions),
         "mirrored": facts.mirrored > 0,
+        "turns": facts.turns > 0,
         "seeds": bool(facts.seeds),
         "native": facts.native > 0,
         "preproc": facts.preproc > 0,

@@ -128,7 +128,9 @@ def test_networks_of_one_file_take_turns_with_the_mirror_images(brain, make_reco
         make_record(network, "bmex-compact", name=name)
         for network, name in ((one, "one"), (other, "other"), (Members([one, other]), "both"))
     ]
-    images = [enhance(data, mask, record, device="cpu", threads=1).image for record in records]
+    results = [enhance(data, mask, record, device="cpu", threads=1) for record in records]
+    images = [result.image for result in results]
+    assert [result.networks for result in results] == [1, 1, 2]
     once = [
         enhance(data, mask, record, device="cpu", threads=1, mirroring=False).image
         for record in records

@@ -192,6 +192,7 @@ def every_kind_of_facts():
         devices=("cpu", "NVIDIA X"),
         precisions=("float32",),
         mirrored=4,
+        turns=4,
         contrast_measured=6,
         gate={"pass": 5, "fail": 1},
         seeds=(1,),
@@ -313,6 +314,7 @@ def test_facts_that_are_told():
         "*w-published* (SHA-256 `22`; licence: MIT)",
         "on the CPU and NVIDIA X in single precision (float32).",
         "For 4 images they were shown the brain and its mirror images",
+        "averaged; networks of one kind that were trained apart took turns with them.",
         "The random seed was 1.",
         "pass for 5 and fail for 1.",
     ):
