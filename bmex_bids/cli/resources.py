@@ -20,10 +20,7 @@ def available_cpus(
     """Processors this process may use: the least of affinity, cgroup quota and SLURM's share."""
     environ = os.environ if environ is None else environ
     limits = [_affinity()]
-    for name in SLURM_CPUS:
-        if environ.get(name, "").isdigit():
-            limits.append(int(environ[name]))
-            break
+    limits += _slurm(environ, *SLURM_CPUS)
     quota = cpu_quota(cgroup=cgroup, proc=proc)
     if quota is not None:
         limits.append(math.ceil(quota))
@@ -57,19 +54,23 @@ def available_memory_gb(
     """Memory this process may use, in 2^30 bytes: the least of the machine, cgroup and SLURM."""
     environ = os.environ if environ is None else environ
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30]
-    per_node, per_cpu = (
-        int(written) if (written := environ.get(f"SLURM_MEM_PER_{what}", "")).isdigit() else 0
-        for what in ("NODE", "CPU")
-    )
-    cpus = [int(n) for name in SLURM_CPUS if (n := environ.get(name, "")).isdigit()]
-    # 0 stands for all the memory of the node
-    limits += [mib / 2**10 for mib in (per_node, per_cpu * min(cpus, default=1)) if mib > 0]
+    (cpus,) = _slurm(environ, *SLURM_CPUS) or [1]
+    mebibytes = [
+        *_slurm(environ, "SLURM_MEM_PER_NODE"),
+        *(cpus * each for each in _slurm(environ, "SLURM_MEM_PER_CPU")),
+    ]
+    limits += [mib / 2**10 for mib in mebibytes if mib > 0]  # 0: all the memory of the node
     for folder in _groups("memory", cgroup, proc):
         for name in ("memory.max", "memory.limit_in_bytes"):
             text = _read(folder / name) or ""
             if text.isdigit():
                 limits.append(int(text) / 2**30)
     return min(limits)
+
+
+def _slurm(environ: Mapping[str, str], *names: str) -> list[int]:
+    """The first of these variables that holds a number, alone; empty where none does."""
+    return [int(environ[name]) for name in names if environ.get(name, "").isdigit()][:1]
 
 
 def _groups(controller: str, cgroup: Path, proc: Path) -> Iterator[Path]:

@@ -53,7 +53,9 @@ def _table(shape: tuple[int | None, ...]) -> Callable[[Any], str]:
     return check
 
 
-_AXIS, _SEED, _POSES = _whole(0, 2), _whole(0, 2**63 - 1), _whole(1, 1024)
+#: of a step; as many as an image has lines, so with these each pose has a rotation of its own
+MOST_ROTATIONS = 1024
+_AXIS, _SEED, _POSES = _whole(0, 2), _whole(0, 2**63 - 1), _whole(1, MOST_ROTATIONS)
 #: what each kind of step must say; those of :data:`_OPTIONAL` may be left out
 FIELDS: Mapping[str, Mapping[str, Callable[[Any], str]]] = {
     "motion-periodic": {

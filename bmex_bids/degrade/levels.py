@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from bmex_bids.degrade.fields import MOST_ROTATIONS
 from bmex_bids.degrade.recipe import (
     SEVERITIES,
-    SUDDEN_ROTATIONS,
     Recipe,
     Step,
     draw_periodic,
@@ -93,7 +93,7 @@ def _sudden(value: float, rng: np.random.Generator, scan: Scan) -> Step:
     moves = min(max(round(value), 1), MOST_JUMPS)
     times = [0.0, *sorted(float(t) for t in rng.uniform(0.1, 0.9, moves))]
     poses = [[0.0] * 6, *(_pose(value, rng) for _ in range(moves))]
-    return _piecewise(times, poses, False, scan, SUDDEN_ROTATIONS)
+    return _piecewise(times, poses, False, scan, MOST_ROTATIONS)
 
 
 def _continuous(value: float, rng: np.random.Generator, scan: Scan) -> Step:

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bmex_bids.degrade import blur, ghost, intensity, motion, noise
-from bmex_bids.degrade.fields import check_step
+from bmex_bids.degrade.fields import MOST_ROTATIONS, check_step
 
 Array = NDArray[np.float32]
 Spacing = tuple[float, float, float]
@@ -303,10 +303,6 @@ def _draw_strong_motion(rng: np.random.Generator) -> Step:
     return draw_periodic(rng, amplitude, frequency, 1)
 
 
-#: as many as an image has lines: each pose has its own rotation
-SUDDEN_ROTATIONS = 1024
-
-
 def _draw_motion(rng: np.random.Generator) -> Step:
     choice = rng.random()
     if choice < 0.75:  # mostly mild: the square favours small amplitudes
@@ -325,7 +321,7 @@ def _draw_motion(rng: np.random.Generator) -> Step:
         "poses": poses,
         "smooth": smooth,
         "phase_axis": 1,
-        "max_rotations": 5 if smooth else SUDDEN_ROTATIONS,
+        "max_rotations": 5 if smooth else MOST_ROTATIONS,
     }
 
 

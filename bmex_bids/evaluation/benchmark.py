@@ -219,6 +219,7 @@ def plan(settings: Settings, prints: dict[str, str]) -> Iterator[Unit]:
     """All units of a run, each with the key of every result; ``prints`` are the images'."""
     chosen = settings.methods()
     for image in settings.images:
+        partner = f"{PARTNERS[image]} {_partner_content(settings, image)}"
         for cell in settings.cells_of(image):
             recipe = fingerprint(CELLS[cell].recipe(SUBJECTS[image].seed))
             base = (FIGURES_VERSION, prints[image], recipe)
@@ -230,7 +231,6 @@ def plan(settings: Settings, prints: dict[str, str]) -> Iterator[Unit]:
                     if method.serves(CELLS[cell])
                 }
             if "registration" in settings.parts and (cell in MOTION or cell == "clean"):
-                partner = f"{PARTNERS[image]} {_partner_content(settings, image)}"
                 keys |= {
                     (image, cell, f"{name} registered"): key_of(
                         *base, chosen[name].version, partner, registration.VERSION

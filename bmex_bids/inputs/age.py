@@ -167,9 +167,8 @@ def find_age(
                 )
             return _checked(replace(ages[0], warnings=(*warnings, *ages[0].warnings)))
         similar += [f"{name} in {relative}" for name in _similar(rows)]
-        if table.name == "participants.tsv":
-            for row in rows[:1]:
-                born += [name for name, unit in _age_columns(row, fetal) if _from_conception(unit)]
+        if table.name == "participants.tsv" and not fetal:
+            born += [name for name, unit in _age_columns(rows[0]) if _from_conception(unit)]
     where = (
         ", ".join(looked)
         if looked

@@ -146,14 +146,7 @@ def collect(
         raise NoInputError(absent)
     _require("participant", participants, subjects, bids_dir)
     chosen = check_filters(filters) if filters else {}
-    for name in _unprintable(bids_dir, participants):
-        LOGGER.warning(
-            "left out: %r: its name has characters that cannot be printed; rename it", name
-        )
-    for name in _not_named(bids_dir, participants):
-        LOGGER.warning(
-            "left out: %s: its name is no BIDS name; labels are letters and numbers", name
-        )
+    _tell_left_out(bids_dir, participants)
     found = [
         image
         for image in _images(bids_dir, participants, database_dir)
@@ -189,24 +182,24 @@ def collect(
     return sorted(passing, key=lambda image: image.relative_path)
 
 
-def _unprintable(bids_dir: Path, participants: Sequence[str] | None) -> list[str]:
-    """Paths of images, from the dataset's folder, whose names cannot be printed."""
-    found = _on_disk(bids_dir, participants)
-    paths = (path.relative_to(bids_dir).as_posix() for path in found)
-    return sorted(path for path in paths if UNPRINTABLE.search(path))
+def _tell_left_out(bids_dir: Path, participants: Sequence[str] | None) -> None:
+    """Warn of images whose names cannot be printed, or look like BIDS and are not."""
+    for path in sorted(_on_disk(bids_dir, participants)):
+        name = path.relative_to(bids_dir).as_posix()
+        if UNPRINTABLE.search(name):
+            LOGGER.warning(
+                "left out: %r: its name has characters that cannot be printed; rename it", name
+            )
+        elif not _named(path):
+            LOGGER.warning(
+                "left out: %s: its name is no BIDS name; labels are letters and numbers", name
+            )
 
 
 def _named(path: Path) -> bool:
     """Whether a path ends in a BIDS name of one of our contrasts; ``acq-0.8mm`` makes it none."""
     parsed = parse_name(path.name)
     return parsed is not None and parsed[1] in SUFFIXES
-
-
-def _not_named(bids_dir: Path, participants: Sequence[str] | None) -> list[str]:
-    """Paths of images, from the dataset's folder, whose names look like BIDS and are not."""
-    found = (path for path in _on_disk(bids_dir, participants) if not _named(path))
-    paths = (path.relative_to(bids_dir).as_posix() for path in found)
-    return sorted(path for path in paths if not UNPRINTABLE.search(path))
 
 
 def _passes(image: SourceImage, filters: Filters) -> bool:
@@ -339,8 +332,11 @@ def _load_index(folder: Path, bids_dir: Path) -> tuple[Any, str]:
         indexed = {path.as_posix() for path in _anatomical(layout)}
     except (SQLAlchemyError, ValueError, TypeError, AttributeError, KeyError) as error:
         return None, f"this version of pybids cannot read it ({error})"
-    today = {path.as_posix() for path in _on_disk(bids_dir) if _named(path)}
-    today = {path for path in today if not UNPRINTABLE.search(path[len(str(bids_dir)) :])}
+    today = {
+        path.as_posix()
+        for path in _on_disk(bids_dir)
+        if _named(path) and not UNPRINTABLE.search(path.relative_to(bids_dir).as_posix())
+    }
     if not today <= indexed:
         some = sorted(today - indexed)[0]
         return None, f"it does not know {len(today - indexed)} images, such as {some}"

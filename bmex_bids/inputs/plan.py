@@ -66,10 +66,9 @@ def plan(
 ) -> list[PlannedImage]:
     """Join each image with its age, its model and, where there is one, its given brain mask.
 
-    An image without a usable age, or for whose age and contrast there is no model (a fetal T1w),
-    or that is no magnitude image (``part-phase``),
-    or of which a file is a link to content that was not fetched (DataLad), is planned with the
-    reason for skipping it.
+    An image without a usable age, or for whose age and contrast there is no model (a fetal T1w), or
+    that is no magnitude image (``part-phase``), or of which a file is a link to content that was not
+    fetched (DataLad), is planned with the reason for skipping it.
 
     Parameters
     ----------

@@ -74,14 +74,14 @@ def _width(state: State, key: str) -> int:
 
 def _compact(state: State) -> nn.Module:
     """The compact network; of a file with several, ``members.0.…``, all of them."""
-    numbers = {name.split(".")[1] for name in state if name.startswith("members.")}
-    if numbers:
-        parts = (
-            {k.partition(f"{n}.")[2]: v for k, v in state.items() if k.startswith(f"members.{n}.")}
-            for n in sorted(numbers)
-        )
-        return Members(_one_compact(part) for part in parts)
-    return _one_compact(state)
+    count = len({name.split(".")[1] for name in state if name.startswith("members.")})
+    if not count:
+        return _one_compact(state)
+    prefixes = [f"members.{k}." for k in range(count)]
+    return Members(
+        _one_compact({n.removeprefix(p): tensor for n, tensor in state.items() if n.startswith(p)})
+        for p in prefixes
+    )
 
 
 def _one_compact(state: State) -> CompactBMEX:

@@ -243,16 +243,12 @@ class Members(nn.Module):
     """Networks of one kind, trained apart, that take turns with the mirror images of a brain.
 
     What is averaged over mirror images is so averaged over networks too, at no further cost: their errors
-    differ more than those of one network.  ``forward`` is the first one's.
+    differ more than those of one network.  Each runs by itself, see :func:`whose_turn`.
     """
 
     def __init__(self, members: Iterable[CompactBMEX]) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        found: tuple[Tensor, Tensor] = self.members[0](x)
-        return found
 
 
 def whose_turn(network: nn.Module, flips: int) -> nn.Module:

@@ -80,20 +80,23 @@ def lift(readers: Sequence[tuple[nn.Module, tuple[int, int]]], channels: int) ->
     (see :func:`ahead`), nor do those that are :data:`UNUSUAL`: whoever hardly uses a channel has its
     floor anywhere, and must not take the precision from the others who read it.
     """
-    first = affine(readers[0][0]).scale
-    assert first is not None  # noqa: S101 - for mypy
-    lowest = first.new_full((channels,), torch.inf)
-    for norm, (low, end) in readers:
-        before = affine(norm)
-        assert isinstance(norm, nn.BatchNorm3d)  # noqa: S101 - affine has seen to it
-        assert before.scale is not None  # noqa: S101
-        assert norm.running_mean is not None  # noqa: S101
-        assert norm.running_var is not None  # noqa: S101
-        floor = _floor(before)
-        away = (floor - norm.running_mean).abs() / (norm.running_var + norm.eps).sqrt()
-        counts = (before.scale > 0) & (away <= UNUSUAL)
-        lowest[low:end] = torch.minimum(lowest[low:end], torch.where(counts, floor, torch.inf))
+    floors = [(_usual_floor(norm), span) for norm, span in readers]
+    lowest = floors[0][0].new_full((channels,), torch.inf)
+    for floor, (low, end) in floors:
+        lowest[low:end] = torch.minimum(lowest[low:end], floor)
     return torch.where(lowest.isfinite(), 1e-6 * (1 + lowest.abs()) - lowest, 0.0)
+
+
+def _usual_floor(norm: nn.Module) -> Tensor:
+    """What a normalisation takes to zero, (channels,) float64; infinite where that is to count for nothing."""
+    before = affine(norm)
+    assert isinstance(norm, nn.BatchNorm3d)  # noqa: S101 - affine has seen to it
+    assert before.scale is not None  # noqa: S101 - for mypy, like those below
+    assert norm.running_mean is not None  # noqa: S101
+    assert norm.running_var is not None  # noqa: S101
+    floor = _floor(before)
+    away = (floor - norm.running_mean).abs() / (norm.running_var + norm.eps).sqrt()
+    return torch.where((before.scale > 0) & (away <= UNUSUAL), floor, torch.inf)
 
 
 def _floor(before: Affine) -> Tensor:

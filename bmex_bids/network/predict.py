@@ -186,7 +186,7 @@ def enhance(
         precision=str(job.dtype).removeprefix("torch."),
         seconds=time.monotonic() - begun,
         mirrored=job.mirrored,
-        networks=len(job.networks),
+        networks=job.networks,
         tally=job.tally,
     )
     LOGGER.debug("network: %s, %.1f s", inside.shape, result.seconds)
@@ -243,7 +243,7 @@ class _Job:
         self.dtype = torch.float32
         self.tried: float = math.inf  # voxels of a tile, the last time
         self.mirrored = record.mirrored if mirroring else ()
-        self.networks: set[nn.Module] = set()  # that were used
+        self.networks = 1  # that took turns
         self.tally = Tally()
         torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
 
@@ -270,12 +270,13 @@ class _Job:
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             else:
                 values += seen
-                self.networks.add(network)
                 del seen  # not held while the next one is made
                 done += 1
                 continue
             # outside of the handler: its traceback would keep the memory
             share = self._retreat(min(share, self.tried / brain.size), brain.size, reason)
+        loaded = _network(self.record, self.device)
+        self.networks = len({whose_turn(loaded, len(axes)) for axes in views})
         values[~wanted] = 0
         values /= len(views)
         result = volume_order(np.moveaxis(values, -1, 0))

@@ -768,3 +768,10 @@ def test_a_newborn_is_no_fetus_and_no_nine_months_old(bids_skeleton, files, word
     age = find_age(image_in(root), root, fetal=True)
     assert age.fetal
     assert age.months * DAYS_PER_MONTH / 7 == pytest.approx(41 if "scans" in str(files) else 39.1)
+
+
+def test_with_fetal_nobody_is_told_to_give_it(bids_skeleton):
+    root = bids_skeleton({f"{PEOPLE}.tsv": "participant_id\tga_weeks\nsub-0007\tn/a\n"})
+    with pytest.raises(AgeError) as raised:
+        find_age(image_in(root), root, fetal=True)
+    assert "give --fetal" not in str(raised.value)

@@ -154,6 +154,13 @@ def test_networks_of_one_file_take_turns_with_the_mirror_images(brain, make_reco
     assert np.abs(images[2] - images[0])[mask].mean() > 1
 
 
+def test_one_network_that_is_loaded_again_is_still_one(brain, make_record, monkeypatch):
+    """As when a GPU gives way to the processor in the middle of a brain."""
+    monkeypatch.setattr("bmex_bids.network.predict._network", lambda *_: Shifting())
+    record = make_record(CompactBMEX(4, 0), "bmex-compact")
+    assert enhance(*brain, record, device="cpu", threads=1).networks == 1
+
+
 def test_a_mirrored_brain_gives_the_mirrored_result(brain, make_record):
     data, mask = (part[3:35, 3:27] for part in brain)  # multiples of 8: no padding on one side
     record = make_record(moved(CompactBMEX(4, 4)), "bmex-compact")
