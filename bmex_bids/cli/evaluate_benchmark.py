@@ -42,6 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--parts", type=_names, metavar="A,B", default=PARTS,
         help=f"only these of {', '.join(PARTS)} (default: all)",
     )  # fmt: skip
+    parser.add_argument(
+        "--draws", type=int, metavar="N", default=1,
+        help="so many draws of motion and of noise for each image and cell; goals are judged on their "
+        "means (default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument(
         "--jobs", type=int, default=2, help="processes, one thread each (default: %(default)s)"
@@ -91,6 +96,7 @@ def _work(options: argparse.Namespace) -> int:
         device=options.device,
         jobs=options.jobs,
         mirroring=not options.no_mirroring,
+        draws=options.draws,
     )
     print(f"weights {record.name} ({record.sha256[:12]})", flush=True)
     rows = run(settings, lambda line: print(line, flush=True), compute=not options.tables_only)

@@ -30,7 +30,15 @@ from bmex_bids.evaluation.harmonisation import SCANNERS, distances
 from bmex_bids.evaluation.methods import Job, Method, methods, network_version
 from bmex_bids.evaluation.rows import Row, key_of
 from bmex_bids.evaluation.segmentation import segment
-from bmex_bids.evaluation.subjects import DEFAULT_SUBJECTS, SUBJECTS, Case, load_case
+from bmex_bids.evaluation.subjects import (
+    DEFAULT_SUBJECTS,
+    SUBJECTS,
+    Case,
+    drawn,
+    load_case,
+    seed_of,
+    subject_name,
+)
 from bmex_bids.exceptions import UsageError
 from bmex_bids.metrics.reference import mse, psnr
 from bmex_bids.metrics.structure import Structure
@@ -75,6 +83,7 @@ class Settings:
     parts : of ``cells``, ``registration``, ``scanners``, ``contrast``
     device, jobs : where networks run, and in how many processes; each has one thread
     mirroring : as in ``network.predict.enhance``
+    draws : of each image in each cell that has motion or noise
     """
 
     data: Path
@@ -87,6 +96,7 @@ class Settings:
     device: str = "auto"
     jobs: int = 2
     mirroring: bool = True
+    draws: int = 1
 
     def methods(self) -> dict[str, Method]:
         """The methods of this run."""
@@ -117,6 +127,14 @@ class Settings:
         """The cells of an image: those asked for, of those that the image has."""
         own = tuple(CELLS) if SUBJECTS[image].whole else SAMPLE
         return tuple(c for c in (self.cells or own) if c in CELLS)
+
+    def places(self) -> Iterator[tuple[str, str]]:
+        """(image or further draw of one, cell) of this run."""
+        for name in self.images:
+            for number in range(1, self.draws + 1):
+                for cell in self.cells_of(name):
+                    if number == 1 or CELLS[cell].random:
+                        yield drawn(name, number), cell
 
 
 @dataclass
@@ -184,6 +202,8 @@ def _check(settings: Settings) -> None:
         wrong = [name for name in names if name not in known]
         if wrong:
             raise UsageError(f"expected {what} of {', '.join(known)}; got {', '.join(wrong)}")
+    if settings.draws < 1:
+        raise UsageError(f"expected one draw or more, got {settings.draws}; see --draws")
 
 
 def _pool(jobs: int) -> ProcessPoolExecutor:
@@ -218,27 +238,29 @@ def _end_with_parent() -> None:
 def plan(settings: Settings, prints: dict[str, str]) -> Iterator[Unit]:
     """All units of a run, each with the key of every result; ``prints`` are the images'."""
     chosen = settings.methods()
-    for image in settings.images:
-        partner = f"{PARTNERS[image]} {_partner_content(settings, image)}"
-        for cell in settings.cells_of(image):
-            recipe = fingerprint(CELLS[cell].recipe(SUBJECTS[image].seed))
-            base = (FIGURES_VERSION, prints[image], recipe)
-            keys = {}
-            if "cells" in settings.parts:
-                keys = {
-                    (image, cell, name): key_of(*base, method.version)
-                    for name, method in chosen.items()
-                    if method.serves(CELLS[cell])
-                }
-            if "registration" in settings.parts and (cell in MOTION or cell == "clean"):
-                keys |= {
-                    (image, cell, f"{name} registered"): key_of(
-                        *base, chosen[name].version, partner, registration.VERSION
-                    )
-                    for name in REGISTERED
-                    if name in chosen
-                }
-            yield Unit(f"{image}, {cell}", do_cell, (image, cell), keys)
+    partners = {
+        name: f"{PARTNERS[name]} {_partner_content(settings, name)}" for name in settings.images
+    }
+    for image, cell in settings.places():
+        name = subject_name(image)
+        recipe = fingerprint(CELLS[cell].recipe(seed_of(image)))
+        base = (FIGURES_VERSION, prints[name], recipe)
+        keys = {}
+        if "cells" in settings.parts:
+            keys = {
+                (image, cell, method): key_of(*base, how.version)
+                for method, how in chosen.items()
+                if how.serves(CELLS[cell])
+            }
+        if "registration" in settings.parts and (cell in MOTION or cell == "clean"):
+            keys |= {
+                (image, cell, f"{method} registered"): key_of(
+                    *base, chosen[method].version, partners[name], registration.VERSION
+                )
+                for method in REGISTERED
+                if method in chosen
+            }
+        yield Unit(f"{image}, {cell}", do_cell, (image, cell), keys)
     if "scanners" in settings.parts:
         for image in settings.images:
             recipes = "".join(fingerprint(recipe) for recipe in SCANNERS.values())
@@ -302,10 +324,11 @@ def _prepare(settings: Settings, image: str) -> tuple[str, tuple[int, ...]]:
 
 def cached_case(out: Path, image: str) -> tuple[Case, NDArray[np.uint8]]:
     """A prepared image of the cache, and the segmenter's classes of it when clean."""
-    subject = SUBJECTS[image]
-    with np.load(out / CACHE / f"{image}.npz") as archive:
+    name = subject_name(image)
+    subject = SUBJECTS[name]
+    with np.load(out / CACHE / f"{name}.npz") as archive:
         clean = CleanImage(
-            image, archive["data"], archive["mask"], archive["labels"], (0.8, 0.8, 0.8),
+            name, archive["data"], archive["mask"], archive["labels"], (0.8, 0.8, 0.8),
             subject.age_group, subject.contrast,
         )  # fmt: skip
         low = [(int(a), int(b)) for a, b in archive["box"]]
@@ -315,10 +338,9 @@ def cached_case(out: Path, image: str) -> tuple[Case, NDArray[np.uint8]]:
 
 def cached_degraded(out: Path, image: str, cell: str, case: Case) -> Array:
     """The degraded head's box, from the cache or made now; float32, not masked."""
-    recipe = CELLS[cell].recipe(SUBJECTS[image].seed)
+    recipe = CELLS[cell].recipe(seed_of(image))
     digits = hashlib.sha256(np.rint(case.head / 4).astype(np.int16).tobytes()).hexdigest()[:8]
-    name = f"{image}_{cell.replace(' ', '-').replace('%', 'pc')}_{digits}{fingerprint(recipe)}"
-    target = out / CACHE / f"{name}.npy"
+    target = out / CACHE / f"{_place(image, cell)}_{digits}{fingerprint(recipe)}.npy"
     if target.exists():
         kept: Array = np.load(target)
         return kept
@@ -411,8 +433,9 @@ def registration_figure(
 
     Exact labels where both are painted, else the segmenter's of the clean images.
     """
-    fixed, fixed_labels = _partner(settings, image)
-    own = clean.labels if SUBJECTS[image].painted else classes
+    name = subject_name(image)
+    fixed, fixed_labels = _partner(settings, name)
+    own = clean.labels if SUBJECTS[name].painted else classes
     return registration.registered_dice(mended, own, fixed, fixed_labels, clean.spacing)
 
 
@@ -511,7 +534,12 @@ def _keep_slice(out: Path, image: str, cell: str, method: str, volume: Array) ->
 
 def slice_file(out: Path, image: str, cell: str, method: str) -> Path:
     """Where the axial slice of a result lies."""
-    return out / "slices" / f"{image}_{cell.replace(' ', '-').replace('%', 'pc')}_{method}.npy"
+    return out / "slices" / f"{_place(image, cell)}_{method}.npy"
+
+
+def _place(image: str, cell: str) -> str:
+    """An image and a cell as a part of a file's name."""
+    return f"{image}_{cell}".replace(" ", "-").replace("%", "pc")
 
 
 __all__: Sequence[str] = ["Settings", "plan", "run", "slice_file"]

@@ -42,6 +42,11 @@ class Cell:
     noise: tuple[str, float] | None = None
     fwhm_mm: float | None = None
 
+    @property
+    def random(self) -> bool:
+        """Whether another seed gives another image."""
+        return self.motion is not None or self.noise is not None
+
     def recipe(self, seed: int) -> Recipe:
         """The degradation, the same for the same seed; motion comes before slices and noise."""
         steps: list[Mapping[str, Any]] = []

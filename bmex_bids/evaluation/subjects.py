@@ -59,8 +59,28 @@ SUBJECTS: Mapping[str, Subject] = {
     "map-19": Subject(_MAP.format("19"), "month24", "T2w", 19, whole=False, painted=True),
     "map-20": Subject(_MAP.format("20"), "month24", "T2w", 20, whole=False, painted=True),
 }
+#: between a subject and the number of its draw, in the names of images
+DRAW = " draw "
+#: draws beyond the first have the subject's seed and so many times this
+DRAWS_APART = 100
 #: of a default run
 DEFAULT_SUBJECTS = ("sub-0003", "sub-0007", "map-17", "map-19")
+
+
+def drawn(name: str, number: int) -> str:
+    """The name of a subject's ``number``-th draw, from 1: ``sub-0003``, then ``sub-0003 draw 2``."""
+    return name if number == 1 else f"{name}{DRAW}{number}"
+
+
+def subject_name(image: str) -> str:
+    """The subject of which an image is a draw."""
+    return image.partition(DRAW)[0]
+
+
+def seed_of(image: str) -> int:
+    """The seed of everything that is drawn for an image, which may be a further draw of a subject."""
+    name, _, number = image.partition(DRAW)
+    return SUBJECTS[name].seed + DRAWS_APART * (int(number or 1) - 1)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_info
 from bmex_bids.evaluation import benchmark, methods, rows
 from bmex_bids.evaluation.benchmark import Settings, do_cell, plan
 from bmex_bids.evaluation.cells import CELLS, SAMPLE
-from bmex_bids.evaluation.subjects import MARGIN, Subject, boxed, paint_head
+from bmex_bids.evaluation.subjects import MARGIN, Subject, boxed, paint_head, seed_of
 from bmex_bids.exceptions import UsageError
 from bmex_bids.training.pairs import CleanImage
 
@@ -124,6 +124,40 @@ def test_a_painted_image_has_the_sample_of_cells_and_unknown_names_are_refused(s
     ):  # fmt: skip
         with pytest.raises(UsageError, match=f"got {word}"):
             benchmark.run(replace(settings, **wrong))
+
+
+def test_what_is_random_is_drawn_as_often_as_asked_for_and_everything_else_once(
+    settings, prepared
+):
+    thrice = replace(settings, draws=3, parts=("cells",))
+    units = [u.arguments for u in plan(thrice, {"sub-0003": "print"})]
+    assert [image for image, cell in units if cell == "severe"] == [
+        "sub-0003", "sub-0003 draw 2", "sub-0003 draw 3",
+    ]  # fmt: skip
+    assert [image for image, cell in units if cell == "rician 5%"] != ["sub-0003"]
+    assert [image for image, cell in units if cell in ("2.4 mm", "smooth 1.2 mm", "clean")] == [
+        "sub-0003"
+    ] * 3
+    assert [seed_of(image) for image in ("sub-0007", "sub-0007 draw 2", "map-20 draw 3")] == [
+        1, 101, 220,
+    ]  # fmt: skip
+    case = benchmark.cached_case(settings.out, "sub-0003 draw 2")[0]
+    first, second = (
+        benchmark.cached_degraded(settings.out, image, "minor 1.6 mm", case)
+        for image in ("sub-0003", "sub-0003 draw 2")
+    )
+    assert np.abs(first - second).max() > 1
+    with pytest.raises(UsageError, match="got 0"):
+        benchmark.run(replace(settings, draws=0))
+
+
+def test_a_further_draw_has_all_figures_with_keys_of_its_own(settings, prepared):
+    twice = replace(settings, draws=2, cells=("rician 5%",), parts=("cells",))
+    first, second = plan(twice, {"sub-0003": prepared})
+    assert set(first.keys.values()).isdisjoint(second.keys.values())
+    found = do_cell(twice, *second.arguments, second.keys)
+    assert {row.image for row in found} == {"sub-0003 draw 2"}
+    assert {row.method for row in found} == {name for _, _, name in first.keys}
 
 
 def test_the_box_keeps_the_brain_and_its_margin_and_knows_its_place_in_the_head(ball):

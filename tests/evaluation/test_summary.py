@@ -129,11 +129,40 @@ def test_the_markdown_names_weights_goals_cells_and_marks_the_best():
     assert "0123456789ab" in text
     assert "| minor (2) | 30.00 | 30.55 | **31.05** |" in text
     assert "| clean (2) | ∞ |" in text
-    assert "| motion | nlm | PSNR | 4 of 2 | +0.5000 |" in text
+    assert "| motion | nlm | PSNR | 2 | +0.5000 |" in text
+    assert "each draw" not in text.partition("### Tests")[0]
     assert "### UQI" not in text
     assert "### Synthetic scanners" in text
     assert "| sub-1 | 0.3000 |" in text
     assert "nan" not in text
+
+
+def test_goals_are_judged_on_the_mean_of_the_draws_and_each_draw_is_counted_too():
+    rows = []
+    for image, after in (("sub-0003", 0.9), ("sub-0003 draw 2", 0.79), ("sub-0007", 0.85)):
+        rows += rows_of(
+            "minor", image, bmex=figures(31, dice=after), degraded=figures(30, dice=0.8)
+        )
+    text = markdown(rows, "my-weights", "0" * 64)
+    (line,) = [one for one in text.splitlines() if "segmentation Dice" in one]
+    assert "| mean +0.0475; 2 of 2 | mean +0.0467; 2 of 3; not: sub-0003 draw 2 minor |" in line
+    assert "Images: sub-0003, sub-0007, 3 draws in all." in text
+    assert "| minor (2) | 0.8000 | **0.8475** |" in text  # 0.845 and 0.85
+
+
+def test_cells_of_one_draw_are_one_pair():
+    """They were taken for independent: 22 pairs of two draws gave p = 0.0002."""
+    rows = [
+        row
+        for image, gain in (("sub-0003", 1.0), ("sub-0003 draw 2", 3.0), ("sub-0007", 2.0))
+        for cell, more in (("minor", 0.5), ("severe", -0.5))
+        for row in rows_of(
+            cell, image, bmex={"psnr": 30 + gain + more}, degraded={"psnr": 30.0}
+        )
+    ]  # fmt: skip
+    text = markdown(rows, "my-weights", "0" * 64)
+    # by hand: gains 1, 3, 2; mean 2, deviation 1; t = 2·√3 with two degrees of freedom
+    assert "| motion | degraded | PSNR | 3 | +2.0000 | +2.00 | 0.074 |" in text
 
 
 def test_figures_are_drawn_of_what_is_there(tmp_path):

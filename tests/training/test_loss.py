@@ -142,3 +142,49 @@ def test_a_coarse_fault_costs_at_every_scale():
     ]
     share = 90**2 / 2 / (90**2 / 2 + 12**2)
     assert losses == pytest.approx([share + 0.3, 0, share + 0.3, 0], abs=1e-5)
+
+
+def test_a_histogram_that_has_shrunk_costs_and_one_that_lies_elsewhere_does_not():
+    """By hand: five values that are halved towards their mean are 10, 5, 0, 5, 10 away when sorted."""
+    target = torch.tensor([480.0, 490, 500, 510, 520]).reshape(1, 1, 5, 1, 1)
+    halved = 500 + (target - 500) / 2
+    elsewhere = target[:, :, [3, 0, 4, 1, 2]]
+    bad = target + 30
+    mask = torch.ones_like(target, dtype=torch.bool)
+    labels = torch.full((1, 5, 1, 1), 255, dtype=torch.uint8)
+    scores = torch.zeros(1, 4, 5, 1, 1)
+    costs = [
+        [
+            float(
+                JointLoss(structure=0, floor=40, histogram=weight)(
+                    scores, image, bad, target, where, labels
+                )
+            )
+            for weight in (0.0, 2.0)
+        ]
+        for image, where in (
+            (target, mask),
+            (elsewhere, mask),
+            (halved, mask),
+            (halved, mask & False),
+        )
+    ]
+    assert [more - less for less, more in costs] == pytest.approx(
+        [0, 0, 2 * 50 / (30**2 + 40**2), 0]
+    )
+
+
+def test_each_patch_has_a_histogram_of_its_own_and_all_of_its_voxels_learn():
+    target = torch.tensor([400.0, 600.0]).reshape(2, 1, 1, 1, 1).expand(2, 1, 2, 2, 2)
+    image = target.flip(0).clone().requires_grad_()  # together, the two have the right histogram
+    mask = torch.ones_like(target, dtype=torch.bool)
+    mask[0, ..., 0] = False  # of different sizes
+    labels = torch.full((2, 2, 2, 2), 255, dtype=torch.uint8)
+    scores = torch.zeros(2, 4, 2, 2, 2)
+    bad = target + 100
+    loss = JointLoss(structure=0, floor=0, histogram=1.0)
+    cost = loss(scores, image, bad, target, mask, labels)
+    cost.backward()
+    assert float(cost.detach()) == pytest.approx(2 * 200**2 / 100**2)
+    assert image.grad is not None
+    assert torch.equal(image.grad != 0, mask)
