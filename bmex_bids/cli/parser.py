@@ -27,7 +27,7 @@ from bmex_bids.config import (
 )
 from bmex_bids.exceptions import UsageError
 from bmex_bids.inputs.derivatives import parse_derivatives
-from bmex_bids.network.registry import PUBLISHED
+from bmex_bids.network.registry import PUBLISHED, weight_names
 from bmex_bids.outputs.container import version_line
 
 #: threads beyond this number bring a step nothing
@@ -699,9 +699,12 @@ def _labels(values: Sequence[str] | None, prefix: str) -> tuple[str, ...] | None
 
 
 def _weights(name: str, folder: Path | None) -> tuple[str, Path | None]:
-    """``--weights DIR`` means: the published files of this folder and no others."""
+    """``--weights DIR`` means: the published files of this folder and no others.
+
+    A folder with the name of a set needs ``./`` before it.
+    """
     folder = None if folder is None else _absolute(folder)
-    if folder is None and name not in {"auto", "bundled"} and Path(name).expanduser().is_dir():
+    if folder is None and name not in weight_names() and Path(name).expanduser().is_dir():
         return PUBLISHED, _absolute(Path(name))
     if folder is not None and not folder.is_dir():
         raise UsageError(f"expected a folder of weights at {folder}, found none; check the path")

@@ -141,7 +141,7 @@ def _checksums(strip: WeightRecord | None) -> list[str]:
 
     if strip is None:
         return []
-    return [strip.sha256, *([sha256(strip.companion)] if strip.companion else [])]
+    return [strip.sha256, *map(sha256, strip.companions)]
 
 
 def try_weights(tasks: Sequence[Task]) -> None:

@@ -11,9 +11,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bmex_bids.exceptions import BmexError, UsageError, WeightsError
+from bmex_bids.exceptions import BmexError, OutputError, UsageError, WeightsError
 
 PROGRAM = "bmex-weights"
+LONGEST_S = 86400  # that a server may be silent
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -71,6 +72,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BmexError as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:  # a folder that may not be read or written, a full disk
+        print(
+            f"{PROGRAM}: expected to read and write what was named, got: {error}; check the "
+            "permissions and the space, or choose another folder with --weights-dir",
+            file=sys.stderr,
+        )
+        return OutputError.exit_code
     except KeyboardInterrupt:
         print(f"{PROGRAM}: interrupted; give the same command again to go on", file=sys.stderr)
         return 130
@@ -174,6 +182,10 @@ def _fetch(options: argparse.Namespace) -> int:
         raise UsageError(f"expected a NAME or --from PATH, got neither; see {PROGRAM} list")
     if (options.url or options.sha256) and len(pairs) != 1 and len(releases) != 1:
         raise UsageError("expected one NAME with --url or --sha256, got several")
+    if not 0 < options.timeout < LONGEST_S:
+        raise UsageError(
+            f"expected --timeout between 0 and {LONGEST_S} s, got {options.timeout:g}"
+        )
     folder = weights_folder(options.weights_dir)
     progress = fetch.silent if options.quiet else Bar()
     net = {"progress": progress, "timeout_s": options.timeout}
@@ -182,8 +194,9 @@ def _fetch(options: argparse.Namespace) -> int:
     elif len(pairs) == 1 and (options.url or pairs[0][1].url):
         release, file = pairs[0]
         url = options.url or file.url
-        one = fetch.fetch_file(url, folder, release, file.file, given_sha256=options.sha256, **net)
-        done = [(release.name, one)]
+        done = fetch.fetch_file(
+            url, folder, release, file.file, given_sha256=options.sha256, **net
+        )
     elif options.sha256:
         raise UsageError("expected the NAME of one file with an address for --sha256; add --url")
     else:
@@ -225,8 +238,9 @@ def _several(
             "or give the address of one file with --url"
         )
     return [
-        (release.name, fetch.fetch_file(file.url, folder, release, file.file, **net))
+        one
         for file in files
+        for one in fetch.fetch_file(file.url, folder, release, file.file, **net)
     ]
 
 
@@ -273,6 +287,7 @@ def _end(progress: Any) -> None:
 def _verify(options: argparse.Namespace) -> int:
     from bmex_bids.network import published, registry
     from bmex_bids.network.checkpoints import load_network
+    from bmex_bids.network.lifespanstrip import template_values
 
     folder = published.weights_folder(options.weights_dir)
     pairs = chosen(options.names) if options.names else None
@@ -286,34 +301,44 @@ def _verify(options: argparse.Namespace) -> int:
         path = published.locate(folder, file.file)
         if path is None:
             continue
-        found += 1
-        try:
-            trust = published.check(path, file)
-            load_network(path, release.variant)
-        except WeightsError as error:
-            bad += 1
-            print(f"{path.name}: BAD: {error}", file=sys.stderr)
-            continue
-        if trust is None:
-            published.write_down(path, published.sha256(path), "found in the weights folder")
-        print(
-            f"{path.name}: "
-            + {
-                "published": "as its publisher says",
-                "first use": "unchanged since it came (its publisher gives no checksum)",
-                None: "its publisher gives no checksum: trusted as it is now, written down",
-            }[trust]
-        )
+        beside = published.companions(release, folder)
+        for one in (path, *beside):
+            found += one == path
+            try:
+                trust = published.check(one, file)
+                if one == path:
+                    load_network(path, release.variant)
+                elif len(beside) == len(release.companions):
+                    template_values(beside[0])
+            except WeightsError as error:
+                bad += 1
+                print(f"{one.name}: BAD: {error}", file=sys.stderr)
+                continue
+            print(f"{one.name}: {_trusted(one, trust)}")
     if pairs is not None and not found:
         raise WeightsError(f"expected {', '.join(options.names)} in {folder}, found none of it")
     print(f"{found} published file{'' if found == 1 else 's'} in {folder}, {bad} bad")
     return WeightsError.exit_code if bad else 0
 
 
-def _convert(options: argparse.Namespace) -> int:
-    import torch
+def _trusted(path: Path, trust: str | None) -> str:
+    """What a file was compared with; one that nothing is known of is written down, if that can be."""
+    from bmex_bids.network import published
 
-    from bmex_bids.network.checkpoints import convert, read_tensors
+    if trust is not None:
+        return {
+            "published": "as its publisher says",
+            "first use": "unchanged since it came (its publisher gives no checksum)",
+        }[trust]
+    try:
+        published.write_down(path, published.sha256(path), "found in the weights folder")
+    except OSError as error:
+        return f"its publisher gives no checksum; it was not written down ({error.strerror})"
+    return "its publisher gives no checksum: trusted as it is now, written down"
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from bmex_bids.network.checkpoints import convert
     from bmex_bids.outputs.files import write_whole
 
     source, target = options.source, options.target
@@ -328,13 +353,6 @@ def _convert(options: argparse.Namespace) -> int:
         count = convert(source, path)
 
     write_whole(target, fill)
-    before, after = read_tensors(source), read_tensors(target)
-    same = before.keys() == after.keys() and all(
-        torch.equal(before[name], after[name]) for name in before
-    )
-    if not same:
-        target.unlink()
-        raise WeightsError(f"{target} did not read back as {source} was; it was removed")
     print(f"{target}: {count} tensors, read back and equal")
     return 0
 

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from bmex_bids.exceptions import UsageError
 from bmex_bids.imaging.intensity import n4
 from bmex_bids.metrics.reference import psnr
-from bmex_bids.network.predict import CROP, PATCH, Enhancement, brain_box, enhance
+from bmex_bids.network.predict import CROP, PADDING, PATCH, Enhancement, brain_box, enhance
 from bmex_bids.network.registry import WeightRecord
 from bmex_bids.network.tiling import reference_grid
 from bmex_bids.training.pairs import VALIDATION_IMAGES, prepare
@@ -165,7 +165,7 @@ def published_name(name: str) -> str:
 
 def patch_count(mask: Mask) -> int:
     """Patches of the reference geometry over a brain."""
-    a, b, c = (max(s.stop - s.start + 2 * CROP, PATCH) for s in brain_box(mask, 0))
+    a, b, c = (max(s.stop - s.start + 2 * PADDING, PATCH) for s in brain_box(mask, 0))
     return sum(1 for _ in reference_grid((a, b, c)))
 
 

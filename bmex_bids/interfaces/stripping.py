@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bmex_bids.interfaces.files import data_of, with_data
@@ -74,7 +73,12 @@ def _lifespanstrip(
     from bmex_bids.imaging.intensity import TOP, match_whole
     from bmex_bids.imaging.mask import open_mask
     from bmex_bids.imaging.resampling import resample_like, resample_to_spacing
-    from bmex_bids.network.lifespanstrip import DIVISOR, GRID_MM, head_probability
+    from bmex_bids.network.lifespanstrip import (
+        DIVISOR,
+        GRID_MM,
+        head_probability,
+        template_values,
+    )
 
     small = resample_to_spacing(corrected, GRID_MM, order=1)
     head = np.clip(data_of(small), 0, None)
@@ -87,25 +91,3 @@ def _lifespanstrip(
     probability = head_probability(fed, record.path, device=device, threads=threads)
     back = resample_like(with_data(probability, small), corrected, order=1)
     return open_mask(with_data((data_of(back) > 0.5).astype(np.uint8), back)), notes, extra
-
-
-def template_values(path: Path) -> Any:
-    """The voxels of LifespanStrip's template; WeightsError where it cannot be read."""
-    import nibabel as nib
-    import numpy as np
-
-    from bmex_bids.exceptions import WeightsError
-
-    try:
-        values = np.asarray(nib.load(path).dataobj, dtype=np.float32)  # type: ignore[attr-defined]
-    except Exception as error:  # nibabel raises many kinds
-        raise WeightsError(
-            f"expected LifespanStrip's template in {path}, got: {error}; fetch template.hdr and "
-            "template.img again, or remove them"
-        ) from error
-    if not np.isfinite(values).all() or values.min() == values.max():
-        raise WeightsError(
-            f"expected LifespanStrip's template in {path}, got an image of one value or with "
-            "numbers that are not finite; fetch template.hdr and template.img again, or remove them"
-        )
-    return values

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from bmex_bids.exceptions import WeightsError
+from bmex_bids.exceptions import OutputError, WeightsError
 from bmex_bids.network.bmex import BMEX
 from bmex_bids.network.caffe import caffe_state
 from bmex_bids.network.compact import CompactBMEX, HalfUNet, Members
@@ -127,13 +128,20 @@ VARIANTS: Mapping[str, Variant] = {
 
 
 def _pickled(path: Path) -> Any:
-    """A bare state dict, or one under the key ``state_dict``."""
+    """A bare state dict, or one under a key that is usual, without the prefix of ``DataParallel``."""
     state = torch.load(path, map_location="cpu", weights_only=True)
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        return state["state_dict"]
+    if isinstance(state, dict):
+        inner = (state.get(key) for key in ("state_dict", "model_state_dict"))
+        state = next((one for one in inner if isinstance(one, dict)), state)
+        if state and all(str(name).startswith(PARALLEL) for name in state):
+            state = {name.removeprefix(PARALLEL): tensor for name, tensor in state.items()}
     return state
 
 
+#: end of the names of counters of training steps, which nothing here reads
+COUNTER = "num_batches_tracked"
+#: before each name where a network was saved as it trained on several GPUs
+PARALLEL = "module."
 #: ending of a file's name → what reads its tensors
 FORMATS: Mapping[str, Callable[[Path], Any]] = {
     ".pt": _pickled,
@@ -143,15 +151,17 @@ FORMATS: Mapping[str, Callable[[Path], Any]] = {
 }
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path, ending: str | None = None) -> dict[str, Tensor]:
     """Tensors of a weight file by their names, as they are in it (see :data:`FORMATS`).
+
+    ``ending`` says what it is where its name does not.
 
     Raises WeightsError for a missing or damaged file, one of another kind, and for a pickle that
     holds anything but tensors.
     """
     if not path.is_file():
         raise WeightsError(f"expected a weight file at {path}, found none")
-    reader = FORMATS.get(path.suffix)
+    reader = FORMATS.get(ending or path.suffix)
     if reader is None:
         raise WeightsError(
             f"expected a weight file with the ending {', '.join(FORMATS)}, got {path.name}"
@@ -184,20 +194,37 @@ def _refusal(path: Path, error: Exception) -> str:
     )
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
+def read_state(path: Path, ending: str | None = None) -> dict[str, Tensor]:
     """As :func:`read_tensors`, but float32 (counters stay whole numbers)."""
-    return {k: v.float() if v.is_floating_point() else v for k, v in read_tensors(path).items()}
+    tensors = read_tensors(path, ending)
+    return {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
 
 
 def convert(source: Path, target: Path) -> int:
     """Write the tensors of a weight file as safetensors, unchanged; return how many there are.
 
-    Names stay as they are in the file; those of a ``.caffemodel`` become ours.  The caller checks
-    that nothing is at ``target``.
+    Names stay as they are in the file; those of a ``.caffemodel`` become ours.  It is read back and
+    compared; where it differs, or cannot be written, that is an OutputError.
     """
     state = {name: tensor.contiguous() for name, tensor in read_tensors(source).items()}
-    save_file(_unshared(state), str(target))
+    try:
+        save_file(_unshared(state), str(target))
+        back = load_file(str(target))
+    except (SafetensorError, OSError) as error:
+        raise OutputError(
+            f"expected to write {len(state)} tensors, got: {error}; free some space or choose another "
+            "place"
+        ) from error
+    if back.keys() != state.keys() or not all(_same(back[name], state[name]) for name in state):
+        raise OutputError(f"expected what was written to read back as {source}, and it did not")
     return len(state)
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are the same to the last bit, numbers that are none included."""
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return False
+    return torch.equal(a.reshape(-1).view(torch.uint8), b.reshape(-1).view(torch.uint8))
 
 
 def _unshared(state: State) -> dict[str, Tensor]:
@@ -213,24 +240,28 @@ def _unshared(state: State) -> dict[str, Tensor]:
 
 def _fault(name: str, tensor: Tensor) -> str:
     """Why a tensor can be no weight; empty where it can."""
+    if tensor.is_meta:
+        return "a shape without numbers"
     if tensor.layout != torch.strided or tensor.is_quantized:
         return f"{tensor.layout}, not dense"
     if not tensor.is_floating_point():
-        return "" if name.endswith("num_batches_tracked") else f"{tensor.dtype}, not a float"
+        return "" if name.endswith(COUNTER) else f"{tensor.dtype}, not a float"
     if not bool(tensor.isfinite().all()):
         return "not finite"
     return "below zero" if name.endswith("running_var") and bool((tensor < 0).any()) else ""
 
 
-def load_network(path: Path, variant: str) -> nn.Module:
+def load_network(path: Path, variant: str, ending: str | None = None) -> nn.Module:
     """The network of a weight file, in evaluation mode, float32, on the CPU.
+
+    ``ending`` as for :func:`read_tensors`.  Counters of training steps may be missing.
 
     Missing, surplus or misshapen tensors raise a WeightsError that names them, and so do those that are
     no weights: not dense and real, not finite, a variance below zero.
     """
     if variant not in VARIANTS:
         raise WeightsError(f"expected a network variant of {sorted(VARIANTS)}, got {variant!r}")
-    state = read_state(path)
+    state = read_state(path, ending)
     unsound = [
         f"{name} ({fault})" for name, tensor in state.items() if (fault := _fault(name, tensor))
     ]
@@ -243,6 +274,8 @@ def load_network(path: Path, variant: str) -> nn.Module:
         network = VARIANTS[variant].build(state)
     renamed = {VARIANTS[variant].rename(name): tensor for name, tensor in state.items()}
     expected = network.state_dict()
+    counters = {name for name in expected if name.endswith(COUNTER)}
+    renamed |= {name: torch.tensor(0) for name in counters - set(renamed)}
     missing = sorted(set(expected) - set(renamed))
     surplus = sorted(set(renamed) - set(expected))
     shapes = [

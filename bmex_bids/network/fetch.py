@@ -2,217 +2,45 @@
 """Bring published weights into the weights folder: from an address, a folder or a ZIP file.
 
 A file appears under its own name only when it is whole, has the expected checksum (where one is
-known) and holds the tensors of its network.  Until then it is ``NAME.part``, and a download that
-broke off goes on from there, if the server can, also after the program was stopped.
+known) and holds the tensors of its network, or, of a template, an image.  Until then it is ``NAME.part``.
 """
 
 from __future__ import annotations
 
-import fcntl
-import http.client
-import json
-import re
 import shutil
-import time
-import urllib.error
-import urllib.request
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePath
 from typing import IO, Any
 
-from bmex_bids.exceptions import WeightsError
+from bmex_bids.exceptions import OutputError, WeightsError
+from bmex_bids.network.download import (
+    BLOCK,
+    Progress,
+    discard,
+    discard_notes,
+    download,
+    only_one,
+    part_of,
+    silent,
+)
 from bmex_bids.network.published import (
     PublishedSet,
     ledger,
+    locate,
     published_sets,
     sha256,
     write_down,
 )
 
-BLOCK = 1 << 18
-TIMEOUT_S = 60.0
-ATTEMPTS = 6  # in a row without a byte gained
-#: answers that may be another one in a moment (RFC 9110; 429 is RFC 6585)
-PASSING = {408, 425, 429, 500, 502, 503, 504}
-
-Progress = Callable[[str, int, int | None], None]  # file, bytes so far, bytes in all if known
+Opener = Callable[[], IO[bytes]]
 
 
-def silent(_name: str, _done: int, _total: int | None) -> None:
-    """No progress."""
-
-
-# ------------------------------------------------------------------ one address
-def download(
-    url: str,
-    target: Path,
-    *,
-    progress: Progress = silent,
-    timeout_s: float = TIMEOUT_S,
-    attempts: int = ATTEMPTS,
-    wait_s: float = 1.0,
-) -> Path:
-    """Download to ``target.part`` and return that path; nothing is checked but its length.
-
-    Parameters
-    ----------
-    url : http or https
-    target : the name the file will have; its folder exists
-    timeout_s : longest silence of the server
-    attempts : failures in a row, without a byte gained, after which it gives up
-    wait_s : before the first further attempt; doubled each time
-
-    Raises
-    ------
-    WeightsError
-        The address is wrong, the server refuses, sends a web page, or keeps failing; what came so
-        far is kept where a later call can go on from it.
-    """
-    if not re.match(r"https?://", url):
-        raise WeightsError(f"expected an address with http:// or https://, got {url!r}")
-    part = target.with_name(f"{target.name}.part")
-    failures, begun = 0, False
-    with _only_one(part):
-        while True:
-            before = part.stat().st_size if part.exists() else 0
-            try:
-                _transfer(url, part, target.name, progress, timeout_s, begun=begun)
-                return part
-            except WeightsError:
-                raise
-            except urllib.error.HTTPError as error:
-                if error.code == 416:  # what we have is not a beginning of what is there now
-                    part.unlink(missing_ok=True)
-                elif error.code not in PASSING:
-                    raise WeightsError(
-                        f"expected {target.name} at {url}, got the answer {error.code} "
-                        f"({error.reason}); check the address, or download the file in a browser "
-                        "and use --from FOLDER"
-                    ) from error
-                reason = f"{error.code} {error.reason}"
-            except (OSError, http.client.HTTPException) as error:
-                if isinstance(error, OSError) and error.filename:  # the disk, not the net
-                    raise WeightsError(
-                        f"expected to write {error.filename}, got: {error.strerror}; free some "
-                        "space or choose another folder with --weights-dir"
-                    ) from error
-                reason = str(getattr(error, "reason", None) or error) or type(error).__name__
-            now, begun = part.stat().st_size if part.exists() else 0, True
-            failures = failures + 1 if now <= before else 1
-            if failures >= attempts:
-                raise WeightsError(
-                    f"expected {target.name} from {url}, got {attempts} failures in a row (the "
-                    f"last: {reason}); {now} bytes are kept, give the same command again to go on"
-                )
-            time.sleep(wait_s * 2 ** (failures - 1))
-
-
-def _transfer(
-    url: str, part: Path, name: str, progress: Progress, timeout_s: float, *, begun: bool
-) -> None:
-    """One request; goes on where ``part`` ends if the server can, and starts again if not.
-
-    ``begun``: the part is of this very call.  What an earlier one left is gone on with only where the
-    server can tell that the file is still the same: half of each of two files would look whole.
-    """
-    have = part.stat().st_size if part.exists() else 0
-    notes = _notes(part)
-    if have and notes.get("url") == url and notes.get("validator") and have == notes.get("total"):
-        progress(name, have, have)  # it was stopped after the last byte
-        return
-    request = urllib.request.Request(url, headers={"User-Agent": "bmex_bids"})  # noqa: S310 (http)
-    if have and notes.get("url") == url and (begun or notes.get("validator")):
-        request.add_header("Range", f"bytes={have}-")
-        if validator := notes.get("validator"):
-            request.add_header("If-Range", validator)
-    else:
-        have = 0
-    with urllib.request.urlopen(request, timeout=timeout_s) as answer:  # noqa: S310
-        if "text/html" in (answer.headers.get("Content-Type") or ""):
-            raise WeightsError(
-                f"expected the file {name} at {url}, got a web page; give the address of the file "
-                "itself, or download it in a browser and use --from FOLDER"
-            )
-        have, total = _extent(answer, have, notes.get("total"))
-        validator = answer.headers.get("ETag") or answer.headers.get("Last-Modified")
-        if validator and validator.startswith("W/"):
-            validator = None  # a weak one does not promise the same bytes
-        with _opened(part, have) as stream:  # cuts what is of another file, before that is noted
-            _note(part, {"url": url, "validator": validator, "total": total})
-            progress(name, have, total)
-            while block := answer.read1(BLOCK):
-                _write(stream, block, part)
-                have += len(block)
-                progress(name, have, total)
-    if total is not None and have != total:
-        raise http.client.IncompleteRead(b"", total - have)
-
-
-def _extent(answer: Any, have: int, expected: int | None) -> tuple[int, int | None]:
-    """Where in the file the answer begins, and the file's length if known."""
-    length = answer.headers.get("Content-Length")
-    if answer.status != 206:
-        return 0, int(length) if length and length.isdigit() else None
-    found = re.match(r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range") or "")
-    total = int(found[2]) if found and found[2] != "*" else None
-    if found is None or int(found[1]) != have or (expected and total and total != expected):
-        raise urllib.error.HTTPError(answer.url, 416, "another part than asked for", None, None)  # type: ignore[arg-type]
-    return have, total
-
-
-def _opened(part: Path, have: int) -> IO[bytes]:
-    stream = part.open("r+b" if part.exists() else "wb")
-    stream.truncate(have)
-    stream.seek(have)
-    return stream
-
-
-def _write(stream: IO[bytes], block: bytes, part: Path) -> None:
-    try:
-        stream.write(block)
-    except OSError as error:
-        error.filename = str(part)  # tells the disk's errors from the net's
-        raise
-
-
-def _notes(part: Path) -> dict[str, Any]:
-    try:
-        notes = json.loads(part.with_name(f"{part.name}.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return notes if isinstance(notes, dict) else {}
-
-
-def _note(part: Path, notes: dict[str, Any]) -> None:
-    part.with_name(f"{part.name}.json").write_text(json.dumps(notes), encoding="utf-8")
-
-
-def discard(part: Path) -> None:
-    """Remove a partial download and what is known of it."""
-    part.unlink(missing_ok=True)
-    part.with_name(f"{part.name}.json").unlink(missing_ok=True)
-
-
-@contextmanager
-def _only_one(part: Path) -> Iterator[None]:
-    lock = part.with_name(f".{part.name}.lock")
-    with lock.open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise WeightsError(
-                f"expected to be alone in fetching {part.name}, but another process is at it; "
-                "wait for that one"
-            ) from error
-        yield
-        lock.unlink(missing_ok=True)
-
-
-# ------------------------------------------------------------------ into the folder
 @dataclass(frozen=True)
 class Fetched:
     """What became of one file.
@@ -281,17 +109,14 @@ def install(
 
 
 def _holds_network(part: Path, name: str, variant: str) -> None:
-    """Load it as its network would be; under another name, since formats go by a name's ending."""
+    """Load it as its network would be."""
     from bmex_bids.network.checkpoints import load_network
 
-    readable = part.with_name(f".new-{name}")
-    part.replace(readable)
     try:
-        load_network(readable, variant)
+        load_network(part, variant, ending=Path(name).suffix)
     except WeightsError as error:
-        raise WeightsError(f"{error}".replace(str(readable), name).replace(".new-", "")) from error
-    finally:
-        readable.replace(part)
+        said = f"{error}".replace(str(part), name).replace(part.name, name)
+        raise WeightsError(said) from error
 
 
 def fetch_file(
@@ -302,11 +127,21 @@ def fetch_file(
     *,
     given_sha256: str | None = None,
     **options: Any,
-) -> Fetched:
-    """Download one published file into the weights folder; ``options`` as for :func:`download`."""
+) -> list[tuple[str, Fetched]]:
+    """Download one published file into the weights folder, or a ZIP file in which it lies.
+
+    ``options`` as for :func:`.download.download`; the result as of :func:`take`.
+    """
     make_folder(folder)
-    part = download(url, folder / name, **options)
-    return install(part, folder, release, name, origin=url, given_sha256=given_sha256)
+    part = part_of(folder / name)
+    with only_one(part):
+        download(url, folder / name, **options)
+        if given_sha256 is not None or not _is_archive(part, release):
+            one = install(part, folder, release, name, origin=url, given_sha256=given_sha256)
+            return [(release.name, one)]
+        archive = part.replace(part_of(folder / f"{release.name}.zip"))
+        discard_notes(part)
+    return _take_apart(archive, folder, release, url)
 
 
 def fetch_archive(
@@ -314,13 +149,34 @@ def fetch_archive(
 ) -> list[tuple[str, Fetched]]:
     """Download a ZIP file and take the published files out of it."""
     make_folder(folder)
-    part = download(url, folder / f"{release.name}.zip", **options)
+    target = folder / f"{release.name}.zip"
+    with only_one(part_of(target)):
+        archive = download(url, target, **options)
+        return _take_apart(archive, folder, release, url)
+
+
+def _is_archive(part: Path, release: PublishedSet) -> bool:
+    """Whether it is a ZIP file with files of the set.  (A ``.pt`` file is a ZIP file too.)"""
+    if not zipfile.is_zipfile(part):
+        return False
+    with _listing(part) as listing:
+        return any(path.name in _names(release) for path in listing)
+
+
+def _take_apart(
+    archive: Path, folder: Path, release: PublishedSet, url: str
+) -> list[tuple[str, Fetched]]:
+    """What is in an archive that came; it goes then, unless it was the disk that failed."""
     try:
-        return take(part, folder, (release,), origin=url)
-    finally:
-        discard(part)
+        done = take(archive, folder, (release,), origin=url)
+    except WeightsError:
+        discard(archive)
+        raise
+    discard(archive)
+    return done
 
 
+# ------------------------------------------------------------------ out of a folder or an archive
 def take(
     source: Path,
     folder: Path,
@@ -331,34 +187,49 @@ def take(
 ) -> list[tuple[str, Fetched]]:
     """Copy every file with a published name out of a folder or a ZIP file, however deep it lies.
 
-    Returns the set's name and what became of each file; none at all is a WeightsError.
+    Of two with one name the first is taken.  Companions are taken together, out of one folder.
+
+    Returns
+    -------
+    The set's name and what became of each file.
+
+    Raises
+    ------
+    WeightsError
+        There is none at all, or some were bad; the good ones are in their place then.
+    OutputError
+        The weights folder cannot be written.
     """
     make_folder(folder)
-    wanted = {
-        name: release
-        for release in (releases if releases is not None else published_sets())
-        for name in (*(file.file for file in release.files), *release.companions)
-    }
-    done = []
-    for name, stream in _entries(source, set(wanted)):
-        release = wanted[name]
-        part = folder / f"{name}.part"
-        with _only_one(part), stream, part.open("wb") as target:
-            discard_notes(part)
-            progress(name, 0, None)
+    done: list[tuple[str, Fetched]] = []
+    bad: list[str] = []
+    with _listing(source) as listing:
+        for release in releases if releases is not None else published_sets():
+            for file in release.files:
+                path = next((path for path in listing if path.name == file.file), None)
+                if path is None:
+                    continue
+                try:
+                    one = _copied(listing, path, folder, release, origin or str(path), progress)
+                except WeightsError as error:
+                    bad.append(str(error))
+                else:
+                    done.append((release.name, one))
             try:
-                shutil.copyfileobj(stream, target, BLOCK)
-            except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-                discard(part)
-                raise WeightsError(
-                    f"expected {name} whole in {source}, got: {error}; fetch the archive again"
-                ) from error
-        fetched = install(
-            part, folder, release, name, origin=origin or str(source.absolute() / name)
+                more = _companions(listing, folder, release, origin)
+            except WeightsError as error:
+                bad.append(str(error))
+            else:
+                done += [(release.name, one) for one in more]
+    if bad:
+        good = (
+            f" The others were taken: {', '.join(f.path.name for _, f in done)}." if done else ""
         )
-        done.append((release.name, fetched))
+        raise WeightsError(f"{'. '.join(bad)}.{good}" if len(bad) > 1 or done else bad[0])
     if not done:
-        some = ", ".join([*sorted(wanted)[:3], "…"])
+        some = ", ".join(
+            [*sorted(file.file for r in published_sets() for file in r.files)[:3], "…"]
+        )
         raise WeightsError(
             f"expected files with the published names ({some}) in {source}, found none; see "
             "bmex-weights list"
@@ -366,31 +237,116 @@ def take(
     return done
 
 
-def discard_notes(part: Path) -> None:
-    """A copy is not a download to go on with."""
-    part.with_name(f"{part.name}.json").unlink(missing_ok=True)
+def _names(release: PublishedSet) -> set[str]:
+    return {*(file.file for file in release.files), *release.companions}
 
 
-def _entries(source: Path, names: set[str]) -> Iterator[tuple[str, IO[bytes]]]:
-    """Each file of one of the names, opened; of two with one name the first is taken."""
-    seen: set[str] = set()
+def _copied(
+    listing: dict[PurePath, Opener],
+    path: PurePath,
+    folder: Path,
+    release: PublishedSet,
+    origin: str,
+    progress: Progress,
+) -> Fetched:
+    """One weight file, checked and in its place."""
+    part = part_of(folder / path.name)
+    with only_one(part):
+        discard_notes(part)  # a copy is not a download to go on with
+        progress(path.name, 0, None)
+        try:
+            _copy(listing[path], part)
+        except BaseException:
+            discard(part)
+            raise
+        return install(part, folder, release, path.name, origin=origin)
+
+
+def _copy(opener: Opener, target: Path) -> None:
+    """Write what is opened; a damaged source is a WeightsError, a target that fails an OutputError."""
+    name = target.name.removesuffix(".part")
+    try:
+        with opener() as stream, target.open("wb") as copy:
+            shutil.copyfileobj(stream, copy, BLOCK)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise WeightsError(
+            f"expected {name} whole in its archive, got: {error}; fetch the archive again"
+        ) from error
+    except OSError as error:
+        raise OutputError(
+            f"expected to copy {name} to {target.parent}, got: {error.strerror}; free some space, "
+            "check who may read and write there, or choose another folder with --weights-dir"
+        ) from error
+
+
+def _companions(
+    listing: dict[PurePath, Opener], folder: Path, release: PublishedSet, origin: str | None
+) -> list[Fetched]:
+    """The files that go with a set's weights, all out of one folder, where it has them.
+
+    Their names are common ones (``template.hdr``), so they are taken only where the weights come with
+    them or are here already, and only when they can be read as what they are to be.
+    """
+    from bmex_bids.network.lifespanstrip import template_values
+
+    if not release.companions or not _has_weights(listing, folder, release):
+        return []
+    places = _beside(listing, release)
+    if not places:
+        return []
+    if len(places) > 1:
+        raise WeightsError(
+            f"expected one folder with {' and '.join(release.companions)}, got "
+            f"{', '.join(str(place) for place in places)}; give the right one with --from"
+        )
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as temporary:
+        parts = [Path(temporary) / name for name in release.companions]
+        for part in parts:
+            _copy(listing[places[0] / part.name], part)
+        template_values(parts[0])
+        return [
+            install(part, folder, release, part.name, origin=origin or str(places[0] / part.name))
+            for part in parts
+        ]
+
+
+def _has_weights(listing: dict[PurePath, Opener], folder: Path, release: PublishedSet) -> bool:
+    names = {file.file for file in release.files}
+    return any(path.name in names for path in listing) or any(
+        locate(folder, name) is not None for name in names
+    )
+
+
+def _beside(listing: dict[PurePath, Opener], release: PublishedSet) -> list[PurePath]:
+    """The folders that hold all of a set's companions; if some hold its weights too, only those."""
+    parents = dict.fromkeys(path.parent for path in listing)
+    whole = [p for p in parents if all(p / name in listing for name in release.companions)]
+    return [p for p in whole if any(p / f.file in listing for f in release.files)] or whole
+
+
+@contextmanager
+def _listing(source: Path) -> Iterator[dict[PurePath, Opener]]:
+    """Every file of a folder or ZIP file, however deep, and what opens it."""
     if source.is_dir():
-        for path in sorted(source.rglob("*")):
-            if path.name in names - seen and path.is_file():
-                seen.add(path.name)
-                yield path.name, path.open("rb")
+        paths = sorted(path for path in source.absolute().rglob("*") if path.is_file())
+        yield {path: partial(_open, path) for path in paths}
         return
     try:
-        with zipfile.ZipFile(source) as archive:
-            for info in archive.infolist():
-                name = Path(info.filename).name
-                if name in names - seen and not info.is_dir():
-                    seen.add(name)
-                    yield name, archive.open(info)
-    except (zipfile.BadZipFile, FileNotFoundError, NotImplementedError, RuntimeError) as error:
+        archive = zipfile.ZipFile(source)
+    except (zipfile.BadZipFile, NotImplementedError, OSError) as error:
         raise WeightsError(
             f"expected a folder or a ZIP file at {source}, got: {error}; check the path"
         ) from error
+    with archive:
+        yield {
+            source.absolute() / info.filename: partial(archive.open, info)
+            for info in archive.infolist()
+            if not info.is_dir()
+        }
+
+
+def _open(path: Path) -> IO[bytes]:
+    return path.open("rb")
 
 
 def make_folder(folder: Path) -> None:

@@ -38,6 +38,8 @@ PIECE = 2_000_000
 FEWEST_CHANNELS = 8
 #: standard deviations from the mean beyond which a ReLU hardly ever, or hardly never, cuts
 UNUSUAL = 3.0
+#: from zero, that a ReLU may cut and be done by a comparison
+FARTHEST = 1e15
 #: patterns of emptiness, by the name of the layer
 Patterns = dict[str, Tensor]
 
@@ -117,7 +119,8 @@ def ahead(
 
     Parameters
     ----------
-    before : what is read goes through it; left as it is unless all its scales are positive
+    before : what is read goes through it; left as it is unless all its scales are positive and all its
+        floors nearer than :data:`FARTHEST`
     weight, bias : (out, in, 3, 3, 3) and (out,)
     dtype : of what is read; the floor is rounded to it first, so that nothing is exactly nothing
 
@@ -129,7 +132,8 @@ def ahead(
         return before, weight, bias
     scale = before.scale.double()
     floor = _floor(before).to(dtype)
-    if not bool((scale > 0).all()) or not bool(floor.isfinite().all()):
+    # a floor far away comes of a scale that has decayed to nothing, by which weights would vanish in bfloat16
+    if not bool((scale > 0).all()) or not bool((floor.abs() < FARTHEST).all()):
         return before, weight, bias
     scaled = weight.double() * scale.view(1, -1, 1, 1, 1)
     less = scaled.sum(dim=(2, 3, 4)) @ floor.double()

@@ -12,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bmex_bids.exceptions import ImageError
+from bmex_bids.exceptions import ImageError, WeightsError
 from bmex_bids.network.adunet import ADUNet
+from bmex_bids.network.memory import or_on_processor
 from bmex_bids.network.tiling import WeightedSum, boxes
 
 GRID_MM = 1.6
@@ -63,23 +64,50 @@ def head_probability(
 
     if head.ndim != 3:
         raise ImageError(f"expected a three-dimensional image, got shape {head.shape}")
-    where = resolve_device(device)
     torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
-    network = _network(path, str(where))
     # as SimpleITK hands an array over: (z, y, x)
     fed = np.ascontiguousarray(head.transpose(2, 1, 0) / np.float32(DIVISOR), dtype=np.float32)
     fed, start = _at_least(fed, WINDOW)
-    a, b, c = fed.shape
-    sums = WeightedSum.zeros(1, (a, b, c))
+    brain = or_on_processor(
+        resolve_device(device), lambda where: _windows(fed, path, where, overlap)
+    )
+    kept = tuple(slice(s, s + n) for s, n in zip(start, head.shape[::-1], strict=True))
+    return np.ascontiguousarray(brain[kept].transpose(2, 1, 0))
+
+
+def _windows(
+    fed: NDArray[np.float32], path: Path, device: torch.device, overlap: int
+) -> NDArray[np.float32]:
+    """Probability of brain, (z, y, x), of an array no smaller than a window."""
+    network = _network(path, str(device))
+    sums = WeightedSum.zeros(1, (fed.shape[0], fed.shape[1], fed.shape[2]))
     weight = np.ones((WINDOW,) * 3, np.float32)
     with torch.inference_mode():
-        for box in boxes((a, b, c), (WINDOW, WINDOW, WINDOW), overlap):
-            x = torch.from_numpy(np.ascontiguousarray(fed[box]))[None, None].to(where)
+        for box in boxes(sums.weight.shape, (WINDOW, WINDOW, WINDOW), overlap):  # type: ignore[arg-type]
+            x = torch.from_numpy(np.ascontiguousarray(fed[box]))[None, None].to(device)
             classes = network(x)[0]
             brain = (classes[GREY] + classes[WHITE])[None].float().cpu().numpy()
             sums.add(box, brain, weight)
-    kept = tuple(slice(s, s + n) for s, n in zip(start, head.shape[::-1], strict=True))
-    return np.ascontiguousarray(sums.result()[0][kept].transpose(2, 1, 0))
+    return sums.result()[0]
+
+
+def template_values(path: Path) -> NDArray[np.float32]:
+    """The voxels of LifespanStrip's template; WeightsError where it cannot be read."""
+    import nibabel as nib
+
+    try:
+        values = np.asarray(nib.load(path).dataobj, dtype=np.float32)  # type: ignore[attr-defined]
+    except Exception as error:  # nibabel raises many kinds
+        raise WeightsError(
+            f"expected LifespanStrip's template in {path}, got: {error}; fetch template.hdr and "
+            "template.img again, or remove them"
+        ) from error
+    if not np.isfinite(values).all() or values.min() == values.max():
+        raise WeightsError(
+            f"expected LifespanStrip's template in {path}, got an image of one value or with "
+            "numbers that are not finite; fetch template.hdr and template.img again, or remove them"
+        )
+    return values
 
 
 def _at_least(fed: NDArray[np.float32], size: int) -> tuple[NDArray[np.float32], tuple[int, ...]]:

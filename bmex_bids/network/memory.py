@@ -5,12 +5,17 @@ number format a device computes natively."""
 from __future__ import annotations
 
 import ctypes
+import logging
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+
+LOGGER = logging.getLogger(__name__)
+Result = TypeVar("Result")
 
 PROC = Path("/proc")
 CGROUP = Path("/sys/fs/cgroup")
@@ -28,6 +33,11 @@ _OUT_OF_MEMORY = (
     "bad_alloc",
     "cublas_status_alloc_failed",
     "could not create a memory",
+    # cuDNN's words where a GPU is full
+    "cudnn_status_alloc_failed",
+    "allocation_failed",
+    "unable to find an engine",
+    "unable to find a valid cudnn algorithm",
 )
 
 
@@ -38,6 +48,20 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(
         text in str(error).lower() for text in _OUT_OF_MEMORY
     )
+
+
+def or_on_processor(device: torch.device, work: Callable[[torch.device], Result]) -> Result:
+    """Do it on a device, and where a GPU's memory is short, on the processor, with a warning."""
+    try:
+        return work(device)
+    except Exception as error:
+        if device.type == "cpu" or not is_out_of_memory(error):
+            raise
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    # outside of the handler: its traceback would keep the memory
+    torch.cuda.empty_cache()
+    LOGGER.warning("memory of %s was short (%s); going on without it", device, reason)
+    return work(torch.device("cpu"))
 
 
 def free_bytes(

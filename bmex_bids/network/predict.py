@@ -55,9 +55,11 @@ MULTIPLE = 8  # three halvings
 MARGIN = 8  # voxels around the brain that the network may see
 OVERLAP = 24  # voxels that a tile sees beyond its core
 GEOMETRIES = ("fast", "reference")
-#: the published way: cubes of 40 voxels every 18, of whose results the outer 5 are dropped, over
-#: the brain's bounding box and 5 voxels around it
+#: the published way: cubes of 40 voxels every 18, of whose results the outer 5 are dropped
 PATCH, STRIDE, CROP = 40, 18, 5
+#: of the Caffe release, which drops nothing
+CAFFE_STRIDE, CAFFE_CROP = 12, 0
+PADDING = 5  # voxels around the brain's bounding box that patches cover too
 #: networks without a program of layers: edge of a tile, voxels, and what a voxel takes, bytes
 TILE, TILE_BYTES = 96, 4000
 SMALLEST = 32  # edge of the tile at which trying smaller ones ends
@@ -91,7 +93,12 @@ class Enhancement:
 
 
 def resolve_device(name: str = "auto") -> torch.device:
-    """``auto`` takes a GPU when there is one; one asked for and absent is a DeviceError."""
+    """``auto`` takes a GPU when there is one; one asked for and absent is a DeviceError.
+
+    What a GPU computes in float32 is float32 from then on: its convolutions would else round what they
+    multiply to the ten bits of TF32, and a sidecar would not say so.
+    """
+    torch.backends.cudnn.allow_tf32 = False
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -279,6 +286,11 @@ class _Job:
         self.networks = len({whose_turn(loaded, len(axes)) for axes in views})
         values[~wanted] = 0
         values /= len(views)
+        if not np.isfinite(values).all():
+            raise ImageError(
+                f"expected numbers from the network {self.record.name}, got some that are not finite; try "
+                "--precision float32 with --geometry reference, and tell us: it may be the network's fault"
+            )
         result = volume_order(np.moveaxis(values, -1, 0))
         return result[(slice(None), *_sides(inside))], box, inside
 
@@ -317,7 +329,9 @@ class _Job:
         function = _function(network, tissues_only)
         channels = CLASSES if tissues_only else CLASSES + 1
         if self.geometry == "reference":
-            values = _run_patches(function, channels, brain, wanted, self.device)
+            caffe = bool(getattr(network, "caffe", False))
+            grid = (CAFFE_STRIDE, CAFFE_CROP) if caffe else (STRIDE, CROP)
+            values = _run_patches(function, channels, brain, wanted, self.device, *grid)
         else:
             free = free_bytes(self.device, self.memory_mb)
             most = min(most, max(free // TILE_BYTES, SMALLEST**3), TILE**3)
@@ -424,26 +438,28 @@ def _run_patches(
     brain: NDArray[np.float32],
     wanted: NDArray[np.bool_],
     device: torch.device,
+    stride: int,
+    crop: int,
 ) -> NDArray[np.float32]:
     """The published geometry, one patch after the other, (channels, D, H, W).
 
     Each patch of the grid is computed, also where there is no brain, as in the published code.
     """
     box = brain_box(wanted, 0)
-    low = [s.start - CROP for s in box]
-    sides = [max(s.stop - s.start + 2 * CROP, PATCH) for s in box]
+    low = [s.start - PADDING for s in box]
+    sides = [max(s.stop - s.start + 2 * PADDING, PATCH) for s in box]
     # room around the volume: the grid may begin before it and end behind it
     room = [(PATCH, PATCH)] * 3
     padded = np.pad(brain, room)
     shape = (sides[0], sides[1], sides[2])
     fed = padded[tuple(slice(a + PATCH, a + PATCH + n) for a, n in zip(low, sides, strict=True))]
     sums = WeightedSum.zeros(channels, shape)
-    weight = np.ones((PATCH - 2 * CROP,) * 3, np.float32)
-    kept = (slice(None), *(slice(CROP, PATCH - CROP),) * 3)
+    weight = np.ones((PATCH - 2 * crop,) * 3, np.float32)
+    kept = (slice(None), *(slice(crop, PATCH - crop),) * 3)
     with torch.inference_mode():
-        for patch in reference_grid(shape):
+        for patch in reference_grid(shape, PATCH, stride):
             x = torch.from_numpy(np.ascontiguousarray(fed[patch]))[None, None].to(device)
-            middle = tuple(slice(s.start + CROP, s.stop - CROP) for s in patch)
+            middle = tuple(slice(s.start + crop, s.stop - crop) for s in patch)
             sums.add(middle, function(x)[0].float().cpu().numpy()[kept], weight)  # type: ignore[arg-type]
     result = np.zeros((channels, *(n + 2 * PATCH for n in brain.shape)), np.float32)
     result[

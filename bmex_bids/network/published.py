@@ -13,15 +13,18 @@ import fcntl
 import functools
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from bmex_bids.exceptions import WeightsError
+
+LOGGER = logging.getLogger(__name__)
 
 ENVIRONMENT = "BMEX_WEIGHTS_DIR"
 LEDGER = "checksums.json"
@@ -107,16 +110,33 @@ def weights_folder(given: Path | None = None) -> Path:
         return given
     if named := os.environ.get(ENVIRONMENT):
         return Path(named).expanduser().absolute()
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(cache).expanduser().absolute() / "bmex_bids" / "weights"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    try:
+        cache = cache.expanduser()
+    except (
+        RuntimeError
+    ):  # neither HOME nor an entry of the user: / is the home that such users get
+        cache = Path("/.cache")
+    return cache.absolute() / "bmex_bids" / "weights"
 
 
 def locate(folder: Path, name: str) -> Path | None:
-    """A published file, or the same converted to safetensors; None where neither is there."""
-    for path in (folder / name, (folder / name).with_suffix(".safetensors")):
-        if path.is_file():
-            return path
+    """A published file, or the same converted to safetensors; None where neither is there.
+
+    A folder that may not be looked into has none, with a warning.
+    """
+    try:
+        for path in (folder / name, (folder / name).with_suffix(".safetensors")):
+            if path.is_file():
+                return path
+    except OSError as error:
+        _say_once(f"published weights in {folder} are not looked at: {error.strerror}")
     return None
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    LOGGER.warning(text)
 
 
 def companions(release: PublishedSet, folder: Path) -> tuple[Path, ...]:
@@ -137,6 +157,11 @@ def ledger(folder: Path) -> dict[str, dict[str, str]]:
             f"expected checksums in {folder / LEDGER}, got: {error}; remove that file, then run "
             "bmex-weights verify to write down those of the files as they are"
         ) from error
+    if not isinstance(table, dict):
+        raise WeightsError(
+            f"expected an object in {folder / LEDGER}, got {type(table).__name__}; remove that file, "
+            "then run bmex-weights verify to write down the checksums of the files as they are"
+        )
     return {name: entry for name, entry in table.items() if isinstance(entry, dict)}
 
 
@@ -153,9 +178,10 @@ def write_down(path: Path, sha256: str, origin: str) -> None:
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """One process at a time."""
+    """One process at a time; on a file system without locks everybody is alone."""
     with path.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
 

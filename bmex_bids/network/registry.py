@@ -56,6 +56,14 @@ class WeightRecord:
     companion: Path | None = None
 
     @property
+    def companions(self) -> tuple[Path, ...]:
+        """The companion with its second half, where it has one (``.hdr`` and ``.img``)."""
+        if self.companion is None:
+            return ()
+        half = self.companion.with_suffix(".img")
+        return (self.companion, *([half] if half != self.companion and half.is_file() else []))
+
+    @property
     def mirrored(self) -> tuple[str, ...]:
         """Axes of LPS along which the network knows brains mirrored; () for published weights."""
         return MIRRORED.get(self.variant, ())
@@ -101,6 +109,12 @@ def published_names() -> dict[str, tuple[str, ...]]:
     }
 
 
+def weight_names() -> set[str]:
+    """Everything that ``--weights`` takes by name."""
+    ours = {record.name for record in bundled()}
+    return {"auto", "bundled", *published_names()["enhance"], *ours}
+
+
 def published_set(name: str) -> PublishedSet:
     """The published set of a name."""
     return next(release for release in published_sets() if release.name == name)
@@ -115,6 +129,8 @@ def record_of(release: PublishedSet, file: PublishedFile, path: Path) -> WeightR
         None: "its publisher gave no checksum, and none was written down when it came",
     }[trust]
     beside = companions(release, path.parent)
+    for further in beside:
+        check(further)
     complete = bool(beside) and len(beside) == len(release.companions)
     return WeightRecord(
         name=release.record_name(file),
@@ -200,7 +216,7 @@ def select(
     """
     names = {record.name for record in bundled()}
     published = published_names()["enhance"]
-    if weights not in {"auto", "bundled", *published, *names}:
+    if weights not in weight_names():
         raise WeightsError(
             f"expected --weights of auto, bundled, {', '.join(published)} or one of "
             f"{sorted(names)}, got {weights!r}"

@@ -37,6 +37,7 @@ from bmex_bids.network.headgrid import (
     resize,
     window,
 )
+from bmex_bids.network.memory import or_on_processor
 from bmex_bids.network.predict import resolve_device
 from bmex_bids.network.registry import WeightRecord
 from bmex_bids.network.tiling import network_order, volume_order
@@ -78,11 +79,21 @@ def brain_probability(
     """
     if data.ndim != 3:
         raise ImageError(f"expected a three-dimensional image, got shape {data.shape}")
-    where = resolve_device(device)
     torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
-    network = _network(record.path, record.variant, str(where))
+    return or_on_processor(
+        resolve_device(device), lambda where: _probability(data, spacing_mm, record, where)
+    )
+
+
+def _probability(
+    data: NDArray[np.float32],
+    spacing_mm: tuple[float, float, float],
+    record: WeightRecord,
+    device: torch.device,
+) -> NDArray[np.float32]:
+    network = _network(record.path, record.variant, str(device))
     with torch.inference_mode():
-        full = torch.from_numpy(np.ascontiguousarray(data, dtype=np.float32)).to(where)
+        full = torch.from_numpy(np.ascontiguousarray(data, dtype=np.float32)).to(device)
         grid = on_grid(full, spacing_mm, GRID_MM)
         logits = logits_at(network, grid, first_view(grid))
         again = second_view(logits)

@@ -68,9 +68,14 @@ def test_a_folder_as_weights_means_the_published_files_in_it(places, tmp_path):
     assert (processing.weights, processing.weights_dir) == ("bmex-1.0.5", tmp_path / "weights")
 
 
-def test_a_folder_that_happens_to_be_called_auto_changes_nothing(places):
-    Path("auto").mkdir()
-    assert parse(places).processing.weights_dir is None
+@pytest.mark.parametrize("name", ["auto", "bundled", "bmex-1.0.1", "bmex-lifespan-9"])
+def test_a_folder_that_happens_to_be_called_as_a_set_changes_nothing(places, name):
+    """Beside the unzipped folder ``bmex-1.0.1`` its name meant another set."""
+    Path(name).mkdir()
+    processing = parse([*places, "--weights", name]).processing
+    assert (processing.weights, processing.weights_dir) == (name, None)
+    processing = parse([*places, "--weights", f"./{name}"]).processing
+    assert processing.weights_dir == Path(name).absolute()
 
 
 @pytest.mark.parametrize(

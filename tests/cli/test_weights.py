@@ -7,6 +7,8 @@ import io
 import json
 import zipfile
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 from http_server import serve
@@ -14,9 +16,11 @@ from literal_network import encode_caffemodel, random_caffe
 from safetensors.torch import load_file
 
 from bmex_bids.cli import weights
-from bmex_bids.network import published
+from bmex_bids.exceptions import WeightsError
+from bmex_bids.network import fetch, published
 from bmex_bids.network.adunet import ADUNet
 from bmex_bids.network.bmex import BMEX
+from bmex_bids.network.registry import select
 
 ADULT = "BMEX-Month24-T1-model.pt"
 
@@ -33,6 +37,20 @@ def as_bytes(state):
     return stream.getvalue()
 
 
+def template():
+    """Header and voxels of LifespanStrip's template."""
+    values = np.linspace(0, 1, 27, dtype=np.float32).reshape(3, 3, 3)
+    image = nib.Spm99AnalyzeImage(values, np.eye(4))
+    halves = nib.Spm99AnalyzeImage.make_file_map(
+        {"header": io.BytesIO(), "image": io.BytesIO(), "mat": io.BytesIO()}
+    )
+    image.to_file_map(halves)
+    return {
+        "template.hdr": halves["header"].fileobj.getvalue(),
+        "template.img": halves["image"].fileobj.getvalue(),
+    }
+
+
 @pytest.fixture(scope="module")
 def files():
     """Small networks in files of the published names."""
@@ -42,8 +60,7 @@ def files():
         ADULT: as_bytes(bmex),
         "T1T2w-model.pt": as_bytes({"state_dict": ADUNet(4).state_dict()}),
         "reconstruction_9m_T1.caffemodel": encode_caffemodel(*random_caffe(4)),
-        "template.hdr": b"header",
-        "template.img": b"voxels",
+        **template(),
     }
 
 
@@ -225,6 +242,8 @@ def test_one_file_of_an_archive_brings_its_companions(say, folder, site, downloa
     ("words", "reason"),
     [
         (["fetch"], "a NAME or --from PATH, got neither"),
+        (["fetch", "bmex-1.0.5", "--timeout", "-1"], "--timeout between 0 and 86400 s, got -1"),
+        (["fetch", "bmex-1.0.5", "--timeout", "nan"], "got nan"),
         (["fetch", "bmex-9"], "got bmex-9; see bmex-weights list"),
         (["fetch", "--from", "x", "--url", "http://x"], "got both"),
         (["fetch", "bmex-1.0.1", "bmex-1.0.5", "--url", "http://x"], "got several"),
@@ -301,3 +320,53 @@ def test_path_prints_where_things_are(say, folder, downloads, tmp_path):
     assert "run: bmex-weights fetch bmex-1.0.5" in err
     say("fetch", "--from", downloads)
     assert say("path", "bmex-1.0.5-month24-T1w")[1] == f"{folder / ADULT}\n"
+
+
+def test_verify_looks_at_the_template_too(say, folder, downloads):
+    say("fetch", "--from", downloads)
+    code, out, _ = say("verify")
+    assert code == 0
+    assert "template.img: unchanged since it came" in out
+    (folder / "template.img").write_bytes(b"tampered")
+    code, _, err = say("verify", "lifespanstrip-2")
+    assert code == 5
+    assert "template.img: BAD" in err
+    with pytest.raises(WeightsError, match=r"template\.img to have the SHA-256"):
+        select("strip", weights_dir=folder)
+
+
+def test_a_folder_that_may_only_be_read_can_be_verified(say, folder, files, monkeypatch):
+    folder.mkdir()
+    (folder / ADULT).write_bytes(files[ADULT])
+
+    def denied(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(published, "write_down", denied)
+    code, out, _ = say("verify")
+    assert code == 0
+    assert (
+        f"{ADULT}: its publisher gives no checksum; it was not written down (Permission denied)"
+        in out
+    )
+
+
+def test_what_the_disk_says_is_no_traceback(say, folder, downloads, monkeypatch):
+    def denied(*_):
+        raise PermissionError(13, "Permission denied", "weights")
+
+    monkeypatch.setattr(fetch, "write_down", denied)
+    code, _, err = say("fetch", "--from", downloads)
+    assert code == 5
+    assert "Permission denied: 'weights'; check the permissions and the space" in err
+
+
+def test_checksums_that_are_none_are_said(say, folder, files):
+    folder.mkdir()
+    (folder / ADULT).write_bytes(files[ADULT])
+    (folder / "checksums.json").write_text("[]")
+    code, _, err = say("list")
+    assert code == 5
+    assert "expected an object in" in err
+    with pytest.raises(WeightsError, match="got list; remove that file"):
+        select("enhance", age_group="month24", contrast="T1w")

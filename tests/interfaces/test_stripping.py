@@ -11,9 +11,10 @@ import torch
 from bmex_bids.exceptions import WeightsError
 from bmex_bids.interfaces import stripping
 from bmex_bids.interfaces.preprocess import MaskBrain, weight_record
-from bmex_bids.interfaces.stripping import network_mask, template_values
+from bmex_bids.interfaces.stripping import network_mask
 from bmex_bids.network import lifespanstrip
 from bmex_bids.network.adunet import ADUNet
+from bmex_bids.network.lifespanstrip import template_values
 from bmex_bids.network.registry import select
 from bmex_bids.workflows.base import as_table
 

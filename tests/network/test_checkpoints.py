@@ -11,11 +11,13 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from bmex_bids.exceptions import WeightsError
+from bmex_bids.exceptions import OutputError, WeightsError
+from bmex_bids.network import checkpoints
 from bmex_bids.network.bmex import BMEX
-from bmex_bids.network.checkpoints import from_published, load_network, read_state
+from bmex_bids.network.checkpoints import convert, from_published, load_network, read_state
 from bmex_bids.network.compact import CompactBMEX, Members, whose_turn
 
 #: names and shapes of the published release (w = 64), written down from the table of its layers
@@ -238,3 +240,41 @@ print(sorted({"torch._dynamo", "torch._inductor"} & set(sys.modules)))
     )
     assert done.stdout.strip() == "[]"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("wrap", ["state_dict", "model_state_dict", None])
+def test_a_network_that_was_saved_as_it_trained_on_several_gpus(small, save, wrap):
+    parallel = {f"module.{name}": tensor for name, tensor in small.items()}
+    path = save({wrap: parallel} if wrap else parallel)
+    network = load_network(path, "bmex-pytorch")
+    assert torch.equal(network.tissue.conv9.weight, small["conv9.weight"])
+
+
+def test_counters_of_training_steps_may_be_missing(small, save):
+    bare = {name: t for name, t in small.items() if not name.endswith("num_batches_tracked")}
+    network = load_network(save(bare), "bmex-pytorch")
+    assert torch.equal(network.tissue.bn9.running_mean, small["bn9.running_mean"])
+    assert network.tissue.bn9.num_batches_tracked == 0
+
+
+def test_a_shape_without_numbers_is_no_weight(small, save, monkeypatch):
+    small["conv1.weight"] = small["conv1.weight"].to("meta")
+    monkeypatch.setattr(checkpoints, "read_state", lambda *_: small)
+    with pytest.raises(WeightsError, match=r"conv1\.weight \(a shape without numbers\)"):
+        load_network(save({}), "bmex-pytorch")
+
+
+def test_what_is_converted_is_compared_to_the_last_bit(small, save, tmp_path):
+    """A number that is none was taken for a difference, and the file removed."""
+    small["conv1.bias"][0] = torch.nan
+    small["half"] = torch.tensor([1.5, torch.nan], dtype=torch.bfloat16)
+    assert convert(save(small), tmp_path / "out.safetensors") == len(small)
+
+
+def test_a_disk_that_is_full_while_converting_is_said(small, save, tmp_path, monkeypatch):
+    def full(*_):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(checkpoints, "save_file", full)
+    with pytest.raises(OutputError, match=r"No space left on device.*free some space"):
+        convert(save(small), tmp_path / "out.safetensors")

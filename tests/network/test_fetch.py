@@ -7,15 +7,19 @@ import io
 import socket
 import zipfile
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 from http_server import serve
 from literal_network import encode_caffemodel, random_caffe
 
-from bmex_bids.exceptions import WeightsError
+from bmex_bids.exceptions import OutputError, WeightsError
+from bmex_bids.network import download as download_module
 from bmex_bids.network import fetch, published
 from bmex_bids.network.adunet import ADUNet
-from bmex_bids.network.fetch import download, fetch_archive, fetch_file, install, take
+from bmex_bids.network.download import download
+from bmex_bids.network.fetch import fetch_archive, fetch_file, install, take
 from bmex_bids.network.published import ledger
 from bmex_bids.network.registry import published_set
 
@@ -44,6 +48,21 @@ def stripper():
     stream = io.BytesIO()
     torch.save({"state_dict": ADUNet(4).state_dict()}, stream)
     return stream.getvalue()
+
+
+@pytest.fixture
+def template(tmp_path):
+    """A folder with a template of LifespanStrip whose brightest voxel is given."""
+
+    def template(brightest, place="spm"):
+        (tmp_path / place).mkdir(parents=True)
+        values = np.linspace(0, brightest, 27, dtype=np.float32).reshape(3, 3, 3)
+        nib.Spm99AnalyzeImage(values, np.eye(4)).to_filename(tmp_path / place / "template.img")
+        for extra in (tmp_path / place).glob("*.mat"):
+            extra.unlink()
+        return tmp_path / place
+
+    return template
 
 
 @pytest.fixture
@@ -134,7 +153,7 @@ def test_what_is_of_another_file_is_cut_before_the_new_one_is_noted(get, site, m
 
     site.content, site.plans = CONTENT[::-1], [{"etag": '"new"'}]
     with monkeypatch.context() as patch:
-        patch.setattr(fetch, "_note", stopped)
+        patch.setattr(download_module, "_note", stopped)
         with pytest.raises(KeyboardInterrupt):
             get()
     site.plans = [{"etag": '"new"'}]
@@ -215,19 +234,11 @@ def test_no_server_and_no_address_are_said(tmp_path):
             download(url, tmp_path / "file")
 
 
-def test_two_processes_do_not_fetch_one_file(get, site, tmp_path):
-    with (tmp_path / ".file.part.lock").open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        with pytest.raises(WeightsError, match="another process"):
-            get()
-    assert get() == CONTENT
-
-
 def test_a_full_disk_is_told_from_a_cut_line(get, site, monkeypatch):
     def full(_stream, _block, part):
         raise OSError(28, "No space left on device", str(part))
 
-    monkeypatch.setattr(fetch, "_write", full)
+    monkeypatch.setattr(download_module, "_write", full)
     with pytest.raises(WeightsError, match="No space left on device; free some space"):
         get()
     assert len(site.asked) == 1
@@ -237,7 +248,8 @@ def test_a_full_disk_is_told_from_a_cut_line(get, site, monkeypatch):
 def test_a_file_is_checked_installed_and_written_down(site, tmp_path, stripper, release):
     site.content = stripper
     folder = tmp_path / "weights"
-    done = fetch_file(site.url, folder, release, NAME)
+    ((name, done),) = fetch_file(site.url, folder, release, NAME)
+    assert name == "lifespanstrip-2"
     digest = hashlib.sha256(stripper).hexdigest()
     assert (done.sha256, done.trust, done.changed) == (digest, "first use", True)
     assert (folder / NAME).read_bytes() == stripper
@@ -245,7 +257,63 @@ def test_a_file_is_checked_installed_and_written_down(site, tmp_path, stripper, 
     assert (entry["sha256"], entry["from"]) == (digest, site.url)
     names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
     assert names == {NAME, "checksums.json"}
-    assert not fetch_file(site.url, folder, release, NAME).changed
+    assert not fetch_file(site.url, folder, release, NAME)[0][1].changed
+    assert not [
+        path for path in folder.iterdir() if "lock" in path.name and "check" not in path.name
+    ]
+
+
+def test_two_processes_do_not_fetch_one_file(site, tmp_path, stripper, release):
+    site.content = stripper
+    with (tmp_path / f".{NAME}.part.lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        with pytest.raises(WeightsError, match="another process"):
+            fetch_file(site.url, tmp_path, release, NAME)
+    assert fetch_file(site.url, tmp_path, release, NAME)
+
+
+def test_nobody_else_may_begin_before_the_file_is_in_its_place(
+    site, tmp_path, stripper, release, monkeypatch
+):
+    """The lock ended with the transfer; three of four commands at once were tracebacks."""
+    site.content = stripper
+    seen = []
+    whole = fetch.install
+
+    def install_while_another_tries(*args, **options):
+        monkeypatch.setattr(fetch, "install", whole)
+        with pytest.raises(WeightsError, match="another process"):
+            fetch_file(site.url, tmp_path, release, NAME)
+        seen.append(1)
+        return whole(*args, **options)
+
+    monkeypatch.setattr(fetch, "install", install_while_another_tries)
+    ((_, done),) = fetch_file(site.url, tmp_path, release, NAME)
+    assert done.changed
+    assert seen == [1]
+
+
+def test_a_lock_that_was_removed_meanwhile_does_not_count(tmp_path):
+    """Two held one then: the old file's, which nobody sees any more, and the new one's."""
+    part = tmp_path / "file.part"
+    lock = tmp_path / ".file.part.lock"
+    with lock.open("w") as handle:
+        lock.unlink()
+        assert not download_module._locked(handle, lock)
+        with download_module.only_one(part):
+            assert not download_module._locked(handle, lock)
+    assert not lock.exists()
+
+
+def test_a_file_system_without_locks_is_no_hindrance(
+    site, tmp_path, stripper, release, monkeypatch
+):
+    def none(*_):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    site.content = stripper
+    assert fetch_file(site.url, tmp_path, release, NAME)
 
 
 def test_wrong_bytes_do_not_stay(site, tmp_path, stripper, release):
@@ -274,7 +342,7 @@ def test_a_checksum_that_is_given_or_published_must_hold(
         fetch_file(site.url, tmp_path, release, NAME, given_sha256="0000")
     assert not (tmp_path / NAME).exists()
     digest = hashlib.sha256(stripper).hexdigest()
-    done = fetch_file(site.url, tmp_path, release, NAME, given_sha256=digest.upper())
+    ((_, done),) = fetch_file(site.url, tmp_path, release, NAME, given_sha256=digest.upper())
     assert done.trust == "given"
 
 
@@ -289,11 +357,12 @@ def test_what_came_first_must_come_again(site, tmp_path, stripper, release):
     assert (tmp_path / NAME).read_bytes() == stripper  # the good one stayed
 
 
-def test_a_zip_file_of_the_whole_set_is_taken_apart(site, tmp_path, stripper, release):
+def test_a_zip_file_of_the_whole_set_is_taken_apart(site, tmp_path, stripper, release, template):
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
         archive.writestr(f"Model/{NAME}", stripper)
-        archive.writestr("Model/template.hdr", b"header")
+        for path in sorted(template(1.0).iterdir()):
+            archive.writestr(f"Model/{path.name}", path.read_bytes())
         archive.writestr("../../outside.pt", b"no")
         archive.writestr("Model/README.md", b"text")
     site.content = stream.getvalue()
@@ -302,10 +371,11 @@ def test_a_zip_file_of_the_whole_set_is_taken_apart(site, tmp_path, stripper, re
     done = fetch_archive(site.url, folder, release)
     assert [(name, f.path.name) for name, f in done] == [
         ("lifespanstrip-2", NAME), ("lifespanstrip-2", "template.hdr"),
+        ("lifespanstrip-2", "template.img"),
     ]  # fmt: skip
     names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
-    assert names == {NAME, "template.hdr", "checksums.json"}
-    assert [path.name for path in tmp_path.iterdir()] == ["weights"]
+    assert names == {NAME, "template.hdr", "template.img", "checksums.json"}
+    assert not [path for path in tmp_path.iterdir() if path.suffix == ".pt"]
     assert ledger(folder)[NAME]["from"] == site.url
 
 
@@ -339,7 +409,7 @@ def test_published_names_are_found_in_a_folder_however_deep(tmp_path, stripper):
     (source / "holiday.pt").write_bytes(b"?")
     done = take(source, folder)
     assert [(name, f.path.name) for name, f in done] == [
-        ("lifespanstrip-2", NAME), ("bmex-1.0.1", "reconstruction_6m_T1.caffemodel"),
+        ("bmex-1.0.1", "reconstruction_6m_T1.caffemodel"), ("lifespanstrip-2", NAME),
     ]  # fmt: skip
     assert (source / NAME).exists()
     with pytest.raises(WeightsError, match=r"published names .* found none"):
@@ -377,3 +447,131 @@ def test_a_published_checksum_outweighs_all_but_the_given(
     (tmp_path / NAME).write_bytes(stripper)
     with pytest.raises(WeightsError, match="which its publisher gave"):
         published.check(tmp_path / NAME, file)
+
+
+# ------------------------------------------------------------------ names that others have too
+def test_a_template_without_weights_of_its_set_is_somebody_elses(tmp_path, template, stripper):
+    """An atlas in the downloads was taken for LifespanStrip's template."""
+    source = template(1.0, "downloads/spm").parent
+    folder = tmp_path / "weights"
+    with pytest.raises(WeightsError, match="found none"):
+        take(source, folder)
+    assert not list(folder.glob("template*"))
+    (folder / NAME).write_bytes(stripper)  # here already: then it may be its
+    assert [one.path.name for _, one in take(source, folder)] == ["template.hdr", "template.img"]
+
+
+def test_a_templates_halves_come_out_of_one_folder(tmp_path, template, stripper, release):
+    """They were paired from two, and the network's input was matched to that."""
+    source = tmp_path / "downloads"
+    (template(1.0, "downloads/a") / "template.img").unlink()
+    (template(2.0, "downloads/b") / "template.hdr").unlink()
+    (source / NAME).write_bytes(stripper)
+    done = take(source, tmp_path / "weights")
+    assert [one.path.name for _, one in done] == [NAME]
+
+    template(3.0, "downloads/c")
+    template(4.0, "downloads/d")
+    with pytest.raises(WeightsError, match=r"expected one folder .*downloads/c, .*downloads/d"):
+        take(source, tmp_path / "weights")
+    (source / "d" / NAME).write_bytes(stripper)  # beside the weights
+    take(source, tmp_path / "weights")
+    image = nib.load(tmp_path / "weights" / "template.hdr")
+    assert np.asarray(image.dataobj).max() == pytest.approx(4.0)
+
+
+def test_a_template_that_is_no_image_is_not_taken(tmp_path, stripper):
+    source = tmp_path / "downloads"
+    source.mkdir()
+    for name in ("template.hdr", "template.img"):
+        (source / name).write_bytes(b"spm")
+    (source / NAME).write_bytes(stripper)
+    with pytest.raises(
+        WeightsError, match=r"LifespanStrip's template.* The others were taken: T1T2w"
+    ):
+        take(source, tmp_path / "weights")
+    names = {path.name for path in (tmp_path / "weights").iterdir() if path.name[0] != "."}
+    assert names == {NAME, "checksums.json"}
+
+
+# ------------------------------------------------------------------ what goes wrong half-way
+def test_one_bad_file_does_not_keep_the_others_away(site, tmp_path, stripper):
+    """One wrong byte among fifteen files cost a download of two gigabytes."""
+    blobs, kinds = random_caffe(4)
+    good = encode_caffemodel(blobs, kinds)
+    names = [f"reconstruction_{n}m_T1.caffemodel" for n in (6, 9, 12)]
+    source = tmp_path / "set.zip"
+    with zipfile.ZipFile(source, "w") as archive:
+        for name, content in zip(names, (good, b"junk", good), strict=True):
+            archive.writestr(name, content)
+    with pytest.raises(
+        WeightsError, match=rf"{names[1]} cannot be read.*taken: {names[0]}, {names[2]}"
+    ):
+        take(source, tmp_path / "weights")
+    there = {path.name for path in (tmp_path / "weights").glob("*.caffemodel")}
+    assert there == {names[0], names[2]}
+
+
+def test_an_archive_stays_when_it_was_the_disk_that_failed(
+    site, tmp_path, stripper, release, monkeypatch
+):
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr(NAME, stripper)
+    site.content = stream.getvalue()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.copyfileobj", full)
+        with pytest.raises(OutputError, match="No space left on device; free some space"):
+            fetch_archive(site.url, tmp_path, release)
+    assert (tmp_path / "lifespanstrip-2.zip.part").read_bytes() == site.content
+    assert not (tmp_path / f"{NAME}.part").exists()
+    assert [one.path.name for _, one in fetch_archive(site.url, tmp_path, release)] == [NAME]
+
+
+def test_the_address_of_one_file_may_be_that_of_an_archive(
+    site, tmp_path, stripper, release, template
+):
+    """A set of one file took its ZIP file for that file."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr(f"Model/{NAME}", stripper)
+        for path in sorted(template(1.0).iterdir()):
+            archive.writestr(f"Model/{path.name}", path.read_bytes())
+    site.content = stream.getvalue()
+    done = fetch_file(site.url, tmp_path / "weights", release, NAME)
+    assert [one.path.name for _, one in done] == [NAME, "template.hdr", "template.img"]
+    assert not list((tmp_path / "weights").glob("*.part*"))
+
+
+def test_a_program_killed_while_it_checks_leaves_the_download(
+    site, tmp_path, stripper, release, monkeypatch
+):
+    """It lay under a third name then, and nobody knew of it."""
+    site.content = stripper
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("bmex_bids.network.checkpoints.load_network", killed)
+        with pytest.raises(KeyboardInterrupt):
+            fetch_file(site.url, tmp_path, release, NAME)
+    assert (tmp_path / f"{NAME}.part").read_bytes() == stripper
+    asked = len(site.asked)
+    fetch_file(site.url, tmp_path, release, NAME)
+    assert len(site.asked) == asked
+
+
+@pytest.mark.parametrize("words", ["http://[::1/x", "http://127.0.0.1:port/x"])
+def test_an_address_that_is_none_is_said_at_once(tmp_path, words):
+    with pytest.raises(WeightsError, match="an address that can be asked for"):
+        download(words, tmp_path / "file")
+
+
+def test_an_address_may_have_spaces_and_letters_of_any_script(site, tmp_path):
+    url = f"{site.url}/my fïle.pt"
+    assert download(url, tmp_path / "file", wait_s=0.001).read_bytes() == CONTENT

@@ -13,6 +13,7 @@ from bmex_bids.network.memory import (
     freed_memory_kept,
     is_out_of_memory,
     native_dtype,
+    or_on_processor,
 )
 
 CPU = torch.device("cpu")
@@ -127,6 +128,13 @@ def test_other_errors_are_not():
     assert is_out_of_memory(MemoryError())
     assert is_out_of_memory(torch.OutOfMemoryError("x"))
     assert is_out_of_memory(RuntimeError("std::bad_alloc"))
+    for words in (
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+        "GET was unable to find an engine to execute this computation",
+        "FIND was unable to find an engine to execute this computation",
+    ):
+        assert is_out_of_memory(RuntimeError(words))
     assert not is_out_of_memory(RuntimeError("shape mismatch"))
     assert not is_out_of_memory(ValueError("out of memory"))
 
@@ -171,3 +179,29 @@ def test_another_c_library_is_left_alone(monkeypatch):
     monkeypatch.setattr("ctypes.CDLL", lambda _: object())
     with freed_memory_kept():
         pass
+
+
+def test_what_a_full_gpu_cannot_do_the_processor_does(monkeypatch, caplog):
+    emptied = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(1))
+
+    def work(device):
+        if device.type == "cuda":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return device.type
+
+    assert or_on_processor(torch.device("cuda", 0), work) == "cpu"
+    assert emptied == [1]
+    assert "memory of cuda:0 was short (CUDA out of memory); going on without it" in caplog.text
+
+    def broken(_):
+        raise RuntimeError("shape mismatch")
+
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        or_on_processor(torch.device("cuda", 0), broken)
+
+    def never(_):
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        or_on_processor(torch.device("cpu"), never)

@@ -574,3 +574,54 @@ def test_under_a_limit_of_the_system(tmp_path, make_record, sight):
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.split() == ["True", "True"]
     assert ("smaller tiles" in done.stderr) == (sight == "blind")
+
+
+def test_the_caffe_releases_patches_are_closer_and_nothing_is_dropped(
+    brain, make_record, monkeypatch
+):
+    """They were those of the later release: 18 voxels apart, five dropped."""
+    data, mask = (np.pad(np.repeat(part, 4, axis=0), 3) for part in brain)
+
+    class Rim(torch.nn.Module):
+        """Says 100 where the later release would drop it, else 0."""
+
+        caffe = True
+        seen = 0
+
+        def forward(self, x):
+            Rim.seen += 1
+            rim = torch.full_like(x, 100.0)
+            rim[..., 5:-5, 5:-5, 5:-5] = 0
+            return torch.zeros(1, 4, *x.shape[2:]), rim
+
+    network = Rim()
+    monkeypatch.setattr(predict, "_network", lambda *_: network)
+    once = {"geometry": "reference", "mirroring": False, "device": "cpu", "threads": 1}
+    image = enhance(data, mask, small(make_record), **once).image
+    assert image[mask].max() > 0
+    sides = [s.stop - s.start + 10 for s in predict.brain_box(mask, 0)]
+    expected = np.prod([1 + max(0, -(-(n - 40) // 12)) for n in sides])
+    assert Rim.seen == expected
+    network.caffe = False
+    Rim.seen = 0
+    assert enhance(data, mask, small(make_record), **once).image[mask].max() == 0
+    assert Rim.seen < expected
+
+
+def test_an_image_that_is_no_number_is_an_error(brain, make_record, monkeypatch):
+    data, mask = brain
+
+    class Broken(torch.nn.Module):
+        def forward(self, x):
+            return torch.zeros(1, 4, *x.shape[2:]), x / 0
+
+    monkeypatch.setattr(predict, "_network", lambda *_: Broken())
+    with pytest.raises(ImageError, match="some that are not finite"):
+        enhance(data, mask, small(make_record), device="cpu", threads=1)
+
+
+def test_float32_on_a_gpu_is_float32():
+    """cuDNN multiplies with ten bits unless it is told not to, and the sidecar said float32."""
+    torch.backends.cudnn.allow_tf32 = True
+    resolve_device("cpu")
+    assert not torch.backends.cudnn.allow_tf32

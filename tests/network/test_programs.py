@@ -313,7 +313,7 @@ def test_nothing_stays_nothing_when_a_floor_is_rounded(dtype):
     torch.testing.assert_close(found, bias.double(), atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize("scale", [-1.0, 0.0, 1e-42])
+@pytest.mark.parametrize("scale", [-1.0, 0.0, 1e-42, 1e-38, 3e-37])
 def test_a_normalisation_with_other_scales_is_left_as_it_is(scale):
     before = Affine(torch.tensor([2.0, scale]), torch.tensor([-1.0, 1.0]))
     weight, bias = torch.ones(1, 2, 3, 3, 3), torch.zeros(1)
@@ -449,3 +449,23 @@ def test_memory_of_a_voxel():
     assert 4 * 304 <= bytes_per_voxel(BMEX(64)) <= 4 * 330
     assert bytes_per_voxel(BMEX(64), torch.bfloat16) == bytes_per_voxel(BMEX(64)) // 2
     assert bytes_per_voxel(CompactBMEX(24, 16)) < 300
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("scale", [1e-40, 1e-38, 1e-37, 1e-36, 1e-20, 1e-10])
+def test_a_scale_that_has_decayed_to_nothing_does_no_harm(scale, dtype):
+    """Its weights vanished while the bias kept what belongs to them; at 1e-38 the image was not a number."""
+    volume = torch.rand(16, 16, 16, generator=torch.Generator().manual_seed(0))
+    results = []
+    for least in (0.0, scale):
+        torch.manual_seed(0)
+        network = trained_like(BMEX(8))
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm3d) and module.num_features > 4:
+                module.weight.data[1] = least
+        cube = np.ones((16, 16, 16), bool)
+        results.append(run_program(network, volume, Regions(cube), dtype=dtype))
+    nothing, found = results
+    spread = float(nothing[..., 4].float().std())
+    far = float((found[..., 4] - nothing[..., 4]).float().abs().median())
+    assert far < (1e-4 if dtype == torch.float32 else 0.1) * spread

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 import dataclasses
 import hashlib
+from pathlib import Path
 
 import pytest
 import torch
 
 from bmex_bids.exceptions import WeightsError
-from bmex_bids.network import registry
+from bmex_bids.network import published, registry
 from bmex_bids.network.published import LEDGER, published_sets, write_down
 from bmex_bids.network.registry import published_set, select, sha256, verify
 
@@ -203,3 +204,29 @@ def test_the_package_brings_weights_for_every_age_and_contrast():
                 assert record.kind == kind
                 assert record.licence
                 assert record.source
+
+
+def test_a_folder_that_may_not_be_looked_into_has_no_published_weights(
+    tmp_path, monkeypatch, caplog
+):
+    """With ``auto`` it ended the run."""
+    published._say_once.cache_clear()
+
+    def denied(_):
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "is_file", denied)
+        assert published.locate(tmp_path, "x.pt") is None
+        assert published.locate(tmp_path, "y.pt") is None
+    assert caplog.text.count("are not looked at: Permission denied") == 1
+
+
+def test_a_user_without_a_home_has_a_weights_folder(monkeypatch):
+    def homeless(_):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", homeless)
+    for name in ("BMEX_WEIGHTS_DIR", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    assert published.weights_folder() == Path("/.cache/bmex_bids/weights")

@@ -6,6 +6,8 @@ from numpy.testing import assert_allclose
 
 from bmex_bids.exceptions import ImageError
 from bmex_bids.metrics.tissue import dice
+from bmex_bids.network import stripper
+from bmex_bids.network.checkpoints import load_network
 from bmex_bids.network.compact import HalfUNet
 from bmex_bids.network.headgrid import background, normalise, resize
 from bmex_bids.network.stripper import brain_probability, second_view
@@ -184,3 +186,22 @@ def test_what_a_second_look_finds_is_the_answer(make_record, monkeypatch, radius
     assert dice(result, ball) > 0.95
     assert len(found) == 2
     assert found[1] == pytest.approx(found[0] * (3 / spacing_mm) ** 3, rel=0.1)
+
+
+def test_a_full_gpu_does_not_end_brain_extraction(make_record, monkeypatch):
+    """Only the enhancement gave way to the processor."""
+    asked = []
+
+    def network(path, variant, device):
+        asked.append(device)
+        if device != "cpu":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return load_network(path, variant)
+
+    monkeypatch.setattr(stripper, "resolve_device", lambda _: torch.device("cuda", 0))
+    monkeypatch.setattr(stripper, "_network", network)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    record = make_record(HalfUNet(1, 1, 4), "bmex-strip", kind="strip")
+    data = np.random.default_rng(0).random((20, 20, 20), dtype=np.float32)
+    assert brain_probability(data, (3.0, 3.0, 3.0), record, threads=1).shape == data.shape
+    assert asked == ["cuda:0", "cpu"]
