@@ -51,8 +51,8 @@ SAFE_WITH = {
 #: what asks for the machine's name
 NETWORK = {"socket", "ssl", "urllib.request", "http.client", "requests", "ftplib", "smtplib"}
 MAY_IMPORT = {
-    ("network/fetch.py", "urllib.request"),
-    ("network/fetch.py", "http.client"),
+    ("network/download.py", "urllib.request"),
+    ("network/download.py", "http.client"),
     ("outputs/lock.py", "socket"),
 }
 

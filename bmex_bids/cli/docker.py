@@ -17,8 +17,10 @@ import io
 import os
 import shlex
 import shutil
+import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ from bmex_bids.cli import parser as flags
 from bmex_bids.config import Paths
 from bmex_bids.exceptions import BmexError, EnvironmentProblem, OutputError, UsageError
 from bmex_bids.network.published import weights_folder
+from bmex_bids.network.registry import weight_names
 
 DOCKER_LIKE = ("docker", "podman")
 FILE_LIKE = ("apptainer", "singularity")
@@ -110,10 +113,16 @@ def run(
         if getattr(options, "dry_run", "") == COMMAND:
             print(shlex.join(command))
             return 0
+        shows = bool(getattr(options, "dry_run", ""))
+        made = {p for folder in to_make for p in (folder, *folder.parents) if not p.exists()}
         for folder in to_make:
             _make(folder)
         print(f"{program}: {shlex.join(command)}", file=sys.stderr, flush=True)
-        return (execute or _become)(command)
+        try:
+            return (execute or (_start if shows else _become))(command)
+        finally:
+            if shows:  # a dry run makes nothing
+                _remove_empty(made)
     except BmexError as error:
         print(f"{program}: {error}", file=sys.stderr)
         return error.exit_code
@@ -254,7 +263,7 @@ def _located(dest: str, value: Any) -> Any:
         return flags._absolute(value)
     if dest == "derivatives":
         return list(flags._derivatives(value))
-    if dest == "weights" and value not in {"auto", "bundled"} and Path(value).is_dir():
+    if dest == "weights" and value not in weight_names() and Path(value).is_dir():
         return flags._absolute(Path(value))
     return value
 
@@ -431,14 +440,31 @@ def _make(folder: Path) -> None:
         ) from error
 
 
+def _remove_empty(folders: Collection[Path]) -> None:
+    for folder in sorted(folders, reverse=True):  # what lies in others first
+        with suppress(OSError):
+            folder.rmdir()
+
+
 def _become(command: Sequence[str]) -> int:
     try:
         os.execvp(command[0], list(command))  # noqa: S606 - a list, without a shell
     except OSError as error:
-        raise EnvironmentProblem(
-            f"expected to start {command[0]}, got: {error.strerror or error}; install it, or name "
-            "another with --runtime"
-        ) from error
+        raise _cannot_start(command, error) from error
+
+
+def _start(command: Sequence[str]) -> int:
+    try:
+        return subprocess.run(list(command), check=False).returncode  # noqa: S603 - the same list
+    except OSError as error:
+        raise _cannot_start(command, error) from error
+
+
+def _cannot_start(command: Sequence[str], error: OSError) -> EnvironmentProblem:
+    return EnvironmentProblem(
+        f"expected to start {command[0]}, got: {error.strerror or error}; install it, or name "
+        "another with --runtime"
+    )
 
 
 if __name__ == "__main__":

@@ -369,13 +369,20 @@ def _boilerplate_only(config: Config) -> int:
 
 
 def _group(config: Config) -> None:
-    """Analysis level ``group``: tables and pages over all images in the output."""
+    """Analysis level ``group``: tables and pages over all images in the output.
+
+    The participants' pages are put together again: they link to the group's, and show the methods text,
+    which may have come after them or know more images now.
+    """
     from bmex_bids.reports.group import write_group
+    from bmex_bids.reports.individual import pages_there, write_subject_report
 
     for path in write_group(
         config.paths.output_dir, config.paths.bids_dir, config.selection.modalities
     ):
         print(path)
+    for page in pages_there(config.paths.output_dir):
+        write_subject_report(config.paths.output_dir, page.subject, page.session)
 
 
 if __name__ == "__main__":

@@ -158,8 +158,12 @@ def collect(
         present |= {folder.name.removeprefix("ses-") for folder in folders}
     _require("session", sessions, present, bids_dir)
     if runs is not None:
+        asked = [_number(run) for run in runs]
         there = {_number(image.entities["run"]) for image in found if "run" in image.entities}
-        _require("run", [_number(run) for run in runs], there, bids_dir)
+        if not set(asked) <= there:  # of another participant: no reason to end this one's task
+            names = (parse_name(path.name) for path in _on_disk(bids_dir))
+            there |= {_number(name[0]["run"]) for name in names if name and "run" in name[0]}
+        _require("run", asked, there, bids_dir)
     found = [
         image
         for image in found
@@ -194,12 +198,28 @@ def _tell_left_out(bids_dir: Path, participants: Sequence[str] | None) -> None:
             LOGGER.warning(
                 "left out: %s: its name is no BIDS name; labels are letters and numbers", name
             )
+        elif not _at_home(path, bids_dir):
+            LOGGER.warning(
+                "left out: %s: its folder is of another participant or session than its name says; "
+                "rename or move it",
+                name,
+            )
 
 
 def _named(path: Path) -> bool:
     """Whether a path ends in a BIDS name of one of our contrasts; ``acq-0.8mm`` makes it none."""
     parsed = parse_name(path.name)
     return parsed is not None and parsed[1] in SUFFIXES
+
+
+def _at_home(path: Path, bids_dir: Path) -> bool:
+    """Whether participant and session of a file's name are those of its folder."""
+    parsed = parse_name(path.name)
+    folders = path.parent.relative_to(bids_dir).parts
+    said = (
+        [f"{key}-{parsed[0][key]}" for key in ("sub", "ses") if key in parsed[0]] if parsed else []
+    )
+    return said == [part for part in folders if part.startswith(("sub-", "ses-"))]
 
 
 def _passes(image: SourceImage, filters: Filters) -> bool:
@@ -239,7 +259,7 @@ def _images(
         if not IMAGE_PLACE.fullmatch(path.parent.relative_to(bids_dir).as_posix()):
             continue
         parsed = parse_name(path.name)
-        if parsed is not None:
+        if parsed is not None and _at_home(path, bids_dir):
             entities, suffix = parsed
             yield SourceImage(path, entities, suffix, sidecar_metadata(path, bids_dir), bids_dir)
 

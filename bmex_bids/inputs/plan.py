@@ -24,6 +24,10 @@ SPACING = (0.8, "0p8")
 FETAL_SPACING = (0.75, "0p75")
 
 
+#: entities of derivatives: products would have them twice, and could not be told from each other
+OF_DERIVATIVES = ("desc", "space", "res", "den", "label")
+
+
 @dataclass(frozen=True)
 class PlannedImage:
     """An image with all that was decided before anything runs.
@@ -67,8 +71,8 @@ def plan(
     """Join each image with its age, its model and, where there is one, its given brain mask.
 
     An image without a usable age, or for whose age and contrast there is no model (a fetal T1w), or
-    that is no magnitude image (``part-phase``), or of which a file is a link to content that was not
-    fetched (DataLad), is planned with the reason for skipping it.
+    that is no magnitude image (``part-phase``) or no raw one (``desc-…``), or of which a file is a link to
+    content that was not fetched (DataLad), is planned with the reason for skipping it.
 
     Parameters
     ----------
@@ -122,6 +126,13 @@ def _plan_one(
     if part != "mag":
         not_ours = f"expected a magnitude image, got part-{part}; only those are enhanced"
         return PlannedImage(image, None, None, None, None, output_dir, (), not_ours)
+    derived = [f"{key}-{image.entities[key]}" for key in OF_DERIVATIVES if key in image.entities]
+    if derived:
+        not_raw = (
+            f"expected a raw image, got {', '.join(derived)} in its name, which BIDS keeps for what is "
+            "derived from one; rename it (a reconstruction is rec-…)"
+        )
+        return PlannedImage(image, None, None, None, None, output_dir, (), not_raw)
     files = [image.path, *applicable_sidecars(image.path, bids_dir)]
     if override_months is None:
         files += age_tables(image, bids_dir)

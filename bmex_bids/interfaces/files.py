@@ -71,6 +71,29 @@ def on_original_grid(data: NDArray[Any], original: str | Path, dtype: Any) -> ni
     return nib.Nifti1Image(np.asarray(data, dtype=dtype), raw.affine, header)
 
 
+def with_codes_of(path: str | Path, original: str | Path, folder: str | Path) -> str:
+    """A copy of an image on another grid that says in the raw image's code to what its place refers.
+
+    Where the raw image has no code, nothing is claimed and the file itself is returned.
+    """
+    import nibabel as nib
+    import numpy as np
+
+    raw: Any = nib.load(original)
+    codes = [int(raw.header[key]) for key in ("sform_code", "qform_code") if key in raw.header]
+    code = next((code for code in codes if code > 0), 0)
+    if not code:
+        return str(path)
+    image: Any = nib.load(path)
+    image.set_sform(image.affine, code)
+    image.set_qform(image.affine, code)
+    if not np.allclose(
+        image.get_qform(), image.affine, atol=1e-3
+    ):  # sheared: no quaternion says that
+        image.set_qform(None, 0)
+    return write(image, folder, f"coded_{Path(path).name}")
+
+
 def voxel_count(path: str | Path, spacing_mm: float | None = None) -> int | None:
     """Voxels of a raw image by its header, at its own or the working spacing: the larger number.
 

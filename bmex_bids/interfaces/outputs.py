@@ -23,6 +23,8 @@ from nipype.interfaces.base import (
     traits,
 )
 
+from bmex_bids.interfaces.files import with_codes_of
+
 
 class SaveDerivativesInput(BaseInterfaceInputSpec):
     bids_dir = traits.Str(mandatory=True)
@@ -74,7 +76,10 @@ class SaveDerivatives(SimpleInterface):
             self.inputs.quality,
             self.inputs.gate,
         )
-        write_dataset(Path(self.inputs.bids_dir), output_dir)
+        given = planned.get("given_mask")
+        links = {given["name"]: Path(given["folder"])} if given else {}
+        write_dataset(Path(self.inputs.bids_dir), output_dir, links)
+        raw = Path(self.inputs.bids_dir) / planned["source"]
         fills: dict[Path, Callable[[Path], object]] = {}
         images, tables = [], {}
         for product in chosen_products(self.inputs.output_res, self.inputs.qc_only):
@@ -96,9 +101,12 @@ class SaveDerivatives(SimpleInterface):
                 metadata=planned["metadata"],
                 processing=record,
                 stripped_input=self.inputs.stripped,
+                further_sources=[f"bids:{given['name']}:{given['path']}"] if given else [],
             )
             if product.field:
                 source = field_value(self.inputs, product.field)
+                if product.grid == "res" and raw.is_file():
+                    source = with_codes_of(source, raw, runtime.cwd)
                 fills[folder / image_name] = partial(shutil.copyfile, source)
                 images.append((folder / image_name, Path(source)))
         main, *others = tables

@@ -4,15 +4,19 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 from bmex_bids import __version__
 from bmex_bids.outputs.container import container
 from bmex_bids.outputs.files import clear_temporaries, write_text
 from bmex_bids.outputs.lock import alone
+
+LOGGER = logging.getLogger(__name__)
 
 NAME = "bmex_bids: enhanced structural brain MRI"
 BIDS_VERSION = "1.10.0"
@@ -41,10 +45,26 @@ index\tname\tabbreviation
 """
 
 
-def describe(bids_dir: Path, output_dir: Path) -> dict[str, Any]:
+README = """\
+# Enhanced structural brain MRI
+
+Derivatives that bmex_bids made of the images of another dataset, which `dataset_description.json` names
+under `DatasetLinks`. Each image has a sidecar that says what it is and how it was made; what was skipped
+or failed, and why, is in the table `status.tsv` of the newest folder in `logs`. The pages `sub-*.html`
+show the images before and after, and `logs/CITATION.md` has a text for a methods section.
+
+An enhanced image is an estimate made by a network: do not diagnose from it.
+"""
+READMES = ("README", "README.md", "README.rst", "README.txt")
+
+
+def describe(
+    bids_dir: Path, output_dir: Path, links: Mapping[str, Path] | None = None
+) -> dict[str, Any]:
     """``dataset_description.json`` of the derivatives.
 
-    ``GeneratedBy`` names the container image that runs this code, where there is one.
+    ``GeneratedBy`` names the container image that runs this code, where there is one.  ``links`` are other
+    datasets that the sidecars name, by name.
     """
     generator: dict[str, Any] = {"Name": "bmex_bids", "Version": __version__, "CodeURL": CODE_URL}
     image = container()
@@ -57,7 +77,10 @@ def describe(bids_dir: Path, output_dir: Path) -> dict[str, Any]:
         "DatasetType": "derivative",
         "GeneratedBy": [generator],
         "HowToAcknowledge": ACKNOWLEDGE,
-        "DatasetLinks": {"raw": Path(os.path.relpath(bids_dir, output_dir)).as_posix()},
+        "DatasetLinks": {
+            name: quote(Path(os.path.relpath(folder, output_dir)).as_posix())
+            for name, folder in {"raw": bids_dir, **(links or {})}.items()
+        },
     }
     sources = {
         key: raw[name]
@@ -112,30 +135,54 @@ def _read_object(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def write_dataset(bids_dir: Path, output_dir: Path) -> None:
-    """Description, ``.bidsignore`` and the tissues' names; written only where they change.
+def write_dataset(
+    bids_dir: Path, output_dir: Path, links: Mapping[str, Path] | None = None
+) -> None:
+    """Description, README, ``.bidsignore`` and the tissues' names; written only where they change.
 
     Several processes may do this at once: a file is replaced whole, and by one at a time, so that
     none of them loses what another has just put in.
     """
-    if any(_text(path) != text for path, text in _wanted(bids_dir, output_dir).items()):
+    if any(_text(path) != text for path, text in _wanted(bids_dir, output_dir, links).items()):
         with alone(output_dir, "dataset"):
-            for path, text in _wanted(bids_dir, output_dir).items():
+            _tell_of_another(bids_dir, output_dir)
+            for path, text in _wanted(bids_dir, output_dir, links).items():
                 clear_temporaries([path])
                 if _text(path) != text:
                     write_text(path, text)
 
 
-def _wanted(bids_dir: Path, output_dir: Path) -> dict[Path, str]:
+def _tell_of_another(bids_dir: Path, output_dir: Path) -> None:
+    """Warn where the output has derivatives of another dataset, whose sources are found no more then."""
+    there = _read_object(output_dir / "dataset_description.json").get("DatasetLinks")
+    raw = there.get("raw") if isinstance(there, dict) else None
+    if not isinstance(raw, str) or not raw or "://" in raw:
+        return
+    before = (output_dir / unquote(raw)).resolve()
+    if before.is_dir() and before != bids_dir.resolve():
+        LOGGER.warning(
+            "the output has derivatives of %s too; their sources (bids:raw:...) now seem to be of %s: "
+            "give each dataset an output folder of its own",
+            before,
+            bids_dir,
+        )
+
+
+def _wanted(bids_dir: Path, output_dir: Path, links: Mapping[str, Path] | None) -> dict[Path, str]:
     """What shall stand in the files of :func:`write_dataset`."""
     there = _read_object(output_dir / "dataset_description.json")
     lines = (_text(output_dir / ".bidsignore") or "").splitlines()
     others = [line for line in lines if line not in IGNORED]  # of other programs
-    description = merged(describe(bids_dir, output_dir), there)
+    description = merged(describe(bids_dir, output_dir, links), there)
     return {
         output_dir / "dataset_description.json": json.dumps(description, indent=2) + "\n",
         output_dir / ".bidsignore": "\n".join([*others, *IGNORED]) + "\n",
         output_dir / "desc-enhanced_dseg.tsv": DSEG_TABLE,
+        **(
+            {}
+            if any((output_dir / name).exists() for name in READMES)
+            else {output_dir / "README.md": README}
+        ),
     }
 
 

@@ -160,6 +160,7 @@ def sidecar(
     metadata: Mapping[str, Any],
     processing: Mapping[str, Any],
     stripped_input: bool,
+    further_sources: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The JSON sidecar of a product.
 
@@ -170,6 +171,7 @@ def sidecar(
     metadata : of the raw image; carried over where it holds for the product
     processing : age, weights, figures …, kept under the key ``BMEX``
     stripped_input : whether the raw image came without a skull
+    further_sources : BIDS URIs of what else went in
     """
     result: dict[str, Any] = {"Description": product.description}
     if product.kind in {"image", "preproc"}:
@@ -183,7 +185,7 @@ def sidecar(
         result["Resolution"] = (
             f"{spacing_mm:g} mm isotropic, the network's grid; axes in the order LPS"
         )
-    result["Sources"] = [f"bids:raw:{source}"]
+    result["Sources"] = [f"bids:raw:{source}", *further_sources]
     result["SpatialReference"] = f"bids:raw:{source}" if product.grid == "native" else "orig"
     result["BMEX"] = finite(processing)
     return result

@@ -139,6 +139,15 @@ def page_name(subject: str, session: str | None) -> str:
     return f"{Page(subject, session).stem}.html"
 
 
+def pages_there(output_dir: Path) -> list[Page]:
+    """The pages of participants and sessions that are in the output."""
+    found = (
+        re.fullmatch(r"sub-([^_]+)(?:_ses-([^_]+))?", p.stem)
+        for p in output_dir.glob("sub-*.html")
+    )
+    return sorted((Page(name[1], name[2]) for name in found if name), key=lambda page: page.stem)
+
+
 def write_subject_report(
     output_dir: Path,
     subject: str,

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,7 +58,17 @@ def plan_table(planned: PlannedImage) -> dict[str, Any]:
         "age_group": planned.age_group,
         "metadata": dict(planned.image.metadata),
         "warnings": list(planned.warnings),
+        "given_mask": given_mask(planned),
     }
+
+
+def given_mask(planned: PlannedImage) -> dict[str, str] | None:
+    """Name and folder of the derivatives that a brain mask comes from, and its path there; None without."""
+    name, _, path = planned.mask_source.partition(": ")
+    if planned.mask is None or not path:
+        return None
+    folder = planned.mask.parents[path.count("/")]
+    return {"name": re.sub(r"[^\w.-]", "-", name), "folder": str(folder), "path": path}
 
 
 def init_outputs_wf(

@@ -362,3 +362,25 @@ def test_it_needs_python_and_nothing_else(places):
     if sys.version_info >= (3, 11):  # tomli, before
         assert done.returncode == 0, done.stderr
         assert done.stdout.startswith("docker run --rm")
+
+
+def test_a_dry_run_inside_leaves_no_folders(places, monkeypatch, capfd):
+    """The output's and the work folder stayed, empty."""
+    monkeypatch.setattr(docker.subprocess, "run", lambda *_, **__: FINISHED)
+    given = ["data set", "new/out", "participant", "-w", "new/work", "--dry-run=table"]
+    assert docker.main(given) == 4
+    assert [path.name for path in places.iterdir()] == ["data set"]
+    (places / "new").mkdir()
+    (places / "new" / "mine").touch()
+    assert docker.main(given) == 4
+    assert [path.name for path in (places / "new").iterdir()] == ["mine"]
+
+
+FINISHED = subprocess.CompletedProcess([], 4)
+
+
+def test_a_folder_with_the_name_of_a_set_is_not_mounted(places):
+    (places / "bmex-1.0.1").mkdir()
+    command = started("data set", "out", "participant", "--weights", "bmex-1.0.1")
+    assert f"{places}/bmex-1.0.1" not in mounts(command)
+    assert "bmex-1.0.1" in inside(command)

@@ -10,6 +10,7 @@ import pytest
 from bmex_bids.cli import run
 from bmex_bids.cli.parser import parse
 from bmex_bids.exceptions import NoInputError
+from bmex_bids.reports.individual import write_subject_report
 
 
 @pytest.fixture
@@ -56,3 +57,27 @@ def test_a_group_level_without_images_keeps_the_exit_code_of_what_failed(
     else:
         with pytest.raises(NoInputError):
             run._run(config)
+
+
+def test_the_group_level_puts_the_participants_pages_together_again(config, monkeypatch):
+    """On a cluster no page had its methods text or the link to the group, which come after it."""
+    out = config.paths.output_dir
+    out.mkdir(parents=True, exist_ok=True)
+    write_subject_report(out, "01")
+    write_subject_report(out, "02", "A")
+    before = (out / "sub-01.html").read_text()
+    assert "group_T1w.html" not in before
+
+    def group(*_):
+        (out / "group_T1w.html").touch()
+        (out / "logs").mkdir(exist_ok=True)
+        (out / "logs" / "CITATION.md").write_text("Two images were enhanced.\n")
+        (out / "logs" / "CITATION.html").write_text("<p>Two images were enhanced.</p>\n")
+        return []
+
+    monkeypatch.setattr("bmex_bids.reports.group.write_group", group)
+    run._group(config)
+    for name in ("sub-01.html", "sub-02_ses-A.html"):
+        text = (out / name).read_text()
+        assert "<a href='group_T1w.html'>T1w</a>" in text
+        assert "Two images were enhanced." in text

@@ -263,3 +263,33 @@ def test_a_name_with_a_dot_in_a_label_is_left_out_and_told(bids_skeleton, caplog
     )
     (said,) = caplog.messages
     assert said.startswith(f"left out: {odd}: its name is no BIDS name")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "sub-02/anat/sub-03_T2w.nii.gz",
+        "sub-01/ses-b/anat/sub-01_T2w.nii.gz",
+        "sub-01/ses-b/anat/sub-01_ses-a_T2w.nii.gz",
+        "sub-02/anat/sub-02_ses-a_T2w.nii.gz",
+        "sub-02/anat/sub-01_ses-a_T1w.nii.gz",
+    ],
+)
+def test_a_name_of_another_participant_or_session_than_its_folders(wrong, bids_skeleton, caplog):
+    """It was enhanced with the other one's age, and a copy took the right image down."""
+    root = bids_skeleton({**TWO, wrong: None})
+    assert [image.relative_path for image in collect(root)] == sorted(TWO)
+    (told,) = [r.getMessage() for r in caplog.records if "left out" in r.getMessage()]
+    assert told.startswith(f"left out: {wrong}: its folder is of another participant or session")
+
+
+def test_a_run_that_only_another_participant_has_is_no_error(bids_skeleton):
+    """Of a submission with --run-label 1 2 the tasks of those with one run ended with 2."""
+    places = (("01", "1"), ("02", "1"), ("02", "02"))
+    root = bids_skeleton(
+        {f"sub-{sub}/anat/sub-{sub}_run-{run}_T1w.nii.gz": None for sub, run in places}
+    )
+    found = names(collect(root, participants=["01"], runs=["1", "2"]))
+    assert found == names(collect(root, participants=["01"]))
+    with pytest.raises(UsageError, match=r"expected run 3 in .*found only 1, 2"):
+        collect(root, participants=["01"], runs=["1", "3"])

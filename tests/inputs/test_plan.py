@@ -191,3 +191,20 @@ def test_only_magnitude_images_are_enhanced(bids_skeleton):
     assert (
         "expected a magnitude image, got part-phase" in items["sub-01_part-phase_T1w"].skip_reason
     )
+
+
+@pytest.mark.parametrize("entity", ["desc-svr", "space-MNI152", "res-2", "desc-preproc"])
+def test_what_is_derived_is_no_raw_image(bids_skeleton, entity):
+    """Its products had ``desc-`` twice, and the group's table one row for two images."""
+    root = bids_skeleton(
+        {
+            f"sub-01/anat/sub-01_{entity}_T2w.nii.gz": None,
+            "sub-01/anat/sub-01_rec-svr_T2w.nii.gz": None,
+            "participants.tsv": [{"participant_id": "sub-01", "age": "30 gestational_weeks"}],
+        }
+    )
+    planned = {item.name: item for item in plan(collect(root), root)}
+    reason = planned[f"sub-01_{entity}_T2w"].skip_reason
+    assert f"expected a raw image, got {entity} in its name" in reason
+    assert "a reconstruction is rec-" in reason
+    assert planned["sub-01_rec-svr_T2w"].runnable

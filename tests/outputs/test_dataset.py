@@ -58,7 +58,7 @@ def test_the_files_around_the_dataset_are_written_once(tmp_path):
     out = tmp_path / "out"
     write_dataset(tmp_path, out)
     assert {path.name for path in out.iterdir() if path.is_file()} == {
-        "dataset_description.json", ".bidsignore", "desc-enhanced_dseg.tsv",
+        "dataset_description.json", ".bidsignore", "desc-enhanced_dseg.tsv", "README.md",
     }  # fmt: skip
     assert json.loads((out / "dataset_description.json").read_text())["Name"]
     rows = [line.split("\t") for line in (out / "desc-enhanced_dseg.tsv").read_text().splitlines()]
@@ -94,3 +94,35 @@ def test_the_status_has_a_row_for_each_image(tmp_path):
         "sub-03_T1w\tok\t\n"
     )
     assert write_status(path, []).read_text() == "image\tstatus\n"
+
+
+def test_links_are_uris(tmp_path):
+    """They had blanks and letters as they are."""
+    raw, masks = tmp_path / "data & <b>ü", tmp_path / "by hand"
+    links = describe(raw, tmp_path / "out", {"masks": masks})["DatasetLinks"]
+    assert links == {"raw": "../data%20%26%20%3Cb%3E%C3%BC", "masks": "../by%20hand"}
+
+
+def test_another_datasets_derivatives_in_the_output_are_told(tmp_path, caplog):
+    """The link to the raw data was rewritten without a word, and with it all sources."""
+    first, second, out = (tmp_path / name for name in ("fir st", "second", "out"))
+    first.mkdir()
+    second.mkdir()
+    write_dataset(first, out)
+    write_dataset(first, out)
+    assert not caplog.records
+    write_dataset(second, out)
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert f"the output has derivatives of {first} too" in told
+    (tmp_path / "link").symlink_to(second)
+    write_dataset(tmp_path / "link", out)  # the same dataset, as a container sees it
+    assert len(caplog.records) == 1
+
+
+def test_there_is_a_readme_unless_somebody_wrote_one(tmp_path):
+    write_dataset(tmp_path, tmp_path / "out")
+    assert "do not diagnose" in (tmp_path / "out" / "README.md").read_text()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "README").write_text("mine")
+    write_dataset(tmp_path, tmp_path / "other")
+    assert not (tmp_path / "other" / "README.md").exists()

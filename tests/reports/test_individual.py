@@ -14,7 +14,13 @@ import pytest
 from nipype import Function, Node
 from nipype.pipeline.plugins.tools import report_crash
 
-from bmex_bids.reports.individual import Page, page_name, read_crash, write_subject_report
+from bmex_bids.reports.individual import (
+    Page,
+    page_name,
+    pages_there,
+    read_crash,
+    write_subject_report,
+)
 
 PICTURES = ("enhancement", "brainmask", "tissues", "histogram")
 
@@ -374,3 +380,16 @@ class _Seen(HTMLParser):
 
     def handle_endtag(self, tag):
         self.inside = ""
+
+
+def test_the_pages_that_are_there(tmp_path):
+    names = (
+        "sub-01.html",
+        "sub-02_ses-A.html",
+        "group_T1w.html",
+        "sub-01_desc-x.html",
+        "mine.html",
+    )
+    for name in names:
+        (tmp_path / name).touch()
+    assert pages_there(tmp_path) == [Page("01", None), Page("02", "A")]

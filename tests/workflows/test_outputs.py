@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -194,3 +195,21 @@ def test_images_are_readable_and_unchanged(raw, results, tmp_path, monkeypatch):
     bids, plan = raw
     for path in save(plan("sub-01", "T1w"), bids, tmp_path / "out", results):
         assert (np.asarray(nib.load(path).dataobj) == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("by hand: sub-01/anat/m.nii.gz", {"name": "by-hand", "path": "sub-01/anat/m.nii.gz"}),
+        ("fmriprep: m.nii.gz", {"name": "fmriprep", "path": "m.nii.gz"}),
+        ("m.nii.gz", None),  # of bmex-enhance: no dataset
+        ("", None),
+    ],
+)
+def test_where_a_given_mask_comes_from(raw, tmp_path, source, expected):
+    path = source.partition(": ")[2] or "m.nii.gz"
+    mask = tmp_path / "masks" / path if source else None
+    planned = dataclasses.replace(raw[1]("sub-01", "T1w"), mask=mask, mask_source=source)
+    if expected is not None:
+        expected = {**expected, "folder": str(tmp_path / "masks")}
+    assert plan_table(planned)["given_mask"] == expected
