@@ -157,10 +157,12 @@ def fetch_archive(
 
 def _is_archive(part: Path, release: PublishedSet) -> bool:
     """Whether it is a ZIP file with files of the set.  (A ``.pt`` file is a ZIP file too.)"""
-    if not zipfile.is_zipfile(part):
+    try:
+        with zipfile.ZipFile(part) as archive:
+            names = {PurePath(info.filename).name for info in archive.infolist()}
+    except (zipfile.BadZipFile, NotImplementedError):
         return False
-    with _listing(part) as listing:
-        return any(path.name in _names(release) for path in listing)
+    return not names.isdisjoint([*(file.file for file in release.files), *release.companions])
 
 
 def _take_apart(
@@ -237,10 +239,6 @@ def take(
     return done
 
 
-def _names(release: PublishedSet) -> set[str]:
-    return {*(file.file for file in release.files), *release.companions}
-
-
 def _copied(
     listing: dict[PurePath, Opener],
     path: PurePath,
@@ -303,7 +301,10 @@ def _companions(
         parts = [Path(temporary) / name for name in release.companions]
         for part in parts:
             _copy(listing[places[0] / part.name], part)
-        template_values(parts[0])
+        try:
+            template_values(parts[0])
+        except WeightsError as error:
+            raise WeightsError(f"{error}".replace(temporary, str(places[0]))) from error
         return [
             install(part, folder, release, part.name, origin=origin or str(places[0] / part.name))
             for part in parts

@@ -320,6 +320,10 @@ def test_wrong_bytes_do_not_stay(site, tmp_path, stripper, release):
     site.content = stripper[:-2000] + bytes(2000)
     with pytest.raises(WeightsError, match="cannot be read as network weights"):
         fetch_file(site.url, tmp_path, release, NAME)
+    central = stripper.rindex(b"PK\x01\x02")  # the end of a ZIP file is right, its list is not
+    site.content = stripper[:central] + b"PK\x00\x00" + stripper[central + 4 :]
+    with pytest.raises(WeightsError, match="cannot be read as network weights"):
+        fetch_file(site.url, tmp_path, release, NAME)
     site.content = b"Not what you think it is." * 100
     with pytest.raises(WeightsError, match="cannot be read as network weights"):
         fetch_file(site.url, tmp_path, release, NAME)
@@ -487,7 +491,7 @@ def test_a_template_that_is_no_image_is_not_taken(tmp_path, stripper):
         (source / name).write_bytes(b"spm")
     (source / NAME).write_bytes(stripper)
     with pytest.raises(
-        WeightsError, match=r"LifespanStrip's template.* The others were taken: T1T2w"
+        WeightsError, match=r"template in .*downloads/template\.hdr.* The others were taken: T1T2w"
     ):
         take(source, tmp_path / "weights")
     names = {path.name for path in (tmp_path / "weights").iterdir() if path.name[0] != "."}
