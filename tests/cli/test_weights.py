@@ -20,9 +20,10 @@ from bmex_bids.exceptions import WeightsError
 from bmex_bids.network import fetch, published
 from bmex_bids.network.adunet import ADUNet
 from bmex_bids.network.bmex import BMEX
-from bmex_bids.network.registry import select
+from bmex_bids.network.registry import bundled, select
 
 ADULT = "BMEX-Month24-T1-model.pt"
+BUNDLED = next(record.name for record in bundled() if record.kind == "enhance")
 
 
 def published_name(name):
@@ -106,7 +107,7 @@ def test_list_shows_all_sets_and_what_is_here(say, folder, downloads):
         "bmex-1.0.5  (published, 0 of 15 files here)",
         "bmex-1.0.1  (published, 0 of 8 files here)",
         "lifespanstrip-2  (published, 0 of 1 file here)",
-        "bmex-lifespan-9  (bundled, 1 of 1 file here)",
+        f"{BUNDLED}  (bundled, 1 of 1 file here)",
         "licence MIT",
         "- bmex-1.0.5-fetal-T2w",
     ):
@@ -261,7 +262,7 @@ def test_verify_finds_a_change(say, folder, downloads):
     say("fetch", "--from", downloads)
     code, out, _ = say("verify")
     assert code == 0
-    assert "bmex-lifespan-9.safetensors: as the package says" in out
+    assert f"{BUNDLED}.safetensors: as the package says" in out
     assert f"{ADULT}: unchanged since it came" in out
     assert "3 published files in" in out
     path = folder / ADULT
