@@ -30,7 +30,6 @@ from bmex_bids.cli import parser as flags
 from bmex_bids.config import Paths
 from bmex_bids.exceptions import BmexError, EnvironmentProblem, OutputError, UsageError
 from bmex_bids.network.published import weights_folder
-from bmex_bids.network.registry import weight_names
 
 DOCKER_LIKE = ("docker", "podman")
 FILE_LIKE = ("apptainer", "singularity")
@@ -263,7 +262,7 @@ def _located(dest: str, value: Any) -> Any:
         return flags._absolute(value)
     if dest == "derivatives":
         return list(flags._derivatives(value))
-    if dest == "weights" and value not in weight_names() and Path(value).is_dir():
+    if dest == "weights" and flags.is_weights_folder(value):
         return flags._absolute(Path(value))
     return value
 

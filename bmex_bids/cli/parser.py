@@ -699,16 +699,18 @@ def _labels(values: Sequence[str] | None, prefix: str) -> tuple[str, ...] | None
 
 
 def _weights(name: str, folder: Path | None) -> tuple[str, Path | None]:
-    """``--weights DIR`` means: the published files of this folder and no others.
-
-    A folder with the name of a set needs ``./`` before it.
-    """
+    """``--weights DIR`` means: the published files of this folder and no others."""
     folder = None if folder is None else _absolute(folder)
-    if folder is None and name not in weight_names() and Path(name).expanduser().is_dir():
+    if folder is None and is_weights_folder(name):
         return PUBLISHED, _absolute(Path(name))
     if folder is not None and not folder.is_dir():
         raise UsageError(f"expected a folder of weights at {folder}, found none; check the path")
     return name, folder
+
+
+def is_weights_folder(name: str) -> bool:
+    """Whether ``--weights`` names a folder; one with the name of a set needs ``./`` before it."""
+    return name not in weight_names() and Path(name).expanduser().is_dir()
 
 
 def _number(kind: Callable[[str], float], *, at_least: float) -> Callable[[str], float]:

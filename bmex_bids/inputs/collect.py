@@ -187,7 +187,7 @@ def collect(
 
 
 def _tell_left_out(bids_dir: Path, participants: Sequence[str] | None) -> None:
-    """Warn of images whose names cannot be printed, or look like BIDS and are not."""
+    """Warn of images whose names cannot be printed, look like BIDS and are not, or belie their folder."""
     for path in sorted(_on_disk(bids_dir, participants)):
         name = path.relative_to(bids_dir).as_posix()
         if UNPRINTABLE.search(name):

@@ -18,7 +18,14 @@ from nipype.interfaces.base import (
     traits,
 )
 
-from bmex_bids.interfaces.files import data_of, on_original_grid, read, with_data, write
+from bmex_bids.interfaces.files import (
+    data_of,
+    on_original_grid,
+    read,
+    with_codes_of,
+    with_data,
+    write,
+)
 from bmex_bids.interfaces.preprocess import weight_record
 
 #: the network's tissue numbers and names, in the order of every list of probability maps
@@ -33,6 +40,7 @@ MARGIN = 4
 class EnhanceInput(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="matched image, template units")
     mask = File(exists=True, mandatory=True, desc="network grid")
+    original = File(exists=True, desc="raw image, whose form code the enhanced one gets")
     weights = traits.Dict(mandatory=True, desc="record of the enhancement network")
     yardstick = traits.Dict(
         desc="record of the network that finds the tissues which the gate compares; the "
@@ -92,7 +100,10 @@ class Enhance(SimpleInterface):
             labels["labels_before"] = classify(data_of(image), mask, measuring, **where)
         labels["labels_after"] = classify(result.image, mask, measuring, **where)
         cwd = runtime.cwd
-        self._results["out_file"] = write(with_data(result.image, image), cwd, "enhanced.nii.gz")
+        enhanced = with_data(result.image, image)
+        if isdefined(self.inputs.original):
+            enhanced = with_codes_of(enhanced, self.inputs.original)
+        self._results["out_file"] = write(enhanced, cwd, "enhanced.nii.gz")
         for name, found in labels.items():
             self._results[name] = write(with_data(found, image), cwd, f"{name}.nii.gz")
         self._results.setdefault("labels_before", self._results["labels"])

@@ -71,10 +71,10 @@ def on_original_grid(data: NDArray[Any], original: str | Path, dtype: Any) -> ni
     return nib.Nifti1Image(np.asarray(data, dtype=dtype), raw.affine, header)
 
 
-def with_codes_of(path: str | Path, original: str | Path, folder: str | Path) -> str:
-    """A copy of an image on another grid that says in the raw image's code to what its place refers.
+def with_codes_of(image: nib.Nifti1Image, original: str | Path) -> nib.Nifti1Image:
+    """An image on another grid, which says in the raw image's code to what its place refers.
 
-    Where the raw image has no code, nothing is claimed and the file itself is returned.
+    Where the raw image has no code, nothing is claimed.
     """
     import nibabel as nib
     import numpy as np
@@ -82,16 +82,13 @@ def with_codes_of(path: str | Path, original: str | Path, folder: str | Path) ->
     raw: Any = nib.load(original)
     codes = [int(raw.header[key]) for key in ("sform_code", "qform_code") if key in raw.header]
     code = next((code for code in codes if code > 0), 0)
-    if not code:
-        return str(path)
-    image: Any = nib.load(path)
-    image.set_sform(image.affine, code)
-    image.set_qform(image.affine, code)
-    if not np.allclose(
-        image.get_qform(), image.affine, atol=1e-3
-    ):  # sheared: no quaternion says that
-        image.set_qform(None, 0)
-    return write(image, folder, f"coded_{Path(path).name}")
+    if code:
+        image.set_sform(image.affine, code)
+        image.set_qform(image.affine, code)
+        # no quaternion says that an image is sheared
+        if not np.allclose(image.get_qform(), image.affine, atol=1e-3):
+            image.set_qform(None, 0)
+    return image
 
 
 def voxel_count(path: str | Path, spacing_mm: float | None = None) -> int | None:

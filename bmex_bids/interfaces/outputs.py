@@ -23,8 +23,6 @@ from nipype.interfaces.base import (
     traits,
 )
 
-from bmex_bids.interfaces.files import with_codes_of
-
 
 class SaveDerivativesInput(BaseInterfaceInputSpec):
     bids_dir = traits.Str(mandatory=True)
@@ -79,7 +77,6 @@ class SaveDerivatives(SimpleInterface):
         given = planned.get("given_mask")
         links = {given["name"]: Path(given["folder"])} if given else {}
         write_dataset(Path(self.inputs.bids_dir), output_dir, links)
-        raw = Path(self.inputs.bids_dir) / planned["source"]
         fills: dict[Path, Callable[[Path], object]] = {}
         images, tables = [], {}
         for product in chosen_products(self.inputs.output_res, self.inputs.qc_only):
@@ -105,8 +102,6 @@ class SaveDerivatives(SimpleInterface):
             )
             if product.field:
                 source = field_value(self.inputs, product.field)
-                if product.grid == "res" and raw.is_file():
-                    source = with_codes_of(source, raw, runtime.cwd)
                 fills[folder / image_name] = partial(shutil.copyfile, source)
                 images.append((folder / image_name, Path(source)))
         main, *others = tables

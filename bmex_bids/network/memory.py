@@ -50,6 +50,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+def reason_of(error: BaseException) -> str:
+    """The first line of an error, or its kind where it says nothing."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
 def or_on_processor(device: torch.device, work: Callable[[torch.device], Result]) -> Result:
     """Do it on a device, and where a GPU's memory is short, on the processor, with a warning."""
     try:
@@ -57,7 +62,7 @@ def or_on_processor(device: torch.device, work: Callable[[torch.device], Result]
     except Exception as error:
         if device.type == "cpu" or not is_out_of_memory(error):
             raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = reason_of(error)
     # outside of the handler: its traceback would keep the memory
     torch.cuda.empty_cache()
     LOGGER.warning("memory of %s was short (%s); going on without it", device, reason)

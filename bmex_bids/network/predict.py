@@ -26,7 +26,7 @@ from bmex_bids.exceptions import DeviceError, ImageError, MemoryLimitError
 from bmex_bids.network.checkpoints import load_network
 from bmex_bids.network.compact import whose_turn
 from bmex_bids.network.layers import Tally
-from bmex_bids.network.memory import free_bytes, is_out_of_memory
+from bmex_bids.network.memory import free_bytes, is_out_of_memory, reason_of
 from bmex_bids.network.programs import (
     best_dtype,
     bytes_per_voxel,
@@ -274,7 +274,7 @@ class _Job:
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                reason = reason_of(error)
             else:
                 values += seen
                 del seen  # not held while the next one is made

@@ -113,10 +113,8 @@ def weights_folder(given: Path | None = None) -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
     try:
         cache = cache.expanduser()
-    except (
-        RuntimeError
-    ):  # neither HOME nor an entry of the user: / is the home that such users get
-        cache = Path("/.cache")
+    except RuntimeError:
+        cache = Path("/.cache")  # neither HOME nor an entry of the user: / is the home they get
     return cache.absolute() / "bmex_bids" / "weights"
 
 

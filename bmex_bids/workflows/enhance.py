@@ -129,7 +129,11 @@ def init_enhance_wf(
     outputnode = Node(IdentityInterface(fields=OUTPUTS), name="outputnode")
     workflow.connect(
         [
-            (inputnode, network, [("matched", "in_file"), ("mask_res", "mask")]),
+            (
+                inputnode,
+                network,
+                [("matched", "in_file"), ("mask_res", "mask"), ("original", "original")],
+            ),
             (
                 inputnode,
                 quality,

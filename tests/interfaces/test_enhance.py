@@ -230,3 +230,30 @@ def test_tissues_are_found_again_in_what_the_network_made(
     np.testing.assert_array_equal(load(outputs.labels_before), half * (2 if yardstick else 1))
     np.testing.assert_array_equal(load(outputs.labels_after), half * 3)  # of 2 + 1, not of 2
     assert (load(outputs.out_file) == 3).all()
+
+
+def test_the_networks_grid_has_the_codes_of_the_raw_image(make_image, tmp_path, monkeypatch):
+    """It always said 0 and 2: no qform, and "aligned to something"."""
+    from bmex_bids.network import predict
+
+    def enhance(data, mask, record, **_):
+        maps = np.ones((4, *data.shape), np.float32)
+        return predict.Enhancement(data, mask.astype(np.uint8), maps, "cpu", "float32", 1.0)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(predict, "enhance", enhance)
+    monkeypatch.setattr(predict, "classify", lambda _, mask, *__, **___: mask.astype(np.uint8))
+    make_image("LPS", data=np.full((4, 5, 6), 2, np.float32), path=tmp_path / "in.nii.gz")
+    make_image("LPS", data=np.ones((4, 5, 6), np.uint8), dtype="uint8", path=tmp_path / "m.nii.gz")
+    node = Enhance(in_file=tmp_path / "in.nii.gz", mask=tmp_path / "m.nii.gz", weights=RECORD)
+    # nothing is claimed of an image that says nothing: nibabel's own default stays
+    for codes, expected in (((1, 1), (1, 1)), ((0, 3), (3, 3)), ((0, 0), (2, 0))):
+        affine = np.eye(4) if any(codes) else None
+        image = nib.Nifti1Image(np.zeros((2, 2, 2), np.uint8), affine)
+        image.header["sform_code"], image.header["qform_code"] = codes
+        nib.save(image, tmp_path / "raw.nii.gz")
+        node.inputs.original = tmp_path / "raw.nii.gz"
+        header = nib.load(node.run().outputs.out_file).header
+        assert (int(header["sform_code"]), int(header["qform_code"])) == expected
+        if expected[1]:
+            assert np.array_equal(header.get_qform(), header.get_sform())

@@ -93,25 +93,6 @@ def test_every_derivative_is_written_beside_its_sidecar(node, tmp_path, monkeypa
     assert (tmp_path / "out" / "dataset_description.json").is_file()
 
 
-def test_the_networks_grid_has_the_codes_of_the_raw_image(node, tmp_path, monkeypatch):
-    """It always said 0 and 2: no qform, and "aligned to something"."""
-    monkeypatch.chdir(tmp_path)
-    raw = tmp_path / "bids" / node.inputs.planned["source"]
-    raw.parent.mkdir(parents=True)
-    folder = tmp_path / "out" / "sub-01" / "ses-A" / "anat"
-    # nothing is claimed of an image that says nothing: nibabel's own default stays
-    for codes, expected in (((1, 1), (1, 1)), ((0, 3), (3, 3)), ((0, 0), (2, 0))):
-        affine = np.eye(4) if any(codes) else None
-        image = nib.Nifti1Image(np.zeros((2, 2, 2), np.uint8), affine)
-        image.header["sform_code"], image.header["qform_code"] = codes
-        nib.save(image, raw)
-        node.run()
-        header = nib.load(folder / "sub-01_ses-A_run-2_res-0p8_desc-enhanced_T1w.nii.gz").header
-        assert (int(header["sform_code"]), int(header["qform_code"])) == expected
-        if expected[1]:
-            assert np.array_equal(header.get_qform(), header.get_sform())
-
-
 def test_a_given_mask_is_a_source_and_its_dataset_is_linked(node, tmp_path, monkeypatch):
     """The sidecar of the very mask named the raw image alone."""
     monkeypatch.chdir(tmp_path)
