@@ -13,6 +13,8 @@ from bmex_bids.network.pool import Workspace
 
 #: results up to which a float32 convolution is faster as one matrix product
 THIN = 4
+#: channels of a row that is copied as whole numbers, at most
+SHORT = 16
 #: channels that are compared one by one, at most
 FEW_BELOW = 8
 
@@ -45,6 +47,31 @@ def no_less(x: Tensor, floor: Tensor, out: Tensor, below: Sequence[int]) -> None
     torch.maximum(x.view(torch.int16), bits, out=out.view(torch.int16))
     for channel in below:
         torch.maximum(x[..., channel], floor[channel], out=out[..., channel])
+
+
+def copy_rows(x: Tensor, out: Tensor) -> None:
+    """``out.copy_(x)``, of features whose channels lie side by side.
+
+    Rows of 16 bfloat16 are copied as four whole numbers, in two thirds of the time; from 32 on it is all one.
+    """
+    if (
+        x.dtype == out.dtype == torch.bfloat16
+        and x.device.type == "cpu"
+        and x.shape[-1] <= SHORT
+        and all(
+            a.stride(-1) == 1 and not any(n % 4 for n in (a.storage_offset(), *a.stride()[:-1]))
+            for a in (x, out)
+        )
+        and x.shape[-1] % 4 == 0
+    ):
+        x, out = x.view(torch.int64), out.view(torch.int64)
+    out.copy_(x)
+
+
+def halves(x: Tensor) -> tuple[Tensor, Tensor]:
+    """A float32 as a sum of two bfloat16: together they have 16 of its 24 bits."""
+    first = x.to(torch.bfloat16)
+    return first, (x - first).to(torch.bfloat16)
 
 
 def parities(weight: Tensor) -> dict[tuple[int, ...], Tensor]:

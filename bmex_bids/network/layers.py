@@ -16,16 +16,27 @@ its neighbours' values from the layer before, so there is no overlap and no bord
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from bmex_bids.network.kernels import THIN, no_less, parities, rectify, thin_convolution
+from bmex_bids.network.folding import Affine, ahead
+from bmex_bids.network.kernels import (
+    THIN,
+    copy_rows,
+    halves,
+    no_less,
+    parities,
+    rectify,
+    thin_convolution,
+)
 from bmex_bids.network.pool import Pool, Workspace
 from bmex_bids.network.regions import Box, Regions
 from bmex_bids.network.winograd import BLOCK, convolve, transform_weight, values_needed
@@ -36,151 +47,11 @@ AT_ONCE = 4
 PIECE = 2_000_000
 #: channels from which on Winograd's convolution is the faster one (processor, float32)
 FEWEST_CHANNELS = 8
-#: standard deviations from the mean beyond which a ReLU hardly ever, or hardly never, cuts
-UNUSUAL = 3.0
-#: from zero, that a ReLU may cut and be done by a comparison
-FARTHEST = 1e15
+#: results up to which a bfloat16 convolution of a processor wants its channels in whole groups of so many:
+#: 80 with 16 zeros behind them take 0.83 of the time of 80
+NARROW, TOGETHER = 16, 32
 #: patterns of emptiness, by the name of the layer
 Patterns = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Affine:
-    """``relu(scale · x + shift)``, for each channel; ``scale`` None is the ReLU alone.
-
-    With ``floor`` it is ``max(x, floor)``, and the rest is left to the weights: see :func:`ahead`.
-    ``below``: the channels whose floor is below zero.
-    """
-
-    scale: Tensor | None = None
-    shift: Tensor | None = None
-    floor: Tensor | None = None
-    below: tuple[int, ...] = ()
-
-    def lifted(self, by: Tensor) -> Affine:
-        """The same of features that are stored higher, each channel ``by`` its own."""
-        assert self.scale is not None  # noqa: S101 - for mypy
-        assert self.shift is not None  # noqa: S101
-        return Affine(self.scale, self.shift - self.scale * by)
-
-
-def lift(readers: Sequence[tuple[nn.Module, tuple[int, int]]], channels: int) -> Tensor:
-    """How much higher features are to be stored, that hardly a floor of who reads them is below zero.
-
-    The lowest floor comes to lie a hair above zero, since processors compare numbers that are not below
-    zero several times as fast (:func:`.kernels.no_less`).  The price, where several read a feature with
-    floors far apart, is some of bfloat16's precision: the highest of them lies where numbers are coarser.
-
-    Parameters
-    ----------
-    readers : batch normalisations with a ReLU behind them; the channels that each reads, first and end
-    channels : of the features
-
-    Returns
-    -------
-    (channels,) float64; zero where nobody reads.  Floors of scales that are not positive do not count
-    (see :func:`ahead`), nor do those that are :data:`UNUSUAL`: whoever hardly uses a channel has its
-    floor anywhere, and must not take the precision from the others who read it.
-    """
-    floors = [(_usual_floor(norm), span) for norm, span in readers]
-    lowest = floors[0][0].new_full((channels,), torch.inf)
-    for floor, (low, end) in floors:
-        lowest[low:end] = torch.minimum(lowest[low:end], floor)
-    return torch.where(lowest.isfinite(), 1e-6 * (1 + lowest.abs()) - lowest, 0.0)
-
-
-def _usual_floor(norm: nn.Module) -> Tensor:
-    """What a normalisation takes to zero, (channels,) float64; infinite where that is to count for nothing."""
-    before = affine(norm)
-    assert isinstance(norm, nn.BatchNorm3d)  # noqa: S101 - affine has seen to it
-    assert before.scale is not None  # noqa: S101 - for mypy, like those below
-    assert norm.running_mean is not None  # noqa: S101
-    assert norm.running_var is not None  # noqa: S101
-    floor = _floor(before)
-    away = (floor - norm.running_mean).abs() / (norm.running_var + norm.eps).sqrt()
-    return torch.where((before.scale > 0) & (away <= UNUSUAL), floor, torch.inf)
-
-
-def _floor(before: Affine) -> Tensor:
-    """What a normalisation takes to zero, (channels,) float64; not finite where a scale is zero."""
-    assert before.scale is not None  # noqa: S101 - for mypy
-    assert before.shift is not None  # noqa: S101
-    return -before.shift.double() / before.scale.double()
-
-
-def ahead(
-    before: Affine | None, weight: Tensor, bias: Tensor, dtype: torch.dtype
-) -> tuple[Affine | None, Tensor, Tensor]:
-    """A normalisation and ReLU done by one comparison and the weights of the convolution behind them.
-
-    For a positive scale ``relu(scale · x + shift) = scale · (max(x, floor) − floor)`` with
-    ``floor = −shift / scale``.  The factor goes into the weights, what is taken away into the bias, and
-    the padding must be ``floor`` where it was zero.  Half the time of a product, a sum and a comparison.
-
-    Parameters
-    ----------
-    before : what is read goes through it; left as it is unless all its scales are positive and all its
-        floors nearer than :data:`FARTHEST`
-    weight, bias : (out, in, 3, 3, 3) and (out,)
-    dtype : of what is read; the floor is rounded to it first, so that nothing is exactly nothing
-
-    Returns
-    -------
-    before, weight, bias : in float64 where they have changed
-    """
-    if before is None or before.scale is None or before.shift is None or before.scale.is_meta:
-        return before, weight, bias
-    scale = before.scale.double()
-    floor = _floor(before).to(dtype)
-    # a floor far away comes of a scale that has decayed to nothing, by which weights would vanish in bfloat16
-    if not bool((scale > 0).all()) or not bool((floor.abs() < FARTHEST).all()):
-        return before, weight, bias
-    scaled = weight.double() * scale.view(1, -1, 1, 1, 1)
-    less = scaled.sum(dim=(2, 3, 4)) @ floor.double()
-    below = tuple(torch.nonzero(floor < 0).flatten().tolist())
-    return Affine(floor=floor, below=below), scaled, bias.double() - less
-
-
-def affine(norm: nn.Module) -> Affine:
-    """A batch normalisation in inference, and the ReLU behind it."""
-    if (
-        not isinstance(norm, nn.BatchNorm3d)
-        or norm.running_mean is None
-        or norm.running_var is None
-    ):
-        raise TypeError(f"expected a batch normalisation with statistics, got {norm}")
-    scale = (norm.running_var.double() + norm.eps).rsqrt()
-    if norm.affine:
-        scale = scale * norm.weight.double()
-    shift = -norm.running_mean.double() * scale
-    if norm.affine:
-        shift = shift + norm.bias.double()
-    return Affine(scale, shift)
-
-
-def folded(layer: nn.Module, norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a convolution that does the batch normalisation behind it too.
-
-    Exact but for rounding (the product is made in float64): see the tests.
-    """
-    found = affine(norm)
-    weight, bias = parameters(layer)
-    assert found.scale is not None  # noqa: S101 - for mypy
-    assert found.shift is not None  # noqa: S101
-    return (
-        (weight.double() * found.scale.view(-1, 1, 1, 1, 1)).to(weight.dtype),
-        (bias.double() * found.scale + found.shift).to(bias.dtype),
-    )
-
-
-def parameters(layer: nn.Module) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a (transposed) convolution; zeros for a bias that it does not have."""
-    if not isinstance(layer, nn.Conv3d | nn.ConvTranspose3d):
-        raise TypeError(f"expected a three-dimensional convolution, got {layer}")
-    weight = layer.weight.detach()
-    if layer.bias is None:
-        return weight, weight.new_zeros(layer.out_channels)
-    return weight, layer.bias.detach()
 
 
 @dataclass
@@ -195,6 +66,14 @@ class Tally:
 
     plain: float = 0.0
     done: float = 0.0
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a layer that is computed at once, and what is to be done with it, before it."""
+
+    box: Box
+    first: Callable[[], None]
 
 
 @dataclass
@@ -225,10 +104,11 @@ class Layers:
         self._local = threading.local()
         self._crew: ThreadPoolExecutor | None = None
         self._pool = Pool(self.room) if self.room and self.device.type == "cpu" else None
+        self._on_processor = self.device.type == "cpu"
         self._winograd = (
             self.winograd
             and self.patterns is not None
-            and self.device.type == "cpu"
+            and self._on_processor
             and self.dtype == torch.float32
         )
 
@@ -287,18 +167,23 @@ class Layers:
             self._crew = None
             torch.set_num_threads(self._threads)
 
-    def _each(self, boxes: Sequence[Box], work: Callable[[Box], None]) -> None:
-        """Do it for every piece; no piece reads what another writes."""
-        if self._crew is None or len(boxes) < 2:
-            for box in boxes:
-                work(box)
-            return
+    def _each(self, pieces: Sequence[Piece], work: Callable[[Box], None]) -> None:
+        """Do it for every piece, the largest first; no piece reads what another writes.
 
-        def alone(box: Box) -> None:
+        So the threads are done at nearly the same time.
+        """
+
+        def alone(piece: Piece) -> None:
             with torch.inference_mode():  # each thread has this to itself
-                work(box)
+                piece.first()
+                work(piece.box)
 
-        for _ in self._crew.map(alone, boxes):
+        pieces = sorted(pieces, key=lambda piece: _voxels(piece.box), reverse=True)
+        if self._crew is None or len(pieces) < 2:
+            for piece in pieces:
+                alone(piece)
+            return
+        for _ in self._crew.map(alone, pieces):
             pass
 
     # -------------------------------------------------------------- layers
@@ -328,54 +213,124 @@ class Layers:
         relu : done to what is written
         add : add to ``out`` instead of overwriting it; ``parts`` must not share its memory
         """
+        work = self._convolution(parts, out, weights, before=before, relu=relu, add=add)
+        fast = self._is_winograd(self._type(*parts, out), weights[0])
+        pieces = self._pieces(
+            name, out, scale, need, max(weights[0].shape[:2]) if fast else 0, add
+        )
+        for piece in pieces:
+            self._count(out[piece.box], weights[0])
+            if fast:
+                self._count_winograd(out[piece.box], _blocks(out[piece.box]), weights[0])
+        self._each(pieces, work)
+        self._learn(name, out)
+
+    def _convolution(
+        self,
+        parts: Sequence[Tensor],
+        out: Tensor,
+        weights: tuple[Tensor, Tensor],
+        *,
+        before: Affine | None,
+        relu: bool,
+        add: bool,
+    ) -> Callable[[Box], None]:
+        """What makes one piece of a 3×3×3 convolution; the parameters are those of :meth:`convolve`."""
         kind = self._type(*parts, out)
+        half = self.dtype == out.dtype == torch.bfloat16
+        if half and kind == torch.float32 and self._on_processor and before is None:
+            return self._convolution_in_halves(parts, out, weights, relu=relu, add=add)
         before, *weights_ahead = ahead(before, *weights, kind)
         weight, bias = (w.to(self.device, kind) for w in weights_ahead)
         before = self._cast(before, kind)
-        fast = self._winograd and min(weight.shape[:2]) >= FEWEST_CHANNELS
-        thin = kind == torch.float32 and self.device.type == "cpu" and weight.shape[0] <= THIN
-        ready = (
-            transform_weight(weight)
-            if fast
-            else weight.contiguous(memory_format=torch.channels_last_3d)
+        if self._is_winograd(kind, weight):
+            return self._winograds(parts, out, (weight, bias), before=before, relu=relu, add=add)
+        thin = kind == torch.float32 and self._on_processor and weight.shape[0] <= THIN
+        idle = 0
+        if self._on_processor and kind == torch.bfloat16 and weight.shape[0] <= NARROW:
+            idle = -weight.shape[1] % TOGETHER
+        ready = F.pad(weight, (0,) * 7 + (idle,))
+        ready = ready.contiguous(memory_format=torch.channels_last_3d)
+
+        def work(box: Box) -> None:
+            x = self._read(parts, box, (1, 1), before, kind, idle=idle)
+            if thin:
+                y = thin_convolution(x, weight, bias, self._space(kind))
+            else:
+                y = _last(F.conv3d(_first(x), ready, bias))
+            _write(y, out[box], relu=relu, add=add)
+
+        return work
+
+    def _convolution_in_halves(
+        self,
+        parts: Sequence[Tensor],
+        out: Tensor,
+        weights: tuple[Tensor, Tensor],
+        *,
+        relu: bool,
+        add: bool,
+    ) -> Callable[[Box], None]:
+        """The same of few channels of float32, with products of bfloat16 and hardly a loss.
+
+        The bias is the weight of one more channel, of ones, that it may have a second half too.
+        """
+        weight, bias = (w.to(self.device, torch.float32) for w in weights)
+        centre = F.pad(bias.view(-1, 1, 1, 1, 1), (1,) * 6)
+        first, second = halves(torch.cat([weight, centre], dim=1))
+        ready = torch.stack([first, first, second], dim=2).flatten(1, 2)
+        ready = ready.contiguous(memory_format=torch.channels_last_3d)
+        ones = weight.new_ones(1).expand(*parts[0].shape[:3], 1)
+
+        def work(box: Box) -> None:
+            x = self._read([*parts, ones], box, (1, 1), None, torch.float32)
+            both = self._space(torch.bfloat16).take("halves", (*x.shape, 3))
+            both[..., 0] = x
+            both[..., 1] = x - both[..., 0]
+            both[..., 2] = both[..., 0]
+            y = _last(F.conv3d(_first(both.flatten(3)), ready))
+            _write(y, out[box], relu=relu, add=add)
+
+        return work
+
+    def _is_winograd(self, kind: torch.dtype, weight: Tensor) -> bool:
+        return (
+            self._winograd and kind == torch.float32 and min(weight.shape[:2]) >= FEWEST_CHANNELS
         )
-        boxes = self._boxes(name, out, scale, need, max(weight.shape[:2]) if fast else 0, add)
+
+    def _winograds(
+        self,
+        parts: Sequence[Tensor],
+        out: Tensor,
+        weights: tuple[Tensor, Tensor],
+        *,
+        before: Affine | None,
+        relu: bool,
+        add: bool,
+    ) -> Callable[[Box], None]:
+        """The same by Winograd's algorithm, in float32; ``weights`` and ``before`` as they are to be used."""
+        weight, bias = weights
+        ready, space = transform_weight(weight), partial(self._space, torch.float32)
 
         def work(box: Box) -> None:
             target = out[box]
-            if not fast:
-                x = self._read(parts, box, (1, 1), before, kind)
-                if thin:
-                    y = thin_convolution(x, weight, bias, self._space(kind))
-                else:
-                    y = _last(F.conv3d(_first(x), ready, bias))
-                if add:
-                    target.add_(y)
-                else:
-                    target.copy_(y)
+            sides = _blocks(target)
+            x = self._read(parts, box, (1, 1), before, torch.float32, (*sides, target.shape[2]))
+            y = target
+            if add or list(target.shape[:2]) != sides:
+                y = space().take("result", (*sides, *target.shape[2:]))
+            convolve(x, ready, y, space())
+            y = y[: target.shape[0], : target.shape[1]]
+            if add:
+                target.add_(y).add_(bias)
+            elif y is target:
+                target.add_(bias)
             else:
-                sides = _blocks(target)
-                x = self._read(parts, box, (1, 1), before, kind, (*sides, target.shape[2]))
-                y = target
-                if add or list(target.shape[:2]) != sides:
-                    y = self._space(kind).take("result", (*sides, *target.shape[2:]))
-                convolve(x, ready, y, self._space(kind))
-                y = y[: target.shape[0], : target.shape[1]]
-                if add:
-                    target.add_(y).add_(bias)
-                elif y is target:
-                    target.add_(bias)
-                else:
-                    target.copy_(y.add_(bias))
+                target.copy_(y.add_(bias))
             if relu:
                 rectify(target)
 
-        for box in boxes:
-            self._count(out[box], weight)
-            if fast:
-                self._count_winograd(out[box], _blocks(out[box]), weight)
-        self._each(boxes, work)
-        self._learn(name, out)
+        return work
 
     def upsample(
         self,
@@ -399,7 +354,7 @@ class Layers:
         before = self._cast(before, kind)
         halo, padding = {4: (1, 3), 2: (0, 0)}[weight.shape[2]]
         apart = parities(weight) if halo and self.device.type == "cpu" and not add else None
-        boxes = self._boxes(name, out, scale, need, 0, add)
+        pieces = self._pieces(name, out, scale, need, 0, add)
 
         def work(box: Box) -> None:
             x = self._read(parts, _halved(box), (halo, halo), before, kind)
@@ -417,9 +372,9 @@ class Layers:
             else:
                 out[box] = y
 
-        for box in boxes:
-            self._count(parts[0][_halved(box)], weight)
-        self._each(boxes, work)
+        for piece in pieces:
+            self._count(parts[0][_halved(piece.box)], weight)
+        self._each(pieces, work)
         self._learn(name, out)
 
     def downsample(
@@ -435,15 +390,15 @@ class Layers:
         """A convolution of kernel 2 and stride 2; ``scale`` is that of ``out``."""
         kind = self._type(*parts, out)
         weight, bias = (w.to(self.device, kind) for w in weights)
-        boxes = self._boxes(name, out, scale, need, 0)
+        pieces = self._pieces(name, out, scale, need, 0)
 
         def work(box: Box) -> None:
             x = self._read(parts, _doubled(box), (0, 0), None, kind)
             out[box] = _last(F.conv3d(_first(x), weight, bias, 2))
 
-        for box in boxes:
-            self._count(out[box], weight)
-        self._each(boxes, work)
+        for piece in pieces:
+            self._count(out[piece.box], weight)
+        self._each(pieces, work)
         self._learn(name, out)
 
     def pool(
@@ -465,36 +420,46 @@ class Layers:
                 x = torch.maximum(torch.maximum(low, mid), high)
             out[box] = x
 
-        self._each(self._boxes(name, out, scale, need, 0), work)
+        self._each(self._pieces(name, out, scale, need, 0), work)
         self._learn(name, out)
 
     def activate(self, part: Tensor, *, scale: int, need: int, before: Affine) -> None:
         """Do it where it is, the surroundings of the region included."""
         before = self._cast(before, self.dtype) or before
-        boxes = [
-            box
-            for run in self.regions.runs(scale, need)
-            for box in ((run.box, *run.around) if run.box else run.around)
-        ]
-        for box in boxes:
+
+        def work(box: Box) -> None:
             x = part[box]
             if before.scale is not None and before.shift is not None:
                 x.mul_(before.scale).add_(before.shift)
             rectify(x)
 
+        self.everywhere(scale, need, work)
+
+    def everywhere(self, scale: int, need: int, work: Callable[[Box], None]) -> None:
+        """Do something for each part of a region and of its surroundings."""
+        runs = self.regions.runs(scale, need)
+        boxes = [b for run in runs for b in (*([run.box] if run.box else []), *run.around)]
+        self._each([Piece(box, lambda: None) for box in boxes], work)
+
     # -------------------------------------------------------------- pieces
-    def _boxes(
+    def _pieces(
         self, name: str, out: Tensor, scale: int, need: int, channels: int, add: bool = False
-    ) -> list[Box]:
-        """The pieces of a layer; what lies around them is filled, unless that was done before."""
-        boxes = []
-        for run in self.regions.runs(scale, need):
-            if self.patterns is not None and not add:
-                for strip in run.around:
-                    self._fill(out[strip], self.patterns[name])
-            if run.box is not None:
-                boxes += self._cut(run.box, channels)
-        return boxes
+    ) -> list[Piece]:
+        """The pieces of a layer; with them what lies around is filled, unless that was done before."""
+        runs = self.regions.runs(scale, need)
+        boxes = [part for run in runs if run.box for part in self._cut(run.box, channels)]
+        strips = [strip for run in runs for strip in run.around]
+        if self.patterns is None or add:
+            strips = []
+
+        def fill(some: Sequence[Box]) -> None:
+            for strip in some:
+                self._fill(out[strip], self.patterns[name])  # type: ignore[index]
+
+        if not boxes:
+            fill(strips)
+        # each has its share of what is to be filled
+        return [Piece(box, partial(fill, strips[k :: len(boxes)])) for k, box in enumerate(boxes)]
 
     def _cut(self, box: Box, channels: int) -> list[Box]:
         """A run in pieces whose work arrays are small; cuts lie at even voxels."""
@@ -512,10 +477,13 @@ class Layers:
 
     def _fill(self, target: Tensor, pattern: Tensor) -> None:
         """Repeat a pattern over a part of an array; the part begins where a pattern does."""
-        view = target
-        for axis in range(3):
-            period = pattern.shape[axis]
-            view = view.unflatten(2 * axis, (view.shape[2 * axis] // period, period))
+        depth, height, width, channels = target.shape
+        a, b, c, _ = pattern.shape
+        i, j, k, _ = target.stride()
+        view = target.as_strided(  # one call for what three would do
+            (depth // a, a, height // b, b, width // c, c, channels),
+            (a * i, i, b * j, j, c * k, k, 1),
+        )
         view.copy_(pattern[None, :, None, :, None, :])
 
     def _count(self, result: Tensor, weight: Tensor) -> None:
@@ -551,15 +519,23 @@ class Layers:
         before: Affine | None,
         dtype: torch.dtype,
         sides: Sequence[int] | None = None,
+        idle: int = 0,
     ) -> Tensor:
         """A piece and its halo, concatenated and activated; beyond the volume zeros, or the floor.
 
-        ``sides`` are those of the result without halo, where they are longer than the box's.
+        ``sides`` are those of the result without halo, where they are longer than the box's; ``idle`` is the
+        number of channels of zeros behind the others.
         """
         sides = sides or [s.stop - s.start for s in box]
         channels = sum(part.shape[3] for part in parts)
         shape = tuple(n + sum(halo) for n in sides)
-        x = self._space(dtype).take("read", (*shape, channels))
+        if idle:  # a work array of their own, in which those channels are never written to
+            padded = self._space(dtype).take(
+                f"read {channels}", (*shape, channels + idle), zeros=True
+            )
+            x = padded[..., :channels]
+        else:
+            padded = x = self._space(dtype).take("read", (*shape, channels))
         lows = [s.start - halo[0] for s in box]
         if self.patterns is None:
             here: tuple[slice, ...] = (slice(None),) * 3
@@ -602,7 +578,21 @@ class Layers:
                 torch.addcmul(shift, source, scale, out=target)
                 rectify(target)
             at = end
-        return x
+        return padded
+
+
+def _write(y: Tensor, target: Tensor, *, relu: bool, add: bool) -> None:
+    """Results of a convolution where they belong, or added to what is there."""
+    if add:
+        target.add_(y)
+    else:
+        copy_rows(y, target)
+    if relu:
+        rectify(target)
+
+
+def _voxels(box: Box) -> int:
+    return math.prod(s.stop - s.start for s in box)
 
 
 def _halved(box: Box) -> Box:

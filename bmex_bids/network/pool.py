@@ -79,12 +79,16 @@ class Workspace:
         self.device, self.dtype = device, dtype
         self._held: dict[str, Tensor] = {}
 
-    def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """A contiguous array of this shape with anything in it; the last of its name is void."""
+    def take(self, name: str, shape: tuple[int, ...], *, zeros: bool = False) -> Tensor:
+        """A contiguous array of this shape with anything in it; the last of its name is void.
+
+        ``zeros``: what has not been written to under this name is zero.
+        """
         count = math.prod(shape)
         held = self._held.get(name)
         if held is None or held.numel() < count:
             self._held.pop(name, None)
-            held = torch.empty(count, device=self.device, dtype=self.dtype)
+            make = torch.zeros if zeros else torch.empty
+            held = make(count, device=self.device, dtype=self.dtype)
             self._held[name] = held
         return held[:count].view(shape)

@@ -502,13 +502,21 @@ def _tissue_probabilities(
     Inside the mask the background's share is given to the tissues, since a mask says that there is
     one.
     """
-    tissues = np.exp(scores[1:] - scores[1:].max(axis=0))
-    tissues /= tissues.sum(axis=0)
-    return np.concatenate([(~inside)[np.newaxis], np.where(inside, tissues, 0)]).astype(np.float32)
+    probabilities = np.empty((CLASSES, *inside.shape), np.float32)
+    probabilities[0] = ~inside
+    probabilities[1:] = torch.softmax(torch.from_numpy(scores[1:]), dim=0).numpy()
+    probabilities[1:] *= inside
+    return probabilities
 
 
 def _labels(probabilities: NDArray[np.float32], inside: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    return np.where(inside, probabilities[1:].argmax(axis=0) + 1, 0).astype(np.uint8)
+    """The most probable tissue, the first of equals; several times as fast as ``argmax``."""
+    labels = inside.astype(np.uint8)
+    best = probabilities[1]
+    for tissue in range(2, CLASSES):
+        labels[inside & (probabilities[tissue] > best)] = tissue
+        best = np.maximum(best, probabilities[tissue])
+    return labels
 
 
 def _embed(

@@ -28,18 +28,10 @@ from bmex_bids.network.compact import (
     split,
     unshuffle,
 )
-from bmex_bids.network.layers import (
-    Affine,
-    Layers,
-    Patterns,
-    Tally,
-    affine,
-    folded,
-    lift,
-    parameters,
-)
+from bmex_bids.network.folding import Affine, affine, folded, lift, parameters
+from bmex_bids.network.layers import Layers, Patterns, Tally
 from bmex_bids.network.memory import freed_memory_kept, native_dtype
-from bmex_bids.network.regions import PERIOD, SLAB, Regions
+from bmex_bids.network.regions import PERIOD, SLAB, Box, Regions
 
 #: a need that only the cap of the regions limits
 FAR = 10**6
@@ -220,9 +212,11 @@ def _bmex(run: Layers, network: nn.Module, x: Tensor, tissues_only: bool) -> Ten
 def _softmax(run: Layers, scores: Tensor) -> Tensor:
     """Softmax over the channels; the surroundings of the region included."""
     result = run.array(1, CLASSES, torch.float32)
-    for piece in run.regions.runs(1, FAR):
-        for box in (*([piece.box] if piece.box else []), *piece.around):
-            result[box] = torch.softmax(scores[box], dim=-1)
+
+    def work(box: Box) -> None:
+        result[box] = torch.softmax(scores[box], dim=-1)
+
+    run.everywhere(1, FAR, work)
     return result
 
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +15,8 @@ from bmex_bids.network.compact import box_mean
 
 RANGE = 1000.0  # template units
 WINDOW = 7  # voxels, edge of the cube that SSIM compares
+CLASSES = 3  # dark, middle and bright
+BINS = 64  # of the histogram that is cut into them
 
 
 def ssim(image: Tensor, target: Tensor) -> Tensor:
@@ -32,8 +36,9 @@ class JointLoss:
 
     ``loss = mean_i (mean (y − t)² / (mean (x − t)² + floor²)) + structure · mean_i (mean (1 −
     SSIM(y, t)) / (mean (1 − SSIM(x, t)) + structure_floor)) + histogram · mean_i (mean (sorted y −
-    sorted t)² / (mean (x − t)² + floor²)) + tissue · CE``, x the degraded input,
-    t the clean target, y the output.  Each patch counts by how much of its own fault is mended:
+    sorted t)² / (mean (x − t)² + floor²)) + classes · mean_i (disagreement of the classes of y and t /
+    (that of x and t + classes_floor)) + tissue · CE``, x the degraded input, t the clean target, y the
+    output.  Each patch counts by how much of its own fault is mended:
     with a plain distance a few patches of hopeless motion drowned everything that could be learnt
     (500 steps, no gain in any validation cell).
 
@@ -42,7 +47,9 @@ class JointLoss:
 
     Whoever is unsure and judged by squares says the mean of what it may be, so an image of bad motion came
     out with too few dark and bright voxels for a segmentation.  ``histogram`` asks for a target's
-    distribution of intensities, wherever they are (squared Wasserstein distance in one dimension).
+    distribution of intensities, wherever they are (squared Wasserstein distance in one dimension),
+    ``classes`` for the three classes that a segmentation by intensity finds, where they are (see
+    :func:`disagreement`).
 
     Everything is averaged inside the brain only: outside, a mask empties the image anyway, and a
     loss taken there teaches the network to clean what nobody sees.
@@ -54,6 +61,8 @@ class JointLoss:
     structure_floor: float = 0.1  # of SSIM, at full resolution; half of it at half, and so on
     scales: int = 3  # of the structure: full resolution, half, a quarter
     histogram: float = 0.0
+    classes: float = 0.0
+    classes_floor: float = 0.1
 
     def __call__(
         self,
@@ -74,6 +83,9 @@ class JointLoss:
         loss = (after / before).mean()
         if self.histogram > 0:
             loss = loss + self.histogram * (_distribution(image, target, mask) / before).mean()
+        if self.classes > 0:
+            apart, once = (disagreement(one, target, mask) for one in (image, bad))
+            loss = loss + self.classes * (apart / (once + self.classes_floor)).mean()
         if self.structure > 0:
             loss = loss + self.structure * self._structure(image, bad, target, inside)
         known = (labels != 255) & mask[:, 0]
@@ -110,6 +122,54 @@ def _distribution(image: Tensor, target: Tensor, mask: Tensor) -> Tensor:
         for one, wanted, where in zip(image.float(), target.float(), mask, strict=True)
     ]
     return torch.stack(distances)
+
+
+def disagreement(image: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """How much the classes of an image differ from its target's, 0 to 1, (N, 1, …) → (N,).
+
+    Dark, middle and bright are cut out of the target's histogram by Otsu's criterion.  What a voxel
+    is, is a share of each (Gaussians about the classes' means with the spread that all have), and
+    what differs is 1 − 2 Σ p q / Σ (p² + q²), the mean of the classes: Dice's coefficient for shares
+    (Milletari et al. 2016), which is 0 for equal images only.  0 where a patch has no classes.
+    """
+    found = []
+    for one, wanted, where in zip(image.float(), target.float(), mask, strict=True):
+        true = wanted[where]
+        fitted = _classes(true) if true.numel() else None
+        if fitted is None:
+            found.append(one.new_zeros(()))
+            continue
+        mean, spread = fitted
+        share, aim = (
+            torch.softmax(-0.5 * ((v[:, None] - mean) / spread) ** 2, dim=1)
+            for v in (one[where], true)
+        )
+        both, each = (share * aim).sum(dim=0), (share**2 + aim**2).sum(dim=0)
+        found.append(1 - (2 * both / each.clamp_min(1e-6)).mean())
+    return torch.stack(found)
+
+
+@torch.no_grad()
+def _classes(values: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Means of three classes (the cuts of least spread within, Otsu 1979) and that spread, or None."""
+    low, high = float(values.min()), float(values.max())
+    if not high > low:
+        return None
+    count = torch.histc(values, BINS, low, high).double().cpu()
+    centre = low + (torch.arange(BINS, dtype=torch.float64) + 0.5) * ((high - low) / BINS)
+    sums = torch.zeros(3, BINS + 1, dtype=torch.float64)  # voxels, their sum and their squares
+    sums[:, 1:] = torch.stack([count, count * centre, count * centre**2]).cumsum(dim=1)
+    first, second = torch.triu_indices(BINS - 1, BINS - 1, offset=1) + 1
+    cuts = [torch.zeros_like(first), first, second, torch.full_like(first, BINS)]
+    parts = torch.stack([sums[:, b] - sums[:, a] for a, b in itertools.pairwise(cuts)])
+    number, total, squares = parts.unbind(dim=1)  # (classes, cuts) each
+    within = (squares - total**2 / number.clamp_min(1)).sum(dim=0)
+    best = int(torch.where((number > 0).all(dim=0), within, torch.inf).argmin())
+    if not bool((number[:, best] > 0).all()):
+        return None
+    spread = math.sqrt(max(float(within[best]), 0.0) / values.numel()) + (high - low) / BINS
+    mean = (total[:, best] / number[:, best]).to(values)
+    return mean, mean.new_tensor(spread)
 
 
 def _mean_inside(values: Tensor, inside: Tensor) -> Tensor:

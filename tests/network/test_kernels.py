@@ -7,7 +7,15 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from bmex_bids.network import kernels
-from bmex_bids.network.kernels import THIN, no_less, parities, rectify, thin_convolution
+from bmex_bids.network.kernels import (
+    THIN,
+    copy_rows,
+    halves,
+    no_less,
+    parities,
+    rectify,
+    thin_convolution,
+)
 from bmex_bids.network.pool import Workspace
 
 
@@ -81,3 +89,27 @@ def test_the_taps_of_even_and_odd_places():
     apart = parities(weight)
     assert apart[0, 0, 0][0, 0, :, 1, 1].tolist() == [13, 11]
     assert apart[1, 0, 0][0, 0, :, 1, 1].tolist() == [12, 10]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("channels", [3, 8, 16, 64])
+@pytest.mark.parametrize("first", [0, 4, 5])
+def test_rows_are_copied_bit_for_bit_and_nothing_beside_them(dtype, channels, first):
+    x = torch.randn(3, 4, 5, channels, generator=torch.Generator().manual_seed(0)).to(dtype)
+    x[0, 0, 0, 0], x[0, 0, 0, 1] = torch.nan, -torch.inf
+    wide = torch.full((4, 6, 8, 72), 7.0, dtype=dtype)
+    target = wide[1:, 1:5, 2:7, first : first + channels]
+    copy_rows(x, target)
+    assert torch.equal(target.nan_to_num(9), x.nan_to_num(9))
+    target.fill_(7)
+    assert bool((wide == 7).all())
+
+
+def test_two_halves_hold_sixteen_bits():
+    """By hand: 257 = 256 + 1, which bfloat16 alone cannot hold."""
+    assert [h.item() for h in halves(torch.tensor(257.0))] == [256, 1]
+    x = torch.randn(1000, generator=torch.Generator().manual_seed(0))
+    first, second = halves(x)
+    assert first.dtype == second.dtype == torch.bfloat16
+    assert float(((first.double() + second.double() - x) / x).abs().max()) < 2**-16
+    assert float(((first.double() - x) / x).abs().max()) > 2**-10

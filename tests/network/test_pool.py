@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import torch
 
-from bmex_bids.network.pool import ALIGNED, Pool
+from bmex_bids.network.pool import ALIGNED, Pool, Workspace
 
 PAGE = (ALIGNED,)
 BYTE = torch.uint8
@@ -59,3 +59,11 @@ def test_shapes_and_types():
 def test_a_tensor_outlives_its_pool():
     tensor = Pool(ALIGNED).take(PAGE, BYTE).fill_(3)
     assert int(tensor.sum()) == 3 * ALIGNED
+
+
+def test_work_arrays_may_begin_as_zeros_also_when_they_grow():
+    space = Workspace(torch.device("cpu"), torch.float32)
+    space.take("x", (3, 4), zeros=True)[:, :2] = 5
+    assert space.take("x", (2, 4), zeros=True)[:, 2:].eq(0).all()
+    grown = space.take("x", (9, 4), zeros=True)
+    assert grown[:, 2:].eq(0).all()

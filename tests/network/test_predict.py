@@ -625,3 +625,28 @@ def test_float32_on_a_gpu_is_float32():
     torch.backends.cudnn.allow_tf32 = True
     resolve_device("cpu")
     assert not torch.backends.cudnn.allow_tf32
+
+
+def test_of_equal_tissues_the_first_is_the_label():
+    """By hand; 1 CSF, 2 GM, 3 WM."""
+    shares = np.array(
+        [
+            [0, 0.4, 0.4, 0.2],
+            [0, 0.2, 0.4, 0.4],
+            [0, 0.4, 0.2, 0.4],
+            [0, 0.2, 0.3, 0.5],
+            [1, 0, 0, 0],
+        ],
+        np.float32,
+    ).T.reshape(4, 5, 1, 1)
+    inside = shares[0] == 0
+    assert predict._labels(shares, inside).ravel().tolist() == [1, 2, 1, 3, 0]
+
+
+def test_probabilities_are_the_softmax_of_the_tissues():
+    scores = np.random.default_rng(0).normal(size=(4, 3, 4, 5)).astype(np.float32)
+    inside = np.random.default_rng(1).random((3, 4, 5)) > 0.5
+    found = predict._tissue_probabilities(scores.transpose(0, 3, 2, 1), inside.T)
+    powers = np.exp(scores[1:]).transpose(0, 3, 2, 1)
+    assert_allclose(found[1:], np.where(inside.T, powers / powers.sum(axis=0), 0), rtol=1e-5)
+    assert_array_equal(found[0], ~inside.T)

@@ -11,8 +11,9 @@ from bmex_bids.network import layers, programs
 from bmex_bids.network.adunet import ADUNet
 from bmex_bids.network.bmex import BMEX
 from bmex_bids.network.compact import CompactBMEX
+from bmex_bids.network.folding import Affine, affine, ahead, folded, lift
 from bmex_bids.network.kernels import FEW_BELOW
-from bmex_bids.network.layers import Affine, Tally, affine, ahead, folded, lift
+from bmex_bids.network.layers import Tally
 from bmex_bids.network.pool import Pool
 from bmex_bids.network.programs import (
     bytes_per_voxel,
@@ -21,7 +22,7 @@ from bmex_bids.network.programs import (
     receptive_field,
     run_program,
 )
-from bmex_bids.network.regions import Regions
+from bmex_bids.network.regions import Regions, Run
 
 NEAR = 1e-5  # of the largest value
 
@@ -259,6 +260,94 @@ def test_bfloat16_of_the_published_network():
     expected = plain(network, volume)
     found = run_program(network, volume, Regions(mask), dtype=torch.bfloat16)
     assert 0 < difference(found, expected, mask) < 0.05
+
+
+def one_convolution(channels, results, dtype, source=None, scale=500.0):
+    """A convolution in pieces and in float64, (D, H, W, results) each, and the mask."""
+    volume, mask = ball((16, 16, 32))
+    generator = torch.Generator().manual_seed(3)
+    x = torch.rand(*mask.shape, channels, generator=generator) + 0.5
+    x = (x * volume[..., None].sign() * scale).to(source or dtype)
+    weight = torch.randn(results, channels, 3, 3, 3, generator=generator)
+    weight -= weight.mean(
+        dim=(1, 2, 3, 4), keepdim=True
+    )  # an edge is little beside the brightness
+    bias = torch.randn(results, generator=generator)
+    run = layers.Layers(
+        Regions(mask), x.device, dtype, {"a": torch.zeros(1, 1, 1, results, dtype=dtype)}
+    )
+    out = run.array(1, results)
+    with run:
+        run.convolve("a", [x], out, (weight, bias), scale=1, need=0)
+    exact = F.conv3d(
+        x.double().permute(3, 0, 1, 2)[None], weight.double(), bias.double(), padding=1
+    )
+    return out.double(), exact[0].permute(1, 2, 3, 0), torch.from_numpy(mask)
+
+
+def test_what_reads_the_image_keeps_its_grey_values_in_products_of_bfloat16():
+    """In units of what the results are rounded to; a bfloat16 image alone is many times as far off."""
+    errors = {}
+    for source in (torch.float32, torch.bfloat16):
+        found, exact, mask = one_convolution(2, 8, torch.bfloat16, source)
+        rounded = exact.bfloat16().double()
+        errors[source] = float(
+            (found - rounded)[mask].abs().mean() / (rounded - exact)[mask].abs().mean()
+        )
+    assert errors[torch.float32] < 0.1
+    assert errors[torch.bfloat16] > 1
+
+
+@pytest.mark.parametrize("channels", [5, 32, 40])
+@pytest.mark.parametrize("results", [layers.NARROW, layers.NARROW + 1])
+def test_channels_of_zeros_behind_the_others_change_nothing(channels, results, monkeypatch):
+    """Not even where a work array had other things in it before."""
+    found, _, mask = one_convolution(channels, results, torch.bfloat16)
+    made = layers.Workspace.take
+
+    def dirty(self, name, shape, *, zeros=False):
+        new = name not in self._held
+        held = made(self, name, shape, zeros=zeros)
+        return held if zeros or not new else held.fill_(torch.nan)
+
+    monkeypatch.setattr(layers.Workspace, "take", dirty)
+    again, exact, _ = one_convolution(channels, results, torch.bfloat16)
+    assert torch.equal(found[mask], again[mask])
+    assert float((found - exact)[mask].abs().mean() / exact[mask].abs().mean()) < 0.02
+
+
+@pytest.mark.parametrize("boxes", [0, 1, 3])
+def test_what_lies_around_is_filled_once_with_the_pieces_or_without_any(boxes, monkeypatch):
+    pattern = torch.arange(8.0).reshape(1, 2, 2, 2)
+    run = layers.Layers(Regions(np.ones((8, 16, 16), bool)), torch.device("cpu"), torch.float32)
+    run.patterns = {"a": pattern}
+    whole = [(slice(0, 8), slice(0, 8), slice(4 * k, 4 * k + 4)) for k in range(4)]
+    pieces = [Run(box, ()) for box in whole[:boxes]] + [Run(None, (box,)) for box in whole[boxes:]]
+    monkeypatch.setattr(run.regions, "runs", lambda *_: pieces)
+    out = torch.full((8, 16, 16, 2), -1.0)
+    filled = []
+    plain_one = run._fill
+    monkeypatch.setattr(run, "_fill", lambda *args: (filled.append(1), plain_one(*args)))
+    found = run._pieces("a", out, 1, 0, 0)
+    assert [piece.box for piece in found] == whole[:boxes]
+    for piece in found:
+        piece.first()
+    assert len(filled) == 4 - boxes
+    expected = torch.full_like(out, -1)
+    expected[:8, :8, 4 * boxes : 16] = pattern.repeat(8, 4, 8 - 2 * boxes, 1)
+    assert torch.equal(out, expected)
+
+
+def test_the_largest_pieces_come_first():
+    """So that no thread begins with a large one when the others are done."""
+    run = layers.Layers(Regions(np.ones((8, 8, 8), bool)), torch.device("cpu"))
+    boxes = [(slice(0, 1), slice(0, 1), slice(0, n)) for n in (3, 8, 5)]
+    order = []
+    run._each(
+        [layers.Piece(box, lambda: order.append("first")) for box in boxes],
+        lambda box: order.append(box[2].stop),
+    )
+    assert order == ["first", 8, "first", 5, "first", 3]
 
 
 @pytest.mark.parametrize("name", ["1", "32"])

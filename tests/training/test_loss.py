@@ -4,9 +4,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from skimage.filters import threshold_multiotsu
 from skimage.metrics import structural_similarity
 
-from bmex_bids.training.loss import JointLoss, ssim
+from bmex_bids.training.loss import BINS, JointLoss, _classes, disagreement, ssim
 
 
 @pytest.fixture
@@ -188,3 +189,78 @@ def test_each_patch_has_a_histogram_of_its_own_and_all_of_its_voxels_learn():
     assert float(cost.detach()) == pytest.approx(2 * 200**2 / 100**2)
     assert image.grad is not None
     assert torch.equal(image.grad != 0, mask)
+
+
+def three_classes():
+    """100, 400 and 700, two voxels each: the classes have these means and next to no spread."""
+    return torch.tensor([100.0, 100, 400, 400, 700, 700]).reshape(1, 1, 6, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("values", "dice"),
+    [
+        ([100, 100, 400, 400, 700, 700], (1, 1, 1)),
+        ([100, 100, 400, 400, 400, 700], (1, 4 / 5, 2 / 3)),  # a bright one taken for the middle
+        ([100, 100, 400, 400, 400, 400], (1, 2 / 3, 0)),  # both
+        ([700, 100, 400, 400, 700, 700], (2 / 3, 1, 4 / 5)),
+        ([100, 100, 405, 395, 701, 699], (1, 1, 1)),  # still nearest to their own class
+    ],
+)
+def test_classes_are_compared_by_the_coefficient_of_dice(values, dice):
+    target = three_classes()
+    image = torch.tensor(values, dtype=torch.float32).reshape(target.shape)
+    mask = torch.ones_like(target, dtype=torch.bool)
+    expected = 1 - sum(dice) / 3
+    assert disagreement(image, target, mask).tolist() == pytest.approx([expected], abs=1e-6)
+
+
+def test_disagreement_is_relative_to_the_damaged_images_and_may_be_unknown():
+    target, image, bad = three_classes(), three_classes(), three_classes()
+    image[0, 0, 5], bad[0, 0, 4:] = 400, 400
+    mask = torch.ones_like(target, dtype=torch.bool)
+    labels = torch.full((1, 6, 1, 1), 255, dtype=torch.uint8)
+    scores = torch.zeros(1, 4, 6, 1, 1)
+    costs = [
+        [
+            float(
+                JointLoss(structure=0, floor=40, classes=weight)(
+                    scores, y, bad, clean, where, labels
+                )
+            )
+            for weight in (0.0, 2.0)
+        ]
+        for y, clean, where in (
+            (target, target, mask),
+            (image, target, mask),
+            (image, target, mask & False),
+            (image, target * 0 + 300, mask),  # without classes
+        )
+    ]
+    after, before = 1 - (1 + 4 / 5 + 2 / 3) / 3, 1 - (1 + 2 / 3) / 3
+    assert [more - less for less, more in costs] == pytest.approx(
+        [0, 2 * after / (before + 0.1), 0, 0], abs=1e-5
+    )
+
+
+def test_classes_are_those_of_otsus_criterion_and_draw_an_image_to_its_target():
+    generator = torch.Generator().manual_seed(0)
+    kind = torch.randint(0, 3, (1, 1, 12, 12, 12), generator=generator)
+    noise = 60 * torch.randn(kind.shape, generator=generator)
+    target = torch.tensor([200.0, 450, 800])[kind] + noise
+    mask = torch.ones_like(target, dtype=torch.bool)
+    found = _classes(target[mask])
+    assert found is not None
+    values = target.flatten().numpy()
+    parts = np.digitize(values, threshold_multiotsu(values, 3, nbins=BINS))
+    means = [float(values[parts == k].mean()) for k in range(3)]
+    assert found[0].tolist() == pytest.approx(means, abs=float(np.ptp(values)) / BINS)
+    assert float(found[1]) == pytest.approx(
+        math.sqrt(np.mean([(values[parts == k] - means[k]).var() for k in range(3)])), rel=0.3
+    )
+    image = (0.5 * target + 0.5 * target.mean()).requires_grad_()
+    before = disagreement(image, target, mask)
+    (step,) = torch.autograd.grad(before.sum(), image)
+    assert float(disagreement((image - 1e6 * step).detach(), target, mask)) < 0.9 * float(
+        before.detach()
+    )
+    assert float(((image.detach() - target) * step).sum()) > 0
