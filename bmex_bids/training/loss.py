@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -84,7 +85,7 @@ class JointLoss:
         if self.histogram > 0:
             loss = loss + self.histogram * (_distribution(image, target, mask) / before).mean()
         if self.classes > 0:
-            apart, once = (disagreement(one, target, mask) for one in (image, bad))
+            apart, once = disagreement((image, bad), target, mask)
             loss = loss + self.classes * (apart / (once + self.classes_floor)).mean()
         if self.structure > 0:
             loss = loss + self.structure * self._structure(image, bad, target, inside)
@@ -124,8 +125,8 @@ def _distribution(image: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     return torch.stack(distances)
 
 
-def disagreement(image: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """How much the classes of an image differ from its target's, 0 to 1, (N, 1, …) → (N,).
+def disagreement(images: Sequence[Tensor], target: Tensor, mask: Tensor) -> Tensor:
+    """How much the classes of images differ from their target's, 0 to 1, (N, 1, …) each → (images, N).
 
     Dark, middle and bright are cut out of the target's histogram by Otsu's criterion.  What a voxel
     is, is a share of each (Gaussians about the classes' means with the spread that all have), and
@@ -133,20 +134,25 @@ def disagreement(image: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     (Milletari et al. 2016), which is 0 for equal images only.  0 where a patch has no classes.
     """
     found = []
-    for one, wanted, where in zip(image.float(), target.float(), mask, strict=True):
+    for wanted, where, *ones in zip(target.float(), mask, *images, strict=True):
         true = wanted[where]
         fitted = _classes(true) if true.numel() else None
         if fitted is None:
-            found.append(one.new_zeros(()))
+            found.append(true.new_zeros(len(ones)))
             continue
         mean, spread = fitted
-        share, aim = (
+        aim, *shares = (
             torch.softmax(-0.5 * ((v[:, None] - mean) / spread) ** 2, dim=1)
-            for v in (one[where], true)
+            for v in (true, *(one.float()[where] for one in ones))
         )
-        both, each = (share * aim).sum(dim=0), (share**2 + aim**2).sum(dim=0)
-        found.append(1 - (2 * both / each.clamp_min(1e-6)).mean())
-    return torch.stack(found)
+        found.append(torch.stack([1 - _dice(share, aim).mean() for share in shares]))
+    return torch.stack(found, dim=1)
+
+
+def _dice(share: Tensor, aim: Tensor) -> Tensor:
+    """Dice's coefficient of each class, (voxels, classes) → (classes,)."""
+    both, each = (share * aim).sum(dim=0), (share**2 + aim**2).sum(dim=0)
+    return 2 * both / each.clamp_min(1e-6)
 
 
 @torch.no_grad()

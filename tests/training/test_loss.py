@@ -25,6 +25,21 @@ def certain(labels):
     return 100 * torch.nn.functional.one_hot(labels.long(), 4).movedim(-1, 1).float()
 
 
+def what_a_term_costs(term, image, bad, target, mask):
+    """Of a weight of two, beside the image's error alone; one patch, labels not known."""
+    labels = torch.full(target.shape[1:], 255, dtype=torch.uint8)
+    scores = torch.zeros(1, 4, *target.shape[2:])
+    without, with_it = (
+        float(
+            JointLoss(structure=0, floor=40, **{term: weight})(
+                scores, image, bad, target, mask, labels
+            )
+        )
+        for weight in (0.0, 2.0)
+    )
+    return with_it - without
+
+
 def test_a_perfect_output_costs_nothing(batch):
     bad, target, mask, labels = batch
     assert JointLoss()(certain(labels), target, bad, target, mask, labels) == pytest.approx(0)
@@ -152,17 +167,8 @@ def test_a_histogram_that_has_shrunk_costs_and_one_that_lies_elsewhere_does_not(
     elsewhere = target[:, :, [3, 0, 4, 1, 2]]
     bad = target + 30
     mask = torch.ones_like(target, dtype=torch.bool)
-    labels = torch.full((1, 5, 1, 1), 255, dtype=torch.uint8)
-    scores = torch.zeros(1, 4, 5, 1, 1)
     costs = [
-        [
-            float(
-                JointLoss(structure=0, floor=40, histogram=weight)(
-                    scores, image, bad, target, where, labels
-                )
-            )
-            for weight in (0.0, 2.0)
-        ]
+        what_a_term_costs("histogram", image, bad, target, where)
         for image, where in (
             (target, mask),
             (elsewhere, mask),
@@ -170,9 +176,7 @@ def test_a_histogram_that_has_shrunk_costs_and_one_that_lies_elsewhere_does_not(
             (halved, mask & False),
         )
     ]
-    assert [more - less for less, more in costs] == pytest.approx(
-        [0, 0, 2 * 50 / (30**2 + 40**2), 0]
-    )
+    assert costs == pytest.approx([0, 0, 2 * 50 / (30**2 + 40**2), 0])
 
 
 def test_each_patch_has_a_histogram_of_its_own_and_all_of_its_voxels_learn():
@@ -211,24 +215,16 @@ def test_classes_are_compared_by_the_coefficient_of_dice(values, dice):
     image = torch.tensor(values, dtype=torch.float32).reshape(target.shape)
     mask = torch.ones_like(target, dtype=torch.bool)
     expected = 1 - sum(dice) / 3
-    assert disagreement(image, target, mask).tolist() == pytest.approx([expected], abs=1e-6)
+    found = disagreement([image, target], target, mask).tolist()
+    assert found == [pytest.approx([expected], abs=1e-6), pytest.approx([0], abs=1e-6)]
 
 
 def test_disagreement_is_relative_to_the_damaged_images_and_may_be_unknown():
     target, image, bad = three_classes(), three_classes(), three_classes()
     image[0, 0, 5], bad[0, 0, 4:] = 400, 400
     mask = torch.ones_like(target, dtype=torch.bool)
-    labels = torch.full((1, 6, 1, 1), 255, dtype=torch.uint8)
-    scores = torch.zeros(1, 4, 6, 1, 1)
     costs = [
-        [
-            float(
-                JointLoss(structure=0, floor=40, classes=weight)(
-                    scores, y, bad, clean, where, labels
-                )
-            )
-            for weight in (0.0, 2.0)
-        ]
+        what_a_term_costs("classes", y, bad, clean, where)
         for y, clean, where in (
             (target, target, mask),
             (image, target, mask),
@@ -237,9 +233,7 @@ def test_disagreement_is_relative_to_the_damaged_images_and_may_be_unknown():
         )
     ]
     after, before = 1 - (1 + 4 / 5 + 2 / 3) / 3, 1 - (1 + 2 / 3) / 3
-    assert [more - less for less, more in costs] == pytest.approx(
-        [0, 2 * after / (before + 0.1), 0, 0], abs=1e-5
-    )
+    assert costs == pytest.approx([0, 2 * after / (before + 0.1), 0, 0], abs=1e-5)
 
 
 def test_classes_are_those_of_otsus_criterion_and_draw_an_image_to_its_target():
@@ -258,9 +252,8 @@ def test_classes_are_those_of_otsus_criterion_and_draw_an_image_to_its_target():
         math.sqrt(np.mean([(values[parts == k] - means[k]).var() for k in range(3)])), rel=0.3
     )
     image = (0.5 * target + 0.5 * target.mean()).requires_grad_()
-    before = disagreement(image, target, mask)
+    before = disagreement([image], target, mask)
     (step,) = torch.autograd.grad(before.sum(), image)
-    assert float(disagreement((image - 1e6 * step).detach(), target, mask)) < 0.9 * float(
-        before.detach()
-    )
+    moved = disagreement([(image - 1e6 * step).detach()], target, mask)
+    assert float(moved) < 0.9 * float(before.detach())
     assert float(((image.detach() - target) * step).sum()) > 0
