@@ -106,7 +106,7 @@ def ahead(
     # a floor far away comes of a scale that has decayed to nothing, by which weights would vanish in bfloat16
     if not bool((scale > 0).all()) or not bool((floor.abs() < FARTHEST).all()):
         return before, weight, bias
-    scaled = weight.double() * scale.view(1, -1, 1, 1, 1)
+    scaled = weight.to(torch.float64, copy=True).mul_(scale.view(1, -1, 1, 1, 1))
     less = scaled.sum(dim=(2, 3, 4)) @ floor.double()
     below = tuple(torch.nonzero(floor < 0).flatten().tolist())
     return Affine(floor=floor, below=below), scaled, bias.double() - less

@@ -49,6 +49,21 @@ def no_less(x: Tensor, floor: Tensor, out: Tensor, below: Sequence[int]) -> None
         torch.maximum(x[..., channel], floor[channel], out=out[..., channel])
 
 
+def largest(first: Tensor, *others: Tensor) -> Tensor:
+    """The largest of arrays of one shape, whose values are not below zero, at each place; two or more.
+
+    As in :func:`rectify`, bfloat16 is compared as integers.
+    """
+    kind = first.dtype
+    arrays = [first, *others]
+    if kind == torch.bfloat16 and first.device.type == "cpu":
+        arrays = [array.view(torch.int16) for array in arrays]
+    result = torch.maximum(arrays[0], arrays[1])
+    for array in arrays[2:]:
+        torch.maximum(result, array, out=result)
+    return result.view(kind)
+
+
 def copy_rows(x: Tensor, out: Tensor) -> None:
     """``out.copy_(x)``, of features whose channels lie side by side.
 

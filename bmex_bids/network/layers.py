@@ -16,7 +16,6 @@ its neighbours' values from the layer before, so there is no overlap and no bord
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,10 +31,20 @@ from bmex_bids.network.kernels import (
     THIN,
     copy_rows,
     halves,
+    largest,
     no_less,
     parities,
     rectify,
     thin_convolution,
+)
+from bmex_bids.network.pieces import (
+    Piece,
+    cut,
+    doubled,
+    halved,
+    joined,
+    longest_of_winograd,
+    voxels,
 )
 from bmex_bids.network.pool import Pool, Workspace
 from bmex_bids.network.regions import Box, Regions
@@ -50,8 +59,13 @@ FEWEST_CHANNELS = 8
 #: results up to which a bfloat16 convolution of a processor wants its channels in whole groups of so many:
 #: 80 with 16 zeros behind them take 0.83 of the time of 80
 NARROW, TOGETHER = 16, 32
+#: results from which on a bfloat16 convolution of a processor wants rows that are no longer than so many voxels:
+#: oneDNN multiplies 128 results in blocks of 32 then instead of 64, in 0.7 of the time
+WIDE, LONGEST = 128, 48
 #: patterns of emptiness, by the name of the layer
 Patterns = dict[str, Tensor]
+#: the results of a piece, (D, H, W, C); it may make them where they belong, if it is given the place
+Maker = Callable[[Box, Tensor | None], Tensor]
 
 
 @dataclass
@@ -68,14 +82,6 @@ class Tally:
     done: float = 0.0
 
 
-@dataclass(frozen=True)
-class Piece:
-    """A part of a layer that is computed at once, and what is to be done with it, before it."""
-
-    box: Box
-    first: Callable[[], None]
-
-
 @dataclass
 class Layers:
     """Runs layers over one volume.
@@ -87,7 +93,7 @@ class Layers:
     patterns : what emptiness looks like, from :meth:`emptiness`; None while that is being found
         out: the volume is then taken as one whose opposite faces touch
     winograd : use it where it is faster
-    room : bytes that the program's arrays take at their peak, if that is known
+    memory : what lends the memory of large arrays; None: torch does
     """
 
     regions: Regions
@@ -96,15 +102,15 @@ class Layers:
     patterns: Patterns | None = None
     winograd: bool = True
     piece: int = PIECE
-    room: int = 0
+    memory: Pool | None = None
     found: Patterns = field(default_factory=dict)
     tally: Tally = field(default_factory=Tally)
 
     def __post_init__(self) -> None:
         self._local = threading.local()
         self._crew: ThreadPoolExecutor | None = None
-        self._pool = Pool(self.room) if self.room and self.device.type == "cpu" else None
         self._on_processor = self.device.type == "cpu"
+        self._in_halves = self._on_processor and self.dtype == torch.bfloat16
         self._winograd = (
             self.winograd
             and self.patterns is not None
@@ -127,8 +133,8 @@ class Layers:
         """
         shape = (*(n // scale for n in self.regions.shape), channels)
         kind = dtype or self.dtype
-        if self._pool is not None:
-            return self._pool.take(shape, kind, high=brief or scale > 1)
+        if self.memory is not None:
+            return self.memory.take(shape, kind, high=brief or scale > 1)
         return torch.empty(shape, device=self.device, dtype=kind)
 
     def _type(self, *arrays: Tensor) -> torch.dtype:
@@ -153,7 +159,7 @@ class Layers:
         One thread for a piece and two pieces at once is faster than two threads for one piece.
         """
         threads = torch.get_num_threads()
-        if self.device.type == "cpu" and threads > 1:
+        if self._on_processor and threads > 1:
             share = -(-threads // AT_ONCE)
             self._crew = ThreadPoolExecutor(
                 threads // share, initializer=torch.set_num_threads, initargs=(share,)
@@ -175,10 +181,11 @@ class Layers:
 
         def alone(piece: Piece) -> None:
             with torch.inference_mode():  # each thread has this to itself
-                piece.first()
+                if piece.first is not None:
+                    piece.first()
                 work(piece.box)
 
-        pieces = sorted(pieces, key=lambda piece: _voxels(piece.box), reverse=True)
+        pieces = sorted(pieces, key=lambda piece: voxels(piece.box), reverse=True)
         if self._crew is None or len(pieces) < 2:
             for piece in pieces:
                 alone(piece)
@@ -213,124 +220,150 @@ class Layers:
         relu : done to what is written
         add : add to ``out`` instead of overwriting it; ``parts`` must not share its memory
         """
-        work = self._convolution(parts, out, weights, before=before, relu=relu, add=add)
-        fast = self._is_winograd(self._type(*parts, out), weights[0])
-        pieces = self._pieces(
-            name, out, scale, need, max(weights[0].shape[:2]) if fast else 0, add
+        kind = self._type(*parts, out)
+        weight = weights[0]
+        fast = (
+            self._winograd and kind == torch.float32 and min(weight.shape[:2]) >= FEWEST_CHANNELS
         )
+        if fast:
+            make = self._winograds(parts, weights, before)
+        elif (
+            kind == torch.float32
+            and self._in_halves
+            and (made := self._halved(parts, weights, before, out.dtype))
+        ):
+            make = made
+        else:
+            make = self._plain(parts, weights, before, kind)
+
+        def work(box: Box) -> None:
+            target = out[box]
+            result = make(box, None if add else target)
+            if add:
+                target.add_(result)
+            elif result is not target:
+                copy_rows(result, target)
+            if relu:
+                rectify(target)
+
+        wide = len(weight) >= WIDE
+        channels = max(weight.shape[:2]) if fast else 0
+        pieces = self._pieces(name, out, scale, need, channels, wide=wide, add=add)
         for piece in pieces:
-            self._count(out[piece.box], weights[0])
-            if fast:
-                self._count_winograd(out[piece.box], _blocks(out[piece.box]), weights[0])
+            self._count(out[piece.box], weight, _blocks(piece.box) if fast else None)
         self._each(pieces, work)
         self._learn(name, out)
 
-    def _convolution(
+    def _plain(
         self,
         parts: Sequence[Tensor],
-        out: Tensor,
         weights: tuple[Tensor, Tensor],
-        *,
         before: Affine | None,
-        relu: bool,
-        add: bool,
-    ) -> Callable[[Box], None]:
-        """What makes one piece of a 3×3×3 convolution; the parameters are those of :meth:`convolve`."""
-        kind = self._type(*parts, out)
-        half = self.dtype == out.dtype == torch.bfloat16
-        if half and kind == torch.float32 and self._on_processor and before is None:
-            return self._convolution_in_halves(parts, out, weights, relu=relu, add=add)
+        kind: torch.dtype,
+    ) -> Maker:
+        """torch's own convolution, of arrays of ``kind``; or one matrix product where results are few."""
         before, *weights_ahead = ahead(before, *weights, kind)
         weight, bias = (w.to(self.device, kind) for w in weights_ahead)
         before = self._cast(before, kind)
-        if self._is_winograd(kind, weight):
-            return self._winograds(parts, out, (weight, bias), before=before, relu=relu, add=add)
-        thin = kind == torch.float32 and self._on_processor and weight.shape[0] <= THIN
+        if kind == torch.float32 and self._on_processor and len(weight) <= THIN:
+            return lambda box, _: thin_convolution(
+                self._read(parts, box, (1, 1), before, kind), weight, bias, self._space(kind)
+            )
         idle = 0
-        if self._on_processor and kind == torch.bfloat16 and weight.shape[0] <= NARROW:
+        if self._in_halves and kind == torch.bfloat16 and len(weight) <= NARROW:
             idle = -weight.shape[1] % TOGETHER
-        ready = F.pad(weight, (0,) * 7 + (idle,))
-        ready = ready.contiguous(memory_format=torch.channels_last_3d)
+        ready = _ready(F.pad(weight, (0,) * 7 + (idle,)) if idle else weight)
 
-        def work(box: Box) -> None:
+        def make(box: Box, _: Tensor | None) -> Tensor:
             x = self._read(parts, box, (1, 1), before, kind, idle=idle)
-            if thin:
-                y = thin_convolution(x, weight, bias, self._space(kind))
-            else:
-                y = _last(F.conv3d(_first(x), ready, bias))
-            _write(y, out[box], relu=relu, add=add)
+            return _last(F.conv3d(_first(x), ready, bias))
 
-        return work
+        return make
 
-    def _convolution_in_halves(
+    def _halved(
         self,
         parts: Sequence[Tensor],
-        out: Tensor,
         weights: tuple[Tensor, Tensor],
-        *,
-        relu: bool,
-        add: bool,
-    ) -> Callable[[Box], None]:
-        """The same of few channels of float32, with products of bfloat16 and hardly a loss.
+        before: Affine | None,
+        results: torch.dtype,
+    ) -> Maker | None:
+        """float32 in or out of products of bfloat16, with hardly a loss; None where that cannot be."""
+        if results == torch.bfloat16:
+            return self._of_float32(parts, weights) if before is None else None
+        return self._to_float32(parts, weights, before)
+
+    def _of_float32(self, parts: Sequence[Tensor], weights: tuple[Tensor, Tensor]) -> Maker:
+        """float32 → bfloat16, of few channels.
 
         The bias is the weight of one more channel, of ones, that it may have a second half too.
         """
         weight, bias = (w.to(self.device, torch.float32) for w in weights)
         centre = F.pad(bias.view(-1, 1, 1, 1, 1), (1,) * 6)
         first, second = halves(torch.cat([weight, centre], dim=1))
-        ready = torch.stack([first, first, second], dim=2).flatten(1, 2)
-        ready = ready.contiguous(memory_format=torch.channels_last_3d)
+        ready = _ready(torch.cat([first, first, second], dim=1))
         ones = weight.new_ones(1).expand(*parts[0].shape[:3], 1)
 
-        def work(box: Box) -> None:
-            x = self._read([*parts, ones], box, (1, 1), None, torch.float32)
-            both = self._space(torch.bfloat16).take("halves", (*x.shape, 3))
-            both[..., 0] = x
-            both[..., 1] = x - both[..., 0]
-            both[..., 2] = both[..., 0]
-            y = _last(F.conv3d(_first(both.flatten(3)), ready))
-            _write(y, out[box], relu=relu, add=add)
+        def make(box: Box, _: Tensor | None) -> Tensor:
+            first, second = halves(self._read([*parts, ones], box, (1, 1), None, torch.float32))
+            return _last(F.conv3d(_first(torch.cat([first, second, first], dim=-1)), ready))
 
-        return work
+        return make
 
-    def _is_winograd(self, kind: torch.dtype, weight: Tensor) -> bool:
-        return (
-            self._winograd and kind == torch.float32 and min(weight.shape[:2]) >= FEWEST_CHANNELS
-        )
+    def _to_float32(
+        self, parts: Sequence[Tensor], weights: tuple[Tensor, Tensor], before: Affine | None
+    ) -> Maker | None:
+        """bfloat16 → float32, of few results.
+
+        One convolution gives the first half of the results, and all that the weights' second halves make.
+        Another reads those first halves too, takes them away, and so gives what their rounding has lost.
+        """
+        kind, results = torch.bfloat16, len(weights[1])
+        before, weight, bias = ahead(before, *weights, kind)
+        if not 1 < results <= NARROW // 2 or before is None or before.floor is None:
+            return None
+        if any(part.dtype != kind for part in parts):
+            return None
+        before, at = self._cast(before, kind), weight.shape[1]
+        idle = results + -(at + results) % TOGETHER
+        both = F.pad(torch.cat(halves(weight.float())), (0,) * 7 + (idle,))
+        less = both[:results].clone()
+        less[range(results), range(at, at + results), 1, 1, 1] = -1
+        once, again = _ready(both), _ready(less)
+        biases = torch.cat(halves(bias.float()))
+        rest = (bias - biases.double().view(2, -1).sum(dim=0)).float()
+
+        def make(box: Box, _: Tensor | None) -> Tensor:
+            x = self._read(parts, box, (1, 1), before, kind, idle=idle)
+            first = _last(F.conv3d(_first(x), once, biases))
+            x[1:-1, 1:-1, 1:-1, at : at + results] = first[..., :results]
+            lost = _last(F.conv3d(_first(x), again, biases[:results]))
+            return rest + first[..., :results] + lost + first[..., results:]
+
+        return make
 
     def _winograds(
-        self,
-        parts: Sequence[Tensor],
-        out: Tensor,
-        weights: tuple[Tensor, Tensor],
-        *,
-        before: Affine | None,
-        relu: bool,
-        add: bool,
-    ) -> Callable[[Box], None]:
-        """The same by Winograd's algorithm, in float32; ``weights`` and ``before`` as they are to be used."""
-        weight, bias = weights
-        ready, space = transform_weight(weight), partial(self._space, torch.float32)
+        self, parts: Sequence[Tensor], weights: tuple[Tensor, Tensor], before: Affine | None
+    ) -> Maker:
+        """Winograd's algorithm, in float32."""
+        kind = torch.float32
+        before, *weights_ahead = ahead(before, *weights, kind)
+        weight, bias = (w.to(self.device, kind) for w in weights_ahead)
+        before = self._cast(before, kind)
+        ready, space = transform_weight(weight), partial(self._space, kind)
 
-        def work(box: Box) -> None:
-            target = out[box]
-            sides = _blocks(target)
-            x = self._read(parts, box, (1, 1), before, torch.float32, (*sides, target.shape[2]))
-            y = target
-            if add or list(target.shape[:2]) != sides:
-                y = space().take("result", (*sides, *target.shape[2:]))
-            convolve(x, ready, y, space())
-            y = y[: target.shape[0], : target.shape[1]]
-            if add:
-                target.add_(y).add_(bias)
-            elif y is target:
-                target.add_(bias)
+        def make(box: Box, place: Tensor | None) -> Tensor:
+            depth, height, width = (s.stop - s.start for s in box)
+            sides = _blocks(box)
+            x = self._read(parts, box, (1, 1), before, kind, (*sides, width))
+            if place is None or [depth, height] != sides:
+                whole = space().take("result", (*sides, width, len(weight)))
+                place = whole[:depth, :height]
             else:
-                target.copy_(y.add_(bias))
-            if relu:
-                rectify(target)
+                whole = place
+            convolve(x, ready, whole, space())
+            return place.add_(bias)
 
-        return work
+        return make
 
     def upsample(
         self,
@@ -353,11 +386,11 @@ class Layers:
         weight, bias = (w.to(self.device, kind) for w in weights)
         before = self._cast(before, kind)
         halo, padding = {4: (1, 3), 2: (0, 0)}[weight.shape[2]]
-        apart = parities(weight) if halo and self.device.type == "cpu" and not add else None
-        pieces = self._pieces(name, out, scale, need, 0, add)
+        apart = parities(weight) if halo and self._on_processor and not add else None
+        pieces = self._pieces(name, out, scale, need, add=add)
 
         def work(box: Box) -> None:
-            x = self._read(parts, _halved(box), (halo, halo), before, kind)
+            x = self._read(parts, halved(box), (halo, halo), before, kind)
             if apart is not None:
                 for corner, taps in apart.items():
                     part = x[
@@ -373,7 +406,7 @@ class Layers:
                 out[box] = y
 
         for piece in pieces:
-            self._count(parts[0][_halved(piece.box)], weight)
+            self._count(parts[0][halved(piece.box)], weight)
         self._each(pieces, work)
         self._learn(name, out)
 
@@ -390,10 +423,10 @@ class Layers:
         """A convolution of kernel 2 and stride 2; ``scale`` is that of ``out``."""
         kind = self._type(*parts, out)
         weight, bias = (w.to(self.device, kind) for w in weights)
-        pieces = self._pieces(name, out, scale, need, 0)
+        pieces = self._pieces(name, out, scale, need, finest=scale // 2)
 
         def work(box: Box) -> None:
-            x = self._read(parts, _doubled(box), (0, 0), None, kind)
+            x = self._read(parts, doubled(box), (0, 0), None, kind)
             out[box] = _last(F.conv3d(_first(x), weight, bias, 2))
 
         for piece in pieces:
@@ -411,16 +444,16 @@ class Layers:
         before = self._cast(before, self.dtype) or before
 
         def work(box: Box) -> None:
-            x = self._read([part], _doubled(box), (1, 0), before, self.dtype)
+            x = self._read([part], doubled(box), (1, 0), before, self.dtype)
             for axis in range(3):
                 n = (x.shape[axis] - 1) // 2
                 low, mid, high = (
                     x[(slice(None),) * axis + (slice(k, k + 2 * n, 2),)] for k in range(3)
                 )
-                x = torch.maximum(torch.maximum(low, mid), high)
+                x = largest(low, mid, high)
             out[box] = x
 
-        self._each(self._pieces(name, out, scale, need, 0), work)
+        self._each(self._pieces(name, out, scale, need, finest=scale // 2), work)
         self._learn(name, out)
 
     def activate(self, part: Tensor, *, scale: int, need: int, before: Affine) -> None:
@@ -430,7 +463,7 @@ class Layers:
         def work(box: Box) -> None:
             x = part[box]
             if before.scale is not None and before.shift is not None:
-                x.mul_(before.scale).add_(before.shift)
+                torch.addcmul(before.shift, x, before.scale, out=x)
             rectify(x)
 
         self.everywhere(scale, need, work)
@@ -439,15 +472,38 @@ class Layers:
         """Do something for each part of a region and of its surroundings."""
         runs = self.regions.runs(scale, need)
         boxes = [b for run in runs for b in (*([run.box] if run.box else []), *run.around)]
-        self._each([Piece(box, lambda: None) for box in boxes], work)
+        self._each([Piece(box) for box in boxes], work)
 
     # -------------------------------------------------------------- pieces
     def _pieces(
-        self, name: str, out: Tensor, scale: int, need: int, channels: int, add: bool = False
+        self,
+        name: str,
+        out: Tensor,
+        scale: int,
+        need: int,
+        channels: int = 0,
+        *,
+        wide: bool = False,
+        finest: int | None = None,
+        add: bool = False,
     ) -> list[Piece]:
-        """The pieces of a layer; with them what lies around is filled, unless that was done before."""
+        """The pieces of a layer; with them what lies around is filled, unless that was done before.
+
+        ``channels`` for Winograd's algorithm; ``wide`` of many results; ``finest`` is the scale of what is
+        read, where that is finer.
+        """
         runs = self.regions.runs(scale, need)
-        boxes = [part for run in runs if run.box for part in self._cut(run.box, channels)]
+        boxes = [run.box for run in runs if run.box]
+        if channels:
+            boxes = [
+                part
+                for box in boxes
+                for part in cut(box, longest_of_winograd(box, channels, self.piece))
+            ]
+        elif self._in_halves and wide:
+            boxes = [part for box in boxes for part in cut(box, LONGEST)]
+        elif self._in_halves and (finest or scale) > 1:
+            boxes = joined(boxes)
         strips = [strip for run in runs for strip in run.around]
         if self.patterns is None or add:
             strips = []
@@ -461,20 +517,6 @@ class Layers:
         # each has its share of what is to be filled
         return [Piece(box, partial(fill, strips[k :: len(boxes)])) for k, box in enumerate(boxes)]
 
-    def _cut(self, box: Box, channels: int) -> list[Box]:
-        """A run in pieces whose work arrays are small; cuts lie at even voxels."""
-        if channels == 0:
-            return [box]
-        depth, height, width = (s.stop - s.start for s in box)
-        tall = -(-depth // BLOCK) * BLOCK, -(-height // BLOCK) * BLOCK
-        number = -(-values_needed(*tall, width, channels) // self.piece)
-        length = max(-(-width // number), min(width, 8))
-        length += length % 2
-        return [
-            (box[0], box[1], slice(at, min(at + length, box[2].stop)))
-            for at in range(box[2].start, box[2].stop, length)
-        ]
-
     def _fill(self, target: Tensor, pattern: Tensor) -> None:
         """Repeat a pattern over a part of an array; the part begins where a pattern does."""
         depth, height, width, channels = target.shape
@@ -486,17 +528,19 @@ class Layers:
         )
         view.copy_(pattern[None, :, None, :, None, :])
 
-    def _count(self, result: Tensor, weight: Tensor) -> None:
-        """A convolution: each of the values (transposed: each of those read) meets each weight."""
-        operations = 2.0 * weight.numel() * result[..., 0].numel()
-        self.tally.plain += operations
-        self.tally.done += operations
+    def _count(self, result: Tensor, weight: Tensor, blocks: Sequence[int] | None = None) -> None:
+        """A convolution: each of the values (transposed: each of those read) meets each weight.
 
-    def _count_winograd(self, result: Tensor, sides: Sequence[int], weight: Tensor) -> None:
-        """The same convolution, as it is done: instead of what :meth:`_count` says."""
-        self.tally.done -= 2.0 * weight.numel() * result[..., 0].numel()
-        rows = values_needed(sides[0], sides[1], result.shape[2], 1)
-        self.tally.done += 2.0 * 3 * rows * weight.shape[0] * weight.shape[1]
+        ``blocks``: done by Winograd's algorithm, whose blocks make that depth and height.
+        """
+        plain = 2.0 * weight.numel() * result[..., 0].numel()
+        self.tally.plain += plain
+        if blocks is None:
+            self.tally.done += plain
+        else:
+            depth, height = blocks
+            rows = values_needed(depth, height, result.shape[2], 1)
+            self.tally.done += 2.0 * 3 * rows * weight.shape[0] * weight.shape[1]
 
     def _learn(self, name: str, out: Tensor) -> None:
         if self.patterns is None:
@@ -524,14 +568,14 @@ class Layers:
         """A piece and its halo, concatenated and activated; beyond the volume zeros, or the floor.
 
         ``sides`` are those of the result without halo, where they are longer than the box's; ``idle`` is the
-        number of channels of zeros behind the others.
+        number of channels of zeros behind the others, which the caller may write to.
         """
         sides = sides or [s.stop - s.start for s in box]
         channels = sum(part.shape[3] for part in parts)
         shape = tuple(n + sum(halo) for n in sides)
         if idle:  # a work array of their own, in which those channels are never written to
             padded = self._space(dtype).take(
-                f"read {channels}", (*shape, channels + idle), zeros=True
+                f"read {channels}+{idle}", (*shape, channels + idle), zeros=True
             )
             x = padded[..., :channels]
         else:
@@ -548,8 +592,9 @@ class Layers:
             padding = 0 if before is None or before.floor is None else before.floor
             for axis, (s, n) in enumerate(zip(here, shape, strict=True)):
                 before_it = (slice(None),) * axis
-                x[(*before_it, slice(0, s.start))] = padding
-                x[(*before_it, slice(s.stop, n))] = padding
+                for beyond in (slice(0, s.start), slice(s.stop, n)):
+                    if beyond.stop > beyond.start:
+                        x[(*before_it, beyond)] = padding
         at = 0
         for part in parts:
             end = at + part.shape[3]
@@ -581,35 +626,14 @@ class Layers:
         return padded
 
 
-def _write(y: Tensor, target: Tensor, *, relu: bool, add: bool) -> None:
-    """Results of a convolution where they belong, or added to what is there."""
-    if add:
-        target.add_(y)
-    else:
-        copy_rows(y, target)
-    if relu:
-        rectify(target)
-
-
-def _voxels(box: Box) -> int:
-    return math.prod(s.stop - s.start for s in box)
-
-
-def _halved(box: Box) -> Box:
-    """The voxels of half the grid."""
-    a, b, c = (slice(s.start // 2, s.stop // 2) for s in box)
-    return a, b, c
-
-
-def _doubled(box: Box) -> Box:
-    """The voxels of twice the grid."""
-    a, b, c = (slice(s.start * 2, s.stop * 2) for s in box)
-    return a, b, c
-
-
-def _blocks(target: Tensor) -> list[int]:
+def _blocks(box: Box) -> list[int]:
     """Depth and height in whole blocks of Winograd's."""
-    return [-(-n // BLOCK) * BLOCK for n in target.shape[:2]]
+    return [-(-(s.stop - s.start) // BLOCK) * BLOCK for s in box[:2]]
+
+
+def _ready(weight: Tensor) -> Tensor:
+    """Weights as features lie: channels last."""
+    return weight.contiguous(memory_format=torch.channels_last_3d)
 
 
 def _first(x: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import resource
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -101,11 +102,13 @@ def free_bytes(
 
 #: numbers by which glibc's mallopt (malloc.h) knows its settings
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
+_KEEPING = threading.Lock()
+_keepers = 0  # how many want what is freed to be kept
 
 
 @contextmanager
 def freed_memory_kept() -> Iterator[None]:
-    """What this process frees stays with it for a while, and goes back to the system at the end.
+    """What this process frees stays with it for a while, and goes back to the system at the end of the outermost.
 
     A convolution's result is a new array each time.  Left to itself glibc gives large ones back to
     the system at once, and their pages are handed out, zeroed, anew: on two cores the published
@@ -113,6 +116,9 @@ def freed_memory_kept() -> Iterator[None]:
     """
     library = ctypes.CDLL(None)
     known = hasattr(library, "mallopt") and hasattr(library, "malloc_trim")
+    global _keepers
+    with _KEEPING:
+        _keepers += 1
     if known:
         library.mallopt(_MMAP_THRESHOLD, 2**30)
         library.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
@@ -120,7 +126,10 @@ def freed_memory_kept() -> Iterator[None]:
     try:
         yield
     finally:
-        if known:  # where glibc's own adjustment would end
+        with _KEEPING:
+            _keepers -= 1
+            last = _keepers == 0
+        if known and last:  # where glibc's own adjustment would end
             library.mallopt(_MMAP_THRESHOLD, 32 * 2**20)
             library.mallopt(_TRIM_THRESHOLD, 64 * 2**20)
             library.malloc_trim(0)

@@ -26,7 +26,13 @@ from bmex_bids.exceptions import DeviceError, ImageError, MemoryLimitError
 from bmex_bids.network.checkpoints import load_network
 from bmex_bids.network.compact import whose_turn
 from bmex_bids.network.layers import Tally
-from bmex_bids.network.memory import free_bytes, is_out_of_memory, reason_of
+from bmex_bids.network.memory import (
+    free_bytes,
+    freed_memory_kept,
+    is_out_of_memory,
+    reason_of,
+)
+from bmex_bids.network.pool import Memory
 from bmex_bids.network.programs import (
     best_dtype,
     bytes_per_voxel,
@@ -78,7 +84,8 @@ class Enhancement:
     mirrored : axes along which mirror images of the brain went through the network too
     networks : how many took turns with them
     tally : the network's floating-point operations; zero where they were not counted (reference)
-    seconds : wall-clock time of the network
+    seconds : of the network, wall-clock time unless another clock was given
+    passes : of that, of each pass: of the brain and of each mirror image
     """
 
     image: NDArray[np.float32]
@@ -90,6 +97,7 @@ class Enhancement:
     mirrored: tuple[str, ...] = ()
     networks: int = 1
     tally: Tally = field(default_factory=Tally)
+    passes: tuple[float, ...] = ()
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -159,7 +167,8 @@ def enhance(
     tile: int | None = None,
     overlap: int = OVERLAP,
     precision: str = "auto",
-    mirroring: bool = True,
+    mirroring: bool | Sequence[str] = True,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Enhancement:
     """Classify the tissues of a brain and make its enhanced image.
 
@@ -176,10 +185,12 @@ def enhance(
     overlap : voxels that a tile sees beyond its core, a multiple of 8
     precision : ``auto`` (see :func:`~bmex_bids.network.programs.best_dtype`), ``float32``, ``bfloat16``
     mirroring : average over the brain and its mirror images along the axes ``record.mirrored``, with
-        as many passes of the network; the published weights have none
+        as many passes of the network; the published weights have none.  Or along these axes
+    clock : that the seconds are taken from
     """
     job = _Job(record, device, threads, geometry, memory_mb, tile, overlap, precision, mirroring)
-    begun = time.monotonic()
+    job.clock = clock
+    begun = clock()
     values, box, inside = job.run(data, mask, tissues_only=False)
     scores, image = values[:CLASSES], values[CLASSES]
     probabilities = _tissue_probabilities(scores, inside)
@@ -191,10 +202,11 @@ def enhance(
         ),
         device=_describe(job.device),
         precision=str(job.dtype).removeprefix("torch."),
-        seconds=time.monotonic() - begun,
+        seconds=clock() - begun,
         mirrored=job.mirrored,
         networks=job.networks,
         tally=job.tally,
+        passes=tuple(job.passes),
     )
     LOGGER.debug("network: %s, %.1f s", inside.shape, result.seconds)
     return result
@@ -240,7 +252,7 @@ class _Job:
         tile: int | None,
         overlap: int,
         precision: str,
-        mirroring: bool,
+        mirroring: bool | Sequence[str],
     ) -> None:
         if geometry not in GEOMETRIES:
             raise ValueError(f"expected a geometry of {GEOMETRIES}, got {geometry!r}")
@@ -249,9 +261,13 @@ class _Job:
         self.device = resolve_device(device)
         self.dtype = torch.float32
         self.tried: float = math.inf  # voxels of a tile, the last time
-        self.mirrored = record.mirrored if mirroring else ()
+        self.mirrored = record.mirrored if mirroring is True else tuple(mirroring or ())
         self.networks = 1  # that took turns
         self.tally = Tally()
+        self.clock: Callable[[], float] = time.monotonic
+        self.passes: list[float] = []  # seconds
+        self._memory = Memory()  # one pass uses that of the one before
+        self._fits: int | None = None  # voxels, when nothing was held yet
         torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
 
     def run(
@@ -266,22 +282,27 @@ class _Job:
         channels = CLASSES if tissues_only else CLASSES + 1
         values = np.zeros((*brain.shape, channels), np.float32)
         share, done = 1.0, 0
-        while done < len(views):
-            flip = functools.partial(np.flip, axis=views[done])
-            try:
-                network = whose_turn(_network(self.record, self.device), len(views[done]))
-                seen = flip(self._pass(network, flip(brain), flip(wanted), tissues_only, share))
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
-                reason = reason_of(error)
-            else:
-                values += seen
-                del seen  # not held while the next one is made
-                done += 1
-                continue
-            # outside of the handler: its traceback would keep the memory
-            share = self._retreat(min(share, self.tried / brain.size), brain.size, reason)
+        with freed_memory_kept():
+            while done < len(views):
+                flip = functools.partial(np.flip, axis=views[done])
+                begun = self.clock()
+                try:
+                    network = whose_turn(_network(self.record, self.device), len(views[done]))
+                    seen = flip(
+                        self._pass(network, flip(brain), flip(wanted), tissues_only, share)
+                    )
+                except Exception as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    reason = reason_of(error)
+                else:
+                    values += seen
+                    del seen  # not held while the next one is made
+                    self.passes.append(self.clock() - begun)
+                    done += 1
+                    continue
+                # outside of the handler: its traceback would keep the memory
+                share = self._retreat(min(share, self.tried / brain.size), brain.size, reason)
         loaded = _network(self.record, self.device)
         self.networks = len({whose_turn(loaded, len(axes)) for axes in views})
         values[~wanted] = 0
@@ -296,6 +317,8 @@ class _Job:
 
     def _retreat(self, share: float, voxels: int, reason: str) -> float:
         """The next smaller share of a volume to try; after the smallest, the processor."""
+        self._memory.release()
+        self._fits = None
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         share /= 2
@@ -354,11 +377,12 @@ class _Job:
             if self.precision == "auto"
             else {"float32": torch.float32, "bfloat16": torch.bfloat16}[self.precision]
         )
-        free = free_bytes(self.device, self.memory_mb)
-        fits = max(free // bytes_per_voxel(network, self.dtype), SMALLEST**3)
+        if self._fits is None:
+            free = free_bytes(self.device, self.memory_mb)
+            self._fits = max(free // bytes_per_voxel(network, self.dtype), SMALLEST**3)
         shape = (brain.shape[0], brain.shape[1], brain.shape[2])
         result = np.zeros((*shape, CLASSES + (not tissues_only)), np.float32)
-        self.tried = most = min(most, fits)
+        self.tried = most = min(most, self._fits)
         # no further than the network sees, and not the greater part of a small tile
         edge = int(most ** (1 / 3))
         overlap = min(self.overlap, receptive_field(network), max(edge // 4, MULTIPLE))
@@ -378,6 +402,7 @@ class _Job:
                 tissues_only=tissues_only,
                 dtype=self.dtype,
                 tally=self.tally,
+                memory=self._memory,
             )
             result[core] = values[place].float().cpu().numpy()
             del values

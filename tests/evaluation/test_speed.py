@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -46,9 +46,10 @@ def test_random_weights_are_a_published_file():
 
 
 def test_the_rate_of_matrix_products_by_hand():
-    ticks = itertools.count(0, 2)  # each product takes two seconds of this clock
-    rate = speed.matrix_rate(torch.float32, lambda: next(ticks), size=8, tries=2)
-    assert rate == 2 * 8**3 / 2
+    """Three products take 2, 2 and 1 seconds of this clock, which is as long as was asked for."""
+    ticks = iter([0, 2, 10, 12, 20, 21])
+    rate = speed.matrix_rate(torch.float32, lambda: next(ticks), size=8, seconds=4.5)
+    assert rate == speed.MatrixRate(2 * 8**3 / 1e9 / 2, 2 * 8**3 / 1e9)
 
 
 def test_memory_that_was_held_is_seen():
@@ -62,15 +63,19 @@ def test_memory_that_was_held_is_seen():
 
 def test_a_row_and_its_line_by_hand():
     row = speed.NetworkRow(
-        weights="w", patches=810, patches_timed=3, reference_s=1500.0, fast_s=50.0,
+        weights="w", patches=810, patches_timed=3, reference_s=1500.0, first_s=60.0, fast_s=50.0,
         fast_peak_gb=5.0, plain_tflop=4.0, done_tflop=2.0, precision="float32",
+        rate=speed.MatrixRate(100.0, 125.0),
     )  # fmt: skip
     assert row.ratio == 30
-    line = network_line(row, rate=100.0)
+    line = network_line(row)
+    assert "60.0 s   50.0 s" in line
+    assert "100 (125)" in line
     assert "80 GFLOP/s   80%" in line
     assert "40 GFLOP/s   40%" in line
     assert "NOT" not in line
-    assert "NOT reached" in network_line(row, rate=1000.0)
+    slow = replace(row, rate=speed.MatrixRate(1000.0, 1000.0))
+    assert "NOT reached" in network_line(slow)
 
 
 def test_the_command_prints_its_table(capsys):

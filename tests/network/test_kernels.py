@@ -11,6 +11,7 @@ from bmex_bids.network.kernels import (
     THIN,
     copy_rows,
     halves,
+    largest,
     no_less,
     parities,
     rectify,
@@ -113,3 +114,15 @@ def test_two_halves_hold_sixteen_bits():
     assert first.dtype == second.dtype == torch.bfloat16
     assert float(((first.double() + second.double() - x) / x).abs().max()) < 2**-16
     assert float(((first.double() - x) / x).abs().max()) > 2**-10
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_the_largest_of_arrays_that_are_not_below_zero(dtype):
+    x = torch.rand(3, 9, 4, generator=torch.Generator().manual_seed(0)).mul(100).to(dtype)
+    x[:, 0] = torch.tensor([0.0, 1e-38, torch.inf])[:, None]
+    kept = x.clone()
+    every_other = x[:, ::2]
+    found = largest(*every_other)
+    assert found.dtype == dtype
+    assert torch.equal(found, every_other.amax(dim=0))
+    assert torch.equal(x, kept)

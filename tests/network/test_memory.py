@@ -156,6 +156,8 @@ torch.set_num_threads(1)
 faults()
 print(faults(), resident_mb())
 with freed_memory_kept():
+    with freed_memory_kept():  # the end of an inner one ends nothing
+        faults()
     print(min(faults() for _ in range(6)), resident_mb())
 print(faults(), resident_mb())
 """

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import torch
 
-from bmex_bids.network.pool import ALIGNED, Pool, Workspace
+from bmex_bids.network.pool import ALIGNED, Memory, Pool, Workspace
 
 PAGE = (ALIGNED,)
 BYTE = torch.uint8
@@ -67,3 +67,19 @@ def test_work_arrays_may_begin_as_zeros_also_when_they_grow():
     assert space.take("x", (2, 4), zeros=True)[:, 2:].eq(0).all()
     grown = space.take("x", (9, 4), zeros=True)
     assert grown[:, 2:].eq(0).all()
+
+
+def test_the_memory_of_one_run_is_that_of_the_next():
+    memory = Memory()
+    first = memory.pool(4 * ALIGNED)
+    lent = first.take(PAGE, BYTE)
+    assert not first.is_free()
+    other = memory.pool(2 * ALIGNED)  # something of the first is still in use
+    assert other is not first
+    assert memory.pool(ALIGNED) is other
+    larger = memory.pool(3 * ALIGNED)
+    assert (larger.capacity, larger is other) == (3 * ALIGNED, False)
+    memory.release()
+    assert memory.pool(ALIGNED) is not larger
+    del lent
+    assert first.is_free()

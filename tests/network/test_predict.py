@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import itertools
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
 from bmex_bids.exceptions import DeviceError, ImageError, MemoryLimitError
-from bmex_bids.network import predict
+from bmex_bids.network import pool, predict
 from bmex_bids.network.bmex import BMEX
 from bmex_bids.network.checkpoints import load_network
 from bmex_bids.network.compact import CompactBMEX, Members
@@ -542,7 +543,7 @@ LIMITED = """
 import logging, resource, sys
 import numpy as np
 import torch
-from bmex_bids.network import predict
+from bmex_bids.network import pool, predict
 from bmex_bids.network.registry import WeightRecord
 logging.basicConfig(level="WARNING")
 torch.set_num_threads(1)
@@ -650,3 +651,31 @@ def test_probabilities_are_the_softmax_of_the_tissues():
     powers = np.exp(scores[1:]).transpose(0, 3, 2, 1)
     assert_allclose(found[1:], np.where(inside.T, powers / powers.sum(axis=0), 0), rtol=1e-5)
     assert_array_equal(found[0], ~inside.T)
+
+
+def test_mirror_images_go_through_the_network_in_the_memory_of_the_first(
+    brain, make_record, monkeypatch
+):
+    made = []
+
+    class Watched(pool.Pool):
+        def __init__(self, capacity):
+            made.append(capacity)
+            super().__init__(capacity)
+
+    monkeypatch.setattr(pool, "Pool", Watched)
+    found = enhance(*brain, small(make_record), device="cpu", threads=1)
+    assert len(found.passes) == 4
+    assert len(made) == 1
+    assert sum(found.passes) <= found.seconds
+
+
+def test_axes_to_mirror_along_and_a_clock_may_be_given(brain, make_record):
+    ticks = itertools.count()
+    found = enhance(
+        *brain, small(make_record), device="cpu", threads=1, mirroring=("x",),
+        clock=lambda: next(ticks),
+    )  # fmt: skip
+    assert found.mirrored == ("x",)
+    assert found.passes == (1, 1)
+    assert found.seconds == 5  # a tick before, two for each of two passes, and one behind

@@ -216,7 +216,7 @@ def test_the_arrays_of_a_program_fit_into_the_memory_that_it_says(network, monke
             super().__init__(capacity)
             pools.append(self)
 
-    monkeypatch.setattr("bmex_bids.network.layers.Pool", Watched)
+    monkeypatch.setattr("bmex_bids.network.pool.Pool", Watched)
     volume, mask = ball((40, 48, 40))
     for dtype in (torch.float32, torch.bfloat16):
         run_program(trained_like(network), volume, Regions(mask), dtype=dtype)
@@ -262,9 +262,11 @@ def test_bfloat16_of_the_published_network():
     assert 0 < difference(found, expected, mask) < 0.05
 
 
-def one_convolution(channels, results, dtype, source=None, scale=500.0):
+def one_convolution(
+    channels, results, dtype, source=None, scale=500.0, *, target=None, before=None, width=32
+):
     """A convolution in pieces and in float64, (D, H, W, results) each, and the mask."""
-    volume, mask = ball((16, 16, 32))
+    volume, mask = ball((16, 16, width))
     generator = torch.Generator().manual_seed(3)
     x = torch.rand(*mask.shape, channels, generator=generator) + 0.5
     x = (x * volume[..., None].sign() * scale).to(source or dtype)
@@ -276,9 +278,11 @@ def one_convolution(channels, results, dtype, source=None, scale=500.0):
     run = layers.Layers(
         Regions(mask), x.device, dtype, {"a": torch.zeros(1, 1, 1, results, dtype=dtype)}
     )
-    out = run.array(1, results)
+    out = run.array(1, results, target)
     with run:
-        run.convolve("a", [x], out, (weight, bias), scale=1, need=0)
+        run.convolve("a", [x], out, (weight, bias), scale=1, need=0, before=before)
+    if before is not None:
+        x = torch.relu(x.double() * before.scale + before.shift)
     exact = F.conv3d(
         x.double().permute(3, 0, 1, 2)[None], weight.double(), bias.double(), padding=1
     )
@@ -296,6 +300,50 @@ def test_what_reads_the_image_keeps_its_grey_values_in_products_of_bfloat16():
         )
     assert errors[torch.float32] < 0.1
     assert errors[torch.bfloat16] > 1
+
+
+@pytest.mark.parametrize("results", [2, 4, 8])
+def test_results_in_float32_of_features_in_bfloat16_have_sixteen_bits(results, monkeypatch):
+    """A hundredth of what the bits of bfloat16 leave, with a normalisation ahead (whose floors bfloat16 has)."""
+    scale = torch.linspace(0.3, 2.0, 40).double()
+    before = Affine(scale, scale * (8.0 * torch.arange(40).double() - 160))
+    plain = layers.Layers._to_float32
+    used = []
+    monkeypatch.setattr(
+        layers.Layers, "_to_float32", lambda *a: used.append(plain(*a)) or used[-1]
+    )
+    found, exact, mask = one_convolution(
+        40, results, torch.bfloat16, target=torch.float32, before=before
+    )
+    assert used[0] is not None
+    lost = (exact.bfloat16().double() - exact)[mask].abs().mean()
+    assert 0 < (found - exact)[mask].abs().mean() < 0.02 * lost
+
+
+@pytest.mark.parametrize("results", [1, layers.NARROW])
+@pytest.mark.parametrize("scale", [1.0, -1.0])
+def test_other_results_in_float32_are_computed_in_float32(results, scale):
+    before = Affine(torch.full((5,), scale).double(), torch.full((5,), 400.0).double())
+    found, exact, mask = one_convolution(
+        5, results, torch.bfloat16, target=torch.float32, before=before
+    )
+    assert (found - exact)[mask].abs().mean() < 1e-5 * exact[mask].abs().mean()
+
+
+@pytest.mark.parametrize("results", [layers.WIDE - 1, layers.WIDE])
+def test_rows_of_many_results_are_cut_and_the_results_are_the_same(results, monkeypatch):
+    longest = []
+    plain_one = layers.F.conv3d
+
+    def watched(x, *args, **how):
+        if x.dtype == torch.bfloat16:
+            longest.append(x.shape[4] - 2)
+        return plain_one(x, *args, **how)
+
+    monkeypatch.setattr(layers.F, "conv3d", watched)
+    found, exact, mask = one_convolution(8, results, torch.bfloat16, width=112)
+    assert (max(longest) <= layers.LONGEST) == (results == layers.WIDE)
+    assert float((found - exact)[mask].abs().mean() / exact[mask].abs().mean()) < 0.02
 
 
 @pytest.mark.parametrize("channels", [5, 32, 40])
