@@ -112,8 +112,8 @@ def _network(options: argparse.Namespace, threads: int) -> Iterator[str]:
         f"{speed.patch_count(mask)}\n"
         "first, fast: two passes of one process, one behind the other; to the first one the system gives its "
         "memory page by page\n"
-        "matrices: GFLOP/s of matrix products just before and after, the median of a second (the best of "
-        "milliseconds)\n"
+        "matrices: GFLOP/s of matrix products just before or just after (the higher), the median of a second (the "
+        "best of milliseconds)\n"
         "plain: GFLOP/s as if every convolution were done product by product, and its share of "
         "that median; done: the products that were really made"
     )

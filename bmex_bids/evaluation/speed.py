@@ -193,7 +193,7 @@ class NetworkRow:
     first_s, fast_s : of two passes of the fast geometry, one behind the other: the first one, which is
         given its memory by the system, and the second
     fast_peak_gb : the process's, Python and torch included
-    rate : of matrix products in that precision, the mean of just before and just after
+    rate : of matrix products in that precision, just before or just after: the higher one
     plain_tflop, done_tflop : operations of plain convolutions over what was computed; those done
     memory_mb : what it was told to keep to, or None
     """
@@ -258,7 +258,8 @@ def network_row(
         first_s=first,
         fast_s=second,
         fast_peak_gb=peak() / 2**30,
-        rate=MatrixRate((before.lasting + after.lasting) / 2, (before.best + after.best) / 2),
+        # not the mean: once the machine was busy with something else in one of them
+        rate=MatrixRate(max(before.lasting, after.lasting), max(before.best, after.best)),
         plain_tflop=result.tally.plain / 1e12 / 2,
         done_tflop=result.tally.done / 1e12 / 2,
         precision=result.precision,
