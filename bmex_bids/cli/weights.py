@@ -259,7 +259,7 @@ class Bar:
         begun, first = self._begun.setdefault(name, (now, done))
         rate = (done - first) / max(now - begun, 1e-3) / 1e6
         size = f"{done / 1e6:.1f}" + (f" of {total / 1e6:.1f}" if total else "")
-        text = f"{name}: {size} MB, {rate:.1f} MB/s"
+        text = f"{name}: {size} MB" + (f", {rate:.1f} MB/s" if done > first else "")
         if sys.stderr.isatty():
             filled = self.WIDTH * done // total if total else 0
             bar = f"[{'#' * filled:<{self.WIDTH}}] " if total else ""

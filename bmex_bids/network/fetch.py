@@ -257,6 +257,8 @@ def _copied(
         except BaseException:
             discard(part)
             raise
+        size = part.stat().st_size
+        progress(path.name, size, size)
         return install(part, folder, release, path.name, origin=origin)
 
 

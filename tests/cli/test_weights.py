@@ -135,8 +135,10 @@ def test_list_for_programs_has_one_complete_record_a_file(say, folder):
 
 
 def test_fetch_from_a_folder_knows_the_published_names(say, folder, downloads, files):
-    code, out, _ = say("fetch", "--from", downloads)
+    code, out, err = say("fetch", "--from", downloads)
     assert code == 0
+    size = f"{len(files[ADULT]) / 1e6:.1f}"
+    assert f"{ADULT}: 0.0 MB\n{ADULT}: {size} of {size} MB, " in err
     assert {path.name for path in folder.iterdir() if path.name[0] != "."} == {
         *files, "checksums.json",
     }  # fmt: skip
