@@ -38,12 +38,13 @@ from bmex_bids.network.kernels import (
     thin_convolution,
 )
 from bmex_bids.network.pieces import (
+    Arrange,
     Piece,
-    cut,
     doubled,
     halved,
     joined,
     longest_of_winograd,
+    shortened,
     voxels,
 )
 from bmex_bids.network.pool import Pool, Workspace
@@ -246,9 +247,13 @@ class Layers:
             if relu:
                 rectify(target)
 
-        wide = len(weight) >= WIDE
-        channels = max(weight.shape[:2]) if fast else 0
-        pieces = self._pieces(name, out, scale, need, channels, wide=wide, add=add)
+        arrange = self._together(scale)
+        if fast:
+            channels = max(weight.shape[:2])
+            arrange = partial(shortened, longest=longest_of_winograd(channels, self.piece))
+        elif self._in_halves and len(weight) >= WIDE:
+            arrange = partial(shortened, longest=lambda _: LONGEST)
+        pieces = self._pieces(name, out, scale, need, arrange, add=add)
         for piece in pieces:
             self._count(out[piece.box], weight, _blocks(piece.box) if fast else None)
         self._each(pieces, work)
@@ -387,7 +392,7 @@ class Layers:
         before = self._cast(before, kind)
         halo, padding = {4: (1, 3), 2: (0, 0)}[weight.shape[2]]
         apart = parities(weight) if halo and self._on_processor and not add else None
-        pieces = self._pieces(name, out, scale, need, add=add)
+        pieces = self._pieces(name, out, scale, need, self._together(scale), add=add)
 
         def work(box: Box) -> None:
             x = self._read(parts, halved(box), (halo, halo), before, kind)
@@ -423,7 +428,7 @@ class Layers:
         """A convolution of kernel 2 and stride 2; ``scale`` is that of ``out``."""
         kind = self._type(*parts, out)
         weight, bias = (w.to(self.device, kind) for w in weights)
-        pieces = self._pieces(name, out, scale, need, finest=scale // 2)
+        pieces = self._pieces(name, out, scale, need, self._together(scale // 2))
 
         def work(box: Box) -> None:
             x = self._read(parts, doubled(box), (0, 0), None, kind)
@@ -453,7 +458,7 @@ class Layers:
                 x = largest(low, mid, high)
             out[box] = x
 
-        self._each(self._pieces(name, out, scale, need, finest=scale // 2), work)
+        self._each(self._pieces(name, out, scale, need, self._together(scale // 2)), work)
         self._learn(name, out)
 
     def activate(self, part: Tensor, *, scale: int, need: int, before: Affine) -> None:
@@ -475,35 +480,23 @@ class Layers:
         self._each([Piece(box) for box in boxes], work)
 
     # -------------------------------------------------------------- pieces
+    def _together(self, finest: int) -> Arrange:
+        """Pieces as the regions have them; joined where the finest grid that is read or written is a coarse one."""
+        return joined if self._in_halves and finest > 1 else list
+
     def _pieces(
         self,
         name: str,
         out: Tensor,
         scale: int,
         need: int,
-        channels: int = 0,
+        arrange: Arrange,
         *,
-        wide: bool = False,
-        finest: int | None = None,
         add: bool = False,
     ) -> list[Piece]:
-        """The pieces of a layer; with them what lies around is filled, unless that was done before.
-
-        ``channels`` for Winograd's algorithm; ``wide`` of many results; ``finest`` is the scale of what is
-        read, where that is finer.
-        """
+        """The pieces of a layer; with them what lies around is filled, unless that was done before."""
         runs = self.regions.runs(scale, need)
-        boxes = [run.box for run in runs if run.box]
-        if channels:
-            boxes = [
-                part
-                for box in boxes
-                for part in cut(box, longest_of_winograd(box, channels, self.piece))
-            ]
-        elif self._in_halves and wide:
-            boxes = [part for box in boxes for part in cut(box, LONGEST)]
-        elif self._in_halves and (finest or scale) > 1:
-            boxes = joined(boxes)
+        boxes = arrange([run.box for run in runs if run.box])
         strips = [strip for run in runs for strip in run.around]
         if self.patterns is None or add:
             strips = []

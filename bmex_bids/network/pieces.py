@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from bmex_bids.network.regions import Box
 from bmex_bids.network.winograd import BLOCK, values_needed
 
+#: the boxes of a region → those that are computed at once
+Arrange = Callable[[list[Box]], list[Box]]
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -55,12 +58,21 @@ def cut(box: Box, longest: int) -> list[Box]:
     ]
 
 
-def longest_of_winograd(box: Box, channels: int, most: int) -> int:
+def shortened(boxes: Iterable[Box], longest: Callable[[Box], int]) -> list[Box]:
+    """Each of them cut into parts that are no longer than it says."""
+    return [part for box in boxes for part in cut(box, longest(box))]
+
+
+def longest_of_winograd(channels: int, most: int) -> Callable[[Box], int]:
     """How long a part may be whose work arrays hold ``most`` numbers each, as nearly as lengths of 8 allow."""
-    depth, height, width = (s.stop - s.start for s in box)
-    tall = -(-depth // BLOCK) * BLOCK, -(-height // BLOCK) * BLOCK
-    number = -(-values_needed(*tall, width, channels) // most)
-    return max(-(-width // number), min(width, 8))
+
+    def longest(box: Box) -> int:
+        depth, height, width = (s.stop - s.start for s in box)
+        tall = -(-depth // BLOCK) * BLOCK, -(-height // BLOCK) * BLOCK
+        number = -(-values_needed(*tall, width, channels) // most)
+        return max(-(-width // number), min(width, 8))
+
+    return longest
 
 
 def joined(boxes: Iterable[Box]) -> list[Box]:

@@ -376,7 +376,7 @@ def test_what_lies_around_is_filled_once_with_the_pieces_or_without_any(boxes, m
     filled = []
     plain_one = run._fill
     monkeypatch.setattr(run, "_fill", lambda *args: (filled.append(1), plain_one(*args)))
-    found = run._pieces("a", out, 1, 0, 0)
+    found = run._pieces("a", out, 1, 0, list)
     assert [piece.box for piece in found] == whole[:boxes]
     for piece in found:
         piece.first()
