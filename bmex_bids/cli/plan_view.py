@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from bmex_bids.inputs.plan import PlannedImage
     from bmex_bids.network.registry import WeightRecord
 
-#: microseconds a voxel of the network's grid and a thread, measured on a slow server core;
-#: an estimate is for planning batches, not for promises
-NETWORK_COST = {"bmex-compact": 6.0, "bmex-pytorch": 400.0, "bmex-caffe": 100.0}
+#: microseconds a voxel of the network's grid and a thread, measured on a slow server core in float32 (one that
+#: multiplies bfloat16 takes a tenth with published weights); an estimate is for planning batches, not for promises
+NETWORK_COST = {"bmex-compact": 15.0, "bmex-pytorch": 80.0, "bmex-caffe": 40.0}
 OTHER_COST = 8.0  # everything but the network, whatever the threads
 GPU_SPEED = 50.0  # times a thread
 BASE_SECONDS = 10.0
