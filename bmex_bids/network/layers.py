@@ -323,10 +323,10 @@ class Layers:
         Another reads those first halves too, takes them away, and so gives what their rounding has lost.
         """
         kind, results = torch.bfloat16, len(weights[1])
-        before, weight, bias = ahead(before, *weights, kind)
-        if not 1 < results <= NARROW // 2 or before is None or before.floor is None:
+        if not 1 < results <= NARROW // 2 or any(part.dtype != kind for part in parts):
             return None
-        if any(part.dtype != kind for part in parts):
+        before, weight, bias = ahead(before, *weights, kind)
+        if before is None or before.floor is None:
             return None
         before, at = self._cast(before, kind), weight.shape[1]
         idle = results + -(at + results) % TOGETHER

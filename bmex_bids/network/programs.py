@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import partial
 
 import numpy as np
@@ -30,7 +29,7 @@ from bmex_bids.network.compact import (
 )
 from bmex_bids.network.folding import Affine, affine, folded, lift, parameters
 from bmex_bids.network.layers import Layers, Patterns, Tally
-from bmex_bids.network.memory import freed_memory_kept, native_dtype
+from bmex_bids.network.memory import native_dtype
 from bmex_bids.network.pool import Memory
 from bmex_bids.network.regions import PERIOD, SLAB, Box, Regions
 
@@ -348,8 +347,7 @@ def run_program(
         regions, volume.device, dtype, patterns, winograd, memory=pool, tally=tally or Tally()
     )
     program = _PROGRAMS[type(network)]
-    kept = freed_memory_kept() if pool else nullcontext()
-    with torch.inference_mode(), kept, run:
+    with torch.inference_mode(), run:
         return program(run, network, volume[..., None].float(), tissues_only)
 
 

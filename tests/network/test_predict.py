@@ -543,7 +543,7 @@ LIMITED = """
 import logging, resource, sys
 import numpy as np
 import torch
-from bmex_bids.network import pool, predict
+from bmex_bids.network import predict
 from bmex_bids.network.registry import WeightRecord
 logging.basicConfig(level="WARNING")
 torch.set_num_threads(1)
