@@ -6,7 +6,7 @@
 3. ``interfaces``, ``training``
 4. ``inputs``, ``outputs``, ``imaging``, ``network``, ``degrade``, ``metrics``: never each other
 5. ``toml``
-6. ``exceptions``, ``data``, ``boilerplate``
+6. ``common``, ``exceptions``, ``data``, ``boilerplate``
 
 and third-party packages have homes: torch at module top only in ``network`` and ``training``,
 nipype in ``interfaces`` and ``workflows``, pybids in ``inputs/collect.py``, argparse in ``cli``.
@@ -30,7 +30,7 @@ LINES = (
     {"interfaces", "training"},
     {"inputs", "outputs", "imaging", "network", "degrade", "metrics"},
     {"toml"},
-    {"exceptions", "data", "boilerplate"},
+    {"common", "exceptions", "data", "boilerplate"},
     {"__init__"},  # of the package itself: the version, which all may read
 )
 LINE = {part: number for number, parts in enumerate(LINES) for part in parts}

@@ -11,6 +11,7 @@ import numpy as np
 import scipy.ndimage
 from numpy.typing import NDArray
 
+from bmex_bids.common.boxes import bounding_box
 from bmex_bids.exceptions import MaskError
 from bmex_bids.imaging.orientation import voxel_sizes
 
@@ -232,17 +233,6 @@ def _has_dip(profile: NDArray[np.floating[Any]]) -> bool:
         if rim > 0.25 and profile[depth] < 0.5 * rim:
             return True
     return False
-
-
-def bounding_box(mask: Mask, margin: int = 0) -> tuple[slice, slice, slice]:
-    """The box around a mask that has voxels, with a margin, inside the array."""
-    sides = []
-    for axis in range(3):
-        other = tuple(k for k in range(3) if k != axis)
-        where = np.flatnonzero(mask.any(axis=other))
-        low, high = int(where[0]) - margin, int(where[-1]) + 1 + margin
-        sides.append(slice(max(low, 0), min(high, mask.shape[axis])))
-    return sides[0], sides[1], sides[2]
 
 
 def _depth(mask: Mask, spacing: tuple[float, ...]) -> NDArray[np.float64]:

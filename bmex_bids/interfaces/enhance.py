@@ -18,6 +18,8 @@ from nipype.interfaces.base import (
     traits,
 )
 
+from bmex_bids.common.boxes import bounding_box
+from bmex_bids.common.tissues import TISSUES
 from bmex_bids.interfaces.files import (
     data_of,
     on_original_grid,
@@ -27,11 +29,6 @@ from bmex_bids.interfaces.files import (
     write,
 )
 from bmex_bids.interfaces.preprocess import weight_record
-
-#: the network's tissue numbers and names, in the order of every list of probability maps
-TISSUES = {1: "CSF", 2: "GM", 3: "WM"}
-#: network number → BIDS number (BEP 011 and BIDS derivatives: 1 GM, 2 WM, 3 CSF)
-TO_BIDS = {0: 0, 1: 3, 2: 1, 3: 2}
 
 #: voxels around the brain that interpolation may look at
 MARGIN = 4
@@ -108,8 +105,12 @@ class Enhance(SimpleInterface):
             self._results[name] = write(with_data(found, image), cwd, f"{name}.nii.gz")
         self._results.setdefault("labels_before", self._results["labels"])
         self._results["probabilities"] = [
-            write(with_data(result.probabilities[number], image), cwd, f"{name}.nii.gz")
-            for number, name in TISSUES.items()
+            write(
+                with_data(result.probabilities[tissue.number], image),
+                cwd,
+                f"{tissue.label}.nii.gz",
+            )
+            for tissue in TISSUES
         ]
         self._results["provenance"] = {
             "weights": record.name,
@@ -168,7 +169,7 @@ class Restore(SimpleInterface):
         )
         total = np.maximum(np.sum(maps, axis=0), np.float32(1e-6))
         tissue = np.where(mask, np.argmax(maps, axis=0) + 1, 0)
-        lookup = np.array([TO_BIDS[number] for number in range(len(TO_BIDS))], dtype=np.uint8)
+        lookup = np.array([0, *(tissue.bids for tissue in TISSUES)], dtype=np.uint8)
         chain = json.loads(Path(self.inputs.intensity_json).read_text())
         preproc = into_head(enhanced, head, mask, chain, raw.affine)
 
@@ -181,8 +182,8 @@ class Restore(SimpleInterface):
         self._results["preproc_native"] = save(preproc, "preproc_native")
         self._results["dseg_native"] = save(lookup[tissue], "dseg_native", np.uint8)
         self._results["probseg_native"] = [
-            save(part / total * mask, f"{name}_native")
-            for name, part in zip(TISSUES.values(), maps, strict=True)
+            save(part / total * mask, f"{tissue.label}_native")
+            for tissue, part in zip(TISSUES, maps, strict=True)
         ]
         return runtime
 
@@ -267,20 +268,6 @@ def voxels_coincide(source: Any, target: Any) -> bool:
         np.allclose(step, np.rint(step), atol=1e-3)
         and np.allclose(np.abs(np.rint(step[:3, :3])).sum(axis=0), 1)
     )
-
-
-def bounding_box(mask: Any, margin: int = 0) -> tuple[slice, slice, slice]:
-    """The box around the true voxels of a mask, with a margin (all, when there are none)."""
-    import numpy as np
-    import scipy.ndimage
-
-    found = scipy.ndimage.find_objects(np.asarray(mask, dtype=np.int8))
-    box = found[0] if found else tuple(slice(0, n) for n in mask.shape)
-    x, y, z = (
-        slice(max(side.start - margin, 0), min(side.stop + margin, n))
-        for side, n in zip(box, mask.shape, strict=True)
-    )
-    return x, y, z
 
 
 def into_head(enhanced: Any, head: Any, mask: Any, chain: dict[str, Any], affine: Any) -> Any:

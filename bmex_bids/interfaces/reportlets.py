@@ -18,6 +18,8 @@ from nipype.interfaces.base import (
     traits,
 )
 
+from bmex_bids.common.boxes import bounding_box
+
 #: panels along each axis of a mosaic
 CUTS = 5
 #: rows of a mosaic, from above
@@ -93,13 +95,9 @@ def cropped(path: str, support: str, margin: int = 6) -> Any:
 
     image: Any = nib.load(path)
     inside = np.asarray(nib.load(support).dataobj) > 0  # type: ignore[attr-defined]
-    box = []
-    for axis in range(3):
-        where = np.flatnonzero(inside.any(axis=tuple(k for k in range(3) if k != axis)))
-        box.append(slice(max(int(where[0]) - margin, 0), int(where[-1]) + 1 + margin))
+    box = bounding_box(inside, margin)
     # read whole and cut afterwards: to slice in a compressed file takes nibabel longer
-    affine = image.slicer.slice_affine(tuple(box))
-    return nib.Nifti1Image(np.asarray(image.dataobj)[tuple(box)], affine)
+    return nib.Nifti1Image(np.asarray(image.dataobj)[box], image.slicer.slice_affine(box))
 
 
 def upright(image: Any) -> Any:

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bmex_bids.common.tissues import TISSUES
+
 Array = NDArray[np.floating[Any]]
 Mask = NDArray[np.bool_]
 
@@ -68,7 +70,4 @@ def empty_share(image: Array, mask: Mask) -> float:
 def tissue_litres(labels: NDArray[np.integer[Any]], voxel_mm3: float) -> dict[str, float]:
     """Volumes of CSF, GM and WM in litres; labels are the network's (1 CSF, 2 GM, 3 WM)."""
     counts = np.bincount(labels.ravel(), minlength=4)
-    return {
-        name: float(counts[number]) * voxel_mm3 / 1e6
-        for number, name in ((1, "CSF"), (2, "GM"), (3, "WM"))
-    }
+    return {tissue.label: float(counts[tissue.number]) * voxel_mm3 / 1e6 for tissue in TISSUES}

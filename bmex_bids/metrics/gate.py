@@ -17,10 +17,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from bmex_bids.common.tissues import TISSUES
+
 Verdict = Literal["pass", "warn", "fail"]
 #: from good to bad
 VERDICTS: tuple[Verdict, ...] = ("pass", "warn", "fail")
-TISSUES = ("CSF", "GM", "WM")
+LABELS = tuple(tissue.label for tissue in TISSUES)
 
 
 @dataclass(frozen=True)
@@ -260,15 +262,15 @@ def relative_change(
     a tissue is missing, or was not found in the input at all: then nothing was classified.
     """
     volumes = [
-        [_known(table.get(name)) for name in TISSUES] for table in (before or {}, after or {})
+        [_known(table.get(name)) for name in LABELS] for table in (before or {}, after or {})
     ]
     first = [value for value in volumes[0] if value is not None and value > 0]
     second = [value for value in volumes[1] if value is not None and value >= 0]
-    if not len(first) == len(second) == len(TISSUES):
+    if not len(first) == len(second) == len(LABELS):
         return None
     least = SMALL_TISSUE * sum(first)
     return {
-        name: (b - a) / max(a, least) for name, a, b in zip(TISSUES, first, second, strict=True)
+        name: (b - a) / max(a, least) for name, a, b in zip(LABELS, first, second, strict=True)
     }
 
 
@@ -341,7 +343,7 @@ def _tissues(measures: Measures) -> Rule:
     changes = relative_change(measures.tissues_before, measures.tissues_after)
     if changes is None:
         return _number(name, None, TISSUE_CHANGE, text="")
-    worst = max(TISSUES, key=lambda tissue: abs(changes[tissue]))
+    worst = max(LABELS, key=lambda tissue: abs(changes[tissue]))
     return _number(
         name,
         abs(changes[worst]),

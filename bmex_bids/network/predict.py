@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from bmex_bids.common.boxes import bounding_box
 from bmex_bids.exceptions import DeviceError, ImageError, MemoryLimitError
 from bmex_bids.network.checkpoints import load_network
 from bmex_bids.network.compact import whose_turn
@@ -143,16 +144,7 @@ def brain_box(mask: NDArray[np.bool_], margin: int = MARGIN) -> tuple[slice, sli
     """The mask's bounding box with a margin; an empty mask is an ImageError."""
     if not mask.any():
         raise ImageError("expected a brain mask with voxels in it, got an empty one")
-    sides = []
-    for axis in range(3):
-        other = tuple(k for k in range(3) if k != axis)
-        where = np.flatnonzero(mask.any(axis=other))
-        sides.append(
-            slice(
-                max(int(where[0]) - margin, 0), min(int(where[-1]) + 1 + margin, mask.shape[axis])
-            )
-        )
-    return sides[0], sides[1], sides[2]
+    return bounding_box(mask, margin)
 
 
 def enhance(

@@ -8,6 +8,7 @@ import io
 import numpy as np
 from numpy.typing import NDArray
 
+from bmex_bids.common.boxes import bounding_box
 from bmex_bids.degrade.levels import KINDS, Scan, draw_level
 from bmex_bids.degrade.recipe import SEVERITIES
 
@@ -91,16 +92,7 @@ def gallery(
 def _head_box(image: Array, spacing: tuple[float, float, float]) -> tuple[slice, slice, slice]:
     """The head and a margin."""
     head = image > 0.05 * np.percentile(image, 99.5)
-    box = []
-    for axis in range(3):
-        where = np.flatnonzero(head.any(axis=tuple(k for k in range(3) if k != axis)))
-        margin = round(MARGIN_MM / spacing[axis])
-        box.append(
-            slice(
-                max(int(where[0]) - margin, 0), min(int(where[-1]) + margin + 1, image.shape[axis])
-            )
-        )
-    return box[0], box[1], box[2]
+    return bounding_box(head, [round(MARGIN_MM / size) for size in spacing])
 
 
 def _fewer_greys(png: io.BytesIO) -> bytes:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from bmex_bids.common.boxes import bounding_box
 from bmex_bids.degrade.intensity import gamma, texture
 from bmex_bids.degrade.recipe import draw
 from bmex_bids.exceptions import UsageError
@@ -85,20 +86,6 @@ class CleanImage:
     contrast: str
 
 
-def crop_box(mask: NDArray[np.bool_], margin: int) -> tuple[slice, slice, slice]:
-    """The mask's bounding box with a margin, inside the array."""
-    box = []
-    for axis in range(3):
-        other = tuple(k for k in range(3) if k != axis)
-        where = np.flatnonzero(mask.any(axis=other))
-        box.append(
-            slice(
-                max(int(where[0]) - margin, 0), min(int(where[-1]) + 1 + margin, mask.shape[axis])
-            )
-        )
-    return box[0], box[1], box[2]
-
-
 def prepare(path: Path, age_group: str, contrast: str, *, with_labels: bool = True) -> CleanImage:
     """Bring one already stripped brain to the network's grid and units, as the app does."""
     image = conform(load_image(path))
@@ -110,7 +97,7 @@ def prepare(path: Path, age_group: str, contrast: str, *, with_labels: bool = Tr
     corrected, _ = n4(nib.Nifti1Image(scaled, image.affine), mask_image)
     spacing_mm = 0.75 if age_group == "fetal" else 0.8
     data = np.asarray(corrected.dataobj, dtype=np.float32)
-    box = crop_box(brain, 4)
+    box = bounding_box(brain, 4)
     offset = nib.affines.apply_affine(image.affine, [b.start for b in box])
     affine = image.affine.copy()
     affine[:3, 3] = offset
@@ -174,7 +161,7 @@ def load_label_brain(path: Path) -> LabelBrain:
     groups = np.zeros(labels.shape, dtype=np.uint8)
     for k, members in enumerate(FREESURFER.values(), start=1):
         groups[np.isin(labels, members)] = k
-    return LabelBrain(path.name.split(".")[0], np.pad(groups[crop_box(groups > 0, 8)], 4))
+    return LabelBrain(path.name.split(".")[0], np.pad(groups[bounding_box(groups > 0, 8)], 4))
 
 
 def paint(brain: LabelBrain, rng: np.random.Generator) -> CleanImage:

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from bmex_bids.common.boxes import bounding_box
 from bmex_bids.degrade.blur import thick_slices
 from bmex_bids.degrade.intensity import bias_field
 from bmex_bids.degrade.noise import rician
@@ -104,12 +105,7 @@ def brain_fraction(
 def read_labels(path: Path) -> NDArray[np.int32]:
     """A label map, 1 mm, conformed to LPS, cropped to its head with a margin."""
     labels = np.rint(np.asarray(conform(load_image(path)).dataobj)).astype(np.int32)
-    where = [
-        np.flatnonzero((labels > 0).any(axis=tuple(k for k in range(3) if k != a)))
-        for a in range(3)
-    ]
-    box = tuple(slice(max(int(w[0]) - 4, 0), int(w[-1]) + 5) for w in where)
-    labels = labels[box]
+    labels = labels[bounding_box(labels > 0, margin=4)]
     return np.pad(labels, [(0, n % 2) for n in labels.shape])
 
 

@@ -5,11 +5,11 @@ import pytest
 import scipy.ndimage
 from numpy.testing import assert_allclose, assert_array_equal
 
+from bmex_bids.common.boxes import bounding_box
 from bmex_bids.exceptions import MaskError
 from bmex_bids.imaging.mask import (
     blend_into_head,
     border_contact,
-    bounding_box,
     brain_voxels,
     check_mask,
     clean_mask,

@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy import ndimage
 
+from bmex_bids.common.boxes import bounding_box
 from bmex_bids.degrade.recipe import Recipe
 from bmex_bids.exceptions import UsageError
 from bmex_bids.imaging.noise import noise_sigma
@@ -24,7 +25,6 @@ from bmex_bids.training.pairs import (
     Sources,
     _augment,
     _fit_to_train,
-    crop_box,
     degrade_like_app,
     load_label_brain,
     load_sources,
@@ -198,7 +198,7 @@ def test_a_painted_brain_has_no_dark_rim(clean):
 def test_the_box_has_a_margin_and_stays_inside():
     mask = np.zeros((10, 10, 10), bool)
     mask[4, 5:7, 1] = True
-    assert crop_box(mask, 2) == (slice(2, 7), slice(3, 9), slice(0, 4))
+    assert bounding_box(mask, 2) == (slice(2, 7), slice(3, 9), slice(0, 4))
 
 
 def test_missing_data_are_named(tmp_path):
