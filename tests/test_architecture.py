@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The import rule, read from the syntax tree: a package imports only from lower lines.
 
-1. ``cli``, the only layer that reads ``config``
-2. ``workflows``, ``reports``, ``evaluation`` (which judges what ``training`` makes)
-3. ``interfaces``, ``training``
-4. ``inputs``, ``outputs``, ``imaging``, ``network``, ``degrade``, ``metrics``: never each other
-5. ``toml``
-6. ``common``, ``exceptions``, ``data``, ``boilerplate``
+1. ``cli``
+2. ``slurm``
+3. ``running``
+4. ``workflows``, ``reports``, ``evaluation`` (which judges what ``training`` makes), ``config``
+5. ``interfaces``, ``training``
+6. ``inputs``, ``outputs``, ``imaging``, ``network``, ``degrade``, ``metrics``: never each other
+7. ``toml``
+8. ``common``, ``exceptions``, ``data``, ``boilerplate``
 
-and third-party packages have homes: torch at module top only in ``network`` and ``training``,
-nipype in ``interfaces`` and ``workflows``, pybids in ``inputs/collect.py``, argparse in ``cli``.
+``cli``, ``slurm`` and ``running`` read ``config``; nothing below does.  Third-party packages have
+homes: torch at module top only in ``network`` and ``training``, nipype in ``interfaces``,
+``workflows`` and ``running``, pybids in ``inputs/collect.py``, argparse in ``cli``.
 """
 
 from __future__ import annotations
@@ -26,6 +29,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "bmex_bids"
 LINES = (
     {"__main__"},
     {"cli"},
+    {"slurm"},
+    {"running"},
     {"workflows", "reports", "evaluation", "config"},
     {"interfaces", "training"},
     {"inputs", "outputs", "imaging", "network", "degrade", "metrics"},
@@ -38,7 +43,7 @@ LINE = {part: number for number, parts in enumerate(LINES) for part in parts}
 #: third-party package -> (where it may be imported, whether the rule holds inside functions too)
 HOMES: dict[str, tuple[tuple[str, ...], bool]] = {
     "torch": (("network/", "training/"), False),
-    "nipype": (("interfaces/", "workflows/"), True),
+    "nipype": (("interfaces/", "workflows/", "running/"), True),
     "niworkflows": (("interfaces/", "workflows/", "reports/"), True),
     "nireports": (("interfaces/", "workflows/", "reports/"), True),
     "bids": (("inputs/collect.py",), True),
@@ -107,8 +112,8 @@ def offences(relative: str, source: str) -> list[str]:
         elif own == "__init__":
             if item.on_import and part != "exceptions":
                 found.append(f"{where}: importing bmex_bids must not import {part}")
-        elif part == "config" and own not in {"cli", "config"}:
-            found.append(f"{where}: only cli reads config")
+        elif part == "config" and own not in {"cli", "slurm", "running", "config"}:
+            found.append(f"{where}: only cli, slurm and running read config")
         elif part != own and LINE[part] <= LINE[own]:
             found.append(f"{where}: {own} (line {LINE[own]}) imports {part} (line {LINE[part]})")
     return found
@@ -133,7 +138,7 @@ def test_every_part_has_a_line() -> None:
         ("imaging/mask.py", "from bmex_bids.network import predict", "imports network"),
         ("imaging/mask.py", "from ..network import predict", "imports network"),
         ("imaging/mask.py", "def f():\n    import bmex_bids.cli.run", "imports cli"),
-        ("workflows/base.py", "from bmex_bids import config", "only cli reads config"),
+        ("workflows/base.py", "from bmex_bids import config", "slurm and running read config"),
         ("reports/individual.py", "import bmex_bids.workflows.base", "imports workflows"),
         ("metrics/tissue.py", "import torch.nn as nn", "torch belongs in"),
         ("cli/run.py", "if True:\n    from nipype import config", "nipype belongs in"),

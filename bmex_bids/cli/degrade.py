@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from bmex_bids import __version__
 from bmex_bids.cli import enhance as single
 from bmex_bids.cli import parser as flags
-from bmex_bids.cli.interrupts import exit_code
 from bmex_bids.exceptions import BmexError, ImageError, UsageError
+from bmex_bids.running.interrupts import exit_code
 
 if TYPE_CHECKING:
     import numpy as np

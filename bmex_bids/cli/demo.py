@@ -185,7 +185,7 @@ def _dataset_texts() -> dict[str, str]:
 
 def check(output: Path) -> bool:
     """Show the validator's errors, and say whether there are none."""
-    from bmex_bids.cli.validation import PROGRAM, summary, validate
+    from bmex_bids.running.validation import PROGRAM, summary, validate
 
     errors = validate(output)
     if errors is None:

@@ -24,16 +24,16 @@ from typing import TYPE_CHECKING, Any
 
 from bmex_bids import __version__
 from bmex_bids.cli import parser as flags
-from bmex_bids.cli import planning, preflight
 from bmex_bids.cli import run as app
-from bmex_bids.cli.interrupts import exit_code
-from bmex_bids.cli.plan_view import Task
-from bmex_bids.cli.progress import Progress
-from bmex_bids.cli.resources import available_cpus
-from bmex_bids.cli.status import EXIT_DONE, EXIT_FAILED, gate_reasons
 from bmex_bids.cli.streams import forgiving
 from bmex_bids.config import AgeOverride, Config, Execution, Paths, Processing, Resources
 from bmex_bids.exceptions import BmexError, ImageError, OutputError, UsageError
+from bmex_bids.running import planning, preflight
+from bmex_bids.running.interrupts import exit_code
+from bmex_bids.running.plan_view import Task
+from bmex_bids.running.progress import Progress
+from bmex_bids.running.resources import available_cpus
+from bmex_bids.running.status import EXIT_DONE, EXIT_FAILED, gate_reasons
 
 if TYPE_CHECKING:
     from bmex_bids.inputs.plan import PlannedImage
@@ -407,7 +407,7 @@ def _metadata(path: Path) -> dict[str, Any]:
 def _enhance(request: Request, config: Config) -> int:
     """Plan, run, save, and tell how it went."""
     from bmex_bids.imaging.orientation import load_image
-    from bmex_bids.workflows import address_space
+    from bmex_bids.running import address_space
 
     address_space.prepare()
     for path in (request.source, request.mask):  # before anything heavy is loaded
@@ -446,7 +446,8 @@ def _announcement(request: Request, task: Task, device: str) -> Iterator[str]:
 
 def _run(request: Request, config: Config, task: Task, device: str) -> None:
     """Run the image's workflow; ImageError with the step and the reason where it fails."""
-    from bmex_bids.workflows import base, execution
+    from bmex_bids.running import execution
+    from bmex_bids.workflows import base
 
     crash_dir = config.paths.work_dir / "crash"
     crash_dir.mkdir(parents=True)

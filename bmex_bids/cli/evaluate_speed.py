@@ -54,8 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _work(options: argparse.Namespace) -> int:
-    from bmex_bids.cli.resources import available_cpus
     from bmex_bids.exceptions import UsageError
+    from bmex_bids.running.resources import available_cpus
 
     wrong = sorted(set(options.parts) - set(PARTS))
     if wrong:

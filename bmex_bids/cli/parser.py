@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from bmex_bids import __version__
-from bmex_bids.cli.job_scripts import TASK_CPUS, TASK_MEM_GB
-from bmex_bids.cli.resources import available_cpus
 from bmex_bids.config import (
     AgeOverride,
     Cluster,
@@ -29,6 +27,8 @@ from bmex_bids.exceptions import UsageError
 from bmex_bids.inputs.derivatives import parse_derivatives
 from bmex_bids.network.registry import PUBLISHED, weight_names
 from bmex_bids.outputs.container import version_line
+from bmex_bids.running.resources import available_cpus
+from bmex_bids.slurm.scripts import TASK_CPUS, TASK_MEM_GB
 
 #: threads beyond this number bring a step nothing
 MOST_THREADS = 8

@@ -13,14 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bmex_bids.cli import folders, interrupts, plan_view, planning, status
 from bmex_bids.cli.parser import parse
-from bmex_bids.cli.plan_view import Task
-from bmex_bids.cli.progress import Progress, Sparingly
-from bmex_bids.cli.resources import available_memory_gb
 from bmex_bids.cli.streams import forgiving
 from bmex_bids.config import Config
 from bmex_bids.exceptions import BmexError, NoInputError, UsageError
+from bmex_bids.running import folders, interrupts, plan_view, planning, status
+from bmex_bids.running.plan_view import Task
+from bmex_bids.running.progress import Progress, Sparingly
+from bmex_bids.running.resources import available_memory_gb
 
 if TYPE_CHECKING:
     from bmex_bids.inputs.plan import PlannedImage
@@ -107,7 +107,7 @@ def _run(config: Config) -> int:
 
 def _submit(config: Config) -> int:
     """``--submit``: a cluster does it."""
-    from bmex_bids.cli import submit
+    from bmex_bids.slurm import submit
 
     tasks = []
     if "participant" in config.analysis_levels:
@@ -119,7 +119,7 @@ def _submit(config: Config) -> int:
 
 
 def _participant(config: Config) -> int:
-    from bmex_bids.workflows import address_space
+    from bmex_bids.running import address_space
 
     start = time.monotonic()
     address_space.prepare()
@@ -169,7 +169,7 @@ def _dry_run(config: Config, tasks: Sequence[Task], device: str) -> int:
 
 
 def _validate(bids_dir: Path) -> None:
-    from bmex_bids.cli.validation import PROGRAM, refuse_fatal, summary, validate
+    from bmex_bids.running.validation import PROGRAM, refuse_fatal, summary, validate
 
     errors = validate(bids_dir)
     if errors is None:
@@ -196,7 +196,8 @@ def _process(config: Config, tasks: Sequence[Task], device: str) -> list[status.
     """Run the workflow; keep the status table up to date; return its rows."""
     from bmex_bids.outputs.dataset import write_dataset, write_status
     from bmex_bids.outputs.resume import read_record
-    from bmex_bids.workflows import base, execution
+    from bmex_bids.running import execution
+    from bmex_bids.workflows import base
 
     execution.configure(
         crash_dir=config.log_dir,

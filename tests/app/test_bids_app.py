@@ -16,7 +16,7 @@ import pytest
 from app_runs import bmex, derivatives, expected, participants, status_of
 
 from bmex_bids.cli.run import main
-from bmex_bids.cli.validation import validate
+from bmex_bids.running.validation import validate
 
 
 @pytest.fixture(autouse=True)

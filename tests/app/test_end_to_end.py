@@ -22,8 +22,8 @@ import numpy as np
 import pytest
 from app_runs import bmex, derivatives, expected, participants, status_of
 
-from bmex_bids.cli.validation import validate
 from bmex_bids.config import Config
+from bmex_bids.running.validation import validate
 
 
 def test_three_storage_orders_and_a_session_come_out_valid(bids_skeleton, brain, tmp_path, capsys):
@@ -345,7 +345,7 @@ def test_an_interrupted_run_says_what_it_did_not_do(
     def interrupted(*_: object, **__: object) -> None:
         signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr("bmex_bids.workflows.execution.run", interrupted)
+    monkeypatch.setattr("bmex_bids.running.execution.run", interrupted)
     bids = bids_skeleton({**participants("01"), "sub-01/anat/sub-01_T1w.nii.gz": brain()})
     before = signal.getsignal(signal.SIGTERM)
     assert bmex(bids) == 143

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 from app_runs import derivatives, expected, participants, status_of
 
-from bmex_bids.cli import slurm
 from bmex_bids.cli.run import main
+from bmex_bids.slurm import commands
 
 HELPERS = Path(__file__).parents[1] / "helpers"
 pytestmark = [
@@ -62,10 +62,10 @@ def submit(bids: Path, out: Path, *flags: str) -> int:
     return main([str(bids), str(out), "participant", "--submit", "slurm", *size, *flags])
 
 
-def queued() -> list[slurm.QueuedTask]:
+def queued() -> list[commands.QueuedTask]:
     """Of this test's submissions, which lie below the current folder."""
     names = {f"bmex_{path.name}" for path in Path().glob("*/logs/slurm/*")}
-    return [task for task in slurm.queued() if task.name.removesuffix("_group") in names]
+    return [task for task in commands.queued() if task.name.removesuffix("_group") in names]
 
 
 def wait(until=lambda: not queued(), seconds: float = 2500) -> None:

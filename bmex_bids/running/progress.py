@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from bmex_bids.cli.interrupts import raise_pending
+from bmex_bids.running.interrupts import raise_pending
 
 if TYPE_CHECKING:
-    from bmex_bids.workflows.execution import Event
+    from bmex_bids.running.execution import Event
 
 
 @dataclass

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from bmex_bids.cli import slurm
 from bmex_bids.cli.parser import parse
 from bmex_bids.cli.run import main
-from bmex_bids.cli.submit import task_config
 from bmex_bids.config import Cluster, Config
 from bmex_bids.exceptions import EnvironmentProblem
+from bmex_bids.slurm import commands
+from bmex_bids.slurm.submit import task_config
 
 
 @pytest.fixture
@@ -133,8 +133,8 @@ def test_with_all_in_the_queue_nothing_is_submitted(bids, cluster, capsys):
 
 def finish(bids: Path, label: str, *flags: str) -> Path:
     """Write what an image's run would leave, as far as a quick look can tell."""
-    from bmex_bids.cli import planning
     from bmex_bids.outputs import resume
+    from bmex_bids.running import planning
 
     config = parse([str(bids), "out", "participant", "--participant-label", label, *flags])
     (planned,) = planning.plan(config)
@@ -208,7 +208,7 @@ def test_a_dry_run_writes_and_submits_nothing(bids, cluster, capsys):
 
 def test_a_dry_run_needs_no_slurm(bids, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(slurm.subprocess, "run", missing_program)
+    monkeypatch.setattr(commands.subprocess, "run", missing_program)
     assert submit(bids, "--dry-run") == 0
     assert "what is in the queue is not known" in capsys.readouterr().out
 
@@ -237,7 +237,7 @@ def test_a_group_job_that_is_refused_leaves_the_array_and_says_so(bids, cluster,
 
 def test_no_slurm_at_all(bids, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(slurm.subprocess, "run", missing_program)
+    monkeypatch.setattr(commands.subprocess, "run", missing_program)
     assert submit(bids) == 5
     assert "login node" in capsys.readouterr().err
 
@@ -323,16 +323,16 @@ def test_a_container_gets_what_the_flags_name(bids, cluster):
 
 
 def test_an_answer_without_a_number_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(slurm, "_run", lambda *_: "hello\n")
+    monkeypatch.setattr(commands, "_run", lambda *_: "hello\n")
     with pytest.raises(EnvironmentProblem, match="job's number"):
-        slurm.submit_job(tmp_path / "x.sh")
+        commands.submit_job(tmp_path / "x.sh")
 
 
 def test_a_jobs_own_size_is_not_handed_on(monkeypatch):
     monkeypatch.setenv("SLURM_MEM_PER_NODE", "4000")
     monkeypatch.setenv("SBATCH_ACCOUNT", "mine")
     monkeypatch.setenv("SQUEUE_FORMAT", "%i")
-    kept = slurm._environment()
+    kept = commands._environment()
     assert "SLURM_MEM_PER_NODE" not in kept
     assert "SQUEUE_FORMAT" not in kept
     assert kept["SBATCH_ACCOUNT"] == "mine"

@@ -31,14 +31,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bmex_bids import __version__
-from bmex_bids.cli import job_scripts, slurm
-from bmex_bids.cli.job_scripts import TASK_MEM_GB, Jobs
-from bmex_bids.cli.status import EXIT_DONE
 from bmex_bids.config import Cluster, Config
 from bmex_bids.exceptions import EnvironmentProblem, OutputError
+from bmex_bids.running.status import EXIT_DONE
+from bmex_bids.slurm import commands, scripts
+from bmex_bids.slurm.scripts import TASK_MEM_GB, Jobs
 
 if TYPE_CHECKING:
-    from bmex_bids.cli.plan_view import Task
+    from bmex_bids.running.plan_view import Task
 
 #: of a task's memory, what bmex plans with; the rest is for what it cannot foresee
 MEMORY_SHARE = 0.9
@@ -133,7 +133,7 @@ def _waiting(folder: Path, dry: bool, say: Callable[[str], None]) -> Waiting:
     """What is in the queue, by the names of jobs, which are those of submissions' folders."""
     waiting = Waiting()
     try:
-        queue = slurm.queued()
+        queue = commands.queued()
     except EnvironmentProblem as error:
         if not dry:
             raise
@@ -200,9 +200,9 @@ def _jobs(
 ) -> Jobs:
     """Everything that the scripts say."""
     cluster, paths = config.cluster, config.paths
-    number, per_task = job_scripts.tasks_for(len(labels), cluster.per_task, slurm.array_size())
+    number, per_task = scripts.tasks_for(len(labels), cluster.per_task, commands.array_size())
     options = {
-        name: job_scripts.checked_value(f"--{name}", value)
+        name: scripts.checked_value(f"--{name}", value)
         for name, value in (
             ("partition", cluster.partition),
             ("account", cluster.account),
@@ -210,12 +210,12 @@ def _jobs(
             ("time", cluster.time_limit),
         )
         if value is not None
-    } | job_scripts.parse_options(cluster.options)
+    } | scripts.parse_options(cluster.options)
     images = dict.fromkeys(labels, 0)
     for task in tasks:
         label = f"sub-{task.planned.image.subject}"
         images[label] = images.get(label, 0) + task.to_run
-    limit = job_scripts.minutes_for(per_task * max(images.values(), default=1))
+    limit = scripts.minutes_for(per_task * max(images.values(), default=1))
     pythonpath = os.environ.get("PYTHONPATH")
     return Jobs(
         name=f"{JOB_PREFIX}{config.run_id}",
@@ -230,7 +230,7 @@ def _jobs(
         mem_mb=math.ceil(1024 * (config.resources.mem_gb or TASK_MEM_GB)),
         minutes=None if "time" in options else limit,
         options=options,
-        gpu=job_scripts.wants_gpu(cluster.partition, options, config.processing.device),
+        gpu=scripts.wants_gpu(cluster.partition, options, config.processing.device),
         command=[sys.executable, "-m", "bmex_bids"],
         container=cluster.container,
         binds=_binds(config) if cluster.container else (),
@@ -287,11 +287,11 @@ def _write(config: Config, jobs: Jobs, labels: Sequence[str]) -> None:
     texts = {
         LIST: "".join(f"{label}\n" for label in labels),
         SETTINGS: task_config(config).to_toml(),
-        "submit.sh": job_scripts.submit_script(jobs),
-        "group.sh": job_scripts.group_script(jobs),
+        "submit.sh": scripts.submit_script(jobs),
+        "group.sh": scripts.group_script(jobs),
     }
     if jobs.tasks:
-        texts["participants.sh"] = job_scripts.array_script(jobs)
+        texts["participants.sh"] = scripts.array_script(jobs)
     for name, text in texts.items():
         write_text(jobs.folder / name, text)
     write_json(jobs.folder / NOTE, _note(jobs))
@@ -313,7 +313,7 @@ def _submit(jobs: Jobs, say: Callable[[str], None]) -> None:
     numbers: dict[str, str] = {}
     before = list(jobs.wait_for)
     if jobs.tasks:
-        numbers["ArrayJob"] = slurm.submit_job(jobs.folder / "participants.sh")
+        numbers["ArrayJob"] = commands.submit_job(jobs.folder / "participants.sh")
         before.append(numbers["ArrayJob"])
         write_json(jobs.folder / NOTE, _note(jobs, **numbers))
         several = f", {jobs.per_task} participants each" if jobs.per_task > 1 else ""
@@ -322,7 +322,7 @@ def _submit(jobs: Jobs, say: Callable[[str], None]) -> None:
             f"{jobs.max_running} at once, {jobs.cpus} processors and {jobs.mem_mb} MB each"
         )
     try:
-        numbers["GroupJob"] = slurm.submit_job(jobs.folder / "group.sh", before)
+        numbers["GroupJob"] = commands.submit_job(jobs.folder / "group.sh", before)
     except EnvironmentProblem as error:
         if not jobs.tasks:
             raise

@@ -8,9 +8,9 @@ import pytest
 from bad_cases import bomb, healthy, mask_image, patched
 from bad_images import put
 
-from bmex_bids.cli.preflight import look_at
 from bmex_bids.inputs.collect import SourceImage, parse_name
 from bmex_bids.inputs.plan import PlannedImage
+from bmex_bids.running.preflight import look_at
 
 
 def planned(path: Path, mask: Path | None = None, skip_reason: str | None = None) -> PlannedImage:

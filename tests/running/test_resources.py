@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import pytest
 
-from bmex_bids.cli import resources
+from bmex_bids.running import resources
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from bmex_bids.cli.validation import Finding, findings, refuse_fatal, summary, validate
 from bmex_bids.exceptions import NoInputError
+from bmex_bids.running.validation import Finding, findings, refuse_fatal, summary, validate
 
 
 def test_only_errors_are_read_and_the_fatal_ones_come_first():
@@ -53,5 +53,5 @@ def test_the_real_validator_on_a_good_and_a_bad_dataset(bids_skeleton, make_imag
 
 
 def test_without_the_validator_there_is_no_answer(tmp_path, monkeypatch):
-    monkeypatch.setattr("bmex_bids.cli.validation.PROGRAM", "no-such-program")
+    monkeypatch.setattr("bmex_bids.running.validation.PROGRAM", "no-such-program")
     assert validate(tmp_path) is None

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bmex_bids.cli.plan_view import BASE_GB
+from bmex_bids.running.plan_view import BASE_GB
 
 if TYPE_CHECKING:
     from bmex_bids.inputs.plan import PlannedImage

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from bmex_bids.cli import status
+from bmex_bids.running import status
 
 
 def task(name, *, unchanged=False, reason=None):

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bmex_bids.cli.plan_view import Task
-    from bmex_bids.cli.progress import Progress
+    from bmex_bids.running.plan_view import Task
+    from bmex_bids.running.progress import Progress
 
 Row = dict[str, str]
 EXIT_DONE, EXIT_FAILED, EXIT_PARTIAL = 0, 1, 3

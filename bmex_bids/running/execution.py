@@ -46,7 +46,7 @@ from nipype.pipeline.plugins.multiproc import MultiProcPlugin
 from nipype.pipeline.plugins.tools import report_crash
 from numpy.typing import NDArray
 
-from bmex_bids.workflows import address_space, batch_plugins
+from bmex_bids.running import address_space, batch_plugins
 
 LOGGER = logging.getLogger(__name__)
 

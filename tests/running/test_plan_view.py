@@ -3,7 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from bmex_bids.cli import plan_view
+from bmex_bids.running import plan_view
 
 
 @pytest.mark.parametrize(

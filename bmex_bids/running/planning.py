@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from bmex_bids.cli import preflight
-from bmex_bids.cli.plan_view import Task
-from bmex_bids.cli.resources import available_memory_gb
 from bmex_bids.config import Config
+from bmex_bids.running import preflight
+from bmex_bids.running.plan_view import Task
+from bmex_bids.running.resources import available_memory_gb
 
 if TYPE_CHECKING:
     from bmex_bids.inputs.plan import PlannedImage

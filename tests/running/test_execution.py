@@ -18,7 +18,7 @@ from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline.engine import Node, Workflow
 
 from bmex_bids.exceptions import MaskError
-from bmex_bids.workflows import execution
+from bmex_bids.running import execution
 
 
 class StepInput(BaseInterfaceInputSpec):

@@ -12,8 +12,8 @@ import pytest
 from nipype.pipeline.engine import Workflow
 
 from bmex_bids.exceptions import UsageError
-from bmex_bids.workflows import batch_plugins, execution
-from bmex_bids.workflows.batch_plugins import BatchGuard, guarded, prepare, slurm_size
+from bmex_bids.running import batch_plugins, execution
+from bmex_bids.running.batch_plugins import BatchGuard, guarded, prepare, slurm_size
 
 JOBS = Path(__file__).parents[1] / "helpers" / "in_jobs"
 needs_slurm = pytest.mark.skipif(

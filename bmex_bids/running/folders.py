@@ -13,8 +13,8 @@ from bmex_bids.config import Config
 from bmex_bids.exceptions import OutputError
 
 if TYPE_CHECKING:
-    from bmex_bids.cli.progress import Progress
     from bmex_bids.inputs.plan import PlannedImage
+    from bmex_bids.running.progress import Progress
 
 
 def prepare(config: Config) -> None:

@@ -3,8 +3,8 @@ from __future__ import annotations
 
 import pytest
 
-from bmex_bids.cli.progress import Progress, Sparingly
-from bmex_bids.workflows.execution import Event
+from bmex_bids.running.execution import Event
+from bmex_bids.running.progress import Progress, Sparingly
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from bmex_bids.cli import job_scripts
-from bmex_bids.cli.job_scripts import Jobs, array_script, group_script, submit_script
 from bmex_bids.exceptions import UsageError
+from bmex_bids.slurm import scripts
+from bmex_bids.slurm.scripts import Jobs, array_script, group_script, submit_script
 
 BASH = shutil.which("bash") or "bash"
 NASTY = [
@@ -199,15 +199,15 @@ def test_a_folder_that_slurm_cannot_write_logs_to_is_refused(jobs, folder):
 @pytest.mark.parametrize("text", ["--array=0-9", "mem=9G", "Qos=1", "=x", "a b=c", "job-name=x"])
 def test_options_that_are_not_for_users(text):
     with pytest.raises(UsageError):
-        job_scripts.parse_options([text])
+        scripts.parse_options([text])
 
 
 @pytest.mark.parametrize("value", ["a\nb", 'a"b', "a'b", "a\\b"])
 def test_values_that_cannot_stand_in_a_script(value):
     with pytest.raises(UsageError, match="plain value"):
-        job_scripts.checked_value("qos", value)
+        scripts.checked_value("qos", value)
 
 
 def test_an_array_that_is_too_large_says_how_many_a_task():
     with pytest.raises(UsageError, match="100 or more"):
-        job_scripts.tasks_for(100_000, 1, 1001)
+        scripts.tasks_for(100_000, 1, 1001)

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from bmex_bids.exceptions import EnvironmentProblem
-from bmex_bids.workflows import address_space
+from bmex_bids.running import address_space
 
 GIB = 2**30
 
@@ -38,7 +38,7 @@ def test_the_least_is_enough_and_a_byte_less_is_not(monkeypatch):
 
 def test_all_libraries_fit_into_the_least():
     code = (
-        "from bmex_bids.workflows import address_space as a, execution\n"
+        "from bmex_bids.running import address_space as a, execution\n"
         "a.check(); a.load_libraries()\n"
         "import sys; print(all(name in sys.modules for name in a.LIBRARIES))"
     )
