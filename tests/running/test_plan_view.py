@@ -17,8 +17,9 @@ from bmex_bids.running import plan_view
 )
 def test_the_time_of_an_adult_head_by_hand(monkeypatch, variant, device, expected):
     """12 million voxels, two threads."""
-    monkeypatch.setattr("bmex_bids.interfaces.files.voxel_count", lambda *_: 12_000_000)
+    # base first: it takes voxel_count by name when it is imported
     monkeypatch.setattr("bmex_bids.workflows.base.memory_gb", lambda *_: 1.5)
+    monkeypatch.setattr("bmex_bids.interfaces.files.voxel_count", lambda *_: 12_000_000)
     planned = SimpleNamespace(spacing_mm=0.8, image=SimpleNamespace(path="head.nii.gz"))
     task = plan_view.Task(planned, weights=SimpleNamespace(variant=variant))
     seconds, memory = plan_view.estimate(task, device, 2)
