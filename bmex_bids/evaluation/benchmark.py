@@ -45,7 +45,7 @@ from bmex_bids.metrics.structure import Structure
 from bmex_bids.metrics.tissue import dice, tct
 from bmex_bids.network.registry import WeightRecord, sha256
 from bmex_bids.outputs.files import write_whole
-from bmex_bids.training.pairs import REAL_IMAGES, VALIDATION_IMAGES, CleanImage, prepare
+from bmex_bids.training.images import REAL_IMAGES, VALIDATION_IMAGES, CleanImage, prepare
 
 if TYPE_CHECKING:
     from bmex_bids.network.predict import Enhancement

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from bmex_bids.degrade.recipe import Recipe
 from bmex_bids.imaging.intensity import load_histogram, match_histogram, n4, rescale_robust
 from bmex_bids.metrics.statistics import histogram_distance
-from bmex_bids.training.pairs import CleanImage
+from bmex_bids.training.images import CleanImage
 
 Array = NDArray[np.float32]
 SPAN = (0.0, 1000.0)

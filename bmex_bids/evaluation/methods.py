@@ -37,7 +37,7 @@ from bmex_bids.exceptions import WeightsError
 from bmex_bids.imaging.intensity import load_histogram, match_histogram
 from bmex_bids.imaging.noise import PATCH, noise_sigma, non_local_means
 from bmex_bids.network.registry import WeightRecord, sha256
-from bmex_bids.training.pairs import CleanImage
+from bmex_bids.training.images import CleanImage
 
 Array = NDArray[np.float32]
 Mask = NDArray[np.bool_]

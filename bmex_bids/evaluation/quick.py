@@ -24,8 +24,7 @@ from bmex_bids.network.predict import enhance
 from bmex_bids.network.registry import WeightRecord
 from bmex_bids.network.stripper import brain_probability
 from bmex_bids.training.enhance import CELLS, cell_recipe
-from bmex_bids.training.pairs import VALIDATION_IMAGES, CleanImage, prepare
-from bmex_bids.training.strip import VALIDATION_MAPS
+from bmex_bids.training.images import VALIDATION_IMAGES, VALIDATION_MAPS, CleanImage, prepare
 from bmex_bids.training.synthesis import load_head, scan
 
 RANGE = 1000.0

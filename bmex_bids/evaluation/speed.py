@@ -32,7 +32,7 @@ from bmex_bids.metrics.reference import psnr
 from bmex_bids.network.predict import CROP, PADDING, PATCH, Enhancement, brain_box, enhance
 from bmex_bids.network.registry import WeightRecord
 from bmex_bids.network.tiling import reference_grid
-from bmex_bids.training.pairs import VALIDATION_IMAGES, prepare
+from bmex_bids.training.images import VALIDATION_IMAGES, prepare
 
 BRAIN = (160, 192, 160)  # voxels of 0.8 mm
 SPACING_MM = 0.8

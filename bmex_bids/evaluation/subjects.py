@@ -18,7 +18,8 @@ from bmex_bids.degrade.recipe import Recipe
 from bmex_bids.exceptions import UsageError
 from bmex_bids.imaging.intensity import load_histogram, match_histogram
 from bmex_bids.network.predict import brain_box
-from bmex_bids.training.pairs import CONTRASTS, FREESURFER, TISSUE, CleanImage, prepare
+from bmex_bids.training.images import CleanImage, prepare
+from bmex_bids.training.painting import CONTRASTS, FREESURFER, TISSUE
 from bmex_bids.training.synthesis import read_labels
 
 Array = NDArray[np.float32]
@@ -138,7 +139,7 @@ def boxed(clean: CleanImage, head: Array) -> Case:
 
 
 def paint_head(path: Path, name: str, subject: Subject) -> Case:
-    """Paint a whole-head label map in a grown-up's contrast, as :mod:`training.pairs` paints brains.
+    """Paint a whole-head label map in a grown-up's contrast, as :mod:`training.painting` paints brains.
 
     Class means are drawn from the contrast's ranges; extra-cerebral labels, one brightness each;
     texture at two scales, and a blur that makes partial volumes.  A voxel of the 1 mm map counts

@@ -17,16 +17,10 @@ from bmex_bids.metrics.reference import psnr
 from bmex_bids.network.compact import CompactBMEX
 from bmex_bids.network.tiling import network_order
 from bmex_bids.training.growth import start
+from bmex_bids.training.images import VALIDATION_IMAGES, CleanImage, prepare
 from bmex_bids.training.loop import Schedule, export_half, fit
 from bmex_bids.training.loss import JointLoss
-from bmex_bids.training.pairs import (
-    VALIDATION_IMAGES,
-    CleanImage,
-    Faults,
-    PatchChunks,
-    load_sources,
-    prepare,
-)
+from bmex_bids.training.pairs import Faults, PatchChunks, load_sources
 
 LOGGER = logging.getLogger(__name__)
 

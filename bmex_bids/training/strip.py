@@ -20,14 +20,13 @@ from bmex_bids.network.headgrid import GRID_MM, window
 from bmex_bids.network.stripper import View, first_view, on_grid, second_view, seen
 from bmex_bids.network.tiling import network_order
 from bmex_bids.training.growth import start
+from bmex_bids.training.images import TRAINING_MAPS, VALIDATION_MAPS
 from bmex_bids.training.loop import Schedule, export_half, fit
 from bmex_bids.training.synthesis import Array, HeadMap, load_head, scan
 
 ZOOM, SHIFT = 0.06, 3  # a second look is off by up to this share of its size and so many voxels
 
 LOGGER = logging.getLogger(__name__)
-TRAINING_MAPS = tuple(f"label-maps/training_seg_{k:02d}.nii.gz" for k in range(1, 17))
-VALIDATION_MAPS = tuple(f"label-maps/training_seg_{k:02d}.nii.gz" for k in range(17, 21))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from bmex_bids.network.checkpoints import load_network
 from bmex_bids.network.compact import HalfUNet
 from bmex_bids.network.stripper import brain_probability
 from bmex_bids.training.enhance import EnhanceConfig
-from bmex_bids.training.strip import TRAINING_MAPS, VALIDATION_MAPS, StripConfig
+from bmex_bids.training.images import TRAINING_MAPS, VALIDATION_MAPS
+from bmex_bids.training.strip import StripConfig
 
 
 def asked(*arguments, network="strip"):

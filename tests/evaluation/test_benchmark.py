@@ -17,7 +17,7 @@ from bmex_bids.evaluation.benchmark import Settings, do_cell, plan
 from bmex_bids.evaluation.cells import CELLS, SAMPLE
 from bmex_bids.evaluation.subjects import MARGIN, Subject, boxed, paint_head, seed_of
 from bmex_bids.exceptions import UsageError
-from bmex_bids.training.pairs import CleanImage
+from bmex_bids.training.images import CleanImage
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 import numpy as np
 
 from bmex_bids.evaluation.harmonisation import SCANNERS, distances
-from bmex_bids.training.pairs import CleanImage
+from bmex_bids.training.images import CleanImage
 
 
 def test_every_pair_of_scanners_has_three_stages_and_matching_brings_them_closer():

@@ -7,7 +7,7 @@ from bmex_bids.evaluation import methods
 from bmex_bids.evaluation.cells import CELLS
 from bmex_bids.exceptions import WeightsError
 from bmex_bids.metrics.reference import psnr
-from bmex_bids.training.pairs import CleanImage
+from bmex_bids.training.images import CleanImage
 
 
 @pytest.fixture

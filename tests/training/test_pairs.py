@@ -12,24 +12,23 @@ from bmex_bids.degrade.recipe import Recipe
 from bmex_bids.exceptions import UsageError
 from bmex_bids.imaging.noise import noise_sigma
 from bmex_bids.training import enhance, pairs
-from bmex_bids.training.pairs import (
-    FREESURFER,
+from bmex_bids.training.images import (
     LOGGER,
     NOISY,
     TOO_NOISY,
     UNKNOWN,
     CleanImage,
+    fit_to_train,
+    prepare,
+)
+from bmex_bids.training.painting import FREESURFER, LabelBrain, load_label_brain, paint
+from bmex_bids.training.pairs import (
     Faults,
-    LabelBrain,
     PatchChunks,
     Sources,
     _augment,
-    _fit_to_train,
     degrade_like_app,
-    load_label_brain,
     load_sources,
-    paint,
-    prepare,
 )
 
 SHAPE = (20, 22, 18)
@@ -293,7 +292,7 @@ def test_noisy_images_are_denoised_or_left_out_of_training(noisy, monkeypatch):
     a, b, c = noisy(2, "quiet"), noisy((NOISY + TOO_NOISY) / 2, "noisy"), noisy(12, "hopeless")
     said: list[str] = []
     monkeypatch.setattr(LOGGER, "info", lambda text, *values: said.append(text % values))
-    kept = _fit_to_train([a, b, c])
+    kept = fit_to_train([a, b, c])
     assert [image.name for image in kept] == ["quiet", "noisy"]
     assert kept[0] is a
     inside = b.mask
