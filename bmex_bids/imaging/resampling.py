@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Resampling between grids, by their affines alone (oblique and sheared grids included)."""
+"""Resampling between grids, by their affines alone (oblique and sheared grids included).
+
+Grids that are made here have axes at right angles, as ITK demands of the images that it reads.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,26 @@ from bmex_bids.imaging.orientation import voxel_sizes
 Grid = tuple[tuple[int, ...], NDArray[np.float64]]
 
 
+#: cosine of the angle between two axes up to which they count as orthonormal; the rounding of an
+#: affine to 32 bits makes 1e-7
+ORTHONORMAL = 1e-6
+#: voxels by which the corners of a grid may move without a resampling of its image
+UNMOVED = 0.05
+
+
+def orthonormal_axes(affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The directions of an affine's axes, (3, 3), at right angles: the nearest such matrix.
+
+    The orthogonal factor of the polar decomposition (Higham, SIAM J. Sci. Stat. Comput. 1986) of
+    the axes' unit vectors.  Axes that are orthonormal are returned as they are.
+    """
+    axes = np.asarray(affine[:3, :3] / np.array(voxel_sizes(affine)), dtype=np.float64)
+    if np.abs(axes.T @ axes - np.eye(3)).max() <= ORTHONORMAL:
+        return axes
+    left, _, right = np.linalg.svd(axes)
+    return np.asarray(left @ right)
+
+
 def grid_of_spacing(
     shape: tuple[int, ...], affine: NDArray[np.float64], spacing_mm: float
 ) -> Grid:
@@ -24,28 +47,51 @@ def grid_of_spacing(
         new voxels   | · | · | · | · | · |        m = ceil(n · z / s); both have the same centre
 
     The number of voxels is rounded up, never down, so that no edge is lost, and the two grids
-    share the centre of the field of view, so that nothing shifts.
+    share the centre of the field of view, so that nothing shifts.  The new axes are at right
+    angles; where the old ones are sheared, the new grid is the box around them.
     """
     old = np.array(voxel_sizes(affine))
     count = np.array(shape[:3])
-    new = np.maximum(np.ceil(count * old / spacing_mm - 1e-3), 1).astype(int)
-    result = affine.copy()
-    result[:3, :3] = affine[:3, :3] / old * spacing_mm
-    centre = affine @ np.append((count - 1) / 2, 1)
-    result[:3, 3] = centre[:3] - result[:3, :3] @ ((new - 1) / 2)
-    return tuple(int(n) for n in new), result
+    axes = orthonormal_axes(affine)
+    straight = count * old
+    box = np.abs(axes.T @ affine[:3, :3]) @ count
+    extent = np.where(box - straight > UNMOVED * spacing_mm, box, straight)
+    new = np.maximum(np.ceil(extent / spacing_mm - 1e-3), 1).astype(int)
+    return tuple(int(n) for n in new), _about_centre(new, axes * spacing_mm, shape, affine)
+
+
+def _about_centre(
+    new_shape: NDArray[np.int64],
+    steps: NDArray[np.float64],
+    shape: tuple[int, ...],
+    affine: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Affine of a grid of the given steps (3, 3) that has the centre of another grid."""
+    result = np.eye(4)
+    result[:3, :3] = steps
+    centre = affine @ np.append((np.array(shape[:3]) - 1) / 2, 1)
+    result[:3, 3] = centre[:3] - steps @ ((np.asarray(new_shape) - 1) / 2)
+    return result
 
 
 def resample_to_spacing(
     image: nib.Nifti1Image, spacing_mm: float, *, order: int = 1
 ) -> nib.Nifti1Image:
-    """Resample to isotropic voxels, same axes, same field of view.
+    """Resample to isotropic voxels, same field of view, axes at right angles.
 
-    An image whose voxels have that size already is returned as it is.  Axes that get coarser are
-    smoothed first (unless ``order`` is 0) so that nothing aliases.
+    An image whose voxels have that size already keeps its voxels, unless its axes are sheared.
+    Axes that get coarser are smoothed first (unless ``order`` is 0) so that nothing aliases.
     """
-    if np.allclose(voxel_sizes(image.affine), spacing_mm, atol=1e-3):
-        return image
+    sizes = voxel_sizes(image.affine)
+    if np.allclose(sizes, spacing_mm, atol=1e-3):
+        axes = orthonormal_axes(image.affine)
+        steps = axes * np.array(sizes)
+        moved = np.abs(axes.T @ image.affine[:3, :3] - np.diag(sizes)) @ np.array(image.shape[:3])
+        if moved.max() / 2 <= UNMOVED * spacing_mm:
+            if np.allclose(steps, image.affine[:3, :3], rtol=0, atol=ORTHONORMAL):
+                return image
+            affine = _about_centre(np.array(image.shape[:3]), steps, image.shape, image.affine)
+            return nib.Nifti1Image(image.dataobj, affine)
     return resample_like(
         image, grid_of_spacing(image.shape, image.affine, spacing_mm), order=order
     )

@@ -74,10 +74,11 @@ def on_original_grid(data: NDArray[Any], original: str | Path, dtype: Any) -> ni
 def with_codes_of(image: nib.Nifti1Image, original: str | Path) -> nib.Nifti1Image:
     """An image on another grid, which says in the raw image's code to what its place refers.
 
+    The grid's axes are at right angles, so that sform and qform say the same.
+
     Where the raw image has no code, nothing is claimed.
     """
     import nibabel as nib
-    import numpy as np
 
     raw: Any = nib.load(original)
     codes = [int(raw.header[key]) for key in ("sform_code", "qform_code") if key in raw.header]
@@ -85,9 +86,6 @@ def with_codes_of(image: nib.Nifti1Image, original: str | Path) -> nib.Nifti1Ima
     if code:
         image.set_sform(image.affine, code)
         image.set_qform(image.affine, code)
-        # no quaternion says that an image is sheared
-        if not np.allclose(image.get_qform(), image.affine, atol=1e-3):
-            image.set_qform(None, 0)
     return image
 
 

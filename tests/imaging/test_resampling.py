@@ -2,10 +2,13 @@
 import nibabel as nib
 import numpy as np
 import pytest
+import scipy.ndimage
+import SimpleITK as sitk
 from numpy.testing import assert_allclose, assert_array_equal
 
-from bmex_bids.imaging.orientation import voxel_sizes
+from bmex_bids.imaging.orientation import conform, load_image, voxel_sizes
 from bmex_bids.imaging.resampling import grid_of_spacing, resample_like, resample_to_spacing
+from bmex_bids.interfaces.files import on_original_grid, with_codes_of
 
 
 def centre_of(shape, affine):
@@ -123,3 +126,74 @@ def test_there_and_back_is_close(head_phantom):
     back = resample_like(resample_to_spacing(brain, 3.0), brain)
     assert back.shape == brain.shape
     assert np.corrcoef(back.get_fdata().ravel(), brain.get_fdata().ravel())[0, 1] > 0.97
+
+
+# ------------------------------------------------------------------ axes at right angles
+def tilted(shear=0.0, degrees=0.0, noise=0.0, spacing=1.0):
+    """An affine of axes that are turned, sheared and noisy, voxel → RAS+ mm."""
+    cos, sin = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
+    about_x = np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
+    about_z = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
+    axes = np.array([[1, shear, -shear], [0, 1, 0], [0, 0, 1]])
+    affine = np.eye(4)
+    affine[:3, :3] = spacing * about_x @ about_z @ axes
+    affine[:3, :3] += np.random.default_rng(0).normal(0, noise, (3, 3))
+    affine[:3, 3] = -20, 5, 30
+    return affine
+
+
+def itk_reads(image, path):
+    nib.save(image, path)
+    try:
+        sitk.ReadImage(str(path))
+    except RuntimeError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("codes", [(0, 1), (1, 1), (1, 0), (2, 4)])  # qform, sform
+@pytest.mark.parametrize("spacing", [1.0, 0.8])
+@pytest.mark.parametrize("noise", [0.0, 1e-3])
+@pytest.mark.parametrize("degrees", [0.0, 17.0])
+@pytest.mark.parametrize("shear", [0.0, 1e-4, 2e-3, 1e-2, 0.1])
+def test_itk_reads_what_is_resampled_and_what_is_on_the_grid_of_an_image_it_reads(
+    shear, degrees, noise, spacing, codes, tmp_path
+):
+    affine = tilted(shear, degrees, noise, spacing)
+    raw = nib.Nifti1Image(np.arange(8.0 * 9 * 10, dtype=np.float32).reshape(8, 9, 10), affine)
+    raw.set_sform(affine, codes[1])
+    raw.set_qform(affine, codes[0])
+    source = tmp_path / "raw.nii"
+    readable = itk_reads(raw, source)
+    image = conform(load_image(source))
+    res = with_codes_of(resample_to_spacing(image, 0.8), source)
+    axes = res.affine[:3, :3] / np.array(voxel_sizes(res.affine))
+    assert_allclose(axes.T @ axes, np.eye(3), atol=2e-6)
+    assert itk_reads(res, tmp_path / "res.nii")
+    native = on_original_grid(np.zeros(raw.shape), source, np.uint8)
+    assert itk_reads(native, tmp_path / "native.nii") == readable
+
+
+def test_a_sheared_image_lies_in_its_new_grid_and_at_its_place():
+    shape = (20, 24, 30)
+    image = nib.Nifti1Image(ramp_on(shape, tilted(0.1, 17)).astype(np.float32), tilted(0.1, 17))
+    fine = resample_to_spacing(image, 0.8)
+    corners = nib.affines.apply_affine(
+        np.linalg.inv(fine.affine) @ image.affine,
+        [np.array(c) * shape - 0.5 for c in np.ndindex(2, 2, 2)],
+    )
+    assert (corners >= -0.5 - 1e-6).all()
+    assert (corners <= np.array(fine.shape) - 0.5 + 1e-6).all()
+    inside = resample_like(nib.Nifti1Image(np.ones(shape, np.float32), image.affine), fine)
+    deep = scipy.ndimage.binary_erosion(inside.get_fdata() > 0.999, iterations=3)
+    assert_allclose(fine.get_fdata()[deep], ramp_on(fine.shape, fine.affine)[deep], atol=1e-2)
+
+
+def test_a_shear_of_the_working_spacing_is_resampled_and_noise_of_the_affine_is_not():
+    data = np.arange(8.0 * 9 * 10, dtype=np.float32).reshape(8, 9, 10)
+    sheared = nib.Nifti1Image(data, tilted(0.02, spacing=0.8))
+    assert not np.array_equal(resample_to_spacing(sheared, 0.8).get_fdata(), data)
+    noisy = nib.Nifti1Image(data, tilted(noise=1e-4, spacing=0.8))
+    result = resample_to_spacing(noisy, 0.8)
+    assert_array_equal(result.get_fdata(), data)
+    assert_allclose(centre_of(data.shape, result.affine), centre_of(data.shape, noisy.affine))
