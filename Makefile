@@ -55,7 +55,7 @@ test: $(READY) ## run the tests (those marked slow are left out)
 test-slow: $(READY) ## run the slow tests as well
 	$(BIN)/python -m pytest -m "slow or not slow"
 
-test-faults: $(READY) ## break whole runs on purpose (an hour); writes the tables of docs/reliability.md
+test-faults: $(READY) ## break whole runs on purpose (an hour); writes build/faults/cases.md
 	$(BIN)/python tests/faults/all.py $(FAULTS_DIR) $(FAULTS_FLAGS)
 
 benchmark: $(READY) ## judge the weights on everything (most of an hour; ABLATION=FILE, BENCHMARK_DIR=DIR)

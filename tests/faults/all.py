@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every campaign, one after the other, then the tables of ``docs/reliability.md``.
+"""Every campaign, one after the other, then the tables of all cases (``RESULTS/cases.md``).
 
 ::
 
     python tests/faults/all.py RESULTS [--quick]
 
-With ``--quick`` the page is left as it is; the tables go to ``RESULTS/reliability.md``.
+``--quick`` runs some cases of each kind.
 """
 
 from __future__ import annotations
@@ -36,12 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not table.exists():
             print(f"the campaign {name} wrote no table", file=sys.stderr)
             return 1
-    target: list[str] = []
-    if options.quick:
-        page = options.results / "reliability.md"
-        page.write_text("<!-- faults: begin -->\n<!-- faults: end -->\n", encoding="utf-8")
-        target = ["--into", str(page)]
-    command = [sys.executable, str(HERE / "report.py"), str(options.results), *target]
+    command = [sys.executable, str(HERE / "report.py"), str(options.results)]
     return subprocess.run(command, check=False).returncode
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The campaigns' rows as tables in ``docs/reliability.md``, between its markers.
+"""The campaigns' rows as tables in ``RESULTS/cases.md``: a summary, then each case.
 
 ::
 
-    python tests/faults/report.py RESULTS [--into docs/reliability.md]
+    python tests/faults/report.py RESULTS
 
 Ends with 1 where a case is lost, or where there is no row at all.
 """
@@ -19,8 +19,8 @@ from pathlib import Path
 
 from results import LOST, SURVIVED, Row, read_rows
 
-PAGE = Path(__file__).resolve().parents[2] / "docs/reliability.md"
-MARKERS = ("<!-- faults: begin -->", "<!-- faults: end -->")
+#: the tables, in RESULTS
+PAGE = "cases.md"
 
 
 def summary(rows: Sequence[Row]) -> list[str]:
@@ -59,32 +59,22 @@ def _cell(text: str) -> str:
 
 
 def tables(rows: Sequence[Row]) -> str:
-    """All that stands between the markers."""
-    by_group = sorted(rows, key=lambda row: [row.group for row in rows].index(row.group))
-    return "\n".join([*summary(by_group), *details(by_group)])
-
-
-def insert(page: str, text: str) -> str:
-    """The page with the text between its markers; ValueError where there are none."""
-    begin, end = MARKERS
-    if page.count(begin) != 1 or page.count(end) != 1:
-        raise ValueError(f"expected {begin} and {end} once each in the page")
-    head, _, rest = page.partition(begin)
-    _, _, tail = rest.partition(end)
-    return f"{head}{begin}\n{text}\n{end}{tail}"
+    """The page: the summary and the cases, by group."""
+    groups = list(dict.fromkeys(row.group for row in rows))
+    by_group = sorted(rows, key=lambda row: groups.index(row.group))
+    return "\n".join([*summary(by_group), *details(by_group)]) + "\n"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the tables; 1 where a case is lost."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("results", type=Path)
-    parser.add_argument("--into", type=Path, default=PAGE)
     options = parser.parse_args(argv)
     rows = [row for path in sorted(options.results.glob("*.tsv")) for row in read_rows(path)]
-    page = options.into.read_text(encoding="utf-8")
-    options.into.write_text(insert(page, tables(rows)), encoding="utf-8")
+    page = options.results / PAGE
+    page.write_text(tables(rows), encoding="utf-8")
     lost = [row for row in rows if row.verdict == LOST]
-    print(f"{len(rows)} cases, {len(rows) - len(lost)} survived, {len(lost)} lost")
+    print(f"{len(rows)} cases, {len(rows) - len(lost)} survived, {len(lost)} lost: {page}")
     for row in lost:
         print(f"lost: {row.group}: {row.case}: {row.outcome}")
     return int(bool(lost) or not rows)

@@ -2,8 +2,7 @@
 """The fault campaign: what a campaign is, and the rows it writes.
 
 ``tests/faults/`` breaks whole runs on purpose, too slowly for the test suite (pytest does not
-collect it).  ``make test-faults`` runs every campaign and writes the tables of
-``docs/reliability.md`` anew.
+collect it).  ``make test-faults`` runs every campaign and writes a table of all cases.
 
 A campaign is a program of its own::
 
@@ -22,8 +21,8 @@ seconds   wall-clock, one decimal
 ========  ====================================================================================
 
 Its exit code is 0 when no case is lost.  ``--quick`` runs some cases of each kind, in minutes.
-A campaign never stops at a lost case.  ``report.py`` reads all ``*.tsv`` of RESULTS, writes the
-tables between the markers of ``docs/reliability.md``, and ends with 1 where a case is lost.
+A campaign never stops at a lost case.  ``report.py`` reads all ``*.tsv`` of RESULTS, writes
+``RESULTS/cases.md``, and ends with 1 where a case is lost.  ``docs/reliability.md`` has the summary.
 
 To add a campaign: write ``tests/faults/NAME.py`` with a docstring, put NAME into ``CAMPAIGNS`` in
 ``tests/faults/all.py``.
