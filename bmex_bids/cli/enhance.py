@@ -497,8 +497,7 @@ def save(request: Request, config: Config, planned: PlannedImage) -> dict[str, A
             folder
             / product_name(
                 product,
-                table["stem"],
-                table["suffix"],
+                planned.image.bids_name,
                 table["resolution"],
                 extension,
                 space=table["space"],

@@ -194,8 +194,9 @@ def _device(config: Config) -> str:
 
 def _process(config: Config, tasks: Sequence[Task], device: str) -> list[status.Row]:
     """Run the workflow; keep the status table up to date; return its rows."""
-    from bmex_bids.outputs.dataset import write_dataset, write_status
-    from bmex_bids.outputs.resume import read_record
+    from bmex_bids.outputs.dataset import write_dataset
+    from bmex_bids.outputs.records import read_record
+    from bmex_bids.outputs.status import write_status
     from bmex_bids.running import execution
     from bmex_bids.workflows import base
 

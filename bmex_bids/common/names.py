@@ -47,6 +47,14 @@ class BidsName:
             entities[key] = label
         return cls(entities, suffix, dot + extension) if "sub" in entities else None
 
+    @classmethod
+    def of(cls, name: str) -> BidsName:
+        """The parts of a name; ValueError for a name that is not BIDS."""
+        parsed = cls.parse(name)
+        if parsed is None:
+            raise ValueError(f"expected a BIDS name such as sub-01_T1w, got {name!r}")
+        return parsed
+
     def __str__(self) -> str:
         return f"{self.stem}_{self.suffix}{self.extension}"
 

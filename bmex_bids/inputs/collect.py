@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bmex_bids.common.names import BidsName
 from bmex_bids.exceptions import NoInputError, UsageError
 from bmex_bids.inputs.filters import Filters, check_filters, passes
 
@@ -64,14 +65,19 @@ class SourceImage:
     root: Path = Path()
 
     @property
+    def bids_name(self) -> BidsName:
+        """Its name without extension."""
+        return BidsName(self.entities, self.suffix)
+
+    @property
     def stem(self) -> str:
         """All entities as in the file name: ``sub-0001_ses-V01_run-1``."""
-        return "_".join(f"{key}-{value}" for key, value in self.entities.items())
+        return self.bids_name.stem
 
     @property
     def name(self) -> str:
         """Stem and suffix: ``sub-0001_ses-V01_T1w``."""
-        return f"{self.stem}_{self.suffix}"
+        return str(self.bids_name)
 
     @property
     def subject(self) -> str:
@@ -394,15 +400,8 @@ def parse_name(name: str) -> tuple[dict[str, str], str] | None:
     >>> parse_name("localizer.nii.gz") is None
     True
     """
-    stem = name.split(".")[0]
-    *pairs, suffix = stem.split("_")
-    entities = {}
-    for pair in pairs:
-        key, dash, value = pair.partition("-")
-        if not dash or not key or not value:
-            return None
-        entities[key] = value
-    return (entities, suffix) if "sub" in entities else None
+    parsed = BidsName.parse(name)
+    return None if parsed is None else (dict(parsed.entities), parsed.suffix)
 
 
 def sidecar_metadata(path: Path, root: Path) -> dict[str, Any]:

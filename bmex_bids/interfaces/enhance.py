@@ -8,6 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
+import scipy.ndimage
+from nibabel.orientations import apply_orientation
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
     File,
@@ -20,6 +24,10 @@ from nipype.interfaces.base import (
 
 from bmex_bids.common.boxes import bounding_box
 from bmex_bids.common.tissues import TISSUES
+from bmex_bids.imaging.intensity import HistogramMatch, IntensityScale
+from bmex_bids.imaging.mask import blend_into_head
+from bmex_bids.imaging.orientation import voxel_sizes
+from bmex_bids.imaging.resampling import resample_like
 from bmex_bids.interfaces.files import (
     data_of,
     on_original_grid,
@@ -29,6 +37,7 @@ from bmex_bids.interfaces.files import (
     write,
 )
 from bmex_bids.interfaces.preprocess import weight_record
+from bmex_bids.network.predict import classify, enhance
 
 #: voxels around the brain that interpolation may look at
 MARGIN = 4
@@ -73,8 +82,6 @@ class Enhance(SimpleInterface):
     output_spec = EnhanceOutput
 
     def _run_interface(self, runtime: Any) -> Any:
-        from bmex_bids.network.predict import classify, enhance
-
         image = read(self.inputs.in_file)
         record = weight_record(self.inputs.weights)
         mask = data_of(read(self.inputs.mask, "uint8")) > 0
@@ -153,9 +160,6 @@ class Restore(SimpleInterface):
     output_spec = RestoreOutput
 
     def _run_interface(self, runtime: Any) -> Any:
-        import nibabel as nib
-        import numpy as np
-
         raw: Any = nib.load(self.inputs.original)
         grid = (tuple(raw.shape[:3]), raw.affine)
         mask = to_axes_of(read(self.inputs.mask, "uint8"), grid) > 0
@@ -194,9 +198,6 @@ def to_axes_of(image: Any, grid: Any) -> Any:
     What was turned how is seen from the two affines: of a grid that lies at 45 degrees, the axis
     nearest to a direction is a toss-up, and asking twice may give two answers.
     """
-    import numpy as np
-    from nibabel.orientations import apply_orientation
-
     step = np.rint(np.linalg.inv(image.affine)[:3, :3] @ grid[1][:3, :3])
     if not np.array_equal(step @ step.T, np.eye(3)):
         raise ValueError(f"expected the same grid with other axes, got steps of {step.tolist()}")
@@ -225,12 +226,6 @@ def resampled_inside(
     mask : bool, on that grid
     orders : of interpolation, one for each image
     """
-    import nibabel as nib
-    import numpy as np
-    import scipy.ndimage
-
-    from bmex_bids.imaging.resampling import resample_like
-
     shape, affine = grid
     source = bounding_box(data_of(support) > 0, margin=MARGIN)
     target = bounding_box(mask)  # outside this box nothing is wanted
@@ -252,8 +247,6 @@ def resampled_inside(
 
 def corner_at(affine: Any, box: tuple[slice, slice, slice]) -> Any:
     """The affine of a part of an array."""
-    import numpy as np
-
     shift = np.eye(4)
     shift[:3, 3] = [side.start for side in box]
     return affine @ shift
@@ -261,8 +254,6 @@ def corner_at(affine: Any, box: tuple[slice, slice, slice]) -> Any:
 
 def voxels_coincide(source: Any, target: Any) -> bool:
     """Whether each voxel of one grid lies on a voxel of the other, so nothing is interpolated."""
-    import numpy as np
-
     step = np.linalg.inv(source) @ target
     return bool(
         np.allclose(step, np.rint(step), atol=1e-3)
@@ -275,12 +266,6 @@ def into_head(enhanced: Any, head: Any, mask: Any, chain: dict[str, Any], affine
 
     Template units go back through the inverse of the histogram matching and of the scaling.
     """
-    import numpy as np
-
-    from bmex_bids.imaging.intensity import HistogramMatch, IntensityScale
-    from bmex_bids.imaging.mask import blend_into_head
-    from bmex_bids.imaging.orientation import voxel_sizes
-
     match = HistogramMatch(**{key: tuple(value) for key, value in chain["match"].items()})
     scale = IntensityScale(**chain["scale"])
     brain = np.where(mask, scale.invert(match.invert(enhanced)), 0).astype(np.float32)

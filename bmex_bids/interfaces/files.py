@@ -3,42 +3,34 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import nibabel as nib
-    from numpy.typing import NDArray
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
 
 
 def read(path: str | Path, dtype: Any = "float32") -> nib.Nifti1Image:
     """An image that another node wrote, with its data in memory as ``dtype``."""
-    import nibabel as nib
-    import numpy as np
-
     image: Any = nib.load(path)
     return nib.Nifti1Image(np.asarray(image.dataobj).astype(dtype, copy=False), image.affine)
 
 
 def data_of(image: nib.Nifti1Image) -> NDArray[Any]:
     """The voxels of an image in memory."""
-    import numpy as np
-
     return np.asanyarray(image.dataobj)
 
 
 def with_data(data: NDArray[Any], like: nib.Nifti1Image) -> nib.Nifti1Image:
     """New voxels on the grid of another image."""
-    import nibabel as nib
-
     return nib.Nifti1Image(data, like.affine)
 
 
 def write(image: nib.Nifti1Image, folder: str | Path, name: str) -> str:
     """Save an image as ``folder/name`` and return its absolute path."""
-    import nibabel as nib
-
     path = Path(folder).absolute() / name
     temporary = path.with_name(f".{os.getpid()}.{name}")
     image.header.set_xyzt_units("mm", "sec")
@@ -56,9 +48,6 @@ def on_original_grid(data: NDArray[Any], original: str | Path, dtype: Any) -> ni
     original : the raw image; of its header, only what says where it lies is kept
     dtype : of the file that will be written
     """
-    import nibabel as nib
-    import numpy as np
-
     raw: Any = nib.load(original)
     header = nib.Nifti1Header.from_header(raw.header)
     header.extensions.clear()
@@ -78,8 +67,6 @@ def with_codes_of(image: nib.Nifti1Image, original: str | Path) -> nib.Nifti1Ima
 
     Where the raw image has no code, nothing is claimed.
     """
-    import nibabel as nib
-
     raw: Any = nib.load(original)
     codes = [int(raw.header[key]) for key in ("sform_code", "qform_code") if key in raw.header]
     code = next((code for code in codes if code > 0), 0)
@@ -94,8 +81,6 @@ def voxel_count(path: str | Path, spacing_mm: float | None = None) -> int | None
 
     Without a spacing, at its own.  None where the header cannot be read.
     """
-    import math
-
     size = header_of(path)
     if size is None:
         return None
@@ -111,10 +96,6 @@ def header_of(path: str | Path) -> tuple[tuple[int, ...], tuple[float, ...]] | N
 
     None where there is no file, or no header that makes sense.
     """
-    import math
-
-    import nibabel as nib
-
     if not Path(path).is_file():  # a pipe would be waited for
         return None
     try:

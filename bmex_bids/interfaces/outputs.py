@@ -8,9 +8,8 @@ leaves half a file, or an image without its sidecar, which BIDS does not allow.
 
 from __future__ import annotations
 
-import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,19 +22,23 @@ from nipype.interfaces.base import (
     traits,
 )
 
+from bmex_bids import __version__
+from bmex_bids.common.names import BidsName
+from bmex_bids.outputs.container import container
+from bmex_bids.outputs.dataset import write_dataset
+from bmex_bids.outputs.files import as_json, clear_temporaries, write_together
+from bmex_bids.outputs.lock import alone
+from bmex_bids.outputs.records import KEY
+from bmex_bids.outputs.resume import checksum, text_checksum
+from bmex_bids.outputs.sidecar import IMAGE_FIELDS, Product, chosen_products, product_name, sidecar
 
-class SaveDerivativesInput(BaseInterfaceInputSpec):
+
+class Common(BaseInterfaceInputSpec):
+    """The inputs besides the images."""
+
     bids_dir = traits.Str(mandatory=True)
     output_dir = traits.Str(mandatory=True)
-    planned = traits.Dict(
-        mandatory=True, desc="stem, suffix, source, folder, spacing, resolution, age …"
-    )
-    enhanced_res = File(exists=True, mandatory=True)
-    enhanced_native = File(exists=True, mandatory=True)
-    preproc_native = File(exists=True, mandatory=True)
-    mask_native = File(exists=True, mandatory=True)
-    dseg_native = File(exists=True, mandatory=True)
-    probseg_native = traits.List(File(exists=True), mandatory=True, desc="CSF, GM, WM")
+    planned = traits.Dict(mandatory=True, desc="name, source, folder, spacing, resolution, age …")
     mask_info = traits.Dict(mandatory=True)
     quality = traits.Dict(mandatory=True)
     gate = traits.Dict(mandatory=True, desc="verdict and rules")
@@ -44,6 +47,19 @@ class SaveDerivativesInput(BaseInterfaceInputSpec):
     output_res = traits.List(traits.Str(), ["native", "0p8"], usedefault=True)
     qc_only = traits.Bool(False, usedefault=True)
     fingerprint = traits.Dict(desc="what the products are made from; see outputs.resume")
+
+
+def image_input() -> Any:
+    """An input for an image, or for one image a tissue."""
+    return traits.Either(File(exists=True), traits.List(File(exists=True)), mandatory=True)
+
+
+#: the images are inputs too, one a field of the table of products
+SaveDerivativesInput = type(
+    "SaveDerivativesInput",
+    (Common,),
+    {"__module__": __name__, **{field: image_input() for field in IMAGE_FIELDS}},
+)
 
 
 class SaveDerivativesOutput(TraitedSpec):
@@ -58,76 +74,71 @@ class SaveDerivatives(SimpleInterface):
     _always_run = True
 
     def _run_interface(self, runtime: Any) -> Any:
-        from bmex_bids.outputs.dataset import write_dataset
-        from bmex_bids.outputs.files import as_json, clear_temporaries, write_together
-        from bmex_bids.outputs.lock import alone
-        from bmex_bids.outputs.resume import checksum, text_checksum
-        from bmex_bids.outputs.sidecar import chosen_products, product_name, sidecar
-
         planned = self.inputs.planned
         output_dir = Path(self.inputs.output_dir)
-        folder = output_dir / planned["folder"]
-        record = processing_record(
-            planned,
-            self.inputs.provenance,
-            self.inputs.mask_info,
-            self.inputs.quality,
-            self.inputs.gate,
-        )
         given = planned.get("given_mask")
         links = {given["name"]: Path(given["folder"])} if given else {}
         write_dataset(Path(self.inputs.bids_dir), output_dir, links)
-        fills: dict[Path, Callable[[Path], object]] = {}
-        images, tables = [], {}
-        for product in chosen_products(self.inputs.output_res, self.inputs.qc_only):
-            sidecar_name, image_name = (
-                product_name(
+        images, tables = self._products(output_dir / planned["folder"], given)
+        main, *others = tables
+        texts = {path: as_json(tables[path]) for path in others}
+        tables[main][KEY] |= {
+            "Fingerprint": dict(self.inputs.fingerprint or {}),
+            "Outputs": {path.name: checksum(source) for path, source in images.items()}
+            | {path.name: text_checksum(text) for path, text in texts.items()},
+        }
+        texts[main] = as_json(tables[main])  # last: it says that all the others are there
+        fills: dict[Path, Callable[[Path], object]] = {
+            path: partial(shutil.copyfile, source) for path, source in images.items()
+        }
+        for path, text in texts.items():
+            fills[path] = partial(Path.write_text, data=text, encoding="utf-8")
+        with alone(output_dir, main.stem):  # the same image may be under way elsewhere
+            clear_temporaries(fills)
+            write_together(fills)
+        self._results["out_files"] = [str(path) for path in images]
+        return runtime
+
+    def _products(
+        self, folder: Path, given: Mapping[str, str] | None
+    ) -> tuple[dict[Path, Path], dict[Path, dict[str, Any]]]:
+        """What is to be written: images → file of the workflow, and sidecars → content."""
+        inputs = self.inputs
+        planned = inputs.planned
+        record = processing_record(
+            planned, inputs.provenance, inputs.mask_info, inputs.quality, inputs.gate
+        )
+        images, tables = {}, {}
+        for product in chosen_products(inputs.output_res, inputs.qc_only):
+            table_path, image_path = (
+                folder
+                / product_name(
                     product,
-                    planned["stem"],
-                    planned["suffix"],
+                    BidsName.of(planned["name"]),
                     planned["resolution"],
                     extension,
                     space=planned.get("space", ""),
                 )
                 for extension in (".json", ".nii.gz")
             )
-            tables[folder / sidecar_name] = sidecar(
+            tables[table_path] = sidecar(
                 product,
                 source=planned["source"],
                 spacing_mm=planned["spacing_mm"],
                 metadata=planned["metadata"],
                 processing=record,
-                stripped_input=self.inputs.stripped,
+                stripped_input=inputs.stripped,
                 further_sources=[f"bids:{given['name']}:{given['path']}"] if given else [],
             )
             if product.field:
-                source = field_value(self.inputs, product.field)
-                fills[folder / image_name] = partial(shutil.copyfile, source)
-                images.append((folder / image_name, Path(source)))
-        main, *others = tables
-        texts = {path: as_json(tables[path]) for path in others}
-        tables[main]["BMEX"] |= {
-            "Fingerprint": dict(self.inputs.fingerprint or {}),
-            "Outputs": {path.name: checksum(source) for path, source in images}
-            | {path.name: text_checksum(text) for path, text in texts.items()},
-        }
-        texts[main] = as_json(tables[main])  # last: it says that all the others are there
-        for path, text in texts.items():
-            fills[path] = partial(Path.write_text, data=text, encoding="utf-8")
-        with alone(output_dir, main.stem):  # the same image may be under way elsewhere
-            clear_temporaries(fills)
-            write_together(fills)
-        self._results["out_files"] = [str(path) for path, _ in images]
-        return runtime
+                images[image_path] = Path(field_value(inputs, product))
+        return images, tables
 
 
-def field_value(inputs: Any, field: str) -> str:
-    """An input by its name; ``name[1]`` is the second of a list."""
-    match = re.fullmatch(r"(\w+)(?:\[(\d+)\])?", field)
-    if match is None:
-        raise ValueError(f"expected the name of an input, got {field!r}")
-    value = getattr(inputs, match[1])
-    return str(value[int(match[2])] if match[2] else value)
+def field_value(inputs: Any, product: Product) -> str:
+    """The workflow's file of a product."""
+    value = getattr(inputs, product.field)
+    return str(value if product.place is None else value[product.place])
 
 
 def processing_record(
@@ -138,9 +149,6 @@ def processing_record(
     gate: dict[str, Any],
 ) -> dict[str, Any]:
     """What goes under the key ``BMEX`` of each sidecar."""
-    from bmex_bids import __version__
-    from bmex_bids.outputs.container import container
-
     image = container()
     mask = {key: value for key, value in mask_info.items() if key != "warnings"}
     return {

@@ -6,8 +6,11 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import nibabel as nib
+import numpy as np
+import SimpleITK as sitk
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
     File,
@@ -17,10 +20,21 @@ from nipype.interfaces.base import (
     traits,
 )
 
+from bmex_bids.exceptions import ImageError, MaskError
+from bmex_bids.imaging.intensity import load_histogram, match_histogram, n4, rescale_robust
+from bmex_bids.imaging.mask import (
+    brain_voxels,
+    check_mask,
+    clean_mask,
+    is_stripped,
+    left_out,
+)
+from bmex_bids.imaging.orientation import check_levels, conform, load_image, voxel_sizes
+from bmex_bids.imaging.resampling import resample_like, resample_to_spacing
 from bmex_bids.interfaces.files import data_of, read, with_data, write
-
-if TYPE_CHECKING:
-    import nibabel as nib
+from bmex_bids.interfaces.stripping import network_mask
+from bmex_bids.network.registry import WeightRecord
+from bmex_bids.outputs.records import MaskMethod
 
 
 class ConformInput(BaseInterfaceInputSpec):
@@ -39,8 +53,6 @@ class Conform(SimpleInterface):
     output_spec = ConformOutput
 
     def _run_interface(self, runtime: Any) -> Any:
-        from bmex_bids.imaging.orientation import check_levels, conform, load_image
-
         raw = load_image(self.inputs.in_file)
         check_levels(raw, Path(self.inputs.in_file).name)
         image = conform(raw)
@@ -67,8 +79,6 @@ class CorrectHead(SimpleInterface):
     output_spec = CorrectHeadOutput
 
     def _run_interface(self, runtime: Any) -> Any:
-        from bmex_bids.imaging.intensity import n4, rescale_robust
-
         limit_itk_threads(self.inputs.num_threads)
         image = read(self.inputs.in_file)
         data = data_of(image)
@@ -118,16 +128,6 @@ class MaskBrain(SimpleInterface):
     output_spec = MaskBrainOutput
 
     def _run_interface(self, runtime: Any) -> Any:
-        import numpy as np
-
-        from bmex_bids.imaging.mask import (
-            brain_voxels,
-            check_mask,
-            clean_mask,
-            is_stripped,
-            left_out,
-        )
-
         image = read(self.inputs.in_file)
         mode = self.inputs.skull_strip
         stripped = mode == "skip" or (mode == "auto" and is_stripped(image))
@@ -135,15 +135,16 @@ class MaskBrain(SimpleInterface):
         info: dict[str, Any]
         if given is not None:
             mask = given_mask_like(given, image)
-            info = {"method": "given", "source": self.inputs.given_source or Path(given).name}
+            info = {
+                "method": MaskMethod.GIVEN.value,
+                "source": self.inputs.given_source or Path(given).name,
+            }
         elif stripped:
             found = with_data(brain_voxels(image).astype(np.uint8), image)
             mask = clean_mask(found)
             note = left_out(found, mask)
-            info = {"method": "given: the image has no skull", "notes": [note] if note else []}
+            info = {"method": MaskMethod.STRIPPED.value, "notes": [note] if note else []}
         else:
-            from bmex_bids.interfaces.stripping import network_mask
-
             mask, info = network_mask(
                 read(self.inputs.corrected),
                 weight_record(self.inputs.weights),
@@ -177,12 +178,6 @@ def given_mask_like(path: str | Path, image: nib.Nifti1Image) -> nib.Nifti1Image
         The mask cannot be read, is not three-dimensional or empty, or more than a tenth of it lies
         outside the image.
     """
-    import numpy as np
-
-    from bmex_bids.exceptions import ImageError, MaskError
-    from bmex_bids.imaging.orientation import load_image, voxel_sizes
-    from bmex_bids.imaging.resampling import resample_like
-
     advice = "give another mask, or leave out --derivatives"
     try:
         given = load_image(path)
@@ -224,11 +219,6 @@ class CorrectBrain(SimpleInterface):
     output_spec = CorrectBrainOutput
 
     def _run_interface(self, runtime: Any) -> Any:
-        import numpy as np
-
-        from bmex_bids.imaging.intensity import n4
-        from bmex_bids.imaging.resampling import resample_to_spacing
-
         limit_itk_threads(self.inputs.num_threads)
         mask = read(self.inputs.mask)
         corrected, _ = n4(read(self.inputs.in_file), mask)
@@ -262,8 +252,6 @@ class MatchHistogram(SimpleInterface):
     output_spec = MatchHistogramOutput
 
     def _run_interface(self, runtime: Any) -> Any:
-        from bmex_bids.imaging.intensity import load_histogram, match_histogram
-
         image = read(self.inputs.in_file)
         mask = data_of(read(self.inputs.mask, "uint8")) > 0
         data = data_of(image)
@@ -287,8 +275,6 @@ def head_region(scaled: Any) -> Any:
 
     ``scaled`` is 0…1000; returns uint8 of its shape.
     """
-    import numpy as np
-
     tissue = scaled[scaled > scaled.mean()]
     threshold = 0.5 * float(tissue.mean()) if tissue.size else 0.0
     return (scaled > threshold).astype(np.uint8)
@@ -296,15 +282,11 @@ def head_region(scaled: Any) -> Any:
 
 def limit_itk_threads(threads: int) -> None:
     """Let ITK use so many threads in this process."""
-    import SimpleITK as sitk
-
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(int(threads))
 
 
 def weight_record(table: dict[str, Any]) -> Any:
     """The :class:`~bmex_bids.network.registry.WeightRecord` that travels as a plain dict."""
-    from bmex_bids.network.registry import WeightRecord
-
     values = dict(table, path=Path(table["path"]))
     if values.get("companion") is not None:
         values["companion"] = Path(values["companion"])

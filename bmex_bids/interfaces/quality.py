@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
     File,
@@ -14,11 +15,12 @@ from nipype.interfaces.base import (
     traits,
 )
 
+from bmex_bids.imaging.mask import plausible_litres
+from bmex_bids.imaging.orientation import voxel_sizes
 from bmex_bids.interfaces.files import data_of, read
-
-if TYPE_CHECKING:
-    from bmex_bids.metrics.gate import Measures
-
+from bmex_bids.metrics.change import correlation, empty_share, mean_shift, tissue_litres
+from bmex_bids.metrics.gate import Measures, judge
+from bmex_bids.metrics.tissue import quality_index, tct
 
 #: what a sidecar says of the image's quality, besides the tissues' volumes; the figures of the
 #: mask are under its key ``Mask``
@@ -54,8 +56,6 @@ class MeasureQuality(SimpleInterface):
     output_spec = MeasureQualityOutput
 
     def _run_interface(self, runtime: Any) -> Any:
-        from bmex_bids.metrics.gate import judge
-
         measures = measure(self.inputs)
         self._results["quality"] = figures(measures)
         self._results["gate"] = judge(measures).as_table()
@@ -64,14 +64,6 @@ class MeasureQuality(SimpleInterface):
 
 def measure(inputs: Any) -> Measures:
     """All that the gate judges, from a node's inputs; NaN where it cannot be measured."""
-    import numpy as np
-
-    from bmex_bids.imaging.mask import plausible_litres
-    from bmex_bids.imaging.orientation import voxel_sizes
-    from bmex_bids.metrics.change import correlation, empty_share, mean_shift, tissue_litres
-    from bmex_bids.metrics.gate import Measures
-    from bmex_bids.metrics.tissue import quality_index, tct
-
     image = read(inputs.before)
     before, after = data_of(image), data_of(read(inputs.after))
     labels, labels_before, labels_after, inside = (

@@ -4,12 +4,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from html import escape
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import nibabel as nib
+import numpy as np
+from matplotlib.figure import Figure
+from nilearn.plotting import plot_anat
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
     File,
@@ -17,8 +22,20 @@ from nipype.interfaces.base import (
     TraitedSpec,
     traits,
 )
+from nireports.reportlets.mosaic import (
+    fromstring,  # of svgutils, vendored in newer releases
+    plot_registration,
+)
+from nireports.reportlets.utils import compose_view, cuts_from_bbox, extract_svg
+from nireports.tools.ndimage import rotate_affine, rotation2canonical
 
 from bmex_bids.common.boxes import bounding_box
+from bmex_bids.common.names import BidsName
+from bmex_bids.imaging.intensity import load_histogram
+from bmex_bids.interfaces.outputs import processing_record
+from bmex_bids.outputs.files import copy_whole
+from bmex_bids.outputs.pictures import figures_folder, picture_name
+from bmex_bids.outputs.summary import summary_html
 
 #: panels along each axis of a mosaic
 CUTS = 5
@@ -62,23 +79,19 @@ class Reportlets(SimpleInterface):
     _always_run = True
 
     def _run_interface(self, runtime: Any) -> Any:
-        from bmex_bids.outputs.files import copy_whole
-
-        planned = self.inputs.planned
-        figures = Path(self.inputs.output_dir) / f"sub-{planned['subject']}" / "figures"
+        source = BidsName.of(self.inputs.planned["name"])
+        figures = figures_folder(Path(self.inputs.output_dir), source.subject)
         written = []
-        for name, draw in drawings().items():
-            extension = "html" if name == "summary" else "svg"
-            target = f"{planned['stem']}_desc-{name}_{planned['suffix']}.{extension}"
-            picture = Path(runtime.cwd) / target
+        for desc, draw in drawings().items():
+            picture = Path(runtime.cwd) / picture_name(source, desc)
             draw(self.inputs, picture)
-            written.append(str(copy_whole(picture, figures / target)))
+            written.append(str(copy_whole(picture, figures / picture.name)))
         self._results["out_files"] = written
         return runtime
 
 
 def drawings() -> dict[str, Callable[[Any, Path], None]]:
-    """The one table of what a report shows of an image: name → how it is drawn."""
+    """How each of ``outputs.pictures.PICTURES`` is made."""
     return {
         "summary": write_summary,
         "enhancement": draw_before_after,
@@ -90,9 +103,6 @@ def drawings() -> dict[str, Callable[[Any, Path], None]]:
 
 def cropped(path: str, support: str, margin: int = 6) -> Any:
     """An image cut to the box of a mask, so that the pictures show the brain."""
-    import nibabel as nib
-    import numpy as np
-
     image: Any = nib.load(path)
     inside = np.asarray(nib.load(support).dataobj) > 0  # type: ignore[attr-defined]
     box = bounding_box(inside, margin)
@@ -106,8 +116,6 @@ def upright(image: Any) -> Any:
     An oblique grid is drawn as it is stored, not cut anew: the panels stay as large as the brain
     and show voxels, not interpolation.
     """
-    from nireports.tools.ndimage import rotate_affine, rotation2canonical
-
     return rotate_affine(image, rot=rotation2canonical(image))
 
 
@@ -120,10 +128,6 @@ def canvas(image: Any, axis: str) -> Iterator[Any]:
     image : upright
     axis : x, y or z, of the cuts
     """
-    import matplotlib.pyplot as plt
-    import nibabel as nib
-    import numpy as np
-
     turned: Any = nib.as_closest_canonical(image)
     extent = dict(
         zip("xyz", turned.shape * np.asarray(turned.header.get_zooms()[:3]), strict=True)
@@ -142,8 +146,6 @@ def window(*images: Any) -> dict[str, float]:
 
     Where there are negative numbers, zero means nothing: from the darkest, then.
     """
-    import numpy as np
-
     arrays = [np.asarray(image.dataobj) for image in images]
     lowest = min(float(np.percentile(values, 0.5)) for values in arrays)
     if lowest < 0:
@@ -158,9 +160,6 @@ def draw_before_after(inputs: Any, target: Path) -> None:
 
     One window for both: else a change of brightness would pass for an enhancement.
     """
-    from nireports.reportlets.mosaic import plot_registration
-    from nireports.reportlets.utils import compose_view, cuts_from_bbox
-
     before, after, box = (
         upright(cropped(path, inputs.mask_res))
         for path in (inputs.matched, inputs.enhanced_res, inputs.mask_res)
@@ -216,9 +215,6 @@ def draw_mask(inputs: Any, target: Path) -> None:
 
 def draw_tissues(inputs: Any, target: Path) -> None:
     """Outlines of white matter and of everything but fluid on the enhanced image."""
-    import nibabel as nib
-    import numpy as np
-
     image = cropped(inputs.enhanced_res, inputs.mask_res)
     labels = cropped(inputs.dseg_res, inputs.mask_res)
     values = np.asarray(labels.dataobj)
@@ -235,10 +231,6 @@ def _contours(image: Any, parts: list[Any], box: Any, target: Path, *, colors: l
 
     nireports' ``plot_segs`` has lines of half a point, which are lost on a page of this width.
     """
-    from nilearn.plotting import plot_anat
-    from nireports.reportlets.mosaic import fromstring  # of svgutils, vendored in newer releases
-    from nireports.reportlets.utils import compose_view, cuts_from_bbox, extract_svg
-
     image, box, *parts = (upright(part) for part in (image, box, *parts))
     cuts, limits = cuts_from_bbox(box, cuts=CUTS), window(image)
     rows = []
@@ -272,16 +264,9 @@ def picture_id(name: str) -> str:
 
 def draw_histogram(inputs: Any, target: Path) -> None:
     """Histograms inside the brain: before, after, and the reference of the age."""
-    import matplotlib as mpl
-    import nibabel as nib
-    import numpy as np
-    from matplotlib.figure import Figure
-
-    from bmex_bids.imaging.intensity import load_histogram
-
     inside = np.asarray(nib.load(inputs.mask_res).dataobj) > 0  # type: ignore[attr-defined]
-    group = inputs.planned["age_group"]
-    reference = load_histogram(group, inputs.planned["suffix"]).astype(float)
+    group, contrast = inputs.planned["age_group"], BidsName.of(inputs.planned["name"]).suffix
+    reference = load_histogram(group, contrast).astype(float)
     reference[0] = 0
     bins = np.arange(0, 1005, BIN)
     middle = bins[:-1] + BIN / 2
@@ -310,140 +295,8 @@ def draw_histogram(inputs: Any, target: Path) -> None:
 
 def write_summary(inputs: Any, target: Path) -> None:
     """What was done with the image, as an HTML fragment."""
-    from bmex_bids.interfaces.outputs import processing_record
-
     record = processing_record(
         inputs.planned, inputs.provenance, inputs.mask_info, inputs.quality, inputs.gate
     )
-    text = summary_html(record, contrast=inputs.planned["suffix"])
+    text = summary_html(record, contrast=BidsName.of(inputs.planned["name"]).suffix)
     target.write_text(text, encoding="utf-8")
-
-
-def summary_html(record: Mapping[str, Any], *, contrast: str = "") -> str:
-    """The summary of one image, as an HTML fragment.
-
-    Parameters
-    ----------
-    record : what its sidecar has under the key ``BMEX``; what is not in it is left out
-    contrast : T1w or T2w
-
-    Returns
-    -------
-    figures at a glance, the verdict of the quality gate, warnings, a table; all text escaped
-    """
-    age, weights, mask, quality, gate = (
-        record.get(key) or {} for key in ("Age", "Weights", "Mask", "Quality", "Gate")
-    )
-    parts = ["<div class='figures'>"]
-    for label, value, note in (
-        ("Age", *_age_of(age)),
-        ("Quality index (QI)", _figure(quality.get("qi")), "1 means: needed no enhancement"),
-        (
-            "Tissue contrast (TCT)",
-            f"{_figure(quality.get('tct_before'))} → {_figure(quality.get('tct_after'))}",
-            "before → after",
-        ),
-        ("Brain", _with_unit(mask.get("volume_litres"), "L"), "volume of the mask"),
-    ):
-        parts.append(
-            f"<div class='figure'><b>{escape(label)}</b><span>{escape(value)}</span>"
-            f"<i>{escape(note)}</i></div>"
-        )
-    parts.append("</div>")
-    if gate:
-        parts += _gate_html(gate)
-    parts += [f"<p class='warning'>{escape(str(text))}</p>" for text in record.get("Warnings", [])]
-    rows = {
-        "Age from": _joined(age.get("source"), _labelled("column", age.get("column"))),
-        "Model": _joined(record.get("Model"), contrast),
-        "Weights": _joined(weights.get("Name"), _labelled("licence", weights.get("License"))),
-        "Weights made by": weights.get("Source"),
-        "Weights' SHA-256": weights.get("SHA256"),
-        "Computed on": _joined(record.get("Device"), record.get("Precision")),
-        "Network time": _with_unit(record.get("NetworkSeconds"), "s", digits=0),
-        "Brain mask": _joined(mask.get("method"), _pieces(mask.get("components"))),
-        "Software": _joined(
-            _labelled("bmex_bids", record.get("Version")),
-            _labelled("image", (record.get("Container") or {}).get("Tag")),
-        ),
-    }
-    parts.append("<table class='summary'>")
-    parts += [
-        f"<tr><th>{escape(name)}</th><td>{escape(str(value))}</td></tr>"
-        for name, value in rows.items()
-        if value
-    ]
-    parts.append("</table>")
-    return "\n".join(parts) + "\n"
-
-
-def _gate_html(gate: Mapping[str, Any]) -> list[str]:
-    """The verdict of the quality gate; the rules that did not pass are told at once."""
-    verdict = str(gate.get("Verdict", "")).lower()
-    rules = gate.get("Rules") or []
-    noted = [rule for rule in rules if str(rule.get("Verdict", "")).lower() != "pass"]
-    lines = [
-        f"<div class='gate {escape(verdict)}'>"
-        f"<p><span class='badge {escape(verdict)}'>{escape(verdict or 'unknown')}</span> "
-        f"Quality gate: {len(rules) - len(noted)} of {len(rules)} rules without a remark</p>"
-    ]
-    if noted:
-        lines.append("<ul>")
-        lines += [
-            f"<li><b>{escape(str(rule.get('Rule')))}</b> ({escape(str(rule.get('Verdict')))}): "
-            f"{escape(str(rule.get('Reason') or ''))}</li>"
-            for rule in noted
-        ]
-        lines.append("</ul>")
-    lines.append("<details><summary>All rules</summary><table class='summary'>")
-    lines += [
-        f"<tr><th>{escape(str(rule.get('Rule')))}</th><td>{escape(str(rule.get('Verdict')))}</td>"
-        f"<td>{escape(_value(rule.get('Value')))}</td>"
-        f"<td>{escape(str(rule.get('Reason') or ''))}</td></tr>"
-        for rule in rules
-    ]
-    return [*lines, "</table></details></div>"]
-
-
-def _age_of(age: Mapping[str, Any]) -> tuple[str, str]:
-    """The age as the dataset has it, and a note with what it is in months.
-
-    >>> _age_of({"value": 25, "unit": "gestational_weeks", "months": 5.75, "fetal": True})
-    ('25 weeks', 'of gestation, 5.75 months')
-    >>> _age_of({"value": "6 years", "unit": "years", "months": 72.0})
-    ('6 years', '72 months')
-    """
-    if age.get("months") is None:
-        return "unknown", ""
-    months = f"{age['months']:.2f}".rstrip("0").rstrip(".") + " months"
-    note = "of gestation, " if age.get("fetal") else ""
-    value, unit = str(age.get("value") or ""), str(age.get("unit") or "")
-    if not value or unit.lower().startswith("month"):
-        return months, note.removesuffix(", ") or "at the scan"
-    if not re.search("[a-z]", value, re.I):
-        value = f"{value} {re.sub('gestational[_ ]', '', unit)}"
-    return value, f"{note}{months}"
-
-
-def _figure(value: float | None) -> str:
-    return "not measured" if value is None else f"{value:.2f}"
-
-
-def _value(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, int | float) else str(value or "")
-
-
-def _with_unit(value: float | None, unit: str, digits: int = 2) -> str:
-    return "" if value is None else f"{value:.{digits}f} {unit}"
-
-
-def _labelled(label: str, value: Any) -> str:
-    return f"{label} {value}" if value else ""
-
-
-def _joined(*values: Any) -> str:
-    return ", ".join(str(value) for value in values if value)
-
-
-def _pieces(count: int | None) -> str:
-    return "" if count is None else f"{count} piece{'s' * (count != 1)}"

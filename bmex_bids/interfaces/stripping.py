@@ -3,14 +3,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import nibabel as nib
+import numpy as np
+
+from bmex_bids.imaging.intensity import TOP, match_whole
+from bmex_bids.imaging.mask import clean_mask, open_mask
+from bmex_bids.imaging.orientation import voxel_sizes
+from bmex_bids.imaging.resampling import resample_like, resample_to_spacing
 from bmex_bids.interfaces.files import data_of, with_data
-
-if TYPE_CHECKING:
-    import nibabel as nib
-
-    from bmex_bids.network.registry import WeightRecord
+from bmex_bids.network.lifespanstrip import (
+    DIVISOR,
+    GRID_MM,
+    head_probability,
+    template_values,
+)
+from bmex_bids.network.registry import WeightRecord
+from bmex_bids.network.stripper import brain_probability
+from bmex_bids.outputs.records import MaskMethod
 
 NO_TEMPLATE = (
     "LifespanStrip's own histogram template is not in the weights folder: the head was scaled to "
@@ -39,7 +50,7 @@ def network_mask(
     else:
         mask, notes, extra = _own(corrected, record, device=device, threads=threads), [], {}
     return mask, {
-        "method": "stripping network",
+        "method": MaskMethod.NETWORK.value,
         "weights": record.name,
         "weights_sha256": record.sha256,
         "weights_licence": record.licence,
@@ -52,12 +63,6 @@ def network_mask(
 def _own(
     corrected: nib.Nifti1Image, record: WeightRecord, *, device: str, threads: int
 ) -> nib.Nifti1Image:
-    import numpy as np
-
-    from bmex_bids.imaging.mask import clean_mask
-    from bmex_bids.imaging.orientation import voxel_sizes
-    from bmex_bids.network.stripper import brain_probability
-
     probability = brain_probability(
         data_of(corrected), voxel_sizes(corrected.affine), record, device=device, threads=threads
     )
@@ -68,18 +73,6 @@ def _lifespanstrip(
     corrected: nib.Nifti1Image, record: WeightRecord, *, device: str, threads: int
 ) -> tuple[nib.Nifti1Image, list[str], dict[str, Any]]:
     """As the release does it: 1.6 mm, its template's histogram, windows, opening."""
-    import numpy as np
-
-    from bmex_bids.imaging.intensity import TOP, match_whole
-    from bmex_bids.imaging.mask import open_mask
-    from bmex_bids.imaging.resampling import resample_like, resample_to_spacing
-    from bmex_bids.network.lifespanstrip import (
-        DIVISOR,
-        GRID_MM,
-        head_probability,
-        template_values,
-    )
-
     small = resample_to_spacing(corrected, GRID_MM, order=1)
     head = np.clip(data_of(small), 0, None)
     if record.companion is not None:

@@ -6,12 +6,13 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
 from bmex_bids import __version__
+from bmex_bids.common.tissues import TISSUES
 from bmex_bids.outputs.container import container
 from bmex_bids.outputs.files import clear_temporaries, write_text
 from bmex_bids.outputs.lock import alone
@@ -37,12 +38,10 @@ IGNORED = (
     "work",
     "*_desc-quality_*.json",
 )
-DSEG_TABLE = """\
-index\tname\tabbreviation
-1\tGrey Matter\tGM
-2\tWhite Matter\tWM
-3\tCerebrospinal Fluid\tCSF
-"""
+DSEG_TABLE = "index\tname\tabbreviation\n" + "".join(
+    f"{tissue.bids}\t{tissue.name.title()}\t{tissue.label}\n"
+    for tissue in sorted(TISSUES, key=lambda tissue: tissue.bids)
+)
 
 
 README = """\
@@ -192,15 +191,3 @@ def _text(path: Path) -> str | None:
         return path.read_text(encoding="utf-8")
     except (OSError, ValueError):
         return None
-
-
-def write_status(path: Path, rows: Sequence[Mapping[str, str]]) -> Path:
-    """The table of what became of each image: one row each, the columns of the first row."""
-    header = list(rows[0]) if rows else ["image", "status"]
-    lines = ["\t".join(header)]
-    lines += ["\t".join(_cell(row.get(column, "")) for column in header) for row in rows]
-    return write_text(path, "\n".join(lines) + "\n")
-
-
-def _cell(value: str) -> str:
-    return " ".join(str(value).split())

@@ -15,14 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-#: pictures and the summary that the report shows of an image: name → extension
-PICTURES: Mapping[str, str] = {
-    "summary": "html",
-    "enhancement": "svg",
-    "brainmask": "svg",
-    "tissues": "svg",
-    "histogram": "svg",
-}
+from bmex_bids.outputs.records import read_record
 
 
 def checksum(path: Path) -> str:
@@ -99,16 +92,6 @@ def seems_finished(
     return same and all(path.is_file() for path in [*products, *pictures])
 
 
-def read_record(path: Path) -> dict[str, Any] | None:
-    """What stands under ``BMEX`` in a sidecar; None where there is no such file or key."""
-    try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-        record = table["BMEX"]
-    except (OSError, ValueError, RecursionError, KeyError, TypeError):
-        return None
-    return record if isinstance(record, dict) else None
-
-
 def finished(record_path: Path, expected: Mapping[str, str], pictures: Sequence[Path]) -> bool:
     """Whether an image's products are there, whole, and made from the same things.
 
@@ -129,9 +112,3 @@ def finished(record_path: Path, expected: Mapping[str, str], pictures: Sequence[
     except OSError:
         return False
     return whole and all(path.is_file() for path in pictures)
-
-
-def picture_paths(output_dir: Path, subject: str, stem: str, suffix: str) -> list[Path]:
-    """Where the pictures of an image are."""
-    figures = output_dir / f"sub-{subject}" / "figures"
-    return [figures / f"{stem}_desc-{name}_{suffix}.{kind}" for name, kind in PICTURES.items()]

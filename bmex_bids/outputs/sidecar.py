@@ -5,9 +5,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from bmex_bids.common.names import BidsName
+from bmex_bids.common.tissues import TISSUES
+from bmex_bids.outputs.records import KEY
 
 #: metadata of the raw image that would be wrong, or is said otherwise, of a derivative
 NOT_CARRIED = frozenset(
@@ -22,12 +26,12 @@ NOT_CARRIED = frozenset(
         "Resolution",
         "Type",
         "Age",
-        "BMEX",
+        KEY,
         "IsotropicVoxelSize",
     }
 )
-TISSUES = ("CSF", "GM", "WM")
-TISSUE_NAMES = {"CSF": "cerebrospinal fluid", "GM": "grey matter", "WM": "white matter"}
+#: stands for the label of the network's grid in :data:`PRODUCTS`
+GRID = "{resolution}"
 
 
 @dataclass(frozen=True)
@@ -36,57 +40,63 @@ class Product:
 
     Attributes
     ----------
-    field : of the workflow; ``probseg_native[0]`` is the first of a list
-    entities : between the source's entities and the suffix, desc last
+    field : of the workflow
+    place : in the field's list, where it holds one file a tissue
+    entities : that its name has beside the source's
     suffix : None takes the source's
     grid : ``"native"`` or ``"res"``
     kind : decides the sidecar
     """
 
     field: str
-    entities: str
+    entities: Mapping[str, str]
     suffix: str | None
     grid: str
     kind: str
     description: str
+    place: int | None = None
 
 
 PRODUCTS: tuple[Product, ...] = (
     Product(
-        "enhanced_native", "desc-enhanced", None, "native", "image",
+        "enhanced_native", {"desc": "enhanced"}, None, "native", "image",
         "Enhanced brain on the input's grid, in the units of the age's histogram reference "
         "(0 to about 1000); zero outside the brain mask",
     ),
     Product(
-        "enhanced_res", "res-{resolution}_desc-enhanced", None, "res", "image",
+        "enhanced_res", {"res": GRID, "desc": "enhanced"}, None, "res", "image",
         "Enhanced brain on the network's grid, in the units of the age's histogram reference "
         "(0 to about 1000); zero outside the brain mask",
     ),
     Product(
-        "preproc_native", "desc-preproc", None, "native", "preproc",
+        "preproc_native", {"desc": "preproc"}, None, "native", "preproc",
         "Bias-corrected image in the input's intensities with the enhanced brain in place, the "
         "seam blended",
     ),
     Product(
-        "mask_native", "desc-brain", "mask", "native", "mask", "Brain mask",
+        "mask_native", {"desc": "brain"}, "mask", "native", "mask", "Brain mask",
     ),
     Product(
-        "dseg_native", "desc-enhanced", "dseg", "native", "dseg",
-        "Tissues as the network classified them: 1 GM, 2 WM, 3 CSF",
+        "dseg_native", {"desc": "enhanced"}, "dseg", "native", "dseg",
+        "Tissues as the network classified them: "
+        + ", ".join(f"{t.bids} {t.label}" for t in sorted(TISSUES, key=lambda t: t.bids)),
     ),
     *(
         Product(
-            f"probseg_native[{k}]", f"label-{tissue}_desc-enhanced", "probseg", "native",
-            "probseg",
-            f"Probability of {TISSUE_NAMES[tissue]} as the network classified it",
+            "probseg_native", {"label": tissue.label, "desc": "enhanced"}, "probseg",
+            "native", "probseg",
+            f"Probability of {tissue.name} as the network classified it", place,
         )
-        for k, tissue in enumerate(TISSUES)
+        for place, tissue in enumerate(TISSUES)
     ),
 )  # fmt: skip
 
+#: the fields of the workflow that become files
+IMAGE_FIELDS = tuple(dict.fromkeys(product.field for product in PRODUCTS))
+
 #: of a run that only measures: a sidecar without an image, which BIDS allows for this one
 QUALITY = Product(
-    "", "desc-quality", None, "native", "quality",
+    "", {"desc": "quality"}, None, "native", "quality",
     "Quality measures of the raw image and of what enhancement would make of it; no image was "
     "written (--qc-only)",
 )  # fmt: skip
@@ -115,41 +125,41 @@ def chosen_products(output_res: Sequence[str], qc_only: bool = False) -> tuple[P
 
 
 def product_name(
-    product: Product, stem: str, suffix: str, resolution: str, extension: str, *, space: str = ""
+    product: Product, source: BidsName, resolution: str, extension: str, *, space: str = ""
 ) -> str:
     """File name of a product.
 
     Parameters
     ----------
-    stem, suffix : of the source; all its entities are kept
+    source : name of the raw image; all its entities are kept
     resolution : label of the network's grid
     space : of a product whose name does not say the contrast, where the source has a sibling of
         another contrast (see :func:`distinct_space`)
 
-    >>> product_name(PRODUCTS[1], "sub-01_run-2", "T1w", "0p8", ".nii.gz")
+    >>> product_name(PRODUCTS[1], BidsName({"sub": "01", "run": "2"}, "T1w"), "0p8", ".nii.gz")
     'sub-01_run-2_res-0p8_desc-enhanced_T1w.nii.gz'
-    >>> product_name(PRODUCTS[3], "sub-01", "T1w", "0p8", ".json")
-    'sub-01_desc-brain_mask.json'
-    >>> product_name(PRODUCTS[3], "sub-01", "T2w", "0p8", ".json", space="T2w")
+    >>> product_name(PRODUCTS[3], BidsName({"sub": "01"}, "T2w"), "0p8", ".json", space="T2w")
     'sub-01_space-T2w_desc-brain_mask.json'
     """
-    entities = product.entities.format(resolution=resolution)
+    entities = {
+        key: resolution if label == GRID else label for key, label in product.entities.items()
+    }
     if space and product.suffix is not None:
-        stem, chunk, label = stem.partition("_chunk-")  # BIDS wants space before chunk
-        entities = f"space-{space}{chunk}{label}_{entities}"
-    return f"{stem}_{entities}_{product.suffix or suffix}{extension}"
+        entities["space"] = space
+    return str(source.derived(entities, product.suffix or "", extension))
 
 
-def distinct_space(image: Path, stem: str, suffix: str) -> str:
+def distinct_space(image: Path, source: BidsName) -> str:
     """``"T2w"`` for a T2w image beside a T1w image with the same entities, else nothing.
 
     The masks and tissues of both would have one name, and the last to finish would win.  What
     decides is what the raw dataset holds, not what is chosen for a run, so that names stay.
     """
-    if suffix == "T1w":
+    if source.suffix == "T1w":
         return ""
-    siblings = (image.with_name(f"{stem}_T1w{extension}") for extension in (".nii.gz", ".nii"))
-    return suffix if any(path.exists() for path in siblings) else ""
+    siblings = (replace(source, suffix="T1w", extension=end) for end in (".nii.gz", ".nii"))
+    there = any(image.with_name(str(sibling)).exists() for sibling in siblings)
+    return source.suffix if there else ""
 
 
 def sidecar(
@@ -169,7 +179,7 @@ def sidecar(
     source : the raw image, relative to the raw dataset
     spacing_mm : of the network's grid
     metadata : of the raw image; carried over where it holds for the product
-    processing : age, weights, figures …, kept under the key ``BMEX``
+    processing : age, weights, figures …, kept under the key ``records.KEY``
     stripped_input : whether the raw image came without a skull
     further_sources : BIDS URIs of what else went in
     """
@@ -187,7 +197,7 @@ def sidecar(
         )
     result["Sources"] = [f"bids:raw:{source}", *further_sources]
     result["SpatialReference"] = f"bids:raw:{source}" if product.grid == "native" else "orig"
-    result["BMEX"] = finite(processing)
+    result[KEY] = finite(processing)
     return result
 
 

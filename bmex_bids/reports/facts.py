@@ -7,18 +7,26 @@ Whichever run they come from: so a text about them can be written again at any t
 from __future__ import annotations
 
 import inspect
-import json
 import logging
 import platform
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from bmex_bids.reports.records import kind_of, latest_first
+from bmex_bids.common.names import BidsName
+from bmex_bids.outputs.records import (
+    KEY,
+    Kind,
+    MaskMethod,
+    RecordError,
+    find_records,
+    read_sidecar,
+    table_of,
+)
 
 LOGGER = logging.getLogger(__name__)
 
@@ -32,17 +40,7 @@ PACKAGES = {
     "torch": "torch",
     "nireports": "nireports",
 }
-#: what a sidecar says of its brain mask → the same in the facts
-MASK_METHODS = {
-    "stripping network": "network",
-    "given: the image has no skull": "stripped",
-    "given": "given",
-}
 OUR_SOURCE = "trained by the bmex_bids developers"
-_SIDECAR = re.compile(
-    r"(?P<stem>.+?)(?P<res>_res-[A-Za-z0-9]+)?_desc-(?P<desc>enhanced|preproc|quality)"
-    r"_(?P<suffix>T[12]w)\.json"
-)
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ class Facts:
     processed_by : versions of bmex_bids that the sidecars name
     versions : of bmex_bids, Python and the packages, now
     weights, strip_weights : of the enhancing and of the stripping network
-    masks : ``network``, ``stripped`` (no skull), ``given``, or what the sidecar says → images
+    masks : ``outputs.records.MaskMethod``, or what else the sidecar says → images
     mask_sources : whose masks were given
     spacing_mm, fetal_spacing_mm : of the network's grid, after and before birth
     native, resolution, preproc, measured : images enhanced on the input's grid, on the network's,
@@ -85,7 +83,6 @@ class Facts:
     turns : images for which several networks took turns with these
     contrast_measured : images whose tissue contrast (TCT) was measured
     gate : pass, warn, fail → number of images
-    seeds : of the runs that made the images
     pictures : whether there are any
     n4_mm, n4_iterations : voxels and iterations of the bias correction
     match_points, match_levels, match_share : of the histogram matching
@@ -115,7 +112,6 @@ class Facts:
     turns: int = 0
     contrast_measured: int = 0
     gate: Mapping[str, int] = field(default_factory=dict)
-    seeds: tuple[int, ...] = ()
     pictures: bool = False
     n4_mm: float = 0.0
     n4_iterations: tuple[int, ...] = ()
@@ -132,22 +128,24 @@ def collect_facts(output_dir: Path) -> Facts:
 
     images = _read_images(output_dir)
     records = [image.record for image in images]
-    ages = [age for record in records if (age := _table(record, "Age")).get("months") is not None]
+    ages = [
+        age for record in records if (age := table_of(record, "Age")).get("months") is not None
+    ]
     fetal = [float(age["months"]) * DAYS_PER_MONTH / 7 for age in ages if age.get("fetal")]
     born = [float(age["months"]) for age in ages if not age.get("fetal")]
     groups = _count(record.get("Model") for record in records)
-    masks = [_table(record, "Mask") for record in records]
+    masks = [table_of(record, "Mask") for record in records]
     n4 = inspect.signature(intensity.n4).parameters
     return Facts(
         images=len(images),
-        participants=len({image.subject for image in images}),
-        contrasts=_count(image.suffix for image in images),
+        participants=len({image.source.subject for image in images}),
+        contrasts=_count(image.source.suffix for image in images),
         age_groups=groups,
         postnatal_months=(min(born), max(born)) if born else None,
         fetal_weeks=(min(fetal), max(fetal)) if fetal else None,
         processed_by=tuple(_count(record.get("Version") for record in records)),
         versions=installed_versions(),
-        weights=_weight_sets(_table(record, "Weights") for record in records),
+        weights=_weight_sets(table_of(record, "Weights") for record in records),
         strip_weights=_weight_sets(
             {
                 "Name": mask["weights"],
@@ -157,29 +155,24 @@ def collect_facts(output_dir: Path) -> Facts:
             for mask in masks
             if mask.get("weights")
         ),
-        masks=_count(
-            MASK_METHODS.get(str(mask["method"]), mask["method"])
-            for mask in masks
-            if mask.get("method")
-        ),
+        masks=_count(mask.get("method") for mask in masks),
         mask_sources=tuple(
-            _count(mask.get("source") for mask in masks if mask.get("method") == "given")
+            _count(mask.get("source") for mask in masks if mask.get("method") == MaskMethod.GIVEN)
         ),
         spacing_mm=SPACING[0] if set(groups) - {"fetal"} else None,
         fetal_spacing_mm=FETAL_SPACING[0] if "fetal" in groups else None,
-        native=sum("enhanced" in image.products for image in images),
-        resolution=sum("enhanced_res" in image.products for image in images),
-        preproc=sum("preproc" in image.products for image in images),
-        measured=sum(image.products == {"quality"} for image in images),
+        native=sum(Kind.NATIVE in image.kinds for image in images),
+        resolution=sum(Kind.RES in image.kinds for image in images),
+        preproc=sum(Kind.PREPROC in image.kinds for image in images),
+        measured=sum(image.kinds == {Kind.QUALITY} for image in images),
         devices=tuple(_count(_device(record.get("Device")) for record in records)),
         precisions=tuple(_count(record.get("Precision") for record in records)),
         mirrored=sum(bool(record.get("MirroredAxes")) for record in records),
         turns=sum(record.get("Networks") not in (None, 1) for record in records),
         contrast_measured=sum(
-            _table(record, "Quality").get("tct_after") is not None for record in records
+            table_of(record, "Quality").get("tct_after") is not None for record in records
         ),
-        gate=_count(_table(record, "Gate").get("Verdict") for record in records),
-        seeds=_seeds(output_dir),
+        gate=_count(table_of(record, "Gate").get("Verdict") for record in records),
         pictures=next(output_dir.glob("sub-*/**/figures/*.svg"), None) is not None,
         n4_mm=float(n4["shrink_mm"].default),
         n4_iterations=tuple(n4["iterations"].default),
@@ -200,48 +193,28 @@ def installed_versions() -> dict[str, str]:
     return found
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Image:
-    """One image of the output: what the first of its sidecars says, and what there is of it."""
+    """An image of the output: what was done to it, and what was written of it."""
 
-    subject: str
-    suffix: str
+    source: BidsName
     record: Mapping[str, Any]
-    products: set[str]
+    kinds: Set[Kind]
 
 
 def _read_images(output_dir: Path) -> list[_Image]:
-    """Every image with a sidecar under the key ``BMEX``, in the order of the names."""
-    paths: dict[tuple[Path, str, str], dict[str, Path]] = {}
-    for pattern in ("sub-*/anat/*.json", "sub-*/ses-*/anat/*.json"):
-        for path in sorted(output_dir.glob(pattern)):
-            if name := _SIDECAR.fullmatch(path.name):
-                product = name["desc"] + ("_res" if name["res"] else "")
-                paths.setdefault((path.parent, name["stem"], name["suffix"]), {})[product] = path
+    """Every image with a record that can be read, in the order of the names."""
     images = []
-    for (_, stem, suffix), products in sorted(paths.items()):
-        kinds = {kind: path for path in products.values() if (kind := kind_of(path.name))}
-        for path in latest_first(kinds):
-            if record := _read_record(path):
-                subject = stem.split("_")[0]
-                images.append(_Image(subject, suffix, record, set(products)))
-                break
+    for image in find_records(output_dir):
+        for path in image.latest_first():
+            try:
+                record = read_sidecar(path)[KEY]
+            except RecordError as error:
+                LOGGER.warning("%s is left out of the methods text: it %s", path, error)
+                continue
+            images.append(_Image(image.source, record, set(image.paths)))
+            break
     return images
-
-
-def _read_record(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        LOGGER.warning("%s is left out of the methods text: %s", path, error)
-        return {}
-    return _table(content, "BMEX") if isinstance(content, dict) else {}
-
-
-def _table(record: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """A table in a sidecar; empty where there is none."""
-    value = record.get(key)
-    return value if isinstance(value, dict) else {}
 
 
 def _count(values: Iterable[Any]) -> dict[str, int]:
@@ -288,18 +261,3 @@ def _weight_sets(tables: Iterable[Mapping[str, Any]]) -> tuple[WeightSet, ...]:
         replace(weights, images=count)
         for weights, count in sorted(counts.items(), key=lambda item: _natural(item[0].name))
     )
-
-
-def _seeds(output_dir: Path) -> tuple[int, ...]:
-    """Random seeds of the runs that completed an image, from their logs."""
-    seeds = set()
-    for config in output_dir.glob("logs/*/config.toml"):
-        try:
-            status = config.with_name("status.tsv").read_text(encoding="utf-8")
-            settings = config.read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            continue
-        seed = re.search(r"^random_seed = (\d+)$", settings, re.MULTILINE)
-        if seed and any("done" in line.split("\t") for line in status.splitlines()):
-            seeds.add(int(seed[1]))
-    return tuple(sorted(seeds))

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from bmex_bids.common.names import BidsName
 from bmex_bids.inputs.age import MISSING, SUBJECT_COLUMNS, read_table
+from bmex_bids.outputs.records import KEY, RecordError, find_records, read_sidecar, table_of
 from bmex_bids.reports.individual import page_name
-from bmex_bids.reports.records import image_name, kind_of, latest_first
 
 NOTHING = "n/a"
 #: text columns of the table; the measures follow
@@ -88,68 +89,51 @@ def read_rows(
     rows : in the order of their names
     skipped : path relative to ``output_dir`` → reason
     """
-    found: dict[str, dict[str, Path]] = {}
-    for path in sorted(output_dir.glob(f"sub-*/**/sub-*_{suffix}.json")):
-        kind = kind_of(path.name)
-        if kind is not None:
-            found.setdefault(image_name(path.name), {})[kind] = path
     rows, skipped = [], {}
-    for name, paths in sorted(found.items()):
-        path = latest_first(paths)[0]
-        content = _load(path)
-        if isinstance(content, str):
-            skipped[path.relative_to(output_dir).as_posix()] = content
+    for image in find_records(output_dir):
+        if image.source.suffix != suffix or not (paths := image.latest_first()):
+            continue
+        try:
+            sidecar = read_sidecar(paths[0])
+            if not isinstance(sidecar[KEY].get("Quality"), dict):
+                raise RecordError(f"lacks the quality measures (key Quality under {KEY})")
+        except RecordError as error:
+            skipped[paths[0].relative_to(output_dir).as_posix()] = str(error)
         else:
-            rows.append(_row(name, content, sites, output_dir))
+            rows.append(_row(image.source, sidecar, sites, output_dir))
     return rows, skipped
 
 
-def _load(path: Path) -> dict[str, Any] | str:
-    """A sidecar, or why it cannot be used."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        return f"cannot be read ({error.strerror or error})"
-    except (ValueError, RecursionError) as error:
-        return f"is not complete JSON ({error})"
-    if not isinstance(content, dict) or not isinstance(content.get("BMEX"), dict):
-        return "lacks the key BMEX, so it is not of bmex_bids or not complete"
-    if not isinstance(content["BMEX"].get("Quality"), dict):
-        return "lacks the quality measures (key Quality under BMEX)"
-    return content
-
-
-def _row(name: str, sidecar: Mapping[str, Any], sites: Mapping[str, str], folder: Path) -> Row:
-    bmex = sidecar["BMEX"]
-    entities = dict(part.split("-", 1) for part in name.split("_") if "-" in part)
-    subject, session = entities["sub"], entities.get("ses")
-    age = bmex.get("Age") if isinstance(bmex.get("Age"), dict) else {}
+def _row(
+    source: BidsName, sidecar: Mapping[str, Any], sites: Mapping[str, str], folder: Path
+) -> Row:
+    record = sidecar[KEY]
+    subject, session = source.subject, source.session
+    age, weights, gate = (table_of(record, key) for key in ("Age", "Weights", "Gate"))
     months = _finite(age.get("months"))
-    weights = bmex.get("Weights") if isinstance(bmex.get("Weights"), dict) else {}
-    gate = bmex.get("Gate") if isinstance(bmex.get("Gate"), dict) else {}
     rules = [rule for rule in _list(gate.get("Rules")) if isinstance(rule, dict)]
     text = {
-        "image": name,
+        "image": str(source),
         "participant_id": f"sub-{subject}",
         "session_id": f"ses-{session}" if session else NOTHING,
         "age_months": NOTHING if months is None else f"{months:.6g}",
         "age_group": age_group_label(months, bool(age.get("fetal"))),
-        "model": _text(bmex.get("Model")),
+        "model": _text(record.get("Model")),
         "weights": _text(weights.get("Name")),
-        "version": _text(bmex.get("Version")),
+        "version": _text(record.get("Version")),
         "verdict": _text(gate.get("Verdict")),
         "site": sites.get(_label_key(subject), NOTHING),
     }
     for key in ("Manufacturer", "ManufacturersModelName", "MagneticFieldStrength"):
         text[key] = _text(sidecar.get(key))
-    measures = dict(_leaves("quality", bmex["Quality"]))
-    measures.update(_leaves("mask", bmex.get("Mask")))
+    measures = dict(_leaves("quality", record["Quality"]))
+    measures.update(_leaves("mask", record.get("Mask")))
     for rule in rules:
         value = _finite(rule.get("Value"))
         if value is not None:
             measures["gate_" + "_".join(_text(rule.get("Rule")).lower().split())] = value
     return Row(
-        name,
+        str(source),
         {column: text[column] for column in COLUMNS},
         months,
         measures,

@@ -9,10 +9,8 @@ belong to; its tabs of methods text, which need the scripts of its template.
 
 from __future__ import annotations
 
-import csv
 import glob
 import hashlib
-import json
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,9 +26,11 @@ from nireports.assembler.report import Report, SubReport
 from nireports.assembler.reportlet import Reportlet
 
 from bmex_bids import __version__
-from bmex_bids.interfaces.reportlets import summary_html
+from bmex_bids.common.names import BidsName
 from bmex_bids.outputs.files import write_text
-from bmex_bids.reports.records import image_name, kind_of, latest_first
+from bmex_bids.outputs.records import find_records
+from bmex_bids.outputs.status import latest_first, read_status
+from bmex_bids.outputs.summary import summary_html
 
 #: of ``status.tsv``: nothing to explain
 GOOD = frozenset({"done", "unchanged", ""})
@@ -56,8 +56,8 @@ class Page:
         >>> Page("01").owns("sub-01_T1w"), Page("01").owns("sub-01_ses-A_T1w")
         (True, False)
         """
-        entities = dict(part.split("-", 1) for part in image.split("_") if "-" in part)
-        return (entities.get("sub"), entities.get("ses")) == (self.subject, self.session)
+        name = BidsName.parse(image)
+        return name is not None and (name.subject, name.session) == (self.subject, self.session)
 
     def owns_node(self, node: str) -> bool:
         """Whether a Nipype node such as ``run.sub_01_ses_A_T1w_wf.find_brain`` worked for it."""
@@ -177,7 +177,10 @@ def write_subject_report(
     rows = {row["image"]: row for row in reason_rows if page.owns(row["image"])}
     crashes = find_crashes(run_dir, page) if run_dir else []
     figures = find_figures(output_dir, page)
-    records = find_records(output_dir, page)
+    records = {
+        str(image.source): image.record()
+        for image in find_records(output_dir, page.subject, page.session)
+    }
     names = sorted({*rows, *figures, *records}, key=_natural)
     images = {name: Image(name, rows.get(name, {}), records.get(name, {})) for name in names}
     with tempfile.TemporaryDirectory(prefix="bmex-page-") as temporary:
@@ -297,75 +300,17 @@ def find_figures(output_dir: Path, page: Page) -> dict[str, dict[str, Path]]:
     return found
 
 
-def find_records(output_dir: Path, page: Page) -> dict[str, dict[str, Any]]:
-    """Image name → ``BMEX`` of its sidecar, of one participant and session."""
-    folder = output_dir / f"sub-{page.subject}"
-    if page.session:
-        folder /= f"ses-{page.session}"
-    paths: dict[str, dict[str, Path]] = {}
-    for path in folder.glob(f"anat/{glob.escape(page.stem)}_*_T[12]w.json"):
-        kind = kind_of(path.name)
-        if kind is not None and page.owns(name := image_name(path.name)):
-            paths.setdefault(name, {})[kind] = path
-    found: dict[str, dict[str, Any]] = {}
-    for name in sorted(paths):
-        for path in latest_first(paths[name]):
-            try:
-                content = json.loads(path.read_text(encoding="utf-8"))
-            except (OSError, ValueError, RecursionError):
-                continue
-            record = content.get("BMEX") if isinstance(content, dict) else None
-            if isinstance(record, dict):
-                found[name] = record
-                break
-    return found
-
-
 def latest_run(output_dir: Path, page: Page) -> str | None:
     """The latest run with a row or a crash file of this participant and session.
 
-    A later run may have been about others only, and tells nothing.  Latest by the file system's
-    clock, since names hold the local time, which differs between the machines that write here.
+    A later run may have been about others only, and tells nothing.
     """
-    logs = output_dir / "logs"
-    folders = [path for path in logs.iterdir() if path.is_dir()] if logs.is_dir() else []
-    for folder in sorted(folders, key=_last_change, reverse=True):
+    for folder in latest_first(output_dir):
         if any(page.owns(row["image"]) for row in read_status(folder)):
             return folder.name
         if find_crashes(folder, page):
             return folder.name
     return None
-
-
-def _last_change(folder: Path) -> tuple[int, str]:
-    """When a run last wrote its table, or else made its folder; and its name."""
-    for path in (folder / "status.tsv", folder):
-        try:
-            return path.stat().st_mtime_ns, folder.name
-        except OSError:
-            continue
-    return 0, folder.name
-
-
-def read_status(run_dir: Path) -> list[dict[str, str]]:
-    """Rows of a run's ``status.tsv``; none where there is no such table."""
-    return [dict(row) for row in _rows(run_dir / "status.tsv")]
-
-
-def _rows(table: Path) -> tuple[dict[str, str], ...]:
-    """The rows of a table, which is read once for all pages; not to be changed."""
-    try:
-        state = table.stat()
-        return _read_rows(table, state.st_mtime_ns, state.st_size)
-    except OSError:
-        return ()
-
-
-@lru_cache(maxsize=16)
-def _read_rows(table: Path, mtime_ns: int, size: int) -> tuple[dict[str, str], ...]:
-    lines = table.read_text(encoding="utf-8").splitlines()
-    reader = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE, restval="")
-    return tuple(row for row in reader if row.get("image"))
 
 
 def find_crashes(run_dir: Path, page: Page) -> list[Crash]:

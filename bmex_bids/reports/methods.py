@@ -19,7 +19,8 @@ from pathlib import Path
 
 from bmex_bids import __version__
 from bmex_bids.outputs.files import write_together
-from bmex_bids.reports.facts import MASK_METHODS, Facts, WeightSet, collect_facts
+from bmex_bids.outputs.records import MaskMethod
+from bmex_bids.reports.facts import Facts, WeightSet, collect_facts
 from bmex_bids.reports.references import (
     REFERENCES_HEADING,
     Reference,
@@ -86,14 +87,14 @@ def _flags(facts: Facts) -> dict[str, bool]:
         "dataset": "pybids" in facts.versions,  # one image without a dataset needs none
         "ages": bool(facts.postnatal_months or facts.fetal_weeks),
         "measured": facts.measured > 0,
-        "mask_network": facts.masks.get("network", 0) > 0,
+        "mask_network": facts.masks.get(MaskMethod.NETWORK, 0) > 0,
         "strip_own": all(weights.origin == "own" for weights in facts.strip_weights),
         "strip_published": bool(facts.strip_weights)
         and all(weights.origin == "published" for weights in facts.strip_weights),
-        "mask_stripped": facts.masks.get("stripped", 0) > 0,
-        "mask_given": facts.masks.get("given", 0) > 0,
+        "mask_stripped": facts.masks.get(MaskMethod.STRIPPED, 0) > 0,
+        "mask_given": facts.masks.get(MaskMethod.GIVEN, 0) > 0,
         "mask_sources": bool(facts.mask_sources),
-        "mask_other": bool(set(facts.masks) - set(MASK_METHODS.values())),
+        "mask_other": bool(set(facts.masks) - {*MaskMethod}),
         "spacing": bool(facts.spacing_mm or facts.fetal_spacing_mm),
         "age_groups": bool(facts.age_groups),
         "interpolation": (own or published) and not other,
@@ -107,7 +108,6 @@ def _flags(facts: Facts) -> dict[str, bool]:
         "precision": bool(facts.precisions),
         "mirrored": facts.mirrored > 0,
         "turns": facts.turns > 0,
-        "seeds": bool(facts.seeds),
         "native": facts.native > 0,
         "preproc": facts.preproc > 0,
         "resolution": facts.resolution > 0,
@@ -123,7 +123,7 @@ def _values(facts: Facts) -> dict[str, str]:
     of_images = partial(_share, total=facts.images)
     sets = {kind: _of(facts, kind) for kind in ("own", "published", "other")}
     numbers = {kind: sum(part.images for part in parts) for kind, parts in sets.items()}
-    others = sorted(set(facts.masks) - set(MASK_METHODS.values()))
+    others = sorted(set(facts.masks) - {*MaskMethod})
     return {
         **{name: _escape(version) for name, version in facts.versions.items()},
         "version": _own_version(facts),
@@ -144,10 +144,10 @@ def _values(facts: Facts) -> dict[str, str]:
         "n4_mm": f"{facts.n4_mm:g}",
         "n4_iterations": _list(str(number) for number in facts.n4_iterations),
         "n4_levels": str(len(facts.n4_iterations)),
-        "network_images": of_images(facts.masks.get("network", 0)),
+        "network_images": of_images(facts.masks.get(MaskMethod.NETWORK, 0)),
         "strip_weights": _list(_describe(part) for part in facts.strip_weights),
-        "Stripped_images": _capital(of_images(facts.masks.get("stripped", 0))),
-        "given_images": of_images(facts.masks.get("given", 0)),
+        "Stripped_images": _capital(of_images(facts.masks.get(MaskMethod.STRIPPED, 0))),
+        "given_images": of_images(facts.masks.get(MaskMethod.GIVEN, 0)),
         "mask_sources": _list(_escape(name) for name in facts.mask_sources),
         "other_mask_images": of_images(sum(facts.masks[name] for name in others)),
         "mask_methods": _list(_escape(name) for name in others),
@@ -173,7 +173,6 @@ def _values(facts: Facts) -> dict[str, str]:
             for name in facts.precisions
         ),
         "mirrored_images": of_images(facts.mirrored),
-        "seeds": _list(str(seed) for seed in facts.seeds),
         "gate": _list(f"{verdict} for {number}" for verdict, number in facts.gate.items()),
     }
 

@@ -53,6 +53,7 @@ def task(config: Config, image: PlannedImage, *, quick: bool = False) -> Task:
     """
     from bmex_bids import __version__
     from bmex_bids.outputs import resume
+    from bmex_bids.outputs.pictures import picture_paths
     from bmex_bids.outputs.sidecar import chosen_products, distinct_space, product_name
 
     if not image.runnable:
@@ -60,12 +61,11 @@ def task(config: Config, image: PlannedImage, *, quick: bool = False) -> Task:
     processing = config.processing
     weights = weights_of(config, image)
     products = chosen_products(processing.output_res, processing.qc_only)
-    space = distinct_space(image.image.path, image.image.stem, image.image.suffix)
+    space = distinct_space(image.image.path, image.image.bids_name)
     names = [
         product_name(
             product,
-            image.image.stem,
-            image.image.suffix,
+            image.image.bids_name,
             image.resolution or "",
             ".nii.gz" if product.field else ".json",
             space=space,
@@ -92,9 +92,7 @@ def task(config: Config, image: PlannedImage, *, quick: bool = False) -> Task:
     strip = strip_weights_of(config, image)
     inputs = [image.image.path, *([image.mask] if image.mask else [])]
     sums = [weights.sha256, *_checksums(strip)]
-    pictures = resume.picture_paths(
-        config.paths.output_dir, image.image.subject, image.image.stem, image.image.suffix
-    )
+    pictures = picture_paths(config.paths.output_dir, image.image.bids_name)
     if quick:
         expected = resume.settings_fingerprint(settings, sums)
         done = resume.seems_finished(record, expected, inputs, pictures)

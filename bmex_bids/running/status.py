@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bmex_bids.outputs.status import FILE_NAME, WITH_RESULT, read_status
+
 if TYPE_CHECKING:
     from bmex_bids.running.plan_view import Task
     from bmex_bids.running.progress import Progress
@@ -16,7 +18,6 @@ EXIT_DONE, EXIT_FAILED, EXIT_PARTIAL = 0, 1, 3
 COLUMNS = ("image", "status", "step", "seconds", "gate", "reason")
 #: in the order of the summary
 STATUSES = ("done", "unchanged", "failed", "not run", "skipped")
-WITH_RESULT = ("done", "unchanged")
 
 
 def status_rows(
@@ -66,15 +67,10 @@ def left_running(log_dir: Path) -> set[str]:
     ----------
     log_dir : of this run; the others' are beside it, their names begin with their dates
     """
-    runs = [path for path in log_dir.parent.glob("*/status.tsv") if path.parent != log_dir]
-    if not runs:
-        return set()
-    try:
-        text = max(runs, key=lambda path: path.parent.name).read_text(encoding="utf-8")
-    except (OSError, ValueError):
-        return set()
-    rows = [line.split("\t") for line in text.splitlines()[1:]]
-    return {row[0] for row in rows if len(row) > 1 and row[1] == "running"}
+    runs = [path.parent for path in log_dir.parent.glob(f"*/{FILE_NAME}")]
+    others = sorted(run for run in runs if run != log_dir)
+    rows = read_status(others[-1]) if others else ()
+    return {row["image"] for row in rows if row.get("status") == "running"}
 
 
 def in_order(tasks: Sequence[Task], last: Set[str]) -> list[Task]:

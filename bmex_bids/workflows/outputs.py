@@ -13,19 +13,14 @@ from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline.engine import Node, Workflow
 
 from bmex_bids.interfaces.outputs import SaveDerivatives
-from bmex_bids.outputs.sidecar import distinct_space
+from bmex_bids.outputs.sidecar import IMAGE_FIELDS, distinct_space
 
 if TYPE_CHECKING:
     from bmex_bids.inputs.age import Age
     from bmex_bids.inputs.plan import PlannedImage
 
 INPUTS = [
-    "enhanced_res",
-    "enhanced_native",
-    "preproc_native",
-    "mask_native",
-    "dseg_native",
-    "probseg_native",
+    *IMAGE_FIELDS,
     "mask_info",
     "quality",
     "gate",
@@ -45,15 +40,11 @@ def plan_table(planned: PlannedImage) -> dict[str, Any]:
     """A planned image as plain values, for nodes to hash and store."""
     return {
         "name": planned.name,
-        "stem": planned.image.stem,
-        "suffix": planned.image.suffix,
         "source": planned.image.relative_path,
         "folder": planned.output_dir,
-        "subject": planned.image.subject,
-        "session": planned.image.session or "",
         "spacing_mm": planned.spacing_mm,
         "resolution": planned.resolution,
-        "space": distinct_space(planned.image.path, planned.image.stem, planned.image.suffix),
+        "space": distinct_space(planned.image.path, planned.image.bids_name),
         "age": None if planned.age is None else age_table(planned.age),
         "age_group": planned.age_group,
         "metadata": dict(planned.image.metadata),

@@ -16,6 +16,7 @@ import pytest
 from app_runs import bmex, derivatives, expected, participants, status_of
 
 from bmex_bids.cli.run import main
+from bmex_bids.outputs.pictures import PICTURES
 from bmex_bids.running.validation import validate
 
 
@@ -34,7 +35,7 @@ def one(bids_skeleton, brain):
 @pytest.fixture
 def finished(one, tmp_path, monkeypatch):
     """The output of a run on it, and the pictures of few_pictures taken for all there are."""
-    monkeypatch.setattr("bmex_bids.outputs.resume.PICTURES", {"summary": "html"})
+    monkeypatch.setattr("bmex_bids.outputs.pictures.PICTURES", {"summary": PICTURES["summary"]})
     assert bmex(one) == 0
     return tmp_path / "out"
 

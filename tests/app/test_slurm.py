@@ -18,6 +18,7 @@ import pytest
 from app_runs import derivatives, expected, participants, status_of
 
 from bmex_bids.cli.run import main
+from bmex_bids.outputs.pictures import PICTURES
 from bmex_bids.slurm import commands
 
 HELPERS = Path(__file__).parents[1] / "helpers"
@@ -40,7 +41,7 @@ def jobs_are_tiny_too(tiny_records, monkeypatch, tmp_path):
         json.dumps([dataclasses.asdict(record) for record in tiny_records], default=str)
     )
     monkeypatch.setenv("BMEX_TEST_RECORDS", str(records))
-    monkeypatch.setattr("bmex_bids.outputs.resume.PICTURES", {"summary": "html"})
+    monkeypatch.setattr("bmex_bids.outputs.pictures.PICTURES", {"summary": PICTURES["summary"]})
     folders = [HELPERS / "in_jobs", HELPERS.parents[1]]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, folders)))
     monkeypatch.setenv("PYTHONWARNINGS", "default")

@@ -194,7 +194,7 @@ def test_a_failed_gate_is_no_success_but_the_result_is_there(source, capsys, mon
             rule = {"Rule": "volume", "Value": 9.0, "Verdict": "fail", "Reason": "too large"}
             return {"Verdict": "fail", "Rules": [rule]}
 
-    monkeypatch.setattr("bmex_bids.metrics.gate.judge", lambda _: Verdict())
+    monkeypatch.setattr("bmex_bids.interfaces.quality.judge", lambda _: Verdict())
     assert quality.MeasureQuality  # it asks for the judge when it runs
     assert enhance("in.nii.gz", "out.nii.gz") == 1
     printed = capsys.readouterr()

@@ -14,10 +14,11 @@ from functools import partial
 from pathlib import Path
 
 from bmex_bids.cli.parser import parse
-from bmex_bids.outputs.dataset import write_dataset, write_status
+from bmex_bids.outputs.dataset import write_dataset
 from bmex_bids.outputs.files import as_json, clear_temporaries, write_together
 from bmex_bids.outputs.lock import alone
 from bmex_bids.outputs.resume import finished, text_checksum
+from bmex_bids.outputs.status import write_status
 from bmex_bids.reports.methods import collect_facts, write_citation
 
 SHARED = "sub-01_desc-enhanced_T1w"

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from bmex_bids.imaging.orientation import conform
+from bmex_bids.interfaces import enhance as enhance_nodes
 from bmex_bids.interfaces.enhance import (
     Enhance,
     Restore,
@@ -15,6 +16,7 @@ from bmex_bids.interfaces.enhance import (
     to_axes_of,
     voxels_coincide,
 )
+from bmex_bids.network import predict
 
 RECORD = {
     "name": "test",
@@ -172,7 +174,6 @@ def test_restore_returns_to_the_grid_and_the_intensities_of_the_input(
 def test_tissues_are_found_again_in_what_the_network_made(
     yardstick, make_image, tmp_path, monkeypatch
 ):
-    from bmex_bids.network import predict
 
     monkeypatch.chdir(tmp_path)
     shape = (4, 5, 6)
@@ -194,8 +195,8 @@ def test_tissues_are_found_again_in_what_the_network_made(
         measured_by.add(record.name)
         return np.where(mask, data, 0).astype(np.uint8)
 
-    monkeypatch.setattr(predict, "enhance", enhance)
-    monkeypatch.setattr(predict, "classify", classify)
+    monkeypatch.setattr(enhance_nodes, "enhance", enhance)
+    monkeypatch.setattr(enhance_nodes, "classify", classify)
     half = np.zeros(shape, np.uint8)
     half[:2] = 1
     make_image("LPS", data=np.full(shape, 2, np.float32), path=tmp_path / "in.nii.gz")
@@ -234,15 +235,16 @@ def test_tissues_are_found_again_in_what_the_network_made(
 
 def test_the_networks_grid_has_the_codes_of_the_raw_image(make_image, tmp_path, monkeypatch):
     """It always said 0 and 2: no qform, and "aligned to something"."""
-    from bmex_bids.network import predict
 
     def enhance(data, mask, record, **_):
         maps = np.ones((4, *data.shape), np.float32)
         return predict.Enhancement(data, mask.astype(np.uint8), maps, "cpu", "float32", 1.0)
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(predict, "enhance", enhance)
-    monkeypatch.setattr(predict, "classify", lambda _, mask, *__, **___: mask.astype(np.uint8))
+    monkeypatch.setattr(enhance_nodes, "enhance", enhance)
+    monkeypatch.setattr(
+        enhance_nodes, "classify", lambda _, mask, *__, **___: mask.astype(np.uint8)
+    )
     make_image("LPS", data=np.full((4, 5, 6), 2, np.float32), path=tmp_path / "in.nii.gz")
     make_image("LPS", data=np.ones((4, 5, 6), np.uint8), dtype="uint8", path=tmp_path / "m.nii.gz")
     node = Enhance(in_file=tmp_path / "in.nii.gz", mask=tmp_path / "m.nii.gz", weights=RECORD)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from bmex_bids.interfaces.outputs import SaveDerivatives, field_value, processing_record
+from bmex_bids.outputs.sidecar import PRODUCTS
 
 FIELDS = ("enhanced_res", "enhanced_native", "preproc_native", "mask_native", "dseg_native")
 PROVENANCE = {
@@ -29,8 +30,7 @@ MASK_INFO = {"volume_litres": 1.2, "components": 1, "method": "input", "warnings
 def planned():
     return {
         "subject": "01",
-        "stem": "sub-01_ses-A_run-2",
-        "suffix": "T1w",
+        "name": "sub-01_ses-A_run-2_T1w",
         "source": "sub-01/ses-A/anat/sub-01_ses-A_run-2_T1w.nii.gz",
         "folder": "sub-01/ses-A/anat",
         "spacing_mm": 0.8,
@@ -119,12 +119,19 @@ def test_the_record_says_age_weights_and_warnings(planned):
     assert record["Warnings"] == ["age rounded", "small mask"]
 
 
-def test_inputs_are_found_by_name_and_place():
+def test_a_product_takes_its_file_by_name_and_place():
     class Inputs:
-        one = "a"
-        many = ("b", "c")
+        mask_native = "a"
+        probseg_native = ("b", "c", "d")
 
-    assert field_value(Inputs, "one") == "a"
-    assert field_value(Inputs, "many[1]") == "c"
-    with pytest.raises(ValueError, match="name of an input"):
-        field_value(Inputs, "many[x]")
+    taken = {
+        (product.field, product.place): field_value(Inputs, product)
+        for product in PRODUCTS
+        if hasattr(Inputs, product.field)
+    }
+    assert taken == {
+        ("mask_native", None): "a",
+        ("probseg_native", 0): "b",
+        ("probseg_native", 1): "c",
+        ("probseg_native", 2): "d",
+    }

@@ -9,10 +9,10 @@ import pytest
 from bmex_bids.interfaces.reportlets import (
     Reportlets,
     cropped,
-    summary_html,
     window,
     write_summary,
 )
+from bmex_bids.outputs.summary import summary_html
 
 
 @pytest.fixture
@@ -31,9 +31,7 @@ def inputs(head_phantom, tmp_path):
     return {
         "output_dir": str(tmp_path / "out"),
         "planned": {
-            "subject": "01",
-            "stem": "sub-01_run-1",
-            "suffix": "T1w",
+            "name": "sub-01_run-1_T1w",
             "age_group": "month24",
             "age": {
                 "value": 30.0,
@@ -111,11 +109,11 @@ def test_the_summary_says_what_was_done_and_escapes_it(inputs, tmp_path):
         "<td>cpu, float32</td>",
         "<td>3 s</td>",
         "<span>1.30 L</span>",
-        "<td>given, 1 piece</td>",
+        "<td>given, 1 component</td>",
         "<span>1.23 → 2.00</span>",
         "<span>not measured</span>",
-        "<p class='warning'>&lt;b&gt;age&lt;/b&gt; &amp; more</p>",
-        "<p class='warning'>small</p>",
+        '<p class="warning">&lt;b&gt;age&lt;/b&gt; &amp; more</p>',
+        '<p class="warning">small</p>',
     ):
         assert part in text
     assert "<b>c</b> (fail): It is wrong." in text
@@ -142,7 +140,7 @@ def test_the_gate_tells_what_did_not_pass_and_keeps_the_rest_folded():
     ]
     text = summary_html({"Gate": {"Verdict": "fail", "Rules": rules}})
     told, folded = text.split("<details>")
-    assert "<span class='badge fail'>fail</span>" in told
+    assert '<span class="badge fail">fail</span>' in told
     assert "1 of 2 rules" in told
     assert "<b>&lt;edge&gt;</b> (fail): cut &amp; gone" in told
     assert "components" not in told

@@ -4,7 +4,8 @@ import json
 import pytest
 
 from bmex_bids import __version__
-from bmex_bids.outputs.dataset import describe, write_dataset, write_status
+from bmex_bids.outputs.dataset import describe, write_dataset
+from bmex_bids.outputs.status import write_status
 
 
 @pytest.fixture(autouse=True)

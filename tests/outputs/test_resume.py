@@ -6,14 +6,14 @@ import json
 
 import pytest
 
+from bmex_bids.common.names import BidsName
 from bmex_bids.interfaces.reportlets import drawings
+from bmex_bids.outputs.pictures import PICTURES, picture_paths
+from bmex_bids.outputs.records import read_record
 from bmex_bids.outputs.resume import (
-    PICTURES,
     checksum,
     fingerprint,
     finished,
-    picture_paths,
-    read_record,
     text_checksum,
 )
 
@@ -105,5 +105,5 @@ def test_half_a_record_is_no_record(done, text):
 
 def test_the_pictures_are_those_that_are_drawn(tmp_path):
     assert set(PICTURES) == set(drawings())
-    paths = picture_paths(tmp_path, "01", "sub-01_ses-A", "T1w")
+    paths = picture_paths(tmp_path, BidsName.of("sub-01_ses-A_T1w"))
     assert tmp_path / "sub-01/figures/sub-01_ses-A_desc-summary_T1w.html" in paths

@@ -4,9 +4,13 @@ import math
 
 import pytest
 
+from bmex_bids.common.names import BidsName
 from bmex_bids.outputs.sidecar import PRODUCTS, finite, product_name, sidecar
 
-BY_FIELD = {product.field: product for product in PRODUCTS}
+BY_FIELD = {
+    product.field if product.place is None else f"{product.field}[{product.place}]": product
+    for product in PRODUCTS
+}
 SOURCE = "sub-01/ses-A/anat/sub-01_ses-A_acq-mprage_run-2_T1w.nii.gz"
 
 
@@ -37,11 +41,13 @@ def made(field, **changes):
 @pytest.mark.parametrize("stem", ["sub-01", "sub-01_ses-A_acq-mprage_run-2"])
 def test_names_keep_the_entities_of_the_source(field, name, stem):
     product = BY_FIELD[field]
-    assert product_name(product, stem, "T2w", "0p75", ".nii.gz") == f"{stem}_{name}.nii.gz"
+    source = BidsName.of(f"{stem}_T2w")
+    assert product_name(product, source, "0p75", ".nii.gz") == f"{stem}_{name}.nii.gz"
 
 
 def test_every_product_is_named_above_and_names_differ():
-    names = {product_name(product, "sub-01", "T1w", "0p8", ".nii.gz") for product in PRODUCTS}
+    source = BidsName.of("sub-01_T1w")
+    names = {product_name(product, source, "0p8", ".nii.gz") for product in PRODUCTS}
     assert len(names) == len(PRODUCTS) == 8
 
 

@@ -294,7 +294,7 @@ def test_a_spoilt_sidecar_is_left_out_and_named(put, group, caplog, content, rea
 def test_a_sidecar_that_is_no_text_or_no_file_is_left_out(tmp_path, put, group):
     put("sub-02_T1w", sidecar())
     put("sub-01_T1w", "").write_bytes(b"\xff\xfe\x00\xd8")
-    (tmp_path / "out" / "sub-03" / "sub-03_desc-enhanced_T1w.json").mkdir(parents=True)
+    (tmp_path / "out" / "sub-03" / "anat" / "sub-03_desc-enhanced_T1w.json").mkdir(parents=True)
     rows, page = group()
     assert [row["image"] for row in rows] == ["sub-02_T1w"]
     assert page.count("Left out") == 2

@@ -4,10 +4,9 @@ import os
 
 import pytest
 
+from bmex_bids.outputs.records import Kind, find_records
 from bmex_bids.reports.facts import collect_facts
 from bmex_bids.reports.group_rows import read_rows
-from bmex_bids.reports.individual import Page, find_records
-from bmex_bids.reports.records import latest_first
 
 NAMES = {
     "enhanced": "sub-01_desc-enhanced_T1w.json",
@@ -25,25 +24,35 @@ def write(folder, kind, months, time):
     return path
 
 
+def one(output_dir):
+    """The only image."""
+    (image,) = find_records(output_dir)
+    assert find_records(output_dir, "01") == [image]
+    return image
+
+
 @pytest.mark.parametrize("later", ["res-enhanced", "quality", "enhanced"])
 def test_what_was_done_last_is_told(tmp_path, later):
     """A run with --output-res or --qc-only and a corrected age: page, table and methods told the old one."""
     for kind in NAMES:
         write(tmp_path, kind, 3, 1_000_000)
     write(tmp_path, later, 0, 1_003_600)
-    assert find_records(tmp_path, Page("01"))["sub-01_T1w"]["Age"]["months"] == 0
+    assert one(tmp_path).record()["Age"]["months"] == 0
     (row,), skipped = read_rows(tmp_path, "T1w", {})
     assert (row.age_months, skipped) == (0, {})
     assert collect_facts(tmp_path).postnatal_months == (0, 0)
 
 
 def test_of_what_one_run_wrote_the_native_grid_is_preferred(tmp_path):
-    paths = {kind: write(tmp_path, kind, 3, 1_000_000 + k) for k, kind in enumerate(NAMES)}
-    assert latest_first(paths) == list(paths.values())
-    assert latest_first({}) == []
+    paths = [write(tmp_path, kind, 3, 1_000_000 + k) for k, kind in enumerate(NAMES)]
+    preproc = tmp_path / "sub-01" / "anat" / "sub-01_desc-preproc_T1w.json"
+    preproc.write_text("{}")
+    assert one(tmp_path).latest_first() == paths
+    assert set(one(tmp_path).paths) == set(Kind)
+    assert find_records(tmp_path, "02") == []
 
 
 def test_a_sidecar_that_cannot_be_read_gives_way_to_the_next(tmp_path):
     write(tmp_path, "enhanced", 3, 1_000_000)
     write(tmp_path, "quality", 0, 1_003_600).write_text("{")
-    assert find_records(tmp_path, Page("01"))["sub-01_T1w"]["Age"]["months"] == 3
+    assert one(tmp_path).record()["Age"]["months"] == 3

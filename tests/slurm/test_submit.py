@@ -14,8 +14,10 @@ import pytest
 
 from bmex_bids.cli.parser import parse
 from bmex_bids.cli.run import main
+from bmex_bids.common.names import BidsName
 from bmex_bids.config import Cluster, Config
 from bmex_bids.exceptions import EnvironmentProblem
+from bmex_bids.outputs.pictures import picture_paths
 from bmex_bids.slurm import commands
 from bmex_bids.slurm.submit import task_config
 
@@ -133,7 +135,6 @@ def test_with_all_in_the_queue_nothing_is_submitted(bids, cluster, capsys):
 
 def finish(bids: Path, label: str, *flags: str) -> Path:
     """Write what an image's run would leave, as far as a quick look can tell."""
-    from bmex_bids.outputs import resume
     from bmex_bids.running import planning
 
     config = parse([str(bids), "out", "participant", "--participant-label", label, *flags])
@@ -143,7 +144,7 @@ def finish(bids: Path, label: str, *flags: str) -> Path:
     task.record.parent.mkdir(parents=True, exist_ok=True)
     for name in names:
         (task.record.parent / name).write_text("x")
-    for path in resume.picture_paths(config.paths.output_dir, label, f"sub-{label}", "T1w"):
+    for path in picture_paths(config.paths.output_dir, BidsName.of(f"sub-{label}_T1w")):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     record = {"Fingerprint": task.fingerprint, "Outputs": dict.fromkeys(names, "")}

@@ -12,7 +12,7 @@ from pathlib import Path
 if "BMEX_TEST_RECORDS" in os.environ:
     from bmex_bids.interfaces import reportlets
     from bmex_bids.network import registry
-    from bmex_bids.outputs import resume
+    from bmex_bids.outputs import pictures
 
     records = []
     for table in json.loads(Path(os.environ["BMEX_TEST_RECORDS"]).read_text()):
@@ -20,5 +20,5 @@ if "BMEX_TEST_RECORDS" in os.environ:
         table |= {key: tuple(value) for key, value in table.items() if isinstance(value, list)}
         records.append(registry.WeightRecord(**table))
     registry.bundled = lambda: records
-    resume.PICTURES = {"summary": "html"}
+    pictures.PICTURES = {"summary": pictures.PICTURES["summary"]}
     reportlets.drawings = lambda: {"summary": reportlets.write_summary}

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pictures of a report: one table of their names, files and captions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from bmex_bids.common.names import BidsName
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of an image's report.
+
+    Attributes
+    ----------
+    extension : of its file
+    title : above it on the page
+    caption : HTML
+    animated : it reacts to the pointer, for which an ``object`` is needed instead of an ``img``
+    """
+
+    extension: str
+    title: str
+    caption: str = ""
+    animated: bool = False
+
+
+#: ``desc`` of the file → the picture, in the order of the page; drawn in ``interfaces.reportlets``
+PICTURES: Mapping[str, Picture] = {
+    "summary": Picture(".html", "Summary"),
+    "histogram": Picture(
+        ".svg",
+        "Intensities",
+        "Intensities inside the brain mask, in the units of the histogram reference of this age "
+        "group, to which the input was matched. Narrower peaks after enhancement mean that the "
+        "tissues are easier to tell apart.",
+    ),
+    "enhancement": Picture(
+        ".svg",
+        "Before and after",
+        "Move the pointer over the picture to alternate between the matched input and the "
+        "enhanced image. Both have the same display range. Noise and blur should decrease; "
+        "anatomy must not change.",
+        animated=True,
+    ),
+    "brainmask": Picture(
+        ".svg",
+        "Brain mask",
+        "The outline of the brain mask on the input. It should follow the surface of the brain "
+        "and leave out eyes and skull.",
+    ),
+    "tissues": Picture(
+        ".svg",
+        "Tissues",
+        "The network's tissue classification on the enhanced image. "
+        '<span class="key yellow"></span> outline of white matter. '
+        '<span class="key green"></span> border between grey matter and fluid.',
+    ),
+}
+
+
+def picture_name(source: BidsName, desc: str) -> str:
+    """File name of a picture.
+
+    >>> picture_name(BidsName({"sub": "01"}, "T1w"), "tissues")
+    'sub-01_desc-tissues_T1w.svg'
+    """
+    return str(source.derived({"desc": desc}, extension=PICTURES[desc].extension))
+
+
+def figures_folder(output_dir: Path, subject: str) -> Path:
+    """Where the pictures of a participant are."""
+    return output_dir / f"sub-{subject}" / "figures"
+
+
+def picture_paths(output_dir: Path, source: BidsName) -> list[Path]:
+    """Where the pictures of an image are."""
+    folder = figures_folder(output_dir, source.subject)
+    return [folder / picture_name(source, desc) for desc in PICTURES]

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Our own sidecars in an output dataset: which images have one, and what it says.
+
+What was done to an image is a table under the key :data:`KEY` of each of its sidecars.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from bmex_bids.common.names import BidsName, subject_folder
+
+#: of a sidecar: what was done to the image
+KEY = "BMEX"
+#: a run writes all sidecars of an image within this time
+TOGETHER_S = 30.0
+
+
+class RecordError(ValueError):
+    """A file that is no sidecar of ours; the message says why, to follow the file's name."""
+
+
+class MaskMethod(str, Enum):
+    """Where a brain mask comes from: ``Mask.method`` of a record."""
+
+    NETWORK = "network"
+    STRIPPED = "stripped"
+    GIVEN = "given"
+
+    @property
+    def words(self) -> str:
+        """For people."""
+        return {
+            MaskMethod.NETWORK: "stripping network",
+            MaskMethod.STRIPPED: "the input has no skull",
+            MaskMethod.GIVEN: "given",
+        }[self]
+
+    @classmethod
+    def words_of(cls, value: Any) -> str:
+        """A method in words; one that is not known as it is."""
+        known = {method.value for method in cls}
+        return cls(value).words if value in known else str(value or "")
+
+
+class Kind(Enum):
+    """The sidecars that are asked for, the one preferred as an image's record first."""
+
+    NATIVE = "enhanced"
+    RES = "enhanced on the network's grid"
+    QUALITY = "quality measures only"
+    PREPROC = "enhanced in its head"
+
+    @classmethod
+    def of(cls, name: BidsName) -> Kind | None:
+        """The kind of a sidecar by its name; None for any other file."""
+        if name.extension != ".json" or name.suffix not in {"T1w", "T2w"}:
+            return None
+        key = (name.entities.get("desc", ""), "res" in name.entities)
+        return {
+            ("enhanced", False): cls.NATIVE,
+            ("enhanced", True): cls.RES,
+            ("quality", False): cls.QUALITY,
+            ("preproc", False): cls.PREPROC,
+        }.get(key)
+
+
+@dataclass(frozen=True)
+class ImageRecords:
+    """The sidecars of one image.
+
+    Attributes
+    ----------
+    source : name of the raw image, without extension
+    paths : of its sidecars
+    """
+
+    source: BidsName
+    paths: Mapping[Kind, Path]
+
+    def latest_first(self) -> list[Path]:
+        """The sidecars that may be the image's record, those of the latest run first.
+
+        A run that asks for other products (``--output-res``, ``--qc-only``) leaves those of an
+        earlier run, which may have had another age or other weights.
+        """
+        kinds = [kind for kind in Kind if kind in self.paths and kind is not Kind.PREPROC]
+        times = {kind: self.paths[kind].stat().st_mtime for kind in kinds}
+        since = max(times.values(), default=0.0) - TOGETHER_S
+        return [self.paths[kind] for kind in sorted(kinds, key=lambda kind: times[kind] < since)]
+
+    def record(self) -> dict[str, Any]:
+        """The first that can be read; empty where none can."""
+        for path in self.latest_first():
+            if record := read_record(path):
+                return record
+        return {}
+
+
+def find_records(
+    output_dir: Path, subject: str | None = None, session: str | None = None
+) -> list[ImageRecords]:
+    """The images of an output dataset that have sidecars, in the order of their names.
+
+    Parameters
+    ----------
+    subject : only this participant's, of ``session``; None is all participants and sessions
+    """
+    found: dict[str, tuple[BidsName, dict[Kind, Path]]] = {}
+    for path in _sidecars(output_dir, subject, session):
+        name = BidsName.parse(path.name)
+        kind = Kind.of(name) if name else None
+        if name is None or kind is None:
+            continue
+        source = name.without("res", "desc", "space")
+        if subject is None or (source.subject, source.session) == (subject, session):
+            found.setdefault(str(source), (source, {}))[1][kind] = path
+    return [ImageRecords(*found[name]) for name in sorted(found)]
+
+
+def _sidecars(output_dir: Path, subject: str | None, session: str | None) -> Iterator[Path]:
+    if subject is not None:
+        folders = [output_dir / subject_folder(subject, session) / "anat"]
+    else:
+        folders = [*output_dir.glob("sub-*/anat"), *output_dir.glob("sub-*/ses-*/anat")]
+    for folder in folders:
+        yield from folder.glob("*_T[12]w.json")
+
+
+def read_sidecar(path: Path) -> dict[str, Any]:
+    """A sidecar that holds a record under :data:`KEY`; RecordError for anything else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise RecordError(f"cannot be read ({error.strerror or error})") from error
+    except (ValueError, RecursionError) as error:
+        raise RecordError(f"is not complete JSON ({error})") from error
+    if not isinstance(content, dict) or not isinstance(content.get(KEY), dict):
+        raise RecordError(f"lacks the key {KEY}, so it is not of bmex_bids or not complete")
+    return content
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """The record in a sidecar; None where there is none."""
+    try:
+        record: dict[str, Any] = read_sidecar(path)[KEY]
+    except RecordError:
+        return None
+    return record
+
+
+def table_of(record: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """A table in a record; empty where there is none."""
+    value = record.get(key)
+    return value if isinstance(value, dict) else {}
