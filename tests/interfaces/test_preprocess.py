@@ -84,7 +84,7 @@ def test_the_mask_of_a_stripped_image_is_its_brain(head_phantom, saved, mode):
 
 @pytest.mark.parametrize("mode", ["auto", "force"])
 def test_a_head_is_given_to_the_stripping_network(head_phantom, saved, monkeypatch, mode):
-    from bmex_bids.network import stripper
+    from bmex_bids.interfaces import stripping as stripper
 
     head = head_phantom(spacing=4.0)
     asked = {}
@@ -123,7 +123,7 @@ def test_a_head_is_given_to_the_stripping_network(head_phantom, saved, monkeypat
 
 @pytest.mark.parametrize("mode", ["auto", "skip", "force"])
 def test_a_given_mask_is_used_as_it_is(head_phantom, saved, monkeypatch, mode):
-    from bmex_bids.network import stripper
+    from bmex_bids.interfaces import stripping as stripper
 
     monkeypatch.delattr(stripper, "brain_probability")
     head = head_phantom(spacing=4.0)
