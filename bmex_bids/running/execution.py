@@ -47,6 +47,7 @@ from nipype.pipeline.plugins.tools import report_crash
 from numpy.typing import NDArray
 
 from bmex_bids.running import address_space, batch_plugins
+from bmex_bids.running.monitor import Monitor, sampled
 
 LOGGER = logging.getLogger(__name__)
 
@@ -177,8 +178,10 @@ def run(
     one_at_a_time : the next image begins when the one before is done
     plugin : name and arguments of one of Nipype's plugins, instead of our own; MultiProc is our
         own, with these arguments before the others
-    monitor_file : where what Nipype's resource monitor measured is put
+    monitor_file : where what Nipype's resource monitor measured is put, also of a run that fails
     """
+    monitor = None if monitor_file is None else Monitor(workflow, listener)
+    listener = monitor or listener
     try:
         name, arguments = plugin or ("", {})
         if name not in {"", "MultiProc"}:
@@ -196,9 +199,8 @@ def run(
                 one_at_a_time=one_at_a_time,
             )
     finally:
-        measured = Path(workflow.base_dir or ".") / workflow.name / "resource_monitor.json"
-        if monitor_file is not None and measured.exists():
-            shutil.move(measured, monitor_file)
+        if monitor is not None and monitor_file is not None:
+            monitor.write(monitor_file)
 
 
 def _run_elsewhere(
@@ -345,7 +347,8 @@ class SerialPlugin(PluginBase):
                 continue
             self._status_callback(node, "start")
             try:
-                node.run(updatehash=updatehash)
+                with sampled(node):
+                    node.run(updatehash=updatehash)
             except Exception:  # noqa: BLE001 - whatever a node raises is its image's failure
                 node._traceback = format_exception(*sys.exc_info())
                 _write_crash_file(node)
@@ -612,7 +615,8 @@ def _run_node(node: Any, updatehash: bool, taskid: int) -> dict[str, Any]:
     """
     result: dict[str, Any] = {"result": None, "traceback": None, "taskid": taskid}
     try:
-        result["result"] = node.run(updatehash=updatehash)
+        with sampled(node):
+            result["result"] = node.run(updatehash=updatehash)
     except Exception:  # noqa: BLE001 - whatever a node raises is its image's failure
         result["traceback"] = format_exception(*sys.exc_info())
         with suppress(Exception):

@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 import gc
+import json
 import multiprocessing
 import os
+import shutil
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +72,89 @@ def image_wf(name: str, act: str = "", n_procs: int = 1, use_gpu: bool = False) 
         ]
     )
     return workflow
+
+
+@pytest.fixture
+def monitored(tmp_path):
+    """Run workflows with the resource monitor; return its table, also of a run that breaks off."""
+
+    def go(*workflows, nprocs=1, stop=False, listener=lambda _: None, plugin=None):
+        target = tmp_path / "logs" / "monitor.json"
+        execution.configure(
+            crash_dir=tmp_path / "crash", stop_on_first_crash=stop, resource_monitor=True
+        )
+        whole = Workflow(name="all", base_dir=str(tmp_path / "work"))
+        whole.add_nodes(list(workflows))
+        try:
+            with suppress(KeyboardInterrupt):
+                execution.run(
+                    whole, listener=listener, nprocs=nprocs, monitor_file=target, plugin=plugin
+                )
+        finally:
+            execution.configure(crash_dir=tmp_path / "crash")
+        return json.loads(target.read_text())
+
+    return go
+
+
+def steps_measured(table):
+    assert len({len(values) for values in table.values()}) == 1
+    assert min(table["rss_GiB"], default=1) > 0.01
+    return {name.removeprefix("all.") for name in table["name"]}
+
+
+@pytest.mark.parametrize(("act", "nprocs"), [("raise", 1), ("raise", 2), ("die", 2)])
+def test_the_monitor_writes_what_it_measured_also_when_an_image_fails(monitored, act, nprocs):
+    """With several processes it wrote nothing when any image had failed."""
+    table = monitored(image_wf("a_wf", act), image_wf("b_wf"), nprocs=nprocs)
+    assert steps_measured(table) == {
+        *(f"{image}_wf.{step}" for image in "ab" for step in ("conform", "find_brain")),
+        "b_wf.last",
+    }
+    assert set(table["interface"]) == {"Step"}
+
+
+def test_the_monitor_writes_what_it_measured_with_another_plugin(monitored, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(execution.batch_plugins, "RESULT_TIMEOUT_S", 1)
+    table = monitored(image_wf("a_wf", "raise"), image_wf("b_wf"), plugin=("Linear", {}))
+    assert {"a_wf.find_brain", "b_wf.last"} <= steps_measured(table)
+
+
+def test_the_monitor_leaves_nothing_in_the_current_folder(monitored, tmp_path, monkeypatch):
+    """Nipype's samples went there; where it is read-only, each step failed."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monitored(image_wf("a_wf"))
+    assert list((tmp_path / "here").iterdir()) == []
+    assert [path.name for path in (tmp_path / "work").iterdir()] == ["all"]
+
+
+@pytest.mark.parametrize("nprocs", [1, 2])
+def test_the_monitor_writes_what_it_measured_when_the_run_stops_at_a_crash(monitored, nprocs):
+    table = monitored(image_wf("a_wf", "raise"), nprocs=nprocs, stop=True)
+    assert steps_measured(table) == {"a_wf.conform", "a_wf.find_brain"}
+
+
+@pytest.mark.parametrize("nprocs", [1, 2])
+def test_the_monitor_writes_what_it_measured_when_the_run_is_interrupted(monitored, nprocs):
+    def interrupt(event):
+        if event.node.endswith("find_brain") and event.status == "end":
+            raise KeyboardInterrupt
+
+    table = monitored(image_wf("a_wf"), nprocs=nprocs, listener=interrupt)
+    assert steps_measured(table) == {"a_wf.conform", "a_wf.find_brain"}
+
+
+def test_the_monitor_knows_steps_whose_folders_are_removed(monitored, tmp_path):
+    """``--drop-workdir`` removes an image's folders as soon as it is done."""
+
+    def drop(event):
+        if event.status == "end" and event.node.endswith("last"):
+            shutil.rmtree(tmp_path / "work/all/a_wf")
+
+    table = monitored(image_wf("a_wf"), listener=drop)
+    assert steps_measured(table) == {"a_wf.conform", "a_wf.find_brain", "a_wf.last"}
 
 
 @pytest.fixture
