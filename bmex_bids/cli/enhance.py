@@ -8,7 +8,6 @@ what was asked for is copied from there: under this command line there is no sec
 from __future__ import annotations
 
 import argparse
-import base64
 import dataclasses
 import gzip
 import json
@@ -540,31 +539,14 @@ def _copy_image(source: Path, target: Path, *, packed: bool) -> None:
 
 
 def _page(config: Config, planned: PlannedImage) -> str:
-    from bmex_bids.reports.individual import write_subject_report
+    from bmex_bids.reports.individual import Page, subject_page
     from bmex_bids.reports.methods import collect_facts, write_citation
 
     folder = config.paths.output_dir
     facts = collect_facts(folder)  # the page has the methods text, ready to copy
     versions = {name: version for name, version in facts.versions.items() if name != "pybids"}
     write_citation(folder, dataclasses.replace(facts, versions=versions), markdown_only=False)
-    page = write_subject_report(folder, planned.image.subject)
-    return self_contained(page.read_text(encoding="utf-8"), page.parent)
-
-
-def self_contained(html: str, folder: Path) -> str:
-    """A page with the pictures it shows inside it, and without links to files beside it."""
-
-    def embed(match: re.Match[str]) -> str:
-        path = folder / match["path"]
-        if path.suffix != ".svg" or not path.is_file():
-            return match[0]
-        content = base64.b64encode(path.read_bytes()).decode("ascii")
-        return f'{match["name"]}="data:image/svg+xml;base64,{content}"'
-
-    html = re.sub(r"<small>\s*Get figure file:.*?</small>", "", html, flags=re.DOTALL)
-    return re.sub(
-        r"""\b(?P<name>src|data)=(?P<quote>["'])(?P<path>[^"':]+)(?P=quote)""", embed, html
-    )
+    return subject_page(folder, Page(planned.image.subject), standalone=True)
 
 
 def conclusion(request: Request, record: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:

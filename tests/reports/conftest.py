@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import os
 import select
@@ -13,7 +15,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
+from PIL import Image
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 SECONDS = 60.0
@@ -90,6 +95,19 @@ class Browser:
     def point(self, x: float, y: float) -> None:
         """Put the pointer somewhere, in pixels of the window."""
         self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+
+    def pixels(self, selector: str, number: int = 0) -> NDArray[np.uint8]:
+        """What is seen of the element with this number of those that a selector finds, RGB."""
+        box = self.evaluate(
+            f"(() => {{ const r = document.querySelectorAll({json.dumps(selector)})[{number}]"
+            ".getBoundingClientRect(); return {x: r.x + scrollX, y: r.y + scrollY, "
+            "width: r.width, height: r.height, scale: 0.5}; })()"
+        )
+        assert box["width"] > 0, f"{selector} {number} has no width"
+        assert box["height"] > 0, f"{selector} {number} has no height"
+        taken = self.call("Page.captureScreenshot", clip=box, captureBeyondViewport=True)
+        with Image.open(io.BytesIO(base64.b64decode(taken["data"]))) as picture:
+            return np.asarray(picture.convert("RGB"))
 
     def wait(self, happened: Callable[[], bool]) -> None:
         """Take messages until something is so; fail after a minute."""

@@ -3,14 +3,21 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+import shutil
 
+import numpy as np
 import pytest
 from nireports._vendored.svgutils.transform import fromstring
 from nireports.reportlets.utils import compose_view
+from PIL import Image
 
 from bmex_bids.interfaces.reportlets import settled_flicker
-from bmex_bids.reports.individual import write_subject_report
+from bmex_bids.outputs.pictures import PICTURES
+from bmex_bids.reports.group import write_group
+from bmex_bids.reports.individual import Page, subject_page, write_subject_report
 
 OPACITY = """(() => {
     const front = document.querySelector('.foreground-svg');
@@ -98,20 +105,77 @@ def test_pointing_flickers_between_before_and_after(page, browser):
 
 
 def test_a_page_in_one_file_flickers_too_and_asks_for_nothing(page, browser, tmp_path):
-    from bmex_bids.cli.enhance import self_contained
-
     alone = tmp_path / "elsewhere" / "page.html"
     alone.parent.mkdir()
-    alone.write_text(self_contained(page.read_text(), page.parent))
+    alone.write_text(subject_page(page.parent, Page("01"), standalone=True))
     browser.open(alone)
     assert browser.complaints == []
     assert browser.failed == []
     assert [url for url in browser.requested if not url.startswith("data:")] == [alone.as_uri()]
 
     def opacities():
-        values = [browser.evaluate(OPACITY, context) for context in browser.contexts]
-        return [value for value in values if value is not None]
+        return browser.evaluate(
+            "Array.from(document.querySelectorAll('.foreground-svg'), front => "
+            "Number(getComputedStyle(front).opacity))"
+        )
 
-    browser.wait(lambda: len(opacities()) == 2)
-    browser.point_at("object")
+    assert opacities() == [1, 1]
+    browser.point_at(".item-enhancement svg")
     browser.wait(lambda: min(opacities()) == 0)
+
+
+@pytest.fixture
+def adult(tmp_path):
+    """Pictures as large as those of an adult, more than 2 MiB each; returns the output."""
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 255, (1500, 1500), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(noise).save(stream, "png")
+    data = base64.b64encode(stream.getvalue()).decode()
+    svg = (
+        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        'viewBox="0 0 400 300"><image width="400" height="300" preserveAspectRatio="none" '
+        f'xlink:href="data:image/png;base64,{data}"/></svg>'
+    )
+    assert len(svg) > 2 * 2**20
+    folder = tmp_path / "sub-01" / "figures"
+    folder.mkdir(parents=True)
+    for desc, picture in PICTURES.items():
+        if picture.extension == ".svg":
+            (folder / f"sub-01_desc-{desc}_T1w.svg").write_text(svg)
+    return tmp_path
+
+
+@pytest.mark.parametrize("standalone", [False, True], ids=["linked", "in one file"])
+def test_every_picture_of_an_adult_is_seen(adult, browser, standalone):
+    """A data URI above 2 MiB in an object left before and after blank in bmex-enhance's report."""
+    page = adult / "page.html"
+    page.write_text(subject_page(adult, Page("01"), standalone=standalone), encoding="utf-8")
+    if standalone:
+        shutil.rmtree(adult / "sub-01")
+    browser.open(page)
+    figures = ".item .reportlet"
+    count = browser.evaluate(f"document.querySelectorAll('{figures}').length")
+    assert count == 4
+    for number in range(count):
+        browser.wait(lambda n=number: browser.pixels(figures, n).std() > 10)
+
+
+def test_every_plot_of_the_group_page_is_seen(tmp_path, browser):
+    for number in range(20):
+        folder = tmp_path / f"sub-{number:02d}" / "anat"
+        folder.mkdir(parents=True)
+        record = {"Quality": {"qi": number / 20, "tct_before": 1 + number}}
+        path = folder / f"sub-{number:02d}_desc-enhanced_T1w.json"
+        path.write_text(json.dumps({"BMEX": record}))
+    write_group(tmp_path, tmp_path)
+    browser.open(tmp_path / "group_T1w.html")
+    assert browser.complaints == []
+    shown = "Array.from(document.querySelectorAll('svg.box')).filter(e => e.clientWidth).length"
+    assert browser.evaluate(shown) == 2
+    places = browser.evaluate(
+        "Array.from(document.querySelectorAll('svg.box'), e => e.clientWidth > 0)"
+    )
+    for number, visible in enumerate(places):
+        if visible:
+            assert browser.pixels("svg.box", number).std() > 5, f"plot {number} is blank"

@@ -14,11 +14,11 @@ import pytest
 from nipype import Function, Node
 from nipype.pipeline.plugins.tools import report_crash
 
+from bmex_bids.reports.crashes import read_crash
 from bmex_bids.reports.individual import (
     Page,
     page_name,
     pages_there,
-    read_crash,
     write_subject_report,
 )
 
@@ -148,9 +148,9 @@ def test_sessions_have_pages_of_their_own_and_know_each_other(tmp_path, figures,
         assert len(linked(page)) == (0 if session == "C" else 4)
         assert all(link.startswith(f"sub-01/figures/{page.stem}_desc-") for link in linked(page))
         others = {"A", "AB"} - {session} if session else set()
-        assert set(re.findall(r"href='sub-01_ses-(\w+).html'", text)) >= others
+        assert set(re.findall(r'href="sub-01_ses-(\w+).html"', text)) >= others
         assert f"sub-01_ses-{session}.html" not in text
-    assert "<a href='sub-01_ses-A.html'>ses-A</a>" in text
+    assert '<a href="sub-01_ses-A.html">ses-A</a>' in text
     assert "<b>ses-C</b>" in text
 
 
@@ -203,9 +203,9 @@ def test_the_summary_is_that_of_the_sidecar(tmp_path, figures, sidecar):
     assert "summary of sub-01" not in text
     for part in ("18.5 months", "0.83", "w&lt;1&gt;", "someone", "mind &amp; this", "cut off"):
         assert part in text
-    assert "1.25 &#8594; 1.50" in text
+    assert "1.25 → 1.50" in text
     assert "older kind" not in text
-    assert "T1w <span class='badge warn'>warn</span>" in text
+    assert 'T1w <span class="badge warn">warn</span>' in text
 
 
 def test_an_image_that_was_only_measured_has_its_summary(tmp_path, sidecar):
@@ -234,7 +234,7 @@ def test_a_failed_image_is_on_the_page_with_its_crash(tmp_path, run, session):
     assert len(list(folder.glob("crash-*.txt"))) == 3
     text = write_subject_report(tmp_path, "01", session).read_text(encoding="utf-8")
     assert f'<section id="{name}">' in text
-    assert "<span class='badge failed'>failed</span>" in text
+    assert '<span class="badge failed">failed</span>' in text
     assert "preprocess: brain mask" in text
     assert "expected &lt;a brain&gt;, got none" in text
     assert "preprocess_wf.find_brain</code>: ValueError: expected &lt;a brain&gt;</p>" in text
@@ -295,7 +295,7 @@ def test_a_crash_without_a_row_is_shown_once(tmp_path, run):
     text = write_subject_report(tmp_path, "01", "A").read_text(encoding="utf-8")
     assert text.count("Traceback</summary>") == 1
     assert "run_wf.sub_01_ses_A_T1w_wf" in text
-    assert "Errors <span class='badge fail'>1</span>" in text
+    assert 'Errors <span class="badge fail">1</span>' in text
 
 
 def test_a_strange_crash_file_is_all_traceback(tmp_path):
@@ -310,7 +310,7 @@ def test_the_methods_text_is_shown_and_made_harmless(tmp_path):
     logs.mkdir()
     (logs / "CITATION.md").write_text("We <used> *this*.", encoding="utf-8")
     text = write_subject_report(tmp_path, "01").read_text(encoding="utf-8")
-    assert "<pre class='methods'>We &lt;used&gt; *this*.</pre>" in text
+    assert '<pre class="methods">We &lt;used&gt; *this*.</pre>' in text
     (logs / "CITATION.html").write_text(
         "<html><head><link href='http://x'></head><body class='a'><p>Wé <em>used</em> this</p>"
         "<script src='http://cdn'></script></body></html>",
@@ -318,7 +318,7 @@ def test_the_methods_text_is_shown_and_made_harmless(tmp_path):
     )
     (logs / "CITATION.bib").write_text("@article{a}", encoding="utf-8")
     text = write_subject_report(tmp_path, "01").read_text(encoding="utf-8")
-    assert "<p>W&#233; <em>used</em> this</p>" in text
+    assert "<p>Wé <em>used</em> this</p>" in text
     assert "http:" not in text
     assert "<summary>As BibTeX</summary><pre>@article{a}</pre>" in text
     assert "<summary>As Markdown</summary>" in text
@@ -334,7 +334,7 @@ def test_without_a_methods_text_there_is_no_section_of_it(tmp_path, figures):
 def test_the_group_pages_are_linked_where_they_are(tmp_path):
     (tmp_path / "group_T2w.html").touch()
     text = write_subject_report(tmp_path, "01").read_text(encoding="utf-8")
-    assert "<a href='group_T2w.html'>T2w</a>" in text
+    assert '<a href="group_T2w.html">T2w</a>' in text
     assert "group_T1w" not in text
 
 
