@@ -217,7 +217,7 @@ def judge(measures: Measures) -> Gate:
             measures.correlation,
             CORRELATION,
             text="the enhanced image and the input correlate with {:.3f} inside the mask",
-            low="flicker before and after: does it show the same brain?",
+            low="compare before and after: do they show the same brain?",
         ),
         _number(
             "mean intensity shift",

@@ -301,7 +301,7 @@ def test_facts_that_are_told():
         "*w-published* (SHA-256 `22`; licence: MIT)",
         "on the CPU and NVIDIA X in single precision (float32).",
         "For 4 images they were shown the brain and its mirror images",
-        "averaged; networks of one kind that were trained apart took turns with them.",
+        "averaged; the mirror images were divided between networks that were trained separately.",
         "pass for 5 and fail for 1.",
     ):
         assert words in text
