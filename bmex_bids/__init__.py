@@ -31,8 +31,8 @@ __all__ = ["BmexError", "__version__", "collect", "enhance", "plan", "select"]
 _HOMES = {
     "collect": "bmex_bids.inputs.collect",
     "plan": "bmex_bids.inputs.plan",
-    "select": "bmex_bids.network.registry",
-    "enhance": "bmex_bids.network.predict",
+    "select": "bmex_bids.network.weights.registry",
+    "enhance": "bmex_bids.network.inference.predict",
 }
 
 

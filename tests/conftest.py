@@ -224,8 +224,8 @@ def tiny_records(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     import torch
     from safetensors.torch import save_file
 
-    from bmex_bids.network.compact import CompactBMEX
-    from bmex_bids.network.registry import WeightRecord
+    from bmex_bids.network.models.compact import CompactBMEX
+    from bmex_bids.network.weights.registry import WeightRecord
 
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"

@@ -38,6 +38,15 @@ LINES = (
     {"common", "exceptions", "data", "boilerplate"},
     {"__init__"},  # of the package itself: the version, which all may read
 )
+#: the same inside a package: its parts, uppermost first
+INSIDE = {
+    "network": (
+        {"inference"},
+        {"engine", "weights"},  # never each other
+        {"models"},
+        {"devices"},
+    ),
+}
 LINE = {part: number for number, parts in enumerate(LINES) for part in parts}
 
 #: third-party package -> (where it may be imported, whether the rule holds inside functions too)
@@ -114,6 +123,12 @@ def offences(relative: str, source: str) -> list[str]:
                 found.append(f"{where}: importing bmex_bids must not import {part}")
         elif part == "config" and own not in {"cli", "slurm", "running", "config"}:
             found.append(f"{where}: only cli, slurm and running read config")
+        elif part == own and own in INSIDE and len(path.parts) > 1:
+            lines = {name: number for number, names in enumerate(INSIDE[own]) for name in names}
+            here = path.with_suffix("").parts[1]
+            there = (item.name.split(".") + ["__init__"] * 3)[2]
+            if here != there and here in lines and lines.get(there, -1) <= lines[here]:
+                found.append(f"{where}: {own}.{here} imports {own}.{there}")
         elif part != own and LINE[part] <= LINE[own]:
             found.append(f"{where}: {own} (line {LINE[own]}) imports {part} (line {LINE[part]})")
     return found
@@ -132,6 +147,12 @@ def test_every_part_has_a_line() -> None:
     assert parts <= set(LINE), "give the new part a line in LINES, or put it into an old one"
 
 
+def test_every_part_inside_has_a_line() -> None:
+    for package, lines in INSIDE.items():
+        parts = {path.stem for path in (PACKAGE / package).iterdir()} - {"__init__", "__pycache__"}
+        assert parts == set().union(*lines)
+
+
 @pytest.mark.parametrize(
     ("relative", "source", "word"),
     [
@@ -141,6 +162,16 @@ def test_every_part_has_a_line() -> None:
         ("workflows/base.py", "from bmex_bids import config", "slurm and running read config"),
         ("reports/individual.py", "import bmex_bids.workflows.base", "imports workflows"),
         ("metrics/tissue.py", "import torch.nn as nn", "torch belongs in"),
+        (
+            "network/models/bmex.py",
+            "from bmex_bids.network.engine import layers",
+            "network.models imports network.engine",
+        ),
+        (
+            "network/weights/fetch.py",
+            "def f():\n    from ..engine import layers",
+            "network.weights imports network.engine",
+        ),
         ("cli/run.py", "if True:\n    from nipype import config", "nipype belongs in"),
         ("inputs/age.py", "def f():\n    from bids import BIDSLayout", "bids belongs in"),
         ("__init__.py", "from bmex_bids.cli.run import main", "must not import cli"),
@@ -163,7 +194,9 @@ def test_the_rule_finds_an_offence(relative: str, source: str, word: str) -> Non
             "def f():\n    import torch\n    from bmex_bids.network import x",
         ),
         ("interfaces/enhance.py", "if TYPE_CHECKING:\n    import torch"),
-        ("network/adunet.py", "import torch"),
+        ("network/models/adunet.py", "import torch"),
+        ("network/models/bmex.py", "from . import adunet"),
+        ("network/inference/predict.py", "from bmex_bids.network.devices import free_bytes"),
         ("cli/run.py", "from bmex_bids import __version__\nfrom bmex_bids.config import Config"),
         ("__init__.py", "def __getattr__(name):\n    from bmex_bids.network import predict"),
     ],

@@ -16,7 +16,7 @@ from app_runs import bmex, participants, status_of
 
 from bmex_bids.cli.run import main
 from bmex_bids.exceptions import WeightsError
-from bmex_bids.network.checkpoints import read_state
+from bmex_bids.network.weights.checkpoints import read_state
 
 PACKAGE = Path(__file__).resolve().parents[1] / "bmex_bids"
 
@@ -51,8 +51,8 @@ SAFE_WITH = {
 #: what asks for the machine's name
 NETWORK = {"socket", "ssl", "urllib.request", "http.client", "requests", "ftplib", "smtplib"}
 MAY_IMPORT = {
-    ("network/download.py", "urllib.request"),
-    ("network/download.py", "http.client"),
+    ("network/weights/download.py", "urllib.request"),
+    ("network/weights/download.py", "http.client"),
     ("outputs/lock.py", "socket"),
 }
 
@@ -194,7 +194,7 @@ def no_network(monkeypatch):
 def test_a_run_tries_no_connection(
     no_network, bids_skeleton, brain, tiny_records, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("bmex_bids.network.registry.bundled", lambda: tiny_records)
+    monkeypatch.setattr("bmex_bids.network.weights.registry.bundled", lambda: tiny_records)
     monkeypatch.chdir(tmp_path)
     bids = bids_skeleton({**participants("01"), "sub-01/anat/sub-01_T1w.nii.gz": brain()})
     arguments = [str(bids), "out", "participant", "group", "--nprocs", "1"]

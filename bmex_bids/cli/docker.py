@@ -29,7 +29,7 @@ from bmex_bids import __version__
 from bmex_bids.cli import parser as flags
 from bmex_bids.config import Paths
 from bmex_bids.exceptions import BmexError, EnvironmentProblem, OutputError, UsageError
-from bmex_bids.network.published import weights_folder
+from bmex_bids.network.weights.published import weights_folder
 
 DOCKER_LIKE = ("docker", "podman")
 FILE_LIKE = ("apptainer", "singularity")

@@ -99,7 +99,7 @@ def _quick(options: argparse.Namespace) -> int:
 
 def _enhancement(options: argparse.Namespace) -> None:
     from bmex_bids.evaluation.quick import enhancement_rows
-    from bmex_bids.network.registry import select
+    from bmex_bids.network.weights.registry import select
 
     record = select("enhance", weights=options.weights, weights_dir=options.weights_dir)
     print(f"weights {record.name} ({record.sha256[:12]})\n")
@@ -122,7 +122,7 @@ def _enhancement(options: argparse.Namespace) -> None:
 
 def _stripping(options: argparse.Namespace) -> None:
     from bmex_bids.evaluation.quick import stripping_rows
-    from bmex_bids.network.registry import select
+    from bmex_bids.network.weights.registry import select
 
     record = select("strip", weights="bundled")
     print(f"\nweights {record.name} ({record.sha256[:12]})\n\n{'synthetic head':<24}{'Dice':>8}")

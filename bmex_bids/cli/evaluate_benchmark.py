@@ -74,7 +74,7 @@ def _work(options: argparse.Namespace) -> int:
     from bmex_bids.evaluation.methods import weight_record
     from bmex_bids.evaluation.subjects import DEFAULT_SUBJECTS
     from bmex_bids.evaluation.summary import markdown
-    from bmex_bids.network.registry import select
+    from bmex_bids.network.weights.registry import select
     from bmex_bids.outputs.files import write_text
 
     if options.weights_file is not None:

@@ -73,7 +73,7 @@ def _work(options: argparse.Namespace) -> int:
 
 def _network(options: argparse.Namespace, threads: int) -> Iterator[str]:
     from bmex_bids.evaluation import speed
-    from bmex_bids.network.registry import select
+    from bmex_bids.network.weights.registry import select
 
     found = speed.machine(threads, options.clock)
     yield (
@@ -144,7 +144,7 @@ def network_line(row: NetworkRow) -> str:
 
 def _agreement(options: argparse.Namespace, threads: int) -> Iterator[str]:
     from bmex_bids.evaluation import speed
-    from bmex_bids.network.registry import select
+    from bmex_bids.network.weights.registry import select
 
     record = select("enhance", weights="bundled")
     data, mask, name = speed.real_brain(options.data)

@@ -75,8 +75,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _load_networks() -> list[str]:
     """Load every bundled set of weights; their names (WeightsError where one is damaged)."""
-    from bmex_bids.network.checkpoints import load_network
-    from bmex_bids.network.registry import bundled, verify
+    from bmex_bids.network.weights.checkpoints import load_network
+    from bmex_bids.network.weights.registry import bundled, verify
 
     records = bundled()
     for record in records:

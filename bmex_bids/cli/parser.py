@@ -25,7 +25,7 @@ from bmex_bids.config import (
 )
 from bmex_bids.exceptions import UsageError
 from bmex_bids.inputs.derivatives import parse_derivatives
-from bmex_bids.network.registry import PUBLISHED, weight_names
+from bmex_bids.network.weights.registry import PUBLISHED, weight_names
 from bmex_bids.outputs.container import version_line
 from bmex_bids.running.resources import available_cpus
 from bmex_bids.slurm.scripts import TASK_CPUS, TASK_MEM_GB

@@ -187,7 +187,7 @@ def _validate(bids_dir: Path) -> None:
 
 def _device(config: Config) -> str:
     """``cpu``, ``cuda`` or ``cuda:N``; a GPU that is asked for and absent is a DeviceError."""
-    from bmex_bids.network.predict import resolve_device
+    from bmex_bids.network.devices import resolve_device
 
     return str(resolve_device(config.processing.device))
 

@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 # ------------------------------------------------------------------ list
 def records(folder: Path) -> Iterator[dict[str, Any]]:
     """One record a weight file, bundled or published, whether it is here or not."""
-    from bmex_bids.network import published, registry
+    from bmex_bids.network.weights import published, registry
 
     for record in registry.bundled():
         yield {
@@ -118,7 +118,7 @@ def records(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def _list(options: argparse.Namespace) -> int:
-    from bmex_bids.network.published import weights_folder
+    from bmex_bids.network.weights.published import weights_folder
 
     folder = weights_folder(options.weights_dir)
     table = list(records(folder))
@@ -152,7 +152,7 @@ def _list(options: argparse.Namespace) -> int:
 # ------------------------------------------------------------------ fetch
 def chosen(names: Sequence[str]) -> list[tuple[Any, Any]]:
     """The published sets and files that names mean; UsageError for one that is unknown."""
-    from bmex_bids.network.published import published_sets
+    from bmex_bids.network.weights.published import published_sets
 
     known = {}
     for release in published_sets():
@@ -171,8 +171,8 @@ def chosen(names: Sequence[str]) -> list[tuple[Any, Any]]:
 
 
 def _fetch(options: argparse.Namespace) -> int:
-    from bmex_bids.network import fetch
-    from bmex_bids.network.published import weights_folder
+    from bmex_bids.network.weights import fetch
+    from bmex_bids.network.weights.published import weights_folder
 
     if options.source is not None and (options.url or options.sha256):
         raise UsageError("expected --from, or --url with --sha256, got both; leave one out")
@@ -220,7 +220,7 @@ def _several(
     release: Any, files: list[Any], url: str | None, folder: Path, net: dict[str, Any]
 ) -> list[tuple[str, Any]]:
     """Files of a set from its ZIP file, where it is offered as one; else each from its address."""
-    from bmex_bids.network import fetch
+    from bmex_bids.network.weights import fetch
 
     address = url or release.archive
     if address:
@@ -285,9 +285,9 @@ def _end(progress: Any) -> None:
 
 # ------------------------------------------------------------------ verify, convert, path
 def _verify(options: argparse.Namespace) -> int:
-    from bmex_bids.network import published, registry
-    from bmex_bids.network.checkpoints import load_network
-    from bmex_bids.network.lifespanstrip import template_values
+    from bmex_bids.network.weights import published, registry
+    from bmex_bids.network.weights.checkpoints import load_network
+    from bmex_bids.network.weights.template import template_values
 
     folder = published.weights_folder(options.weights_dir)
     pairs = chosen(options.names) if options.names else None
@@ -323,7 +323,7 @@ def _verify(options: argparse.Namespace) -> int:
 
 def _trusted(path: Path, trust: str | None) -> str:
     """What a file was compared with; one that nothing is known of is written down, if that can be."""
-    from bmex_bids.network import published
+    from bmex_bids.network.weights import published
 
     if trust is not None:
         return {
@@ -338,7 +338,7 @@ def _trusted(path: Path, trust: str | None) -> str:
 
 
 def _convert(options: argparse.Namespace) -> int:
-    from bmex_bids.network.checkpoints import convert
+    from bmex_bids.network.weights.checkpoints import convert
     from bmex_bids.outputs.files import write_whole
 
     source, target = options.source, options.target
@@ -358,8 +358,8 @@ def _convert(options: argparse.Namespace) -> int:
 
 
 def _path(options: argparse.Namespace) -> int:
-    from bmex_bids.network.published import locate, weights_folder
-    from bmex_bids.network.registry import bundled
+    from bmex_bids.network.weights.published import locate, weights_folder
+    from bmex_bids.network.weights.registry import bundled
 
     folder = weights_folder(options.weights_dir)
     if options.name is None:

@@ -43,12 +43,12 @@ from bmex_bids.exceptions import UsageError
 from bmex_bids.metrics.reference import mse, psnr
 from bmex_bids.metrics.structure import Structure
 from bmex_bids.metrics.tissue import dice, tct
-from bmex_bids.network.registry import WeightRecord, sha256
+from bmex_bids.network.weights.registry import WeightRecord, sha256
 from bmex_bids.outputs.files import write_whole
 from bmex_bids.training.images import REAL_IMAGES, VALIDATION_IMAGES, CleanImage, prepare
 
 if TYPE_CHECKING:
-    from bmex_bids.network.predict import Enhancement
+    from bmex_bids.network.inference.predict import Enhancement
 
 Array = NDArray[np.float32]
 RANGE = 1000.0
@@ -112,7 +112,7 @@ class Settings:
 
     def enhance(self, data: Array, mask: NDArray[np.bool_]) -> Enhancement:
         """What the network of this run makes of an image that is matched already."""
-        from bmex_bids.network.predict import enhance
+        from bmex_bids.network.inference.predict import enhance
 
         return enhance(
             data, mask, self.record, device=self.device, threads=1, mirroring=self.mirroring

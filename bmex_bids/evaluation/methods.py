@@ -36,7 +36,7 @@ from bmex_bids.evaluation.cells import CELLS, SLICE_AXIS, Cell
 from bmex_bids.exceptions import WeightsError
 from bmex_bids.imaging.intensity import load_histogram, match_histogram
 from bmex_bids.imaging.noise import PATCH, noise_sigma, non_local_means
-from bmex_bids.network.registry import WeightRecord, sha256
+from bmex_bids.network.weights.registry import WeightRecord, sha256
 from bmex_bids.training.images import CleanImage
 
 Array = NDArray[np.float32]
@@ -238,7 +238,7 @@ def network(
     """
 
     def run(job: Job) -> Array:
-        from bmex_bids.network.predict import enhance
+        from bmex_bids.network.inference.predict import enhance
 
         if job.cell.slices_mm is not None:
             fine = np.where(job.mask, np.clip(cubic(job), 0, None), 0).astype(np.float32)

@@ -20,9 +20,9 @@ from bmex_bids.exceptions import UsageError
 from bmex_bids.imaging.intensity import load_histogram, match_histogram
 from bmex_bids.metrics.reference import psnr
 from bmex_bids.metrics.tissue import dice
-from bmex_bids.network.predict import enhance
-from bmex_bids.network.registry import WeightRecord
-from bmex_bids.network.stripper import brain_probability
+from bmex_bids.network.inference.predict import enhance
+from bmex_bids.network.inference.stripper import brain_probability
+from bmex_bids.network.weights.registry import WeightRecord
 from bmex_bids.training.enhance import CELLS, cell_recipe
 from bmex_bids.training.images import VALIDATION_IMAGES, VALIDATION_MAPS, CleanImage, prepare
 from bmex_bids.training.synthesis import load_head, scan

@@ -29,9 +29,16 @@ from numpy.typing import NDArray
 from bmex_bids.exceptions import UsageError
 from bmex_bids.imaging.intensity import n4
 from bmex_bids.metrics.reference import psnr
-from bmex_bids.network.predict import CROP, PADDING, PATCH, Enhancement, brain_box, enhance
-from bmex_bids.network.registry import WeightRecord
-from bmex_bids.network.tiling import reference_grid
+from bmex_bids.network.inference.predict import (
+    CROP,
+    PADDING,
+    PATCH,
+    Enhancement,
+    brain_box,
+    enhance,
+)
+from bmex_bids.network.inference.tiling import reference_grid
+from bmex_bids.network.weights.registry import WeightRecord
 from bmex_bids.training.images import VALIDATION_IMAGES, prepare
 
 BRAIN = (160, 192, 160)  # voxels of 0.8 mm
@@ -76,7 +83,7 @@ def machine(threads: int, clock: Clock = time.perf_counter) -> Machine:
     """Look at this machine, and multiply matrices on it."""
     import torch
 
-    from bmex_bids.network.memory import native_dtype
+    from bmex_bids.network.devices import native_dtype
 
     torch.set_num_threads(threads)
     native = native_dtype(torch.device("cpu")) == torch.bfloat16
@@ -141,8 +148,8 @@ def published_shape(width: int, folder: Path) -> WeightRecord:
     import torch
     from safetensors.torch import save_file
 
-    from bmex_bids.network.bmex import BMEX
-    from bmex_bids.network.registry import sha256
+    from bmex_bids.network.models.bmex import BMEX
+    from bmex_bids.network.weights.registry import sha256
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(width)

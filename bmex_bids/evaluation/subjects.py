@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from bmex_bids.degrade.recipe import Recipe
 from bmex_bids.exceptions import UsageError
 from bmex_bids.imaging.intensity import load_histogram, match_histogram
-from bmex_bids.network.predict import brain_box
+from bmex_bids.network.inference.predict import brain_box
 from bmex_bids.training.images import CleanImage, prepare
 from bmex_bids.training.painting import CONTRASTS, FREESURFER, TISSUE
 from bmex_bids.training.synthesis import read_labels

@@ -37,7 +37,7 @@ from bmex_bids.interfaces.files import (
     write,
 )
 from bmex_bids.interfaces.preprocess import weight_record
-from bmex_bids.network.predict import classify, enhance
+from bmex_bids.network.inference.predict import classify, enhance
 
 #: voxels around the brain that interpolation may look at
 MARGIN = 4

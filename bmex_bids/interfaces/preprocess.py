@@ -33,7 +33,7 @@ from bmex_bids.imaging.orientation import check_levels, conform, load_image, vox
 from bmex_bids.imaging.resampling import resample_like, resample_to_spacing
 from bmex_bids.interfaces.files import data_of, read, with_data, write
 from bmex_bids.interfaces.stripping import network_mask
-from bmex_bids.network.registry import WeightRecord
+from bmex_bids.network.weights.registry import WeightRecord
 from bmex_bids.outputs.records import MaskMethod
 
 
@@ -286,7 +286,7 @@ def limit_itk_threads(threads: int) -> None:
 
 
 def weight_record(table: dict[str, Any]) -> Any:
-    """The :class:`~bmex_bids.network.registry.WeightRecord` that travels as a plain dict."""
+    """The :class:`~bmex_bids.network.weights.registry.WeightRecord` that travels as a plain dict."""
     values = dict(table, path=Path(table["path"]))
     if values.get("companion") is not None:
         values["companion"] = Path(values["companion"])

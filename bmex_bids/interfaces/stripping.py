@@ -13,14 +13,14 @@ from bmex_bids.imaging.mask import clean_mask, open_mask
 from bmex_bids.imaging.orientation import voxel_sizes
 from bmex_bids.imaging.resampling import resample_like, resample_to_spacing
 from bmex_bids.interfaces.files import data_of, with_data
-from bmex_bids.network.lifespanstrip import (
+from bmex_bids.network.inference.lifespanstrip import (
     DIVISOR,
     GRID_MM,
     head_probability,
-    template_values,
 )
-from bmex_bids.network.registry import WeightRecord
-from bmex_bids.network.stripper import brain_probability
+from bmex_bids.network.inference.stripper import brain_probability
+from bmex_bids.network.weights.registry import WeightRecord
+from bmex_bids.network.weights.template import template_values
 from bmex_bids.outputs.records import MaskMethod
 
 NO_TEMPLATE = (
@@ -39,7 +39,7 @@ def network_mask(
     ----------
     corrected : LPS, 0…1000, N4 over the head
     record : of a stripping network
-    device, threads : as for :func:`bmex_bids.network.predict.enhance`
+    device, threads : as for :func:`bmex_bids.network.inference.predict.enhance`
 
     Returns
     -------

@@ -238,8 +238,8 @@ def _device(value: Any) -> str | None:
 
 def _weight_sets(tables: Iterable[Mapping[str, Any]]) -> tuple[WeightSet, ...]:
     """Each set of weights once, with the number of its images."""
-    from bmex_bids.network.published import published_sets
-    from bmex_bids.network.registry import bundled
+    from bmex_bids.network.weights.published import published_sets
+    from bmex_bids.network.weights.registry import bundled
 
     theirs = tuple(release.name for release in published_sets())
     ours = {text for record in bundled() for text in (record.name, record.sha256)}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bmex_bids.inputs.plan import PlannedImage
-    from bmex_bids.network.registry import WeightRecord
+    from bmex_bids.network.weights.registry import WeightRecord
 
 #: microseconds a voxel of the network's grid and a thread, measured on a slow server core in float32 (one that
 #: multiplies bfloat16 takes a tenth with published weights); an estimate is for planning batches, not for promises

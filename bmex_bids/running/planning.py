@@ -13,7 +13,7 @@ from bmex_bids.running.resources import available_memory_gb
 
 if TYPE_CHECKING:
     from bmex_bids.inputs.plan import PlannedImage
-    from bmex_bids.network.registry import WeightRecord
+    from bmex_bids.network.weights.registry import WeightRecord
 
 
 def plan(config: Config) -> list[PlannedImage]:
@@ -111,7 +111,7 @@ def task(config: Config, image: PlannedImage, *, quick: bool = False) -> Task:
 
 def weights_of(config: Config, image: PlannedImage) -> WeightRecord:
     """Of the enhancing network (WeightsError where there are none)."""
-    from bmex_bids.network.registry import select
+    from bmex_bids.network.weights.registry import select
 
     return select(
         "enhance",
@@ -124,7 +124,7 @@ def weights_of(config: Config, image: PlannedImage) -> WeightRecord:
 
 def strip_weights_of(config: Config, image: PlannedImage) -> WeightRecord | None:
     """Of the stripping network; None where it will not be asked."""
-    from bmex_bids.network.registry import select
+    from bmex_bids.network.weights.registry import select
 
     needless = config.processing.skull_strip == "skip" or image.mask is not None
     if needless:
@@ -135,7 +135,7 @@ def strip_weights_of(config: Config, image: PlannedImage) -> WeightRecord | None
 
 def _checksums(strip: WeightRecord | None) -> list[str]:
     """Of the stripping network and of the template that its input is matched to."""
-    from bmex_bids.network.registry import sha256
+    from bmex_bids.network.weights.registry import sha256
 
     if strip is None:
         return []
@@ -144,7 +144,7 @@ def _checksums(strip: WeightRecord | None) -> list[str]:
 
 def try_weights(tasks: Sequence[Task]) -> None:
     """Load each network once before anything is written (WeightsError)."""
-    from bmex_bids.network.checkpoints import load_network
+    from bmex_bids.network.weights.checkpoints import load_network
 
     records = [r for task in tasks if task.to_run for r in (task.weights, task.strip_weights)]
     for path, variant in sorted({(r.path, r.variant) for r in records if r is not None}):

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from bmex_bids.degrade.recipe import Recipe, severity
 from bmex_bids.exceptions import UsageError
 from bmex_bids.metrics.reference import psnr
-from bmex_bids.network.compact import CompactBMEX
-from bmex_bids.network.tiling import network_order
+from bmex_bids.network.inference.tiling import network_order
+from bmex_bids.network.models.compact import CompactBMEX
 from bmex_bids.training.growth import start
 from bmex_bids.training.images import VALIDATION_IMAGES, CleanImage, prepare
 from bmex_bids.training.loop import Schedule, export_half, fit

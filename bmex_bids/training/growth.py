@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bmex_bids.exceptions import UsageError
-from bmex_bids.network.compact import CompactBMEX
+from bmex_bids.network.models.compact import CompactBMEX
 
 State = dict[str, Tensor]
 
@@ -89,7 +89,7 @@ def without_tissues(state: State) -> State:
     """The enhancement network alone, fed with no tissues; as it is where there are none.
 
     The first of the stem's inputs are the image's, eight of each channel (see
-    :func:`bmex_bids.network.compact.unshuffle`).
+    :func:`bmex_bids.network.models.compact.unshuffle`).
     """
     kept = {name: value for name, value in state.items() if not name.startswith("tissue.")}
     stem = "enhance.stem.weight"

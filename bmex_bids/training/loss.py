@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bmex_bids.network.compact import box_mean
+from bmex_bids.network.models.compact import box_mean
 
 RANGE = 1000.0  # template units
 WINDOW = 7  # voxels, edge of the cube that SSIM compares

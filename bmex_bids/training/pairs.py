@@ -25,7 +25,7 @@ from bmex_bids.degrade.intensity import gamma
 from bmex_bids.degrade.recipe import draw
 from bmex_bids.exceptions import UsageError
 from bmex_bids.imaging.intensity import load_histogram, match_histogram
-from bmex_bids.network.tiling import network_order
+from bmex_bids.network.inference.tiling import network_order
 from bmex_bids.training.images import (
     REAL_IMAGES,
     TEMPLATES,

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from bmex_bids.exceptions import UsageError
-from bmex_bids.network.compact import HalfUNet
-from bmex_bids.network.headgrid import GRID_MM, window
-from bmex_bids.network.stripper import View, first_view, on_grid, second_view, seen
-from bmex_bids.network.tiling import network_order
+from bmex_bids.network.inference.headgrid import GRID_MM, window
+from bmex_bids.network.inference.stripper import View, first_view, on_grid, second_view, seen
+from bmex_bids.network.inference.tiling import network_order
+from bmex_bids.network.models.compact import HalfUNet
 from bmex_bids.training.growth import start
 from bmex_bids.training.images import TRAINING_MAPS, VALIDATION_MAPS
 from bmex_bids.training.loop import Schedule, export_half, fit
@@ -85,7 +85,7 @@ class HeadChunks(Dataset[tuple[Tensor, Tensor]]):
 def looks(
     image: Array, brain: Array, spacing_mm: float, rng: np.random.Generator
 ) -> list[tuple[Tensor, Tensor]]:
-    """Both looks of the network at a head, as in :func:`~bmex_bids.network.stripper.brain_probability`.
+    """Both looks of the network at a head, as in :func:`~bmex_bids.network.inference.stripper.brain_probability`.
 
     The second is a little off, as if the first had not been quite right; a head whose brain lies
     outside the field of view is looked at twice in the same way.

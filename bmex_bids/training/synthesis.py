@@ -24,7 +24,7 @@ from bmex_bids.degrade.blur import thick_slices
 from bmex_bids.degrade.intensity import bias_field
 from bmex_bids.degrade.noise import rician
 from bmex_bids.imaging.orientation import conform, load_image
-from bmex_bids.network.headgrid import GRID_MM, WINDOW, normalise
+from bmex_bids.network.inference.headgrid import GRID_MM, WINDOW, normalise
 
 Array = NDArray[np.float32]
 

@@ -13,7 +13,7 @@ from nipype.pipeline.engine import Workflow
 
 from bmex_bids import __version__
 from bmex_bids.interfaces.files import voxel_count
-from bmex_bids.network.registry import bundled, select
+from bmex_bids.network.weights.registry import bundled, select
 from bmex_bids.workflows.enhance import init_enhance_wf
 from bmex_bids.workflows.outputs import init_outputs_wf
 from bmex_bids.workflows.preprocess import init_preprocess_wf
@@ -21,7 +21,7 @@ from bmex_bids.workflows.report import init_report_wf
 
 if TYPE_CHECKING:
     from bmex_bids.inputs.plan import PlannedImage
-    from bmex_bids.network.registry import WeightRecord
+    from bmex_bids.network.weights.registry import WeightRecord
 
 #: the version is in it, so that intermediate files of another version are not taken for ours
 RUN_WORKFLOW = f"bmex_{__version__}_wf".replace(".", "_")

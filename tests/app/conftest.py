@@ -9,7 +9,7 @@ import pytest
 @pytest.fixture(autouse=True)
 def tiny_network(tiny_records, monkeypatch, tmp_path):
     """The tiny network takes the bundled one's place; the current folder is the test's own."""
-    monkeypatch.setattr("bmex_bids.network.registry.bundled", lambda: tiny_records)
+    monkeypatch.setattr("bmex_bids.network.weights.registry.bundled", lambda: tiny_records)
     monkeypatch.chdir(tmp_path)
 
 

@@ -109,8 +109,8 @@ def test_other_weights_are_a_change(one, finished, tiny_records, monkeypatch):
     import dataclasses
 
     others = [dataclasses.replace(record, sha256="f" * 64) for record in tiny_records]
-    monkeypatch.setattr("bmex_bids.network.registry.bundled", lambda: others)
-    monkeypatch.setattr("bmex_bids.network.registry.verify", lambda *_: None)
+    monkeypatch.setattr("bmex_bids.network.weights.registry.bundled", lambda: others)
+    monkeypatch.setattr("bmex_bids.network.weights.registry.verify", lambda *_: None)
     assert bmex(one, "--dry-run") == 0
     assert bmex(one) == 0
     assert [row["status"] for row in status_of(finished)] == ["done"]

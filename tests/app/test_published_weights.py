@@ -13,7 +13,7 @@ from app_runs import bmex, participants, status_of
 from literal_network import encode_caffemodel, random_caffe, randomised
 
 from bmex_bids.cli import weights
-from bmex_bids.network.bmex import BMEX
+from bmex_bids.network.models.bmex import BMEX
 
 
 def published_name(name: str) -> str:

@@ -29,7 +29,7 @@ def surroundings(tiny_records, monkeypatch, tmp_path):
 
     only = {"summary": reportlets.write_summary}
     monkeypatch.setattr(reportlets, "drawings", lambda: only)
-    monkeypatch.setattr("bmex_bids.network.registry.bundled", lambda: tiny_records)
+    monkeypatch.setattr("bmex_bids.network.weights.registry.bundled", lambda: tiny_records)
     (tmp_path / "here").mkdir()
     (tmp_path / "tmp").mkdir()
     monkeypatch.chdir(tmp_path / "here")

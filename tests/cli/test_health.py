@@ -56,7 +56,7 @@ def test_a_result_that_is_wrong_is_found(fault):
 def test_damaged_weights_are_an_error_with_its_exit_code(monkeypatch, tmp_path, capsys):
     import dataclasses
 
-    from bmex_bids.network import registry
+    from bmex_bids.network.weights import registry
 
     damaged = tmp_path / "weights.safetensors"
     damaged.write_bytes(b"not weights")

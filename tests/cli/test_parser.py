@@ -10,7 +10,7 @@ import pytest
 import bmex_bids
 from bmex_bids.cli.parser import _memory, new_run_id, parse
 from bmex_bids.exceptions import UsageError
-from bmex_bids.network.registry import bundled
+from bmex_bids.network.weights.registry import bundled
 
 BUNDLED = next(record.name for record in bundled() if record.kind == "enhance")
 

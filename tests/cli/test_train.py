@@ -9,10 +9,10 @@ from safetensors.torch import save_file
 from bmex_bids import toml
 from bmex_bids.cli.train import build_parser, main, settings
 from bmex_bids.exceptions import UsageError
-from bmex_bids.network import registry
-from bmex_bids.network.checkpoints import load_network
-from bmex_bids.network.compact import HalfUNet
-from bmex_bids.network.stripper import brain_probability
+from bmex_bids.network.inference.stripper import brain_probability
+from bmex_bids.network.models.compact import HalfUNet
+from bmex_bids.network.weights import registry
+from bmex_bids.network.weights.checkpoints import load_network
 from bmex_bids.training.enhance import EnhanceConfig
 from bmex_bids.training.images import TRAINING_MAPS, VALIDATION_MAPS
 from bmex_bids.training.strip import StripConfig

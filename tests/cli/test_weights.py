@@ -17,10 +17,10 @@ from safetensors.torch import load_file
 
 from bmex_bids.cli import weights
 from bmex_bids.exceptions import WeightsError
-from bmex_bids.network import fetch, published
-from bmex_bids.network.adunet import ADUNet
-from bmex_bids.network.bmex import BMEX
-from bmex_bids.network.registry import bundled, select
+from bmex_bids.network.models.adunet import ADUNet
+from bmex_bids.network.models.bmex import BMEX
+from bmex_bids.network.weights import fetch, published
+from bmex_bids.network.weights.registry import bundled, select
 
 ADULT = "BMEX-Month24-T1-model.pt"
 BUNDLED = next(record.name for record in bundled() if record.kind == "enhance")

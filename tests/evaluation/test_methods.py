@@ -90,7 +90,7 @@ def test_the_network_is_given_matched_images_and_slices_by_cubic_spline(smooth, 
     data, mask = smooth
     record = next(r for r in tiny_records if r.kind == "enhance")
     run = methods.methods(record)["bmex"].run
-    from bmex_bids.network.predict import enhance
+    from bmex_bids.network.inference.predict import enhance
 
     job = job_of(thick_slices(data, 2, 3.0), mask, "2.4 mm")
     fine = np.where(mask, methods.cubic(job), 0).astype(np.float32)

@@ -8,7 +8,7 @@ import torch
 from bmex_bids.cli import evaluate
 from bmex_bids.cli.evaluate_speed import network_line
 from bmex_bids.evaluation import speed
-from bmex_bids.network.checkpoints import from_published, load_network
+from bmex_bids.network.weights.checkpoints import from_published, load_network
 
 
 def test_the_synthetic_brain_fills_its_box():

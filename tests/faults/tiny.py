@@ -97,7 +97,7 @@ def weights(folder: Path) -> Path:
     import torch
     from safetensors.torch import save_file
 
-    from bmex_bids.network.compact import CompactBMEX
+    from bmex_bids.network.models.compact import CompactBMEX
 
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
@@ -107,7 +107,7 @@ def weights(folder: Path) -> Path:
 
 def records() -> list[Any]:
     """Takes the place of ``network.registry.bundled``."""
-    from bmex_bids.network.registry import WeightRecord
+    from bmex_bids.network.weights.registry import WeightRecord
 
     path = Path(os.environ["BMEX_TINY"]) / "tiny.safetensors"
     common: dict[str, Any] = {
@@ -516,7 +516,7 @@ def _draw_a_circle(_: Any, path: Path) -> None:
 def pretend() -> None:
     """The tiny network and the plain pictures take the places of the real ones."""
     from bmex_bids.interfaces import reportlets
-    from bmex_bids.network import registry
+    from bmex_bids.network.weights import registry
 
     registry.bundled = records
     reportlets.drawings = plain_drawings

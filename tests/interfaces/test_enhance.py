@@ -16,7 +16,7 @@ from bmex_bids.interfaces.enhance import (
     to_axes_of,
     voxels_coincide,
 )
-from bmex_bids.network import predict
+from bmex_bids.network.inference import predict
 
 RECORD = {
     "name": "test",

@@ -12,10 +12,10 @@ from bmex_bids.exceptions import WeightsError
 from bmex_bids.interfaces import stripping
 from bmex_bids.interfaces.preprocess import MaskBrain, weight_record
 from bmex_bids.interfaces.stripping import network_mask
-from bmex_bids.network import lifespanstrip
-from bmex_bids.network.adunet import ADUNet
-from bmex_bids.network.lifespanstrip import template_values
-from bmex_bids.network.registry import select
+from bmex_bids.network.inference import lifespanstrip
+from bmex_bids.network.models.adunet import ADUNet
+from bmex_bids.network.weights.registry import select
+from bmex_bids.network.weights.template import template_values
 from bmex_bids.workflows.base import as_table
 
 

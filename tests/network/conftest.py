@@ -4,7 +4,7 @@ import hashlib
 import pytest
 from safetensors.torch import save_file
 
-from bmex_bids.network.registry import WeightRecord
+from bmex_bids.network.weights.registry import WeightRecord
 
 
 @pytest.fixture

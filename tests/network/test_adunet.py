@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from literal_network import literal, randomised
 
-from bmex_bids.network.adunet import ADUNet
-from bmex_bids.network.bmex import BMEX
+from bmex_bids.network.models.adunet import ADUNet
+from bmex_bids.network.models.bmex import BMEX
 
 
 def difference(a, b):

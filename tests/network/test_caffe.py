@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from literal_network import encode_caffemodel, literal_caffe, random_caffe
 
 from bmex_bids.exceptions import WeightsError
-from bmex_bids.network.caffe import caffe_state, read_layers
-from bmex_bids.network.checkpoints import convert, load_network, read_state
+from bmex_bids.network.weights.caffe import caffe_state, read_layers
+from bmex_bids.network.weights.checkpoints import convert, load_network, read_state
 
 
 @pytest.fixture(scope="module")

@@ -15,10 +15,10 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from bmex_bids.exceptions import OutputError, WeightsError
-from bmex_bids.network import checkpoints
-from bmex_bids.network.bmex import BMEX
-from bmex_bids.network.checkpoints import convert, from_published, load_network, read_state
-from bmex_bids.network.compact import CompactBMEX, Members, whose_turn
+from bmex_bids.network.models.bmex import BMEX
+from bmex_bids.network.models.compact import CompactBMEX, Members, whose_turn
+from bmex_bids.network.weights import checkpoints
+from bmex_bids.network.weights.checkpoints import convert, from_published, load_network, read_state
 
 #: names and shapes of the published release (w = 64), written down from the table of its layers
 PUBLISHED = json.loads(Path(__file__).with_name("published_tensors.json").read_text())
@@ -225,8 +225,8 @@ def test_loading_does_not_import_torchs_compiler(tmp_path):
     """It takes seconds, and makes a folder among the temporary files."""
     program = """
 import sys
-from bmex_bids.network.checkpoints import load_network
-from bmex_bids.network.registry import bundled
+from bmex_bids.network.weights.checkpoints import load_network
+from bmex_bids.network.weights.registry import bundled
 for record in bundled():
     load_network(record.path, record.variant)
 print(sorted({"torch._dynamo", "torch._inductor"} & set(sys.modules)))

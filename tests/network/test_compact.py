@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from bmex_bids.network.compact import (
+from bmex_bids.network.models.compact import (
     BRIGHTNESS,
     CENTRE,
     DETAIL,

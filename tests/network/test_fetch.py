@@ -15,13 +15,13 @@ from http_server import serve
 from literal_network import encode_caffemodel, random_caffe
 
 from bmex_bids.exceptions import OutputError, WeightsError
-from bmex_bids.network import download as download_module
-from bmex_bids.network import fetch, published
-from bmex_bids.network.adunet import ADUNet
-from bmex_bids.network.download import download
-from bmex_bids.network.fetch import fetch_archive, fetch_file, install, take
-from bmex_bids.network.published import ledger
-from bmex_bids.network.registry import published_set
+from bmex_bids.network.models.adunet import ADUNet
+from bmex_bids.network.weights import download as download_module
+from bmex_bids.network.weights import fetch, published
+from bmex_bids.network.weights.download import download
+from bmex_bids.network.weights.fetch import fetch_archive, fetch_file, install, take
+from bmex_bids.network.weights.published import ledger
+from bmex_bids.network.weights.registry import published_set
 
 CONTENT = bytes(range(256)) * 100  # 25,600 bytes
 NAME = "T1T2w-model.pt"
@@ -561,7 +561,7 @@ def test_a_program_killed_while_it_checks_leaves_the_download(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("bmex_bids.network.checkpoints.load_network", killed)
+        patch.setattr(fetch, "load_network", killed)
         with pytest.raises(KeyboardInterrupt):
             fetch_file(site.url, tmp_path, release, NAME)
     assert (tmp_path / f"{NAME}.part").read_bytes() == stripper

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from bmex_bids.network import kernels
-from bmex_bids.network.kernels import (
+from bmex_bids.network.engine import kernels
+from bmex_bids.network.engine.kernels import (
     THIN,
     copy_rows,
     halves,
@@ -17,7 +17,7 @@ from bmex_bids.network.kernels import (
     rectify,
     thin_convolution,
 )
-from bmex_bids.network.pool import Workspace
+from bmex_bids.network.engine.pool import Workspace
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from bmex_bids.network.memory import (
+from bmex_bids.network.devices import (
     SPARE_CPU,
     free_bytes,
     freed_memory_kept,
@@ -141,7 +141,7 @@ def test_other_errors_are_not():
 
 KEPT = """
 import resource, torch
-from bmex_bids.network.memory import freed_memory_kept
+from bmex_bids.network.devices import freed_memory_kept
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -2,8 +2,8 @@
 import numpy as np
 import pytest
 
-from bmex_bids.network.pieces import cut, doubled, halved, joined, voxels
-from bmex_bids.network.regions import Regions
+from bmex_bids.network.engine.pieces import cut, doubled, halved, joined, voxels
+from bmex_bids.network.engine.regions import Regions
 
 
 def painted(boxes, shape):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import torch
 
-from bmex_bids.network.pool import ALIGNED, Memory, Pool, Workspace
+from bmex_bids.network.engine.pool import ALIGNED, Memory, Pool, Workspace
 
 PAGE = (ALIGNED,)
 BYTE = torch.uint8

@@ -10,11 +10,12 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
 from bmex_bids.exceptions import DeviceError, ImageError, MemoryLimitError
-from bmex_bids.network import pool, predict
-from bmex_bids.network.bmex import BMEX
-from bmex_bids.network.checkpoints import load_network
-from bmex_bids.network.compact import CompactBMEX, Members
-from bmex_bids.network.predict import brain_box, classify, enhance, resolve_device
+from bmex_bids.network.engine import pool
+from bmex_bids.network.inference import predict
+from bmex_bids.network.inference.predict import brain_box, classify, enhance, resolve_device
+from bmex_bids.network.models.bmex import BMEX
+from bmex_bids.network.models.compact import CompactBMEX, Members
+from bmex_bids.network.weights.checkpoints import load_network
 
 
 @pytest.fixture
@@ -85,7 +86,7 @@ class Pointwise(torch.nn.Module):
 
 def test_tiles_are_put_together_as_they_were_cut(brain, make_record, monkeypatch):
     data, mask = brain
-    monkeypatch.setattr("bmex_bids.network.predict._network", lambda *_: Pointwise())
+    monkeypatch.setattr("bmex_bids.network.inference.predict._network", lambda *_: Pointwise())
     record = make_record(CompactBMEX(4, 0), "bmex-compact")
     for tile, overlap in ((96, 24), (16, 8), (16, 0), (24, 16)):
         result = enhance(data, mask, record, device="cpu", threads=1, tile=tile, overlap=overlap)
@@ -104,7 +105,7 @@ class Shifting(torch.nn.Module):
 
 def test_mirror_images_are_averaged_voxel_by_voxel(brain, make_record, monkeypatch):
     data, mask = brain
-    monkeypatch.setattr("bmex_bids.network.predict._network", lambda *_: Shifting())
+    monkeypatch.setattr("bmex_bids.network.inference.predict._network", lambda *_: Shifting())
     record = make_record(CompactBMEX(4, 0), "bmex-compact")
     assert record.mirrored == ("x", "y")
     fed = np.where(mask, data, 0)
@@ -157,7 +158,7 @@ def test_networks_of_one_file_take_turns_with_the_mirror_images(brain, make_reco
 
 def test_one_network_that_is_loaded_again_is_still_one(brain, make_record, monkeypatch):
     """As when a GPU gives way to the processor in the middle of a brain."""
-    monkeypatch.setattr("bmex_bids.network.predict._network", lambda *_: Shifting())
+    monkeypatch.setattr("bmex_bids.network.inference.predict._network", lambda *_: Shifting())
     record = make_record(CompactBMEX(4, 0), "bmex-compact")
     assert enhance(*brain, record, device="cpu", threads=1).networks == 1
 
@@ -236,7 +237,7 @@ def test_the_axes_are_fed_as_z_x_y_and_come_back(brain, make_record, monkeypatch
             ramp = torch.arange(x.shape[2]).float()[:, None, None].expand_as(x)
             return x.new_zeros(1, 4, *x.shape[2:]), ramp
 
-    monkeypatch.setattr("bmex_bids.network.predict._network", lambda *_: Ramp())
+    monkeypatch.setattr("bmex_bids.network.inference.predict._network", lambda *_: Ramp())
     record = make_record(CompactBMEX(4, 0), "bmex-compact")
     image = enhance(data, mask, record, device="cpu", threads=1).image
     box = brain_box(mask)
@@ -543,8 +544,8 @@ LIMITED = """
 import logging, resource, sys
 import numpy as np
 import torch
-from bmex_bids.network import predict
-from bmex_bids.network.registry import WeightRecord
+from bmex_bids.network.inference import predict
+from bmex_bids.network.weights.registry import WeightRecord
 logging.basicConfig(level="WARNING")
 torch.set_num_threads(1)
 record = WeightRecord("t", "enhance", __import__("pathlib").Path(sys.argv[1]), "0", *[""] * 3,

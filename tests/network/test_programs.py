@@ -7,22 +7,22 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bmex_bids.network import layers, programs
-from bmex_bids.network.adunet import ADUNet
-from bmex_bids.network.bmex import BMEX
-from bmex_bids.network.compact import CompactBMEX
-from bmex_bids.network.folding import Affine, affine, ahead, folded, lift
-from bmex_bids.network.kernels import FEW_BELOW
-from bmex_bids.network.layers import Tally
-from bmex_bids.network.pool import Pool
-from bmex_bids.network.programs import (
+from bmex_bids.network.engine import layers, programs
+from bmex_bids.network.engine.folding import Affine, affine, ahead, folded, lift
+from bmex_bids.network.engine.kernels import FEW_BELOW
+from bmex_bids.network.engine.layers import Tally
+from bmex_bids.network.engine.pool import Pool
+from bmex_bids.network.engine.programs import (
     bytes_per_voxel,
     emptiness,
     has_program,
     receptive_field,
     run_program,
 )
-from bmex_bids.network.regions import Regions, Run
+from bmex_bids.network.engine.regions import Regions, Run
+from bmex_bids.network.models.adunet import ADUNet
+from bmex_bids.network.models.bmex import BMEX
+from bmex_bids.network.models.compact import CompactBMEX
 
 NEAR = 1e-5  # of the largest value
 
@@ -216,7 +216,7 @@ def test_the_arrays_of_a_program_fit_into_the_memory_that_it_says(network, monke
             super().__init__(capacity)
             pools.append(self)
 
-    monkeypatch.setattr("bmex_bids.network.pool.Pool", Watched)
+    monkeypatch.setattr("bmex_bids.network.engine.pool.Pool", Watched)
     volume, mask = ball((40, 48, 40))
     for dtype in (torch.float32, torch.bfloat16):
         run_program(trained_like(network), volume, Regions(mask), dtype=dtype)

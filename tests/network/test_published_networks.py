@@ -11,9 +11,9 @@ import pytest
 import torch
 from literal_network import literal, literal_pair, randomised
 
-from bmex_bids.network.bmex import BMEX
-from bmex_bids.network.checkpoints import load_network
-from bmex_bids.network.lifespanstrip import LifespanStrip
+from bmex_bids.network.models.bmex import BMEX
+from bmex_bids.network.models.lifespanstrip import LifespanStrip
+from bmex_bids.network.weights.checkpoints import load_network
 
 PUBLISHED = json.loads(Path(__file__).with_name("published_tensors.json").read_text())
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bmex_bids.network.regions import Regions
+from bmex_bids.network.engine.regions import Regions
 
 
 def painted(regions, scale, need):

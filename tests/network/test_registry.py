@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from bmex_bids.exceptions import WeightsError
-from bmex_bids.network import published, registry
-from bmex_bids.network.published import LEDGER, published_sets, write_down
-from bmex_bids.network.registry import published_set, select, sha256, verify
+from bmex_bids.network.weights import published, registry
+from bmex_bids.network.weights.published import LEDGER, published_sets, write_down
+from bmex_bids.network.weights.registry import published_set, select, sha256, verify
 
 AGES = ("fetal", "month0", "month3", "month6", "month9", "month12", "month18", "month24")
 

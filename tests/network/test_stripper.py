@@ -6,12 +6,12 @@ from numpy.testing import assert_allclose
 
 from bmex_bids.exceptions import ImageError
 from bmex_bids.metrics.tissue import dice
-from bmex_bids.network import stripper
-from bmex_bids.network.checkpoints import load_network
-from bmex_bids.network.compact import HalfUNet
-from bmex_bids.network.headgrid import background, normalise, resize
-from bmex_bids.network.stripper import brain_probability, second_view
-from bmex_bids.network.tiling import volume_order
+from bmex_bids.network.inference import stripper
+from bmex_bids.network.inference.headgrid import background, normalise, resize
+from bmex_bids.network.inference.stripper import brain_probability, second_view
+from bmex_bids.network.inference.tiling import volume_order
+from bmex_bids.network.models.compact import HalfUNet
+from bmex_bids.network.weights.checkpoints import load_network
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_the_probability_is_where_the_brain_is(make_record, monkeypatch, spacing
             assert all(n % 8 == 0 for n in x.shape[2:])
             return (x - 0.5) * 50
 
-    monkeypatch.setattr("bmex_bids.network.stripper._network", lambda *_: Threshold())
+    monkeypatch.setattr("bmex_bids.network.inference.stripper._network", lambda *_: Threshold())
     record = make_record(HalfUNet(1, 1, 4), "bmex-strip", kind="strip")
     shape = [int(100 / s) | 1 for s in spacing]
     x, y, z = np.meshgrid(
@@ -137,7 +137,7 @@ def test_a_small_field_of_view_does_not_stand_out_from_what_is_put_around_it(
     rng = np.random.default_rng(0)
     noise = rng.rayleigh(10, (40, 44, 40)).astype(np.float32)  # as air in a magnitude image
     noise[15:25, 15:28, 15:25] += 100
-    monkeypatch.setattr("bmex_bids.network.stripper._network", lambda *_: Watched())
+    monkeypatch.setattr("bmex_bids.network.inference.stripper._network", lambda *_: Watched())
     record = make_record(HalfUNet(1, 1, 4), "bmex-strip", kind="strip")
     brain_probability(noise, (3.0,) * 3, record, device="cpu", threads=1)
     (window,) = seen
@@ -179,7 +179,7 @@ def test_what_a_second_look_finds_is_the_answer(make_record, monkeypatch, radius
             found.append(int((x > 0.5).sum()))
             return (x - 0.5) * 20
 
-    monkeypatch.setattr("bmex_bids.network.stripper._network", lambda *_: Eye())
+    monkeypatch.setattr("bmex_bids.network.inference.stripper._network", lambda *_: Eye())
     record = make_record(HalfUNet(1, 1, 4), "bmex-strip", kind="strip")
     data, ball = ball_image(210, (2.0, 2.0, 2.0), radius)
     result = brain_probability(data, (2.0,) * 3, record, device="cpu", threads=1) > 0.5

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bmex_bids.network.tiling import (
+from bmex_bids.network.inference.tiling import (
     WeightedSum,
     boxes,
     fitted,

@@ -3,8 +3,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bmex_bids.network.pool import Workspace
-from bmex_bids.network.winograd import convolve, transform_weight, values_needed
+from bmex_bids.network.engine.pool import Workspace
+from bmex_bids.network.engine.winograd import convolve, transform_weight, values_needed
 
 
 def by_winograd(x, weight, workspace=None):

@@ -14,7 +14,7 @@ import pytest
 from bmex_bids import __version__
 from bmex_bids.exceptions import OutputError
 from bmex_bids.imaging.intensity import rescale_robust
-from bmex_bids.network.registry import bundled
+from bmex_bids.network.weights.registry import bundled
 from bmex_bids.reports import methods
 from bmex_bids.reports.facts import installed_versions
 from bmex_bids.reports.methods import (

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from bmex_bids.exceptions import UsageError
-from bmex_bids.network.compact import CompactBMEX
+from bmex_bids.network.models.compact import CompactBMEX
 from bmex_bids.training.enhance import EnhanceConfig, freeze_tissues
 
 

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from bmex_bids.exceptions import UsageError
-from bmex_bids.network.compact import CompactBMEX, HalfUNet, Members
+from bmex_bids.network.models.compact import CompactBMEX, HalfUNet, Members
 from bmex_bids.training.growth import start
 
 

@@ -7,7 +7,7 @@ import torch
 from numpy.testing import assert_array_equal
 
 from bmex_bids.exceptions import UsageError
-from bmex_bids.network.compact import HalfUNet
+from bmex_bids.network.models.compact import HalfUNet
 from bmex_bids.training.strip import (
     HeadChunks,
     StripConfig,

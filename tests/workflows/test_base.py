@@ -12,7 +12,7 @@ from nipype.pipeline.engine.utils import generate_expanded_graph
 from bmex_bids.inputs.age import Age
 from bmex_bids.inputs.collect import SourceImage
 from bmex_bids.inputs.plan import PlannedImage
-from bmex_bids.network.registry import WeightRecord
+from bmex_bids.network.weights.registry import WeightRecord
 from bmex_bids.workflows import base
 
 RECORD = WeightRecord(

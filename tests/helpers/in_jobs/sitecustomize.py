@@ -11,7 +11,7 @@ from pathlib import Path
 
 if "BMEX_TEST_RECORDS" in os.environ:
     from bmex_bids.interfaces import reportlets
-    from bmex_bids.network import registry
+    from bmex_bids.network.weights import registry
     from bmex_bids.outputs import pictures
 
     records = []

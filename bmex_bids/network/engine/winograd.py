@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bmex_bids.network.pool import Workspace
+from bmex_bids.network.engine.pool import Workspace
 
 BLOCK = 4  # results of a block, each axis
 SPAN = BLOCK + 2  # values they are made from

@@ -19,7 +19,8 @@ from pathlib import Path, PurePath
 from typing import IO, Any
 
 from bmex_bids.exceptions import OutputError, WeightsError
-from bmex_bids.network.download import (
+from bmex_bids.network.weights.checkpoints import load_network
+from bmex_bids.network.weights.download import (
     BLOCK,
     Progress,
     discard,
@@ -29,7 +30,7 @@ from bmex_bids.network.download import (
     part_of,
     silent,
 )
-from bmex_bids.network.published import (
+from bmex_bids.network.weights.published import (
     PublishedSet,
     ledger,
     locate,
@@ -37,6 +38,7 @@ from bmex_bids.network.published import (
     sha256,
     write_down,
 )
+from bmex_bids.network.weights.template import template_values
 
 Opener = Callable[[], IO[bytes]]
 
@@ -110,8 +112,6 @@ def install(
 
 def _holds_network(part: Path, name: str, variant: str) -> None:
     """Load it as its network would be."""
-    from bmex_bids.network.checkpoints import load_network
-
     try:
         load_network(part, variant, ending=Path(name).suffix)
     except WeightsError as error:
@@ -287,8 +287,6 @@ def _companions(
     Their names are common ones (``template.hdr``), so they are taken only where the weights come with
     them or are here already, and only when they can be read as what they are to be.
     """
-    from bmex_bids.network.lifespanstrip import template_values
-
     if not release.companions or not _has_weights(listing, folder, release):
         return []
     places = _beside(listing, release)

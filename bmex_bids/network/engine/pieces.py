@@ -11,8 +11,8 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from bmex_bids.network.regions import Box
-from bmex_bids.network.winograd import BLOCK, values_needed
+from bmex_bids.network.engine.regions import Box
+from bmex_bids.network.engine.winograd import BLOCK, values_needed
 
 #: the boxes of a region → those that are computed at once
 Arrange = Callable[[list[Box]], list[Box]]

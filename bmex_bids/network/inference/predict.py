@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run an enhancement network over a brain.
 
-``fast``, the default, is the whole brain at once, layer by layer (:mod:`bmex_bids.network.layers`),
+``fast``, the default, is the whole brain at once, layer by layer (:mod:`bmex_bids.network.engine.layers`),
 or as few tiles as memory asks for.  ``reference`` is the published geometry, for comparison.
 """
 
@@ -23,18 +23,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bmex_bids.common.boxes import bounding_box
-from bmex_bids.exceptions import DeviceError, ImageError, MemoryLimitError
-from bmex_bids.network.checkpoints import load_network
-from bmex_bids.network.compact import whose_turn
-from bmex_bids.network.layers import Tally
-from bmex_bids.network.memory import (
+from bmex_bids.exceptions import ImageError, MemoryLimitError
+from bmex_bids.network.devices import (
     free_bytes,
     freed_memory_kept,
     is_out_of_memory,
     reason_of,
+    resolve_device,
 )
-from bmex_bids.network.pool import Memory
-from bmex_bids.network.programs import (
+from bmex_bids.network.engine.layers import Tally
+from bmex_bids.network.engine.pool import Memory
+from bmex_bids.network.engine.programs import (
     best_dtype,
     bytes_per_voxel,
     has_program,
@@ -42,9 +41,8 @@ from bmex_bids.network.programs import (
     run_program,
     slab,
 )
-from bmex_bids.network.regions import Regions
-from bmex_bids.network.registry import WeightRecord
-from bmex_bids.network.tiling import (
+from bmex_bids.network.engine.regions import Regions
+from bmex_bids.network.inference.tiling import (
     WeightedSum,
     boxes,
     cores,
@@ -54,6 +52,9 @@ from bmex_bids.network.tiling import (
     tile_weight,
     volume_order,
 )
+from bmex_bids.network.models.compact import whose_turn
+from bmex_bids.network.weights.checkpoints import load_network
+from bmex_bids.network.weights.registry import WeightRecord
 
 LOGGER = logging.getLogger(__name__)
 
@@ -99,33 +100,6 @@ class Enhancement:
     networks: int = 1
     tally: Tally = field(default_factory=Tally)
     passes: tuple[float, ...] = ()
-
-
-def resolve_device(name: str = "auto") -> torch.device:
-    """``auto`` takes a GPU when there is one; one asked for and absent is a DeviceError.
-
-    What a GPU computes in float32 is float32 from then on: its convolutions would else round what they
-    multiply to the ten bits of TF32, and a sidecar would not say so.
-    """
-    torch.backends.cudnn.allow_tf32 = False
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise DeviceError(
-            f"expected a device of auto, cpu, cuda or cuda:N, got {name!r}"
-        ) from error
-    if device.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (device.index or 0) >= count:
-            raise DeviceError(
-                f"expected a CUDA device {name!r}, found {count} on this machine; use --device "
-                "cpu, or run the container with --gpus all (Docker) or --nv (Singularity)"
-            )
-    elif device.type != "cpu":
-        raise DeviceError(f"expected a device of auto, cpu, cuda or cuda:N, got {name!r}")
-    return device
 
 
 def _network(record: WeightRecord, device: torch.device) -> nn.Module:
@@ -175,7 +149,7 @@ def enhance(
     memory_mb : what this process may take in all, 2^20 bytes; what is free when None
     tile : largest edge of a tile in voxels, a multiple of 8; as large as memory allows when None
     overlap : voxels that a tile sees beyond its core, a multiple of 8
-    precision : ``auto`` (see :func:`~bmex_bids.network.programs.best_dtype`), ``float32``, ``bfloat16``
+    precision : ``auto`` (see :func:`~bmex_bids.network.engine.programs.best_dtype`), ``float32``, ``bfloat16``
     mirroring : average over the brain and its mirror images along the axes ``record.mirrored``, with
         as many passes of the network; the published weights have none.  Or along these axes
     clock : that the seconds are taken from

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bmex_bids.network.adunet import ADUNet
+from bmex_bids.network.models.adunet import ADUNet
 
 CONNECTION = 32  # channels each of tissue and image features handed to the second network
 
@@ -17,7 +17,7 @@ class BMEX(nn.Module):
 
     With ``caffe=True`` it is the pair of the older release: the scores themselves go into the
     connection, not their softmax; what the connection makes goes straight into dense A of the
-    second network; and see :class:`~bmex_bids.network.adunet.ADUNet`.
+    second network; and see :class:`~bmex_bids.network.models.adunet.ADUNet`.
 
     ``forward`` takes template units, (N, 1, D, H, W) with sizes that are multiples of 8, and
     returns the rectified tissue scores (N, 4, D, H, W) and the enhanced image (N, 1, D, H, W),

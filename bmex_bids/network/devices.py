@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much memory there is for a network, which errors mean that there was not enough, and which
-number format a device computes natively."""
+"""Devices: which one is meant, how much memory it has, and which number format it multiplies."""
 
 from __future__ import annotations
 
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+
+from bmex_bids.exceptions import DeviceError
 
 LOGGER = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -40,6 +41,33 @@ _OUT_OF_MEMORY = (
     "unable to find an engine",
     "unable to find a valid cudnn algorithm",
 )
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """``auto`` takes a GPU when there is one; one asked for and absent is a DeviceError.
+
+    What a GPU computes in float32 is float32 from then on: its convolutions would else round what they
+    multiply to the ten bits of TF32, and a sidecar would not say so.
+    """
+    torch.backends.cudnn.allow_tf32 = False
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise DeviceError(
+            f"expected a device of auto, cpu, cuda or cuda:N, got {name!r}"
+        ) from error
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            raise DeviceError(
+                f"expected a CUDA device {name!r}, found {count} on this machine; use --device "
+                "cpu, or run the container with --gpus all (Docker) or --nv (Singularity)"
+            )
+    elif device.type != "cpu":
+        raise DeviceError(f"expected a device of auto, cpu, cuda or cuda:N, got {name!r}")
+    return device
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -9,7 +9,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from bmex_bids.network.pool import Workspace
+from bmex_bids.network.engine.pool import Workspace
 
 #: results up to which a float32 convolution is faster as one matrix product
 THIN = 4

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The networks as sequences of layers for :class:`~bmex_bids.network.layers.Layers`.
+"""The networks as sequences of layers for :class:`~bmex_bids.network.engine.layers.Layers`.
 
 A program computes what ``network(x)`` computes, over a whole volume, with the arrays and the order
 that need the least memory.  A network without a program runs in tiles through its own ``forward``.
@@ -15,9 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bmex_bids.network.adunet import ADUNet
-from bmex_bids.network.bmex import BMEX, CONNECTION
-from bmex_bids.network.compact import (
+from bmex_bids.network.devices import native_dtype
+from bmex_bids.network.engine.folding import Affine, affine, folded, lift, parameters
+from bmex_bids.network.engine.layers import Layers, Patterns, Tally
+from bmex_bids.network.engine.pool import Memory
+from bmex_bids.network.engine.regions import PERIOD, SLAB, Box, Regions
+from bmex_bids.network.models.adunet import ADUNet
+from bmex_bids.network.models.bmex import BMEX, CONNECTION
+from bmex_bids.network.models.compact import (
     CLASSES,
     DETAIL,
     CompactBMEX,
@@ -27,11 +32,6 @@ from bmex_bids.network.compact import (
     split,
     unshuffle,
 )
-from bmex_bids.network.folding import Affine, affine, folded, lift, parameters
-from bmex_bids.network.layers import Layers, Patterns, Tally
-from bmex_bids.network.memory import native_dtype
-from bmex_bids.network.pool import Memory
-from bmex_bids.network.regions import PERIOD, SLAB, Box, Regions
 
 #: a need that only the cap of the regions limits
 FAR = 10**6

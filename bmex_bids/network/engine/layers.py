@@ -9,7 +9,7 @@ its neighbours' values from the layer before, so there is no overlap and no bord
   array, made once, so nothing is copied for a concatenation.
 * A batch normalisation before a convolution is one multiplication and addition while the piece is
   read (it is in the processor's cache then); one after a convolution is folded into its weights.
-* Only pieces near the brain are computed (:mod:`bmex_bids.network.regions`).  Further out, a layer
+* Only pieces near the brain are computed (:mod:`bmex_bids.network.engine.regions`).  Further out, a layer
   has the values that it has in endless emptiness.  They repeat every 8 voxels or less, and are
   found by running the same layers over 8×8×8 voxels whose opposite faces touch.
 """
@@ -26,8 +26,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bmex_bids.network.folding import Affine, ahead
-from bmex_bids.network.kernels import (
+from bmex_bids.network.engine.folding import Affine, ahead
+from bmex_bids.network.engine.kernels import (
     THIN,
     copy_rows,
     halves,
@@ -37,7 +37,7 @@ from bmex_bids.network.kernels import (
     rectify,
     thin_convolution,
 )
-from bmex_bids.network.pieces import (
+from bmex_bids.network.engine.pieces import (
     Arrange,
     Piece,
     doubled,
@@ -47,9 +47,9 @@ from bmex_bids.network.pieces import (
     shortened,
     voxels,
 )
-from bmex_bids.network.pool import Pool, Workspace
-from bmex_bids.network.regions import Box, Regions
-from bmex_bids.network.winograd import BLOCK, convolve, transform_weight, values_needed
+from bmex_bids.network.engine.pool import Pool, Workspace
+from bmex_bids.network.engine.regions import Box, Regions
+from bmex_bids.network.engine.winograd import BLOCK, convolve, transform_weight, values_needed
 
 #: pieces that are computed at once, at most: each has work arrays of its own
 AT_ONCE = 4

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LifespanStrip (Wang et al., Nat. Biomed. Eng. 2025): its network and how it goes over a head."""
+"""LifespanStrip (Wang et al., Nat. Biomed. Eng. 2025): how its network goes over a head."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
-from bmex_bids.exceptions import ImageError, WeightsError
-from bmex_bids.network.adunet import ADUNet
-from bmex_bids.network.memory import or_on_processor
-from bmex_bids.network.tiling import WeightedSum, boxes
+from bmex_bids.exceptions import ImageError
+from bmex_bids.network.devices import or_on_processor, resolve_device
+from bmex_bids.network.inference.tiling import WeightedSum, boxes
+from bmex_bids.network.weights.checkpoints import load_network
 
 GRID_MM = 1.6
 DIVISOR = 10_000.0  # template units → what the network is fed
@@ -26,20 +26,8 @@ OVERLAP = 32
 GREY, WHITE = 2, 3  # brain is their sum
 
 
-class LifespanStrip(ADUNet):
-    """One ADU-Net with a softmax: (N, 1, D, H, W) → class probabilities (N, 4, D, H, W)."""
-
-    def __init__(self, width: int = 32) -> None:
-        super().__init__(width, 1, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.softmax(super().forward(x), dim=1)
-
-
 @functools.lru_cache(maxsize=1)
 def _network(path: Path, device: str) -> nn.Module:
-    from bmex_bids.network.checkpoints import load_network
-
     return load_network(path, "lifespanstrip").to(device)
 
 
@@ -57,11 +45,9 @@ def head_probability(
     ----------
     head : (X, Y, Z), axes LPS, voxels of :data:`GRID_MM`, matched to the network's template
     path : the weight file
-    device, threads : as for :func:`bmex_bids.network.predict.enhance`
+    device, threads : as for :func:`bmex_bids.network.inference.predict.enhance`
     overlap : voxels that neighbouring windows share; where they do, the mean is taken
     """
-    from bmex_bids.network.predict import resolve_device
-
     if head.ndim != 3:
         raise ImageError(f"expected a three-dimensional image, got shape {head.shape}")
     torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
@@ -89,25 +75,6 @@ def _windows(
             brain = (classes[GREY] + classes[WHITE])[None].float().cpu().numpy()
             sums.add(box, brain, weight)
     return sums.result()[0]
-
-
-def template_values(path: Path) -> NDArray[np.float32]:
-    """The voxels of LifespanStrip's template; WeightsError where it cannot be read."""
-    import nibabel as nib
-
-    try:
-        values = np.asarray(nib.load(path).dataobj, dtype=np.float32)  # type: ignore[attr-defined]
-    except Exception as error:  # nibabel raises many kinds
-        raise WeightsError(
-            f"expected LifespanStrip's template in {path}, got: {error}; fetch template.hdr and "
-            "template.img again, or remove them"
-        ) from error
-    if not np.isfinite(values).all() or values.min() == values.max():
-        raise WeightsError(
-            f"expected LifespanStrip's template in {path}, got an image of one value or with "
-            "numbers that are not finite; fetch template.hdr and template.img again, or remove them"
-        )
-    return values
 
 
 def _at_least(fed: NDArray[np.float32], size: int) -> tuple[NDArray[np.float32], tuple[int, ...]]:

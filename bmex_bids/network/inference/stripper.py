@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bmex_bids.exceptions import ImageError
-from bmex_bids.network.checkpoints import load_network
-from bmex_bids.network.headgrid import (
+from bmex_bids.network.devices import or_on_processor, resolve_device
+from bmex_bids.network.inference.headgrid import (
     GRID_MM,
     WINDOW,
     background,
@@ -37,10 +37,9 @@ from bmex_bids.network.headgrid import (
     resize,
     window,
 )
-from bmex_bids.network.memory import or_on_processor
-from bmex_bids.network.predict import resolve_device
-from bmex_bids.network.registry import WeightRecord
-from bmex_bids.network.tiling import network_order, volume_order
+from bmex_bids.network.inference.tiling import network_order, volume_order
+from bmex_bids.network.weights.checkpoints import load_network
+from bmex_bids.network.weights.registry import WeightRecord
 
 ROOM = 6  # voxels of the second look that the brain leaves free on each side
 FINEST_MM = 1.2  # of its voxels
@@ -75,7 +74,7 @@ def brain_probability(
     data : (X, Y, Z), axes LPS, any intensity unit
     spacing_mm : voxel sizes
     record : weights of kind ``"strip"``
-    device, threads : as for :func:`bmex_bids.network.predict.enhance`
+    device, threads : as for :func:`bmex_bids.network.inference.predict.enhance`
     """
     if data.ndim != 3:
         raise ImageError(f"expected a three-dimensional image, got shape {data.shape}")

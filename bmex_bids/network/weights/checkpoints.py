@@ -19,16 +19,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bmex_bids.exceptions import OutputError, WeightsError
-from bmex_bids.network.bmex import BMEX
-from bmex_bids.network.caffe import caffe_state
-from bmex_bids.network.compact import CompactBMEX, HalfUNet, Members
-from bmex_bids.network.lifespanstrip import LifespanStrip
+from bmex_bids.network.models.bmex import BMEX
+from bmex_bids.network.models.compact import CompactBMEX, HalfUNet, Members
+from bmex_bids.network.models.lifespanstrip import LifespanStrip
+from bmex_bids.network.weights.caffe import caffe_state
 
 State = Mapping[str, Tensor]
 
 
 def from_published(name: str) -> str:
-    """The name of a published BME-X tensor in :class:`~bmex_bids.network.bmex.BMEX`.
+    """The name of a published BME-X tensor in :class:`~bmex_bids.network.models.bmex.BMEX`.
 
     >>> from_published("conv4_1_recon.weight"), from_published("bn2.running_var")
     ('recon.conv4_1.weight', 'tissue.bn2.running_var')

@@ -2,7 +2,7 @@
 """The published network: a dense U-Net ("ADU-Net", Wang et al., MICCAI 2018) of base width w.
 
 Written from a table of the published layers; layers carry the published numbers, so that a
-published state dict loads by name (see :mod:`bmex_bids.network.checkpoints`).  All convolutions
+published state dict loads by name (see :mod:`bmex_bids.network.weights.checkpoints`).  All convolutions
 are 3×3×3 with padding 1 and a bias.  A dense step is BN → ReLU → convolution → dropout →
 concatenation.
 

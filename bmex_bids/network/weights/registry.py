@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bmex_bids.exceptions import WeightsError
-from bmex_bids.network.published import (
+from bmex_bids.network.weights.published import (
     ENVIRONMENT,
     PublishedFile,
     PublishedSet,
