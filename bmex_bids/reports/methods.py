@@ -23,10 +23,9 @@ from bmex_bids.outputs.records import MaskMethod
 from bmex_bids.reports.facts import Facts, WeightSet, collect_facts
 from bmex_bids.reports.references import (
     REFERENCES_HEADING,
-    Reference,
+    bibliography,
     cited_keys,
     html_page,
-    read_bibtex,
     to_html,
     to_latex,
 )
@@ -161,11 +160,11 @@ def _values(facts: Facts) -> dict[str, str]:
         "match_points": str(facts.match_points),
         "match_levels": str(facts.match_levels),
         "match_top": f"{100 * facts.match_share:g}",
-        "Own_images": _capital(of_images(numbers["own"])),
+        "own_images": of_images(numbers["own"]),
         "own_weights": _list(_describe(part) for part in sets["own"]),
-        "Published_images": _capital(of_images(numbers["published"])),
+        "published_images": of_images(numbers["published"]),
         "published_weights": _list(_describe(part) for part in sets["published"]),
-        "Other_images": _capital(of_images(numbers["other"])),
+        "other_images": of_images(numbers["other"]),
         "other_weights": _list(_describe(part, source=True) for part in sets["other"]),
         "devices": _list("the CPU" if name == "cpu" else _escape(name) for name in facts.devices),
         "precision": _list(
@@ -282,7 +281,7 @@ def _escape(text: str) -> str:
     >>> print(_escape("NVIDIA <X> a_b _c_ [@d]"))
     NVIDIA \<X\> a_b \_c\_ \[\@d\]
     """
-    text = re.sub(r"([\\`*\[\]{}<>$^~|@#])", r"\\\1", " ".join(text.split()))
+    text = re.sub(r"([\\`*\[\]{}<>$^~|@#&!])", r"\\\1", " ".join(text.split()))
     return re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", text)
 
 
@@ -305,14 +304,10 @@ def write_citation(output_dir: Path, facts: Facts, *, markdown_only: bool = Fals
         The folder cannot be written.
     """
     text = methods_text(facts)
-    source = resources.files("bmex_bids.boilerplate").joinpath("references.bib")
-    known = read_bibtex(source.read_text(encoding="utf-8"))
-    references = {key: known[key] for key in cited_keys(text)}
-    bibliography = "\n".join(f"{reference.source}\n" for reference in references.values())
-    texts = {"md": text, "bib": bibliography}
+    texts = {"md": text, "bib": bibliography(cited_keys(text)).to_string("bibtex")}
     if not markdown_only:
-        texts["html"] = html_page(_html(text, bibliography, references), title=TITLE)
-        texts["tex"] = _latex(text, bibliography, references)
+        texts["html"] = html_page(_html(text, texts["bib"]), title=TITLE)
+        texts["tex"] = _latex(text, texts["bib"])
     targets = {kind: output_dir / "logs" / f"CITATION.{kind}" for kind in texts}
     write_together(
         {
@@ -326,19 +321,19 @@ def write_citation(output_dir: Path, facts: Facts, *, markdown_only: bool = Fals
     return list(targets.values())
 
 
-def _html(text: str, bibliography: str, references: Mapping[str, Reference]) -> str:
-    made = run_pandoc(text, bibliography, ["--citeproc", "--to=html5"])
-    return made if made is not None else to_html(text, references)
+def _html(text: str, bibtex: str) -> str:
+    made = run_pandoc(text, bibtex, ["--citeproc", "--to=html5"])
+    return made if made is not None else to_html(text)
 
 
-def _latex(text: str, bibliography: str, references: Mapping[str, Reference]) -> str:
+def _latex(text: str, bibtex: str) -> str:
     # natbib makes the list and its heading
     body = text.rstrip().removesuffix(REFERENCES_HEADING)
-    made = run_pandoc(body, bibliography, ["--natbib", "--standalone", "--to=latex"])
-    return made if made is not None else to_latex(text, references)
+    made = run_pandoc(body, bibtex, ["--natbib", "--standalone", "--to=latex"])
+    return made if made is not None else to_latex(text)
 
 
-def run_pandoc(text: str, bibliography: str, arguments: Sequence[str]) -> str | None:
+def run_pandoc(text: str, bibtex: str, arguments: Sequence[str]) -> str | None:
     """What Pandoc makes of a text; None where there is no Pandoc, or it fails."""
     program = shutil.which("pandoc")
     if program is None:
@@ -354,7 +349,7 @@ def run_pandoc(text: str, bibliography: str, arguments: Sequence[str]) -> str | 
     try:
         with tempfile.TemporaryDirectory(prefix="bmex-citation-") as folder:
             Path(folder, "CITATION.md").write_text(text, encoding="utf-8")
-            Path(folder, "CITATION.bib").write_text(bibliography, encoding="utf-8")
+            Path(folder, "CITATION.bib").write_text(bibtex, encoding="utf-8")
             done = subprocess.run(  # noqa: S603 - no shell, and no argument comes from outside
                 command,
                 cwd=folder,

@@ -216,7 +216,7 @@ def test_the_report_is_one_file(source, monkeypatch):
     assert files() == {"in.nii.gz", "out.nii.gz", "out.json", "page.html"}
     page = Path("page.html").read_text()
     assert picture in page
-    assert "The input was 1 image of 1 participant" in page  # methods, without PyBIDS
+    assert "The input consisted of 1 image of 1 participant" in page  # methods, without PyBIDS
     for name, target in re.findall(r"""\b(src|data|href)=["']([^"']*)["']""", page):
         assert target.startswith(("#", "data:", "http")), (name, target)
 
