@@ -83,3 +83,11 @@ def test_every_flag_is_on_a_page(
 def test_lines_of_prose_are_short(page: Path) -> None:
     lines = page.read_text("utf-8").splitlines()
     assert [line for line in lines if len(line) > 99 and line[:1] != "|"] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_of_the_code_that_a_page_names_exist(page: Path) -> None:
+    named = re.findall(r"`((?:\w+/)*\w+\.(?:py|json|npz|cfg|toml|j2))`", page.read_text("utf-8"))
+    names = [name for name in named if "/" in name and not name.endswith("NAME.py")]
+    bases = (ROOT, ROOT / "bmex_bids", ROOT / "docs")
+    assert [name for name in names if not any((base / name).exists() for base in bases)] == []
