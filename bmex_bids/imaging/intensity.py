@@ -22,6 +22,7 @@ Counts = NDArray[np.int64]
 TOP = 1000.0  # upper end of the working range
 LEVELS = 1024  # histogram bins of the matching
 MATCH_POINTS = 7
+LOWEST_SHARE = 0.25  # of the working range, by which it may be extended downwards
 SMALLEST_RANGE = 1e-34  # 1000 over it is still a number of 32 bits
 ROBUST_SHARE = 0.999  # of the brain's voxels lie below the top of a robust match
 
@@ -70,6 +71,30 @@ def rescale_robust(
         )
     scale = IntensityScale(lower, upper)
     return np.clip(scale.apply(data), 0, TOP), scale
+
+
+def from_zero(
+    data: Array, mask: NDArray[np.bool_], scale: IntensityScale
+) -> tuple[Array, IntensityScale]:
+    """Shift the working range so that no voxel of the brain lies below it.
+
+    Parameters
+    ----------
+    data : (X, Y, Z), 0…1000; some may be below
+    mask : the brain
+    scale : of ``data``
+
+    Returns
+    -------
+    data, scale : as given where no voxel of the brain is below zero.  A voxel further below than a
+        quarter of the range is a fault of the image, and makes no room for itself
+    """
+    lowest = float(data[mask].min(initial=0.0))
+    if lowest >= 0:
+        return data, scale
+    lower = max(lowest, -LOWEST_SHARE * TOP) * ((scale.upper - scale.lower) / TOP) + scale.lower
+    wider = IntensityScale(lower, scale.upper)
+    return wider.apply(scale.invert(data)), wider
 
 
 # ------------------------------------------------------------------ bias field

@@ -21,7 +21,15 @@ from nipype.interfaces.base import (
 )
 
 from bmex_bids.exceptions import ImageError, MaskError
-from bmex_bids.imaging.intensity import load_histogram, match_histogram, n4, rescale_robust
+from bmex_bids.imaging.intensity import (
+    TOP,
+    IntensityScale,
+    from_zero,
+    load_histogram,
+    match_histogram,
+    n4,
+    rescale_robust,
+)
 from bmex_bids.imaging.mask import (
     brain_voxels,
     check_mask,
@@ -67,8 +75,8 @@ class CorrectHeadInput(BaseInterfaceInputSpec):
 
 
 class CorrectHeadOutput(TraitedSpec):
-    corrected = File(exists=True, desc="0…1000, N4 over the head")
-    head = File(exists=True, desc="the same, not clipped, in input intensities")
+    corrected = File(exists=True, desc="0…1000 and, where something is brighter, above; N4")
+    head = File(exists=True, desc="the same in input intensities")
     scale_file = File(exists=True, desc="JSON: lower and upper input intensity of 0…1000")
 
 
@@ -81,19 +89,37 @@ class CorrectHead(SimpleInterface):
     def _run_interface(self, runtime: Any) -> Any:
         limit_itk_threads(self.inputs.num_threads)
         image = read(self.inputs.in_file)
-        data = data_of(image)
-        scaled, scale = rescale_robust(data)
-        region = with_data(head_region(scaled), image)
-        corrected, field = n4(with_data(scaled, image), region)
-        head = scale.invert(scale.apply(data) / data_of(field))
+        corrected, scale = correct_head(image)
+        head = scale.invert(data_of(corrected))
         # a background of exactly zero, as in a stripped image, stays one
-        head[data == 0] = 0
+        head[data_of(image) == 0] = 0
         self._results["corrected"] = write(corrected, runtime.cwd, "corrected.nii.gz")
         self._results["head"] = write(with_data(head, image), runtime.cwd, "head.nii.gz")
         self._results["scale_file"] = write_json(
             dataclasses.asdict(scale), runtime.cwd, "scale.json"
         )
         return runtime
+
+
+def correct_head(image: nib.Nifti1Image) -> tuple[nib.Nifti1Image, IntensityScale]:
+    """Robust intensities, then N4 over the head.
+
+    The fit of the field sees intensities that are clipped at robust percentiles; the image that is
+    divided by the field is not clipped.
+
+    Parameters
+    ----------
+    image : conformed, input intensities
+
+    Returns
+    -------
+    corrected, scale : robust percentiles are 0 and 1000; what maps input intensities to these
+    """
+    data = data_of(image)
+    clipped, scale = rescale_robust(data)
+    region = with_data(head_region(clipped), image)
+    _, field = n4(with_data(clipped, image), region)
+    return with_data(scale.apply(data) / data_of(field), image), scale
 
 
 class MaskBrainInput(BaseInterfaceInputSpec):
@@ -200,15 +226,17 @@ def given_mask_like(path: str | Path, image: nib.Nifti1Image) -> nib.Nifti1Image
 
 
 class CorrectBrainInput(BaseInterfaceInputSpec):
-    in_file = File(exists=True, mandatory=True, desc="0…1000, N4 over the head")
+    in_file = File(exists=True, mandatory=True, desc="0…1000 and above, N4 over the head")
     mask = File(exists=True, mandatory=True)
     spacing_mm = traits.Float(mandatory=True, desc="of the network's grid")
     order = traits.Enum(3, 1, usedefault=True, desc="of interpolation")
+    scale_file = File(exists=True, mandatory=True, desc="input intensities → those of in_file")
     num_threads = traits.Int(1, usedefault=True, nohash=True)
 
 
 class CorrectBrainOutput(TraitedSpec):
-    out_file = File(exists=True, desc="network grid, 0…1000, N4 within the brain")
+    out_file = File(exists=True, desc="network grid, 0…1000 and above, N4 within the brain")
+    scale_file = File(exists=True, desc="input intensities → those of out_file")
     mask_res = File(exists=True, desc="network grid, uint8")
 
 
@@ -221,18 +249,25 @@ class CorrectBrain(SimpleInterface):
     def _run_interface(self, runtime: Any) -> Any:
         limit_itk_threads(self.inputs.num_threads)
         mask = read(self.inputs.mask)
-        corrected, _ = n4(read(self.inputs.in_file), mask)
+        scale = IntensityScale(**json.loads(Path(self.inputs.scale_file).read_text()))
+        head = read(self.inputs.in_file)
+        data, scale = from_zero(data_of(head), data_of(mask) > 0, scale)
+        _, field = n4(with_data(np.minimum(data, TOP), head), mask)
+        corrected = with_data(data / data_of(field), head)
         image = resample_to_spacing(corrected, self.inputs.spacing_mm, order=self.inputs.order)
         image = with_data(np.clip(data_of(image), 0, None), image)  # a spline may undershoot
         inside = resample_to_spacing(mask, self.inputs.spacing_mm)
         brain = with_data((data_of(inside) > 0.5).astype(np.uint8), inside)
         self._results["out_file"] = write(image, runtime.cwd, "brain.nii.gz")
+        self._results["scale_file"] = write_json(
+            dataclasses.asdict(scale), runtime.cwd, "scale.json"
+        )
         self._results["mask_res"] = write(brain, runtime.cwd, "mask_res.nii.gz")
         return runtime
 
 
 class MatchHistogramInput(BaseInterfaceInputSpec):
-    in_file = File(exists=True, mandatory=True, desc="network grid, 0…1000")
+    in_file = File(exists=True, mandatory=True, desc="network grid, 0…1000 and above")
     mask = File(exists=True, mandatory=True, desc="network grid")
     scale_file = File(exists=True, mandatory=True)
     age_group = traits.Str(mandatory=True)
@@ -257,7 +292,11 @@ class MatchHistogram(SimpleInterface):
         data = data_of(image)
         data[~mask] = 0
         reference = load_histogram(self.inputs.age_group, self.inputs.contrast)
-        matched, match = match_histogram(data, reference, mask, method=self.inputs.method)
+        # what is brighter than the robust range does not choose the map, and is not clipped by it
+        _, match = match_histogram(
+            np.minimum(data, TOP), reference, mask, method=self.inputs.method
+        )
+        matched = np.where(mask, match.apply(data), 0)
         chain = {
             "scale": json.loads(Path(self.inputs.scale_file).read_text()),
             "match": dataclasses.asdict(match),

@@ -37,7 +37,7 @@ def network_mask(
 
     Parameters
     ----------
-    corrected : LPS, 0…1000, N4 over the head
+    corrected : LPS, 0…1000, N4 over the head; what lies outside the range is clipped
     record : of a stripping network
     device, threads : as for :func:`bmex_bids.network.inference.predict.enhance`
 
@@ -45,6 +45,7 @@ def network_mask(
     -------
     mask, info : uint8 on the head's grid; ``method``, ``weights`` …, and ``notes``, a list
     """
+    corrected = with_data(np.clip(data_of(corrected), 0, TOP), corrected)
     if record.variant == "lifespanstrip":
         mask, notes, extra = _lifespanstrip(corrected, record, device=device, threads=threads)
     else:
@@ -74,7 +75,7 @@ def _lifespanstrip(
 ) -> tuple[nib.Nifti1Image, list[str], dict[str, Any]]:
     """As the release does it: 1.6 mm, its template's histogram, windows, opening."""
     small = resample_to_spacing(corrected, GRID_MM, order=1)
-    head = np.clip(data_of(small), 0, None)
+    head = data_of(small)
     if record.companion is not None:
         fed, notes = match_whole(head, template_values(record.companion)), []
         extra = {"template": record.companion.name}

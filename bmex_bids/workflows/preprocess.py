@@ -71,7 +71,7 @@ def init_preprocess_wf(
     Outputs
     -------
     conformed : LPS+, input intensities
-    corrected : the same grid, 0…1000, N4 over the head
+    corrected : the same grid, 0…1000 and above, N4 over the head
     head : the same grid, input intensities, N4 over the head
     mask : the same grid, uint8
     matched : network grid, template units, zero outside the mask
@@ -83,7 +83,7 @@ def init_preprocess_wf(
     """
     workflow = Workflow(name=name)
     workflow.__desc__ = (
-        "Intensities were clipped at robust percentiles and corrected for non-uniformity with N4 "
+        "Intensities were scaled by robust percentiles and corrected for non-uniformity with N4 "
         f"[SimpleITK {sitk.Version.VersionString()}], first over the head and again within the "
         f"brain; the brain was resampled to {spacing_mm:g} mm and its histogram matched to the "
         f"published reference of the age group {age_group} ({contrast})."
@@ -130,10 +130,17 @@ def init_preprocess_wf(
             (conform, correct_head, [("out_file", "in_file")]),
             (conform, find_brain, [("out_file", "in_file")]),
             (correct_head, find_brain, [("corrected", "corrected")]),
-            (correct_head, correct_brain, [("corrected", "in_file")]),
+            (
+                correct_head,
+                correct_brain,
+                [("corrected", "in_file"), ("scale_file", "scale_file")],
+            ),
             (find_brain, correct_brain, [("out_file", "mask")]),
-            (correct_brain, match, [("out_file", "in_file"), ("mask_res", "mask")]),
-            (correct_head, match, [("scale_file", "scale_file")]),
+            (
+                correct_brain,
+                match,
+                [("out_file", "in_file"), ("mask_res", "mask"), ("scale_file", "scale_file")],
+            ),
             (conform, outputnode, [("out_file", "conformed"), ("original", "original")]),
             (correct_head, outputnode, [("corrected", "corrected"), ("head", "head")]),
             (

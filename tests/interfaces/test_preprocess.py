@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from bmex_bids.exceptions import MaskError
+from bmex_bids.imaging.intensity import IntensityScale, from_zero
+from bmex_bids.interfaces.enhance import into_head
 from bmex_bids.interfaces.preprocess import (
     Conform,
     CorrectBrain,
@@ -217,11 +219,23 @@ def test_a_mask_that_is_no_brain_is_refused(head_phantom, saved):
         MaskBrain(in_file=brain, corrected=brain, skull_strip="skip", age_months=360.0).run()
 
 
+def unit_scale():
+    """A scale file that says: input intensities are 0…1000."""
+    path = Path("unit.json").absolute()
+    path.write_text(json.dumps({"lower": 0.0, "upper": 1000.0}))
+    return str(path)
+
+
 def test_the_brain_comes_on_the_grid_of_the_network(head_phantom, saved):
     head = head_phantom(spacing=6.0)
     mask = nib.Nifti1Image(head.mask.astype(np.uint8), head.image.affine)
     outputs = (
-        CorrectBrain(in_file=saved(head.image), mask=saved(mask, "mask.nii.gz"), spacing_mm=3.0)
+        CorrectBrain(
+            in_file=saved(head.image),
+            mask=saved(mask, "mask.nii.gz"),
+            scale_file=unit_scale(),
+            spacing_mm=3.0,
+        )
         .run()
         .outputs
     )
@@ -256,3 +270,58 @@ def test_the_matched_image_is_zero_outside_the_brain_and_its_map_is_written(head
     chain = json.loads(Path(outputs.intensity_json).read_text())
     assert chain["scale"] == {"lower": 0.0, "upper": 2000.0}
     assert len(chain["match"]["source"]) == len(chain["match"]["reference"])
+
+
+@pytest.mark.parametrize(
+    ("diameter", "level", "stripped", "method"),
+    [
+        (4, 250, True, "brain"),
+        (8, 250, False, "published"),
+        (8, 1000, False, "brain"),
+        (8, -20, True, "brain"),
+    ],
+)
+def test_a_lesion_keeps_its_contrast_on_the_way_to_an_output(
+    head_phantom, saved, diameter, level, stripped, method
+):
+    """A network that changes nothing: what comes out is what went in, over the bias field."""
+    head = head_phantom(spacing=2.0, size=0.6)
+    image = head.brain if stripped else head.image
+    data = np.asarray(image.dataobj) * np.float32(130 / 720)  # white matter of 130
+    place = np.indices(data.shape) - np.array([28, 33, 38])[:, None, None, None]
+    lesion = np.sqrt((place**2).sum(axis=0)) * 2.0 <= diameter / 2
+    white = head.tissues == 3
+    assert white[lesion].all()
+    data[lesion] = level
+    raw = saved(nib.Nifti1Image(data, image.affine))
+    mask = saved(nib.Nifti1Image(head.mask.astype(np.uint8), image.affine), "mask.nii.gz")
+    first = CorrectHead(in_file=raw).run().outputs
+    brain = (
+        CorrectBrain(
+            in_file=first.corrected, mask=mask, scale_file=first.scale_file, spacing_mm=2.0
+        )
+        .run()
+        .outputs
+    )
+    options = {"age_group": "month24", "contrast": "T1w", "method": method}
+    matched = (
+        MatchHistogram(in_file=brain.out_file, mask=mask, scale_file=brain.scale_file, **options)
+        .run()
+        .outputs
+    )
+    chain = json.loads(Path(matched.intensity_json).read_text())
+    result = into_head(voxels(matched.out_file), data, head.mask, chain, image.affine)
+    contrast = np.median(result[lesion]) - np.median(result[white & ~lesion])
+    assert contrast == pytest.approx(level - 130, rel=0.1)
+
+
+def test_a_voxel_far_below_the_range_does_not_take_all_of_it():
+    mask = np.ones((3, 3, 3), bool)
+    data = np.full((3, 3, 3), 500, np.float32)
+    scale = IntensityScale(100.0, 300.0)
+    assert from_zero(data, mask, scale) == (data, scale)
+    data[0, 0, 0] = -10_000
+    shifted, wider = from_zero(data, mask, scale)
+    assert (wider.lower, wider.upper) == (50.0, 300.0)  # a quarter of 200 more
+    np.testing.assert_allclose(wider.invert(shifted), scale.invert(data), rtol=1e-5)
+    assert shifted[1, 1, 1] == pytest.approx(600)
