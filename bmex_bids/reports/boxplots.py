@@ -9,14 +9,18 @@ from dataclasses import dataclass
 from html import escape
 
 import numpy as np
+from markupsafe import Markup
 
 #: a group with fewer points has no box, only its median
 SMALLEST_BOX = 5
 #: beyond so many ordinary points in a group they are thinned; odd ones are all drawn
 MOST_POINTS = 300
 #: of the drawing, in pixels
-WIDTH, LEFT, RIGHT, ROW, TOP, BOTTOM = 560, 190, 14, 30, 6, 24
-LONGEST_LABEL = 27
+WIDTH, LEFT, RIGHT, ROW, TOP, BOTTOM = 560, 14, 14, 46, 2, 24
+#: of a row, above the marks: for the group's name
+LABEL = 16
+#: characters, about 9 pixels each
+LONGEST_LABEL = 52
 #: blue and vermilion of Okabe and Ito: told apart with every kind of colour vision, and in print
 #: by their shapes
 CSS = """
@@ -86,7 +90,7 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
     return [round(k * step, digits) for k in range(first, last + 1)]
 
 
-def box_plot(title: str, groups: Mapping[str, Sequence[Point]]) -> str:
+def box_plot(title: str, groups: Mapping[str, Sequence[Point]]) -> Markup:
     """One measure: a row for each group, with a box and every point.
 
     The box goes from quartile to quartile, the whiskers to the farthest points within 1.5 times
@@ -115,8 +119,8 @@ def box_plot(title: str, groups: Mapping[str, Sequence[Point]]) -> str:
             f'<text x="{x(tick)}" y="{bottom + 16}" text-anchor="middle">{number(tick)}</text>'
         )
     for row, (label, points) in enumerate(shown.items()):
-        middle = TOP + ROW * row + ROW / 2
-        parts.append(_label(label, len(points), middle))
+        middle = TOP + ROW * row + (LABEL + ROW) / 2
+        parts.append(_label(label, len(points), TOP + ROW * row + LABEL - 4))
         # the box comes after the points: in a large group they would hide it
         parts += [_mark(point, x(point.value), middle, k) for k, point in _drawn(points)]
         values = sorted(point.value for point in points)
@@ -134,7 +138,7 @@ def box_plot(title: str, groups: Mapping[str, Sequence[Point]]) -> str:
             f'<line class="median" x1="{x(median)}" x2="{x(median)}" y1="{middle - 10}" '
             f'y2="{middle + 10}"/>'
         )
-    return "".join([*parts, "</svg>"])
+    return Markup("".join([*parts, "</svg>"]))  # noqa: S704 - escaped above
 
 
 def _range(values: Sequence[float]) -> tuple[float, float]:
@@ -146,10 +150,10 @@ def _range(values: Sequence[float]) -> tuple[float, float]:
     return low - air, high + air
 
 
-def _label(label: str, count: int, middle: float) -> str:
+def _label(label: str, count: int, y: float) -> str:
     short = label if len(label) <= LONGEST_LABEL else label[: LONGEST_LABEL - 1] + "…"
     return (
-        f'<text x="{LEFT - 10}" y="{middle + 4}" text-anchor="end">{escape(short)} ({count})'
+        f'<text x="2" y="{y}">{escape(short)} ({count})'
         f"<title>{escape(label)}: {count}</title></text>"
     )
 

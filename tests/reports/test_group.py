@@ -11,8 +11,10 @@ import pytest
 
 from bmex_bids.exceptions import NoInputError
 from bmex_bids.inputs.age import GROUPS
+from bmex_bids.interfaces.quality import figures
+from bmex_bids.metrics.gate import Measures, judge
 from bmex_bids.reports.group import Outlier, group_outliers, write_group
-from bmex_bids.reports.group_page import GROUPINGS
+from bmex_bids.reports.group_page import GROUPINGS, JUDGED
 from bmex_bids.reports.group_rows import AGE_GROUPS, age_group_label, read_sites
 
 SIEMENS = {
@@ -128,7 +130,7 @@ def test_a_large_age_group_is_its_own_measure(put, group):
     put("sub-alone_T1w", sidecar(9, litres=0.7))
     _, page = group()
     listed = re.findall(
-        r"<tr><td><span class='name'>(sub-\w+)</span></td><td>Brain mask: volume.*?<td>([^<]*)</td></tr>",
+        r'<tr><td><span class="name">(sub-\w+)</span></td><td>Brain mask: volume.*?<td>([^<]*)</td></tr>',
         page,
     )
     assert dict(listed) == {"sub-odd_T1w": "11 images, 0 to 2 months"}
@@ -216,8 +218,8 @@ def test_contrasts_have_tables_of_their_own(tmp_path, put, group):
     assert [path.name for path in written] == [
         *("group_T1w.tsv", "group_T1w.html", "group_T2w.tsv", "group_T2w.html")
     ]
-    assert "href='group_T2w.html'" in written[1].read_text()
-    assert "href='group_T1w.html'" in written[3].read_text()
+    assert 'href="group_T2w.html"' in written[1].read_text()
+    assert 'href="group_T1w.html"' in written[3].read_text()
     assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
 
 
@@ -316,7 +318,7 @@ def test_a_strange_gate_does_no_harm(put, group, rules):
     put("sub-01_T1w", sidecar(gate={"Verdict": "splendid", "Rules": rules}))
     (row,), page = group()
     assert row["verdict"] == "splendid"
-    assert "<td><span class='verdict none'>none</span></td>" in page, "never taken for a pass"
+    assert '<td><span class="verdict none">none</span></td>' in page, "never taken for a pass"
 
 
 def test_no_image_says_what_to_run_first(tmp_path, put, group):
@@ -372,7 +374,7 @@ def test_verdicts_are_counted_and_the_worst_comes_first_with_its_reason(put, gro
     put("sub-04_T1w", sidecar())
     _, page = group()
     order = re.findall(
-        r"<tr><td><span class='verdict (\w+)'>\w+</span></td><td><span class='name'>(sub-\d+)",
+        r'<tr><td><span class="verdict (\w+)">\w+</span></td><td><span class="name">(sub-\d+)',
         page,
     )
     assert order == [
@@ -384,7 +386,7 @@ def test_verdicts_are_counted_and_the_worst_comes_first_with_its_reason(put, gro
     assert "Far too small." in page
     assert "A little &lt;small&gt;." in page
     assert "The brain mask has 0.80 litres." not in page, "a rule that passed needs no reason"
-    assert len(re.findall(r"verdict \w+'>\w+</span> 1", page)) == 4
+    assert len(re.findall(r'verdict \w+">\w+</span> 1', page)) == 4
 
 
 def test_spellings_of_one_maker_are_one_group(put, group):
@@ -405,6 +407,52 @@ def test_what_the_gate_judged_is_drawn_apart_only_where_it_is_new(put, group):
     new = {name for name in rows[0] if name.startswith("gate_")}
     assert new == {"gate_mask_volume", "gate_pieces", "gate_other"}
     assert set(re.findall(r"<small>(gate_\w+)<", page)) == {"gate_pieces", "gate_other"}
+
+
+@pytest.mark.parametrize("images", [1, 3])
+def test_nothing_that_the_gate_judged_is_drawn_twice(put, group, images):
+    """With one image, or equal ones, all ten values of the gate were drawn a second time."""
+    measures = Measures(
+        volume_litres=0.8, components=1, border_contact=0.0, empty_share=0.01, correlation=0.9,
+        mean_shift=0.01, tct_before=1.4, tct_after=1.5, qi=0.93,
+        tissues_before={"CSF": 0.2, "GM": 0.4, "WM": 0.2},
+        tissues_after={"CSF": 0.2, "GM": 0.41, "WM": 0.2},
+    )  # fmt: skip
+    content = sidecar(litres=0.8, gate=judge(measures).as_table())
+    content["BMEX"]["Quality"] = figures(measures)
+    content["BMEX"]["Mask"] |= {"border_contact": 0.0}
+    for k in range(images):
+        put(f"sub-{k}_T1w", content)
+    rows, page = group()
+    in_table = {name for name in rows[0] if name.startswith("gate_")}
+    assert in_table == {*JUDGED, "gate_tissue_volume_change"}
+    assert set(re.findall(r"<small>(gate_\w+)<", page)) == {"gate_tissue_volume_change"}
+
+
+def test_in_a_browser_labels_are_inside_their_plots_and_apart(browser, put, group, tmp_path):
+    """Long names of scanners were cut off at the left."""
+    for k in range(20):
+        maker = ("GE MEDICAL SYSTEMS", "Philips Medical Systems")[k % 2]
+        put(
+            f"sub-{k:02}_T1w",
+            sidecar(qi=0.9 + k / 1000, Manufacturer=maker, ManufacturersModelName="MAGNETOM " * k),
+        )
+    group()
+    browser.open(tmp_path / "out" / "group_T1w.html")
+    boxes = browser.evaluate(
+        "[...document.querySelectorAll('.by-scanner svg')].map(svg => "
+        "[svg, ...svg.querySelectorAll('text')].map(e => { const r = e.getBoundingClientRect(); "
+        "return [r.left, r.right, r.top, r.bottom]; }))"
+    )
+    for frame, *texts in boxes:
+        for left, right, top, bottom in texts:
+            assert frame[0] - 1 <= left
+            assert right <= frame[1] + 1
+            others = [text for text in texts if text != [left, right, top, bottom]]
+            assert not any(
+                min(right, o[1]) - max(left, o[0]) > 1 and min(bottom, o[3]) - max(top, o[2]) > 1
+                for o in others
+            )
 
 
 def test_markup_in_a_sidecar_stays_text(put, group):
@@ -466,7 +514,7 @@ def test_every_measure_is_drawn_for_every_grouping_with_all_images(group, forty)
     measures = [name for name in rows[0] if name.startswith(("quality_", "mask_", "gate_"))]
     assert len(measures) == 6
     for key in GROUPINGS:
-        block = page.split(f"<div class='plots by-{key}'>")[1].split("<div class='plots")[0]
+        block = page.split(f'<div class="plots by-{key}">')[1].split('<div class="plots')[0]
         block = block.split("<section")[0]
         assert re.findall(r"<small>(\w+)</small>", block) == measures
         assert block.count("<title>sub-") == 40 * len(measures)
@@ -474,10 +522,10 @@ def test_every_measure_is_drawn_for_every_grouping_with_all_images(group, forty)
 
 def test_the_poor_image_is_listed_with_measure_and_distance(group, forty):
     _, page = group()
-    listed = page.split("id='outliers'")[1].split("</section>")[0]
+    listed = page.split('id="outliers"')[1].split("</section>")[0]
     rows = re.findall(r"<tr>(.*?)</tr>", listed)
     (row,) = [r for r in rows if "Quality index (TCT before / after)" in r]
-    assert "<a href='sub-07_ses-A.html'><span class='name'>sub-07_ses-A_T1w</span></a>" in row
+    assert '<a href="sub-07_ses-A.html"><span class="name">sub-07_ses-A_T1w</span></a>' in row
     assert re.search(r"\d+\.\d IQR below the first quartile", row)
     assert "all 40 images" in row
 
