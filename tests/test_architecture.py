@@ -12,7 +12,7 @@
 
 ``cli``, ``slurm`` and ``running`` read ``config``; nothing below does.  Third-party packages have
 homes: torch at module top only in ``network`` and ``training``, nipype in ``interfaces``,
-``workflows`` and ``running``, pybids in ``inputs/collect.py``, argparse in ``cli``.
+``workflows`` and ``running``, pybids in ``inputs/index.py``, argparse in ``cli``.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ HOMES: dict[str, tuple[tuple[str, ...], bool]] = {
     "nipype": (("interfaces/", "workflows/", "running/"), True),
     "niworkflows": (("interfaces/", "workflows/", "reports/"), True),
     "nireports": (("interfaces/", "workflows/", "reports/"), True),
-    "bids": (("inputs/collect.py",), True),
+    "bids": (("inputs/index.py",), True),
     "argparse": (("cli/",), True),
 }
 

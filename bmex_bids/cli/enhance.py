@@ -398,7 +398,7 @@ def _label(source: Path) -> str:
 
 def _metadata(path: Path) -> dict[str, Any]:
     """What the JSON file beside the image says; nothing where there is none."""
-    from bmex_bids.inputs.collect import read_json
+    from bmex_bids.inputs.sidecars import read_json
 
     return read_json(path)
 

@@ -14,13 +14,17 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bmex_bids.common.names import BidsName, subject_folder
 from bmex_bids.exceptions import UsageError
-from bmex_bids.inputs.collect import EXTENSIONS, SUFFIXES, SourceImage, parse_name, read_json
 from bmex_bids.inputs.filters import fits
+from bmex_bids.inputs.on_disk import EXTENSIONS, SUFFIXES
+from bmex_bids.inputs.sidecars import read_json
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from bmex_bids.inputs.collect import SourceImage
 
 #: entities that say how a mask was made, not of which image it is
 OF_THE_MASK = frozenset({"desc", "space", "res", "den"})
@@ -85,12 +89,6 @@ def parse_derivatives(items: Sequence[str]) -> dict[str, Path]:
     return found
 
 
-def find_mask(image: SourceImage, derivatives: Mapping[str, Path]) -> Path | None:
-    """The brain mask of an image, or None (see :func:`find_masks`)."""
-    masks, _ = find_masks(image, derivatives)
-    return masks[0].path if masks else None
-
-
 def choose_mask(
     image: SourceImage, derivatives: Mapping[str, Path]
 ) -> tuple[GivenMask | None, tuple[str, ...]]:
@@ -150,8 +148,7 @@ def mask_files_of(image: SourceImage, derivatives: Mapping[str, Path]) -> list[P
 
 
 def _mask_files(image: SourceImage, folder: Path) -> list[Path]:
-    place = folder / f"sub-{image.subject}"
-    place = place / f"ses-{image.session}" / "anat" if image.session else place / "anat"
+    place = folder / subject_folder(image.subject, image.session) / "anat"
     names = (
         path
         for extension in EXTENSIONS
@@ -162,10 +159,10 @@ def _mask_files(image: SourceImage, folder: Path) -> list[Path]:
 
 def _rank(image: SourceImage, path: Path) -> tuple[int, int, int, str] | None:
     """Where a mask stands in the order of preference by its name; None: it is not the image's."""
-    parsed = parse_name(path.name)
-    if parsed is None or parsed[0].get("desc") != "brain":
+    name = BidsName.parse(path.name)
+    entities = name.entities if name else {}
+    if entities.get("desc") != "brain":
         return None
-    entities = parsed[0]
     own = {key: label for key, label in entities.items() if key not in OF_THE_MASK}
     if (own.get("sub"), own.get("ses")) != (image.subject, image.session):
         return None
@@ -175,12 +172,12 @@ def _rank(image: SourceImage, path: Path) -> tuple[int, int, int, str] | None:
     space = entities.get("space")
     others = _other_images(image)
     # a mask with fewer entities is of any image that has them: is there only this one?
-    if missing and any(_covers(own, other) for other in others if other[1] == image.suffix):
+    if missing and any(_covers(own, other) for other in others if other.suffix == image.suffix):
         return None
     if space is None:
         # without a space, a mask beside both contrasts is the T1w image's, as fMRIPrep has it
         if image.suffix != "T1w" and any(
-            _covers(own, other) for other in others if other[1] == "T1w"
+            _covers(own, other) for other in others if other.suffix == "T1w"
         ):
             return None
     elif space != image.suffix:
@@ -189,18 +186,18 @@ def _rank(image: SourceImage, path: Path) -> tuple[int, int, int, str] | None:
     return (missing, int(coarse), int(space is None), path.name.replace(".nii.gz", ".nii!"))
 
 
-def _covers(own: Mapping[str, str], other: tuple[Mapping[str, str], str]) -> bool:
-    return all(fits(other[0].get(key), label, key) for key, label in own.items())
+def _covers(own: Mapping[str, str], other: BidsName) -> bool:
+    return all(fits(other.entities.get(key), label, key) for key, label in own.items())
 
 
-def _other_images(image: SourceImage) -> list[tuple[dict[str, str], str]]:
-    """Entities and suffixes of the other T1w and T2w images in the image's folder."""
-    found = []
-    for path in sorted(image.path.parent.glob("sub-*.nii*")):
-        parsed = parse_name(path.name) if path.name.endswith(EXTENSIONS) else None
-        if parsed is not None and parsed[1] in SUFFIXES and path.name != image.path.name:
-            found.append(parsed)
-    return found
+def _other_images(image: SourceImage) -> list[BidsName]:
+    """Names of the other T1w and T2w images in the image's folder."""
+    names = [
+        BidsName.parse(path.name)
+        for path in sorted(image.path.parent.glob("sub-*.nii*"))
+        if path.name.endswith(EXTENSIONS) and path.name != image.path.name
+    ]
+    return [name for name in names if name is not None and name.suffix in SUFFIXES]
 
 
 def _fault_of_sources(image: SourceImage, path: Path) -> str | None:
@@ -210,10 +207,10 @@ def _fault_of_sources(image: SourceImage, path: Path) -> str | None:
     for key in ("Sources", "RawSources"):
         listed = sidecar.get(key) or []
         for written in listed if isinstance(listed, list) else [listed]:
-            name = re.split(r"[/:\\]", str(written))[-1]
-            parsed = parse_name(name)
-            if parsed is not None and parsed[1] in SUFFIXES and "desc" not in parsed[0]:
-                raw.add(name.split(".")[0])
+            file = re.split(r"[/:\\]", str(written))[-1]
+            name = BidsName.parse(file)
+            if name is not None and name.suffix in SUFFIXES and "desc" not in name.entities:
+                raw.add(file.split(".")[0])
     if not raw or raw == {image.name}:
         return None
     if image.name in raw and len({name.rpartition("_")[2] for name in raw}) == len(raw):

@@ -3,21 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bmex_bids.common.names import subject_folder
 from bmex_bids.exceptions import AgeError
-from bmex_bids.inputs.age import (
-    Age,
-    age_group,
-    age_tables,
-    check_age_file,
-    find_age,
-    near_boundary,
-)
-from bmex_bids.inputs.collect import SourceImage, applicable_sidecars, not_fetched
+from bmex_bids.inputs.age import Age, age_group, near_boundary
+from bmex_bids.inputs.collect import SourceImage
 from bmex_bids.inputs.derivatives import choose_mask, mask_files_of
+from bmex_bids.inputs.find_age import check_age_file, find_age
+from bmex_bids.inputs.sidecars import applicable_sidecars, not_fetched
+from bmex_bids.inputs.sources import age_tables
 
 #: edge of a voxel of the network's grid, mm, and its name in the ``res`` entity
 SPACING = (0.8, "0p8")
@@ -66,6 +63,7 @@ def plan(
     override_months: float | None = None,
     fetal: bool = False,
     age_file: Path | None = None,
+    strict_ages: bool = False,
     derivatives: Mapping[str, Path] | None = None,
 ) -> list[PlannedImage]:
     """Join each image with its age, its model and, where there is one, its given brain mask.
@@ -78,7 +76,7 @@ def plan(
     ----------
     images : of the dataset
     bids_dir : the dataset's folder
-    override_months, fetal, age_file : see :func:`bmex_bids.inputs.age.find_age`
+    override_months, fetal, age_file, strict_ages : see :func:`bmex_bids.inputs.find_age.find_age`
     derivatives : name → folder, see :func:`bmex_bids.inputs.derivatives.find_masks`
 
     Raises
@@ -90,9 +88,19 @@ def plan(
         check_age_file(age_file)
     planned = []
     for image in images:
-        item = _plan_one(
-            image, Path(bids_dir), override_months=override_months, fetal=fetal, age_file=age_file
-        )
+
+        def age_of(image: SourceImage = image) -> Age:
+            return find_age(
+                image,
+                Path(bids_dir),
+                override_months=override_months,
+                fetal=fetal,
+                age_file=age_file,
+                strict=strict_ages,
+            )
+
+        tables = () if override_months is not None else age_tables(image, Path(bids_dir))
+        item = _plan_one(image, Path(bids_dir), tables, age_of)
         planned.append(_with_mask(item, derivatives) if derivatives and item.runnable else item)
     return planned
 
@@ -111,17 +119,9 @@ def _with_mask(item: PlannedImage, derivatives: Mapping[str, Path]) -> PlannedIm
 
 
 def _plan_one(
-    image: SourceImage,
-    bids_dir: Path,
-    *,
-    override_months: float | None,
-    fetal: bool,
-    age_file: Path | None,
+    image: SourceImage, bids_dir: Path, tables: Sequence[Path], age_of: Callable[[], Age]
 ) -> PlannedImage:
-    parts = (
-        [f"sub-{image.subject}"] + ([f"ses-{image.session}"] if image.session else []) + ["anat"]
-    )
-    output_dir = "/".join(parts)
+    output_dir = f"{subject_folder(image.subject, image.session)}/anat"
     part = image.entities.get("part", "mag")
     if part != "mag":
         not_ours = f"expected a magnitude image, got part-{part}; only those are enhanced"
@@ -133,16 +133,11 @@ def _plan_one(
             "derived from one; rename it (a reconstruction is rec-…)"
         )
         return PlannedImage(image, None, None, None, None, output_dir, (), not_raw)
-    files = [image.path, *applicable_sidecars(image.path, bids_dir)]
-    if override_months is None:
-        files += age_tables(image, bids_dir)
-    absent = not_fetched(files)
+    absent = not_fetched([image.path, *applicable_sidecars(image.path, bids_dir), *tables])
     if absent:
         return PlannedImage(image, None, None, None, None, output_dir, (), absent)
     try:
-        age = find_age(
-            image, bids_dir, override_months=override_months, fetal=fetal, age_file=age_file
-        )
+        age = age_of()
     except AgeError as error:
         return PlannedImage(image, None, None, None, None, output_dir, (), str(error))
     group = age_group(age)

@@ -123,8 +123,8 @@ class Facts:
 def collect_facts(output_dir: Path) -> Facts:
     """The facts of all images in an output dataset, and the versions of what is installed."""
     from bmex_bids.imaging import intensity
-    from bmex_bids.inputs.age import DAYS_PER_MONTH
     from bmex_bids.inputs.plan import FETAL_SPACING, SPACING
+    from bmex_bids.inputs.units import DAYS_PER_MONTH
 
     images = _read_images(output_dir)
     records = [image.record for image in images]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from bmex_bids import __version__
-from bmex_bids.inputs.age import DAYS_PER_MONTH, DAYS_PER_YEAR
+from bmex_bids.inputs.units import DAYS_PER_MONTH, DAYS_PER_YEAR
 from bmex_bids.outputs.pages import render
 from bmex_bids.reports import boxplots
 from bmex_bids.reports.group_rows import AGE_GROUPS, FETUS, NOTHING, Row, grouped, measure_names

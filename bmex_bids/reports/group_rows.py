@@ -12,7 +12,9 @@ from typing import Any
 from urllib.parse import quote
 
 from bmex_bids.common.names import BidsName
-from bmex_bids.inputs.age import MISSING, SUBJECT_COLUMNS, read_table
+from bmex_bids.inputs.numbers import is_missing
+from bmex_bids.inputs.tables import read_table
+from bmex_bids.inputs.units import SUBJECT_COLUMNS
 from bmex_bids.outputs.records import KEY, RecordError, find_records, read_sidecar, table_of
 from bmex_bids.reports.individual import page_name
 
@@ -203,7 +205,7 @@ def _text(value: Any) -> str:
     if isinstance(value, dict | list):
         value = json.dumps(value)
     text = " ".join(str(value).split()) if value is not None else ""
-    return NOTHING if text.lower() in MISSING else text
+    return NOTHING if is_missing(text) else text
 
 
 def read_sites(bids_dir: Path) -> dict[str, str]:

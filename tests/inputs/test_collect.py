@@ -4,9 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from bmex_bids.common.names import BidsName
 from bmex_bids.exceptions import NoInputError, UsageError
 from bmex_bids.inputs import collect as collect_module
-from bmex_bids.inputs.collect import collect, parse_name, read_json
+from bmex_bids.inputs import sidecars
+from bmex_bids.inputs.collect import collect
+from bmex_bids.inputs.sidecars import read_json
 
 TWO = {
     "sub-01/ses-a/anat/sub-01_ses-a_T1w.nii.gz": None,
@@ -138,7 +141,7 @@ def test_metadata_are_inherited_and_the_nearer_overrules(bids_skeleton):
     "name", ["T1w.nii.gz", "brain.nii", "ses-a_T1w.nii", "sub-_T1w.nii", "sub-1_x_T1w.nii"]
 )
 def test_names_that_are_none(name):
-    assert parse_name(name) is None
+    assert BidsName.parse(name) is None
 
 
 def test_the_ten_images_of_the_lifespan(shared_data):
@@ -154,11 +157,9 @@ def test_the_datasets_top_is_listed_once_and_not_for_each_image(bids_skeleton, m
     bids = bids_skeleton({**tree, "T1w.json": {"MagneticFieldStrength": 3}})
     paths = sorted(bids.glob("sub-*/anat/*.nii.gz"))
     listed = []
-    real = collect_module.os.scandir
-    monkeypatch.setattr(
-        collect_module.os, "scandir", lambda path: listed.append(path) or real(path)
-    )
-    images = [collect_module.sidecar_metadata(path, bids) for path in paths]
+    real = sidecars.os.scandir
+    monkeypatch.setattr(sidecars.os, "scandir", lambda path: listed.append(path) or real(path))
+    images = [sidecars.sidecar_metadata(path, bids) for path in paths]
     assert images == [{"MagneticFieldStrength": 3}] * 20
     assert listed.count(bids) == 1
 
@@ -213,7 +214,7 @@ def test_a_sidecar_that_cannot_be_read_says_nothing(tmp_path):
 
 
 def test_a_sidecar_far_too_large_is_not_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("bmex_bids.inputs.collect.MOST_JSON_BYTES", 10)
+    monkeypatch.setattr("bmex_bids.inputs.sidecars.MOST_JSON_BYTES", 10)
     (tmp_path / "a.json").write_text('{"a": 1}')
     (tmp_path / "b.json").write_text('{"a": 1, "b": 2}')
     assert read_json(tmp_path / "a.json") == {"a": 1}

@@ -10,8 +10,9 @@ import sqlite3
 import pytest
 
 from bmex_bids.exceptions import UsageError
-from bmex_bids.inputs import collect as module
-from bmex_bids.inputs.collect import INDEX_FILE, collect
+from bmex_bids.inputs import index as module
+from bmex_bids.inputs.collect import collect
+from bmex_bids.inputs.index import INDEX_FILE
 
 ONE = "sub-01/anat/sub-01_T1w.nii.gz"
 TWO = "sub-02/ses-a/anat/sub-02_ses-a_T2w.nii.gz"
@@ -26,13 +27,13 @@ def root(bids_skeleton):
 def indexings(monkeypatch):
     """Count how often the dataset is walked."""
     calls = []
-    original = module._index
+    original = module.index
 
     def counted(*arguments):
         calls.append(arguments)
         return original(*arguments)
 
-    monkeypatch.setattr(module, "_index", counted)
+    monkeypatch.setattr(module, "index", counted)
     return calls
 
 

@@ -11,7 +11,6 @@ from bmex_bids.exceptions import UsageError
 from bmex_bids.inputs.collect import collect
 from bmex_bids.inputs.derivatives import (
     choose_mask,
-    find_mask,
     find_masks,
     overlap,
     parse_derivatives,
@@ -38,8 +37,8 @@ def case(bids_skeleton, tmp_path):
 
 
 def chosen(image, derivatives):
-    path = find_mask(image, derivatives)
-    return None if path is None else path.name
+    masks, _ = find_masks(image, derivatives)
+    return masks[0].path.name if masks else None
 
 
 #: name → (raw images, the first of which is asked for; masks; name of the right one)

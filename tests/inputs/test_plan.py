@@ -115,8 +115,15 @@ LIFESPAN = {
 }
 
 
-def test_all_ten_images_of_the_lifespan_can_be_processed(shared_data):
-    items = planned(shared_data / "lifespan-bids")
+def test_all_ten_images_of_the_lifespan_can_be_processed(shared_data, tmp_path):
+    """Two scans tables contradict each other about the fetus; an age file overrules them."""
+    root = shared_data / "lifespan-bids"
+    reason = planned(root)["sub-0009_ses-V01_T2w"].skip_reason
+    assert "25 gestational_weeks, 30 gestational_weeks" in reason
+    assert "ses-V01/anat/sub-0009_ses-V01_scans.tsv" in reason
+    table = tmp_path / "ages.tsv"
+    table.write_text("participant_id\tage\nsub-0009\t25 gestational_weeks\n")
+    items = planned(root, age_file=table)
     found = {}
     for name, item in items.items():
         fetal = item.age.fetal
@@ -208,3 +215,24 @@ def test_what_is_derived_is_no_raw_image(bids_skeleton, entity):
     assert f"expected a raw image, got {entity} in its name" in reason
     assert "a reconstruction is rec-" in reason
     assert planned["sub-01_rec-svr_T2w"].runnable
+
+
+def test_strict_ages_skip_what_had_to_be_guessed(bids_skeleton):
+    root = bids_skeleton(
+        {
+            **{f"sub-01/ses-{s}/anat/sub-01_ses-{s}_T1w.nii.gz": None for s in ("00m", "24m")},
+            "sub-02/anat/sub-02_T1w.nii.gz": None,
+            "participants.tsv": "participant_id\tage_months\nsub-01\t0\nsub-02\t12\n",
+        }
+    )
+    for item in planned(root).values():
+        assert item.runnable
+        assert any("one age for 2 sessions (00m, 24m)" in w for w in item.warnings) == (
+            item.image.subject == "01"
+        )
+    items = planned(root, strict_ages=True)
+    for session in ("00m", "24m"):
+        reason = items[f"sub-01_ses-{session}_T1w"].skip_reason
+        assert "--strict-ages" in reason
+        assert "one age for 2 sessions" in reason
+    assert items["sub-02_T1w"].runnable

@@ -8,17 +8,17 @@ import pytest
 from bad_cases import bomb, healthy, mask_image, patched
 from bad_images import put
 
-from bmex_bids.inputs.collect import SourceImage, parse_name
+from bmex_bids.common.names import BidsName
+from bmex_bids.inputs.collect import SourceImage
 from bmex_bids.inputs.plan import PlannedImage
 from bmex_bids.running.preflight import look_at
 
 
 def planned(path: Path, mask: Path | None = None, skip_reason: str | None = None) -> PlannedImage:
-    entities, suffix = parse_name(path.name)
-    image = SourceImage(path, entities, suffix, {}, path.parent)
-    subject = entities["sub"]
+    name = BidsName.parse(path.name)
+    image = SourceImage(path, name.entities, name.suffix, {}, path.parent)
     return PlannedImage(
-        image, None, "fetal", 0.75, "0p75", f"sub-{subject}/anat", ("old",), skip_reason, mask
+        image, None, "fetal", 0.75, "0p75", f"sub-{name.subject}/anat", ("old",), skip_reason, mask
     )
 
 
