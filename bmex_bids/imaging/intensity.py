@@ -35,6 +35,11 @@ class IntensityScale:
     lower: float
     upper: float
 
+    @property
+    def factor(self) -> float:
+        """Working units in one unit of the input."""
+        return TOP / (self.upper - self.lower)
+
     def apply(self, data: Array) -> Array:
         """Input intensities → 0…1000, not clipped."""
         return np.asarray(

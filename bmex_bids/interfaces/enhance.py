@@ -137,10 +137,13 @@ class Enhance(SimpleInterface):
 
 class RestoreInput(BaseInterfaceInputSpec):
     original = File(exists=True, mandatory=True, desc="raw image")
-    head = File(exists=True, mandatory=True, desc="LPS native grid, input intensities, corrected")
+    conformed = File(exists=True, mandatory=True, desc="LPS native grid, input intensities")
+    native = File(exists=True, mandatory=True, desc="LPS native grid, 0…1000, corrected")
+    field = File(exists=True, mandatory=True, desc="LPS native grid, the bias field")
     mask = File(exists=True, mandatory=True, desc="LPS native grid")
     mask_res = File(exists=True, mandatory=True, desc="network grid")
-    enhanced = File(exists=True, mandatory=True, desc="network grid, template units")
+    matched = File(exists=True, mandatory=True, desc="network grid, template units, before")
+    enhanced = File(exists=True, mandatory=True, desc="network grid, template units, after")
     probabilities = traits.List(File(exists=True), mandatory=True, desc="CSF, GM, WM")
     intensity_json = File(exists=True, mandatory=True)
 
@@ -154,7 +157,11 @@ class RestoreOutput(TraitedSpec):
 
 
 class Restore(SimpleInterface):
-    """Back to the input's grid, its axes and its intensities."""
+    """Back to the input's grid, its axes and its intensities.
+
+    What is resampled is the correction, not the image: where the network changes nothing, the
+    result is the input.
+    """
 
     input_spec = RestoreInput
     output_spec = RestoreOutput
@@ -163,19 +170,26 @@ class Restore(SimpleInterface):
         raw: Any = nib.load(self.inputs.original)
         grid = (tuple(raw.shape[:3]), raw.affine)
         mask = to_axes_of(read(self.inputs.mask, "uint8"), grid) > 0
-        head = to_axes_of(read(self.inputs.head), grid)
-        enhanced, *maps = resampled_inside(
-            [read(path) for path in (self.inputs.enhanced, *self.inputs.probabilities)],
+        head, native, field = (
+            to_axes_of(read(path), grid)
+            for path in (self.inputs.conformed, self.inputs.native, self.inputs.field)
+        )
+        after = read(self.inputs.enhanced)
+        change = with_data(data_of(after) - data_of(read(self.inputs.matched)), after)
+        correction, *maps = resampled_inside(
+            [change, *(read(path) for path in self.inputs.probabilities)],
             read(self.inputs.mask_res),
             grid,
             mask,
             orders=(3, 1, 1, 1),
         )
+        maps = [np.clip(part, 0, None) for part in maps]
         total = np.maximum(np.sum(maps, axis=0), np.float32(1e-6))
         tissue = np.where(mask, np.argmax(maps, axis=0) + 1, 0)
         lookup = np.array([0, *(tissue.bids for tissue in TISSUES)], dtype=np.uint8)
         chain = json.loads(Path(self.inputs.intensity_json).read_text())
-        preproc = into_head(enhanced, head, mask, chain, raw.affine)
+        enhanced = add_correction(native, correction, mask, chain)
+        preproc = into_head(enhanced, native, field, head, mask, chain, raw.affine)
 
         def save(data: Any, name: str, dtype: Any = np.float32) -> str:
             image = on_original_grid(data, self.inputs.original, dtype)
@@ -240,7 +254,7 @@ def resampled_inside(
         used = 0 if voxels_coincide(start, part[1]) else order
         values = data_of(resample_like(filled, part, order=used))
         whole = np.zeros(shape, np.float32)
-        whole[target] = np.where(mask[target], np.clip(values, 0, None), 0)
+        whole[target] = np.where(mask[target], values, 0)
         results.append(whole)
     return results
 
@@ -261,12 +275,43 @@ def voxels_coincide(source: Any, target: Any) -> bool:
     )
 
 
-def into_head(enhanced: Any, head: Any, mask: Any, chain: dict[str, Any], affine: Any) -> Any:
-    """The enhanced brain in input intensities, blended into its head.
+def add_correction(native: Any, correction: Any, mask: Any, chain: dict[str, Any]) -> Any:
+    """The enhanced brain in template units: the input, matched, plus the network's correction.
 
-    Template units go back through the inverse of the histogram matching and of the scaling.
+    Parameters
+    ----------
+    native : (X, Y, Z) the input, 0…1000, corrected for its bias field
+    correction : (X, Y, Z) template units
+    mask : (X, Y, Z) the brain; the result is zero outside
+    chain : what maps intensities, as the node of the histogram matching writes it
     """
-    match = HistogramMatch(**{key: tuple(value) for key, value in chain["match"].items()})
-    scale = IntensityScale(**chain["scale"])
-    brain = np.where(mask, scale.invert(match.invert(enhanced)), 0).astype(np.float32)
-    return blend_into_head(head, brain, mask, voxel_sizes(affine))
+    enhanced = _match(chain).apply(native) + correction
+    return np.where(mask, np.clip(enhanced, 0, None), 0).astype(np.float32)
+
+
+def into_head(
+    enhanced: Any, native: Any, field: Any, head: Any, mask: Any, chain: dict[str, Any], affine: Any
+) -> Any:
+    """The head in input intensities, with the change that the enhancement made to its brain.
+
+    Template units go back through the inverse of the histogram matching, of the scaling and of
+    the bias field.  Where nothing was changed, the result is ``head`` to rounding.
+
+    Parameters
+    ----------
+    enhanced : (X, Y, Z) template units
+    native, field : (X, Y, Z) the corrected input, 0…1000, and what the input was divided by
+    head : (X, Y, Z) input intensities
+    mask : (X, Y, Z) the brain
+    chain : as for :func:`add_correction`
+    affine : of the grid
+    """
+    match = _match(chain)
+    before = np.clip(match.apply(native), 0, None)
+    change = (match.invert(enhanced) - match.invert(before)) * field
+    change = np.where(mask, change, 0) / np.float32(IntensityScale(**chain["scale"]).factor)
+    return blend_into_head(head, head + change, mask, voxel_sizes(affine))
+
+
+def _match(chain: dict[str, Any]) -> HistogramMatch:
+    return HistogramMatch(**{key: tuple(value) for key, value in chain["match"].items()})

@@ -76,7 +76,7 @@ class CorrectHeadInput(BaseInterfaceInputSpec):
 
 class CorrectHeadOutput(TraitedSpec):
     corrected = File(exists=True, desc="0…1000 and, where something is brighter, above; N4")
-    head = File(exists=True, desc="the same in input intensities")
+    field = File(exists=True, desc="what the image was divided by")
     scale_file = File(exists=True, desc="JSON: lower and upper input intensity of 0…1000")
 
 
@@ -89,19 +89,18 @@ class CorrectHead(SimpleInterface):
     def _run_interface(self, runtime: Any) -> Any:
         limit_itk_threads(self.inputs.num_threads)
         image = read(self.inputs.in_file)
-        corrected, scale = correct_head(image)
-        head = scale.invert(data_of(corrected))
-        # a background of exactly zero, as in a stripped image, stays one
-        head[data_of(image) == 0] = 0
+        corrected, field, scale = correct_head(image)
         self._results["corrected"] = write(corrected, runtime.cwd, "corrected.nii.gz")
-        self._results["head"] = write(with_data(head, image), runtime.cwd, "head.nii.gz")
+        self._results["field"] = write(field, runtime.cwd, "field.nii.gz")
         self._results["scale_file"] = write_json(
             dataclasses.asdict(scale), runtime.cwd, "scale.json"
         )
         return runtime
 
 
-def correct_head(image: nib.Nifti1Image) -> tuple[nib.Nifti1Image, IntensityScale]:
+def correct_head(
+    image: nib.Nifti1Image,
+) -> tuple[nib.Nifti1Image, nib.Nifti1Image, IntensityScale]:
     """Robust intensities, then N4 over the head.
 
     The fit of the field sees intensities that are clipped at robust percentiles; the image that is
@@ -113,13 +112,14 @@ def correct_head(image: nib.Nifti1Image) -> tuple[nib.Nifti1Image, IntensityScal
 
     Returns
     -------
-    corrected, scale : robust percentiles are 0 and 1000; what maps input intensities to these
+    corrected, field, scale : robust percentiles are 0 and 1000; what the image was divided by;
+        what maps input intensities to 0…1000
     """
     data = data_of(image)
     clipped, scale = rescale_robust(data)
     region = with_data(head_region(clipped), image)
     _, field = n4(with_data(clipped, image), region)
-    return with_data(scale.apply(data) / data_of(field), image), scale
+    return with_data(scale.apply(data) / data_of(field), image), field, scale
 
 
 class MaskBrainInput(BaseInterfaceInputSpec):
@@ -231,6 +231,7 @@ class CorrectBrainInput(BaseInterfaceInputSpec):
     spacing_mm = traits.Float(mandatory=True, desc="of the network's grid")
     order = traits.Enum(3, 1, usedefault=True, desc="of interpolation")
     scale_file = File(exists=True, mandatory=True, desc="input intensities → those of in_file")
+    field = File(exists=True, mandatory=True, desc="what the head was divided by")
     num_threads = traits.Int(1, usedefault=True, nohash=True)
 
 
@@ -238,6 +239,8 @@ class CorrectBrainOutput(TraitedSpec):
     out_file = File(exists=True, desc="network grid, 0…1000 and above, N4 within the brain")
     scale_file = File(exists=True, desc="input intensities → those of out_file")
     mask_res = File(exists=True, desc="network grid, uint8")
+    native = File(exists=True, desc="grid of in_file, the intensities of out_file")
+    field = File(exists=True, desc="grid of in_file, what the raw image was divided by in all")
 
 
 class CorrectBrain(SimpleInterface):
@@ -258,6 +261,9 @@ class CorrectBrain(SimpleInterface):
         image = with_data(np.clip(data_of(image), 0, None), image)  # a spline may undershoot
         inside = resample_to_spacing(mask, self.inputs.spacing_mm)
         brain = with_data((data_of(inside) > 0.5).astype(np.uint8), inside)
+        whole = with_data(data_of(field) * data_of(read(self.inputs.field)), head)
+        self._results["native"] = write(corrected, runtime.cwd, "native.nii.gz")
+        self._results["field"] = write(whole, runtime.cwd, "field.nii.gz")
         self._results["out_file"] = write(image, runtime.cwd, "brain.nii.gz")
         self._results["scale_file"] = write_json(
             dataclasses.asdict(scale), runtime.cwd, "scale.json"

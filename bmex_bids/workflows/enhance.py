@@ -22,7 +22,9 @@ INPUTS = [
     "mask_res",
     "mask_info",
     "corrected",
-    "head",
+    "conformed",
+    "native",
+    "field",
     "original",
     "intensity_json",
 ]
@@ -155,7 +157,18 @@ def init_enhance_wf(
             (
                 inputnode,
                 restore,
-                [(field, field) for field in ("original", "head", "mask", "mask_res")],
+                [
+                    (field, field)
+                    for field in (
+                        "original",
+                        "conformed",
+                        "native",
+                        "field",
+                        "mask",
+                        "mask_res",
+                        "matched",
+                    )
+                ],
             ),
             (inputnode, restore, [("intensity_json", "intensity_json")]),
             (network, restore, [("out_file", "enhanced"), ("probabilities", "probabilities")]),

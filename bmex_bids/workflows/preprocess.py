@@ -21,7 +21,8 @@ from bmex_bids.interfaces.preprocess import (
 OUTPUTS = [
     "conformed",
     "corrected",
-    "head",
+    "native",
+    "field",
     "mask",
     "matched",
     "mask_res",
@@ -72,7 +73,8 @@ def init_preprocess_wf(
     -------
     conformed : LPS+, input intensities
     corrected : the same grid, 0…1000 and above, N4 over the head
-    head : the same grid, input intensities, N4 over the head
+    native : the same grid, 0…1000, N4 over the head and again within the brain
+    field : the same grid, what the raw image was divided by
     mask : the same grid, uint8
     matched : network grid, template units, zero outside the mask
     mask_res : network grid, uint8
@@ -142,7 +144,9 @@ def init_preprocess_wf(
                 [("out_file", "in_file"), ("mask_res", "mask"), ("scale_file", "scale_file")],
             ),
             (conform, outputnode, [("out_file", "conformed"), ("original", "original")]),
-            (correct_head, outputnode, [("corrected", "corrected"), ("head", "head")]),
+            (correct_head, outputnode, [("corrected", "corrected")]),
+            (correct_head, correct_brain, [("field", "field")]),
+            (correct_brain, outputnode, [("native", "native"), ("field", "field")]),
             (
                 find_brain,
                 outputnode,

@@ -107,11 +107,12 @@ def test_another_grid_is_not_taken_for_the_same_with_other_axes(make_image):
         to_axes_of(image, (image.shape, make_image("LPS", (5, 6, 7), oblique=45).affine))
 
 
+@pytest.mark.parametrize("added", [0, 20])
 @pytest.mark.parametrize(
     ("orientation", "oblique"), [("LPS", 0), ("LAS", 0), ("PIR", 0), ("SAL", 15)]
 )
 def test_restore_returns_to_the_grid_and_the_intensities_of_the_input(
-    make_image, tmp_path, monkeypatch, orientation, oblique
+    make_image, tmp_path, monkeypatch, orientation, oblique, added
 ):
     monkeypatch.chdir(tmp_path)
     shape = (20, 22, 24)
@@ -135,14 +136,18 @@ def test_restore_returns_to_the_grid_and_the_intensities_of_the_input(
         nib.save(nib.Nifti1Image(data.astype(np.float32), lps.affine), tmp_path / name)
         return str(tmp_path / name)
 
-    template_units = np.where(inside, np.asarray(lps.dataobj) * 10 / 2, 0)
+    # the bias field is 1.25 everywhere
+    template_units = np.where(inside, np.asarray(lps.dataobj) * 10 / 1.25 / 2, 0)
     grey = np.where(inside, 0.75, 0)
     result = Restore(
         original=str(tmp_path / "raw.nii.gz"),
-        head=save(np.asarray(lps.dataobj), "head.nii.gz"),
+        conformed=save(np.asarray(lps.dataobj), "conformed.nii.gz"),
+        native=save(np.asarray(lps.dataobj) * 10 / 1.25, "native.nii.gz"),
+        field=save(np.full(lps.shape, 1.25), "field.nii.gz"),
         mask=save(inside, "mask.nii.gz"),
         mask_res=save(inside, "mask_res.nii.gz"),
-        enhanced=save(template_units, "enhanced.nii.gz"),
+        matched=save(template_units, "matched.nii.gz"),
+        enhanced=save(template_units + np.where(inside, added, 0), "enhanced.nii.gz"),
         probabilities=[
             save(np.where(inside, 0.25, 0), "csf.nii.gz"),
             save(grey, "gm.nii.gz"),
@@ -158,10 +163,17 @@ def test_restore_returns_to_the_grid_and_the_intensities_of_the_input(
         return np.asanyarray(image.dataobj)
 
     np.testing.assert_array_equal(load(result.outputs.mask_native), box)
-    # a network that changes nothing gives the input back, head and brain
-    np.testing.assert_allclose(load(result.outputs.preproc_native), values, rtol=1e-4)
+    # a network that changes nothing gives the input back, head and brain, bias field included; 20
+    # template units are 40 of the working range, 4 of the input, and 5 where the field is 1.25
+    preproc = load(result.outputs.preproc_native)
+    np.testing.assert_allclose(preproc[~box], values[~box], rtol=1e-5)
+    deep = np.zeros(shape, bool)
+    deep[8:12, 8:12, 8:12] = True  # the seam is behind
+    np.testing.assert_allclose(preproc[deep], values[deep] + added / 4, rtol=1e-4)
+    if not added:
+        np.testing.assert_allclose(preproc, values, rtol=1e-5)
     np.testing.assert_allclose(
-        load(result.outputs.enhanced_native), np.where(box, values * 5, 0), rtol=1e-4
+        load(result.outputs.enhanced_native), np.where(box, values * 4 + added, 0), rtol=1e-4
     )
     np.testing.assert_array_equal(load(result.outputs.dseg_native), box * 1)  # BIDS: 1 is GM
     csf, gm, wm = (load(path) for path in result.outputs.probseg_native)
