@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from bmex_bids.degrade.levels import Scan
     from bmex_bids.degrade.recipe import Recipe
+    from bmex_bids.degrade.steps import Scan
 
 PROGRAM = "bmex-degrade"
 #: anatomical axis → axis of an LPS array
@@ -72,8 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of ``bmex-degrade``."""
-    from bmex_bids.degrade.levels import KINDS
-    from bmex_bids.degrade.recipe import SEVERITIES
+    from bmex_bids.degrade.kinds import KINDS
+    from bmex_bids.degrade.steps import SEVERITIES
 
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
@@ -290,7 +290,7 @@ def _wanted(options: argparse.Namespace) -> list[tuple[str, str | float]]:
 def _scan(options: argparse.Namespace, source: Source) -> Scan:
     import numpy as np
 
-    from bmex_bids.degrade.levels import Scan
+    from bmex_bids.degrade.steps import Scan
 
     full = options.intensity_range
     if full is None:

@@ -115,7 +115,8 @@ def write_dataset(folder: Path, *, severity: str) -> nib.Nifti1Image:
     import numpy as np
     from nilearn.datasets import load_mni152_template
 
-    from bmex_bids.degrade.recipe import Recipe, draw
+    from bmex_bids.degrade.levels import draw
+    from bmex_bids.degrade.recipe import Recipe
 
     template = load_mni152_template(resolution=1)
     values = np.asarray(template.dataobj, dtype=np.float32) * PEAK

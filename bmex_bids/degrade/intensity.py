@@ -12,11 +12,17 @@ Array = NDArray[np.float32]
 
 def bias_field(image: Array, control: NDArray[np.float64]) -> Array:
     """Multiply by exp of a smooth field, interpolated from a coarse grid of log-values."""
+    field = smooth_field(image.shape, control)
+    return np.asarray(image * np.exp(field), dtype=np.float32)
+
+
+def smooth_field(shape: tuple[int, ...], control: NDArray[np.float64]) -> Array:
+    """Values of a coarse grid, interpolated smoothly between its nodes to (X, Y, Z)."""
     control = np.asarray(control, dtype=np.float32)
     # coordinates of each voxel on the control grid, whose corners are the image's corners
     axes = [
         np.linspace(0, c - 1, n, dtype=np.float32)
-        for c, n in zip(control.shape, image.shape, strict=True)
+        for c, n in zip(control.shape, shape, strict=True)
     ]
     field = control
     for axis, where in enumerate(axes):
@@ -24,7 +30,7 @@ def bias_field(image: Array, control: NDArray[np.float64]) -> Array:
         weight = _smoothstep(where - low).reshape([-1 if k == axis else 1 for k in range(3)])
         high = np.minimum(low + 1, control.shape[axis] - 1)
         field = np.take(field, low, axis) * (1 - weight) + np.take(field, high, axis) * weight
-    return np.asarray(image * np.exp(field), dtype=np.float32)
+    return np.asarray(field, dtype=np.float32)
 
 
 def _smoothstep(t: Array) -> Array:

@@ -1,199 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kinds of degradation at named levels: one number each, and the rest drawn at random.
-
-The levels of motion are those of Sun et al., Nat. Biomed. Eng. 2025 (docs/simulation.md has the
-table with units, formulas and references).  :func:`draw_level` turns a kind and a level, or any
-number in the kind's unit, into a :class:`~bmex_bids.degrade.recipe.Recipe`.
-"""
+"""Draw a recipe: one kind at a level (:func:`draw_level`), or what training draws (:func:`draw`)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from bmex_bids.degrade.fields import MOST_ROTATIONS
-from bmex_bids.degrade.recipe import (
+from bmex_bids.degrade.checks import Step
+from bmex_bids.degrade.kinds import KINDS
+from bmex_bids.degrade.recipe import Recipe
+from bmex_bids.degrade.steps import (
+    FASTEST,
+    MOST_ROTATIONS,
     SEVERITIES,
-    Recipe,
-    Step,
+    SLOWEST,
+    Scan,
     draw_periodic,
     usual_frequency,
 )
-
-#: of sudden motion
-MOST_JUMPS = 10
-#: stretches of a drift, each at its own pace
-FEWEST_STRETCHES, MOST_STRETCHES = 2, 4
-#: poses computed for a continuous motion, so that neighbours differ by little
-CONTINUOUS_POSES = 9
-
-
-@dataclass(frozen=True)
-class Scan:
-    """What drawing must know of the image.
-
-    Attributes
-    ----------
-    intensity_range : what a percentage of noise is a percentage of, and what gamma leaves alone
-    phase_axis : the phase-encoding axis of the array
-    slice_axis : the axis along which slices become thick
-    """
-
-    intensity_range: float = 1000.0
-    phase_axis: int = 1
-    slice_axis: int = 2
-
-    @property
-    def readout_axis(self) -> int:
-        """The last axis that is not the phase-encoding one."""
-        return 2 if self.phase_axis != 2 else 1
-
-
-@dataclass(frozen=True)
-class Kind:
-    """One kind of degradation.
-
-    Attributes
-    ----------
-    unit : of its number
-    levels : name → number; more is worse
-    low, high : between which a number makes sense
-    draw : (number, dice, scan) → one step
-    """
-
-    unit: str
-    levels: Mapping[str, float]
-    low: float
-    high: float
-    draw: Callable[[float, np.random.Generator, Scan], Step]
-
-
-def _periodic(value: float, rng: np.random.Generator, scan: Scan) -> Step:
-    return draw_periodic(rng, value, usual_frequency(value), scan.phase_axis)
-
-
-def _direction(rng: np.random.Generator) -> NDArray[np.float64]:
-    """A unit vector, any direction as likely as any other."""
-    vector = rng.standard_normal(3)
-    return np.asarray(vector / max(float(np.linalg.norm(vector)), 1e-9))
-
-
-def _pose(length: float, rng: np.random.Generator) -> list[float]:
-    """A translation of ``length`` mm in any direction, and as many degrees about any axis."""
-    return [float(v) for v in (*(length * _direction(rng)), *(length * _direction(rng)))]
-
-
-def _sudden(value: float, rng: np.random.Generator, scan: Scan) -> Step:
-    """One jump for each mm: once a jump is longer than the detail in a line, only how many lines
-    moved, and how near the centre of k-space, makes it worse."""
-    moves = min(max(round(value), 1), MOST_JUMPS)
-    times = [0.0, *sorted(float(t) for t in rng.uniform(0.1, 0.9, moves))]
-    poses = [[0.0] * 6, *(_pose(value, rng) for _ in range(moves))]
-    return _piecewise(times, poses, False, scan, MOST_ROTATIONS)
-
-
-def _continuous(value: float, rng: np.random.Generator, scan: Scan) -> Step:
-    end = np.array(_pose(value, rng))
-    stretches = int(rng.integers(FEWEST_STRETCHES, MOST_STRETCHES + 1))
-    times = [float(t) for t in np.linspace(0, 1, stretches + 1)]
-    way = [0.0, *sorted(float(v) for v in rng.random(stretches - 1)), 1.0]
-    poses = [[float(v) for v in share * end] for share in way]
-    return _piecewise(times, poses, True, scan, CONTINUOUS_POSES)
-
-
-def _piecewise(
-    times: list[float], poses: list[list[float]], smooth: bool, scan: Scan, rotations: int
-) -> Step:
-    return {
-        "kind": "motion-piecewise",
-        "times": times,
-        "poses": poses,
-        "smooth": smooth,
-        "phase_axis": scan.phase_axis,
-        "max_rotations": rotations,
-    }
-
-
-def _jitter(value: float, rng: np.random.Generator, scan: Scan) -> Step:
-    return {
-        "kind": "line-jitter",
-        "sigma": value,
-        "seed": _seed(rng),
-        "phase_axis": scan.phase_axis,
-        "readout_axis": scan.readout_axis,
-    }
-
-
-def _seed(rng: np.random.Generator) -> int:
-    return int(rng.integers(2**31))
-
-
-def _slices(value: float, rng: np.random.Generator, scan: Scan) -> Step:
-    return {"kind": "low-resolution", "axis": scan.slice_axis, "thickness_mm": value}
-
-
-def _noise(kind: str) -> Callable[[float, np.random.Generator, Scan], Step]:
-    def draw(value: float, rng: np.random.Generator, scan: Scan) -> Step:
-        return {"kind": kind, "sigma": value / 100 * scan.intensity_range, "seed": _seed(rng)}
-
-    return draw
-
-
-def _smoothing(value: float, rng: np.random.Generator, scan: Scan) -> Step:
-    return {"kind": "smoothing", "fwhm_mm": value}
-
-
-def _bias(value: float, rng: np.random.Generator, scan: Scan) -> Step:
-    """A 3 × 3 × 3 grid whose smallest and largest factors are 1 ∓ value / 200."""
-    control = rng.random((3, 3, 3))
-    control = (control - control.min()) / (control.max() - control.min())
-    factor = 1 + (2 * control - 1) * value / 200
-    return {"kind": "bias-field", "control": np.log(factor).tolist()}
-
-
-def _contrast(value: float, rng: np.random.Generator, scan: Scan) -> Step:
-    exponent = value if rng.random() < 0.5 else 1 / value
-    return {"kind": "gamma", "exponent": exponent, "reference": scan.intensity_range}
-
-
-def _ghosts(value: float, rng: np.random.Generator, scan: Scan) -> Step:
-    period = float(rng.integers(2, 7))
-    # with two lines the phase would only weaken the one ghost there is
-    phase = 0.0 if period == 2 else float(rng.uniform(0, 2 * math.pi))
-    return {
-        "kind": "ghosting",
-        "strength": value / 100,
-        "period": period,
-        "phase": phase,
-        "phase_axis": scan.phase_axis,
-    }
-
-
-_MOTION = {name: amplitude for name, (amplitude, _) in SEVERITIES.items()}
-
-
-def _levels(*values: float) -> dict[str, float]:
-    return dict(zip(SEVERITIES, values, strict=True))
-
-
-#: every kind, with its number at each level
-KINDS: Mapping[str, Kind] = {
-    "motion-periodic": Kind("mm and degrees", _MOTION, 0, 30, _periodic),
-    "motion-continuous": Kind("mm and degrees", _MOTION, 0, 30, _continuous),
-    "motion-sudden": Kind("mm and degrees", _MOTION, 0, 30, _sudden),
-    "blur": Kind("voxels (sigma)", _levels(0.5, 1, 1.5, 2, 2.5), 0, 20, _jitter),
-    "low-resolution": Kind("mm thick", _levels(1.6, 2.4, 3.2, 4, 5), 0, 20, _slices),
-    "gaussian-noise": Kind("% of range", _levels(2.5, 5, 10, 15, 20), 0, 100, _noise("gaussian-noise")),
-    "rician-noise": Kind("% of range", _levels(2.5, 5, 10, 15, 20), 0, 100, _noise("rician-noise")),
-    "smoothing": Kind("mm (FWHM)", _levels(1, 2, 3, 4, 5), 0, 20, _smoothing),
-    "bias-field": Kind("% peak to peak", _levels(20, 40, 80, 120, 160), 0, 190, _bias),
-    "contrast": Kind("exponent", _levels(1.15, 1.3, 1.5, 1.75, 2), 1, 10, _contrast),
-    "ghosting": Kind("% of image", _levels(5, 10, 20, 35, 50), 0, 95, _ghosts),
-}  # fmt: skip
 
 
 def draw_level(
@@ -232,3 +57,180 @@ def draw_level(
             f"({chosen.unit}), got {level:g}"
         )
     return Recipe((chosen.draw(float(level), rng, scan or Scan()),))
+
+
+def severity(
+    name: str, rng: np.random.Generator, *, phase_axis: int = 1, blur_sigma: float = 0.0
+) -> Recipe:
+    """Periodic motion of a named severity: both along the phase axis and as a nod about axis 0."""
+    if name not in SEVERITIES:
+        raise ValueError(f"expected a severity of {list(SEVERITIES)}, got {name!r}")
+    amplitude, frequency = SEVERITIES[name]
+    return Recipe(
+        (
+            draw_periodic(rng, amplitude, frequency, phase_axis),
+            *_maybe_jitter(rng, blur_sigma, phase_axis),
+        )
+    )
+
+
+def draw(name: str, rng: np.random.Generator, *, intensity_range: float = 1000.0) -> Recipe:
+    """Throw the dice for a named kind of degradation.
+
+    Parameters
+    ----------
+    name : a severity of :data:`SEVERITIES`, ``"motion"`` (of any size, in two fifths with thick
+        slices), ``"noisy-motion"`` (the same, with noise), ``"low-resolution"``, ``"noise"``,
+        ``"smoothing"``, ``"mixed"`` (anything, mostly mild), ``"acquisition"`` (what scans meet, see
+        :func:`draw_acquisition`) or ``"clean"``
+    rng : the source of randomness; every drawn number is in the recipe
+    intensity_range : full range of the image, for noise
+    """
+    if name == "clean":
+        return Recipe(())
+    if name in SEVERITIES:
+        return severity(name, rng)
+    if name in ("motion", "noisy-motion"):
+        motion = _draw_strong_motion(rng) if rng.random() < 0.8 else _draw_motion(rng)
+        steps = (motion, _draw_slices(rng)) if rng.random() < 0.42 else (motion,)
+        noise = (_draw_noise(rng, intensity_range),) if name == "noisy-motion" else ()
+        return Recipe((*steps, *noise))
+    if name == "low-resolution":
+        return Recipe((_draw_slices(rng),))
+    if name == "noise":
+        return Recipe((_draw_noise(rng, intensity_range),))
+    if name == "smoothing":
+        return Recipe(({"kind": "smoothing", "fwhm_mm": float(rng.uniform(0.8, 2.4))},))
+    if name == "mixed":
+        return _draw_mixed(rng, intensity_range)
+    if name == "acquisition":
+        return draw_acquisition(rng, intensity_range)
+    known = ["clean", *SEVERITIES, "motion", "noisy-motion", "low-resolution", "noise"]
+    known += ["smoothing", "mixed", "acquisition"]
+    raise ValueError(f"expected one of {known}, got {name!r}")
+
+
+def draw_acquisition(rng: np.random.Generator, intensity_range: float = 1000.0) -> Recipe:
+    """A scan with motion of any size, and what else scans have, now and then, in a scan's order.
+
+    Any phase-encoding axis; in two fifths 2-D slices of 1.5 to 5 mm along any other axis, read
+    interleaved; fold-over, ringing and noise as they come.  Sizes are continuous, small ones as
+    often as large ones on a logarithmic scale.
+    """
+    phase_axis = int(rng.integers(3))
+    others = [axis for axis in range(3) if axis != phase_axis]
+    scan = Scan(intensity_range, phase_axis, others[int(rng.integers(2))])
+    kinds: list[tuple[str, float]] = []
+    if rng.random() < 0.1:
+        kinds.append(("fold-over", float(rng.uniform(2, 25))))
+    sliced = bool(rng.random() < 0.4)
+    size = float(0.15 * (5.0 / 0.15) ** rng.random())
+    kinds.append(("rigid-motion-2d" if sliced else "rigid-motion", size))
+    if rng.random() < 0.25:
+        kinds.append(("gibbs", float(rng.uniform(10, 60))))
+    if rng.random() < 0.5:
+        kind = str(rng.choice(["parallel-noise", "rician-noise"]))
+        kinds.append((kind, float(0.2 * (7 / 0.2) ** rng.random())))
+    steps = [draw_level(kind, value, rng, scan).steps[0] for kind, value in kinds]
+    if sliced:
+        place = next(k for k, step in enumerate(steps) if step["kind"] == "rigid-motion") + 1
+        steps.insert(
+            place,
+            {
+                "kind": "low-resolution",
+                "axis": steps[place - 1]["slice_axis"],
+                "thickness_mm": steps[place - 1]["slice_mm"],
+                "degree": 3,  # as the application resamples
+            },
+        )
+    return Recipe(tuple(steps))
+
+
+def _draw_mixed(rng: np.random.Generator, intensity_range: float) -> Recipe:
+    """What the training pairs are made with: motion, slices and noise, alone and together."""
+    steps: list[Step] = []
+    if rng.random() < 0.05:
+        return Recipe(())
+    if rng.random() < 0.5:
+        steps.append(_draw_motion(rng))
+        if rng.random() < 0.35:
+            steps.extend(_maybe_jitter(rng, float(rng.uniform(0.2, 1.2)), 1))
+    if rng.random() < 0.35:
+        steps.append(_draw_slices(rng))
+    elif rng.random() < 0.1:
+        steps.append({"kind": "smoothing", "fwhm_mm": float(rng.uniform(0.5, 2.0))})
+    if not steps or rng.random() < 0.35:
+        steps.append(_draw_noise(rng, intensity_range))
+    return Recipe(tuple(steps))
+
+
+def _draw_strong_motion(rng: np.random.Generator) -> Step:
+    """Periodic, from half a millimetre to more than the strongest severity's.
+
+    Half of them at about the pace that goes with their amplitude in :data:`SEVERITIES`, half at any.
+    """
+    amplitude = 0.5 + 4.8 * float(rng.random()) ** 1.3
+    if rng.random() < 0.5:
+        pace = usual_frequency(amplitude) * math.exp(0.25 * float(rng.normal()))
+        frequency = min(max(pace, SLOWEST), FASTEST)
+    else:
+        frequency = float(rng.uniform(SLOWEST, FASTEST))
+    return draw_periodic(rng, amplitude, frequency, 1)
+
+
+def _draw_motion(rng: np.random.Generator) -> Step:
+    choice = rng.random()
+    if choice < 0.75:  # mostly mild: the square favours small amplitudes
+        amplitude = 0.2 + 5.3 * float(rng.random()) ** 2
+        return draw_periodic(rng, amplitude, float(rng.uniform(SLOWEST, FASTEST)), 1)
+    count = int(rng.integers(2, 5))
+    smooth = bool(choice > 0.87)
+    times = [0.0, *sorted(float(t) for t in rng.uniform(0.1, 0.9, count - 1))]
+    scale = 0.2 + 2.0 * float(rng.random()) ** 2
+    poses = [[0.0] * 6] + [
+        [float(v) for v in rng.normal(0, scale / 2, 6)] for _ in range(count - 1)
+    ]
+    return {
+        "kind": "motion-piecewise",
+        "times": times,
+        "poses": poses,
+        "smooth": smooth,
+        "phase_axis": 1,
+        "max_rotations": 5 if smooth else MOST_ROTATIONS,
+    }
+
+
+def _maybe_jitter(rng: np.random.Generator, sigma: float, phase_axis: int) -> tuple[Step, ...]:
+    if sigma <= 0:
+        return ()
+    return (
+        {
+            "kind": "line-jitter",
+            "sigma": sigma,
+            "seed": int(rng.integers(2**31)),
+            "phase_axis": phase_axis,
+            "readout_axis": 2 if phase_axis != 2 else 1,
+        },
+    )
+
+
+def _draw_slices(rng: np.random.Generator) -> Step:
+    return {
+        "kind": "low-resolution",
+        "axis": int(rng.choice([0, 1, 2], p=[0.25, 0.25, 0.5])),
+        "thickness_mm": float(rng.uniform(1.2, 4.0)),
+        "degree": 3,  # as the application resamples
+    }
+
+
+def _draw_noise(rng: np.random.Generator, intensity_range: float) -> Step:
+    """From 0.2 to 7 % of the range, a doubling as often as another.
+
+    Drawn evenly, weak noise is rare, and a network that hardly saw any made it worse.
+    """
+    weakest, strongest = 0.002, 0.07
+    return {
+        "kind": str(rng.choice(["rician-noise", "gaussian-noise"])),
+        "sigma": float(weakest * (strongest / weakest) ** rng.random() * intensity_range),
+        "seed": int(rng.integers(2**31)),
+    }

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from bmex_bids.degrade.recipe import Recipe, severity
+from bmex_bids.degrade.levels import severity
+from bmex_bids.degrade.recipe import Recipe
 
 #: through-plane axis (LPS: inferior-superior), and the phase-encoding axis (anterior-posterior)
 SLICE_AXIS, PHASE_AXIS = 2, 1

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bmex_bids.common.boxes import bounding_box
-from bmex_bids.degrade.levels import KINDS, Scan, draw_level
-from bmex_bids.degrade.recipe import SEVERITIES
+from bmex_bids.degrade.kinds import KINDS
+from bmex_bids.degrade.levels import draw_level
+from bmex_bids.degrade.steps import SEVERITIES, Scan
 
 Array = NDArray[np.float32]
 

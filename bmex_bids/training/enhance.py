@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bmex_bids.degrade.recipe import Recipe, severity
+from bmex_bids.degrade.levels import severity
+from bmex_bids.degrade.recipe import Recipe
 from bmex_bids.exceptions import UsageError
 from bmex_bids.metrics.reference import psnr
 from bmex_bids.network.inference.tiling import network_order

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from bmex_bids.degrade.intensity import gamma
-from bmex_bids.degrade.recipe import draw
+from bmex_bids.degrade.levels import draw
 from bmex_bids.exceptions import UsageError
 from bmex_bids.imaging.intensity import load_histogram, match_histogram
 from bmex_bids.network.inference.tiling import network_order

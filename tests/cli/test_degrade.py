@@ -14,8 +14,9 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from numpy.testing import assert_allclose, assert_array_equal
 
 from bmex_bids.cli.degrade import main
-from bmex_bids.degrade.levels import KINDS
-from bmex_bids.degrade.recipe import SEVERITIES, draw
+from bmex_bids.degrade.kinds import KINDS
+from bmex_bids.degrade.levels import draw
+from bmex_bids.degrade.steps import SEVERITIES
 
 ORIENTATIONS = ("LPS", "RAS", "LAS", "PIR", "SAL", "ALI")
 

@@ -6,9 +6,11 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.ndimage import gaussian_filter
 
-from bmex_bids.degrade.levels import KINDS, Scan, draw_level
+from bmex_bids.degrade.kinds import ACTS, KINDS
+from bmex_bids.degrade.levels import draw, draw_level
 from bmex_bids.degrade.motion import _quantise, periodic, piecewise
-from bmex_bids.degrade.recipe import ACTS, SEVERITIES, Recipe, draw, usual_frequency
+from bmex_bids.degrade.recipe import Recipe
+from bmex_bids.degrade.steps import SEVERITIES, Scan, usual_frequency
 
 SPACING = (0.8, 0.8, 0.8)
 

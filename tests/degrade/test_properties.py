@@ -12,9 +12,11 @@ from numpy.testing import assert_allclose, assert_array_equal
 from bmex_bids.degrade.blur import average_slabs, slab_centres, thick_slices
 from bmex_bids.degrade.ghost import ghosting
 from bmex_bids.degrade.intensity import bias_field, gamma
-from bmex_bids.degrade.levels import KINDS, Scan, draw_level
+from bmex_bids.degrade.kinds import KINDS
+from bmex_bids.degrade.levels import draw, draw_level
 from bmex_bids.degrade.motion import Trajectory, apply_motion, rotate, shear
-from bmex_bids.degrade.recipe import Recipe, draw
+from bmex_bids.degrade.recipe import Recipe
+from bmex_bids.degrade.steps import Scan
 
 SETTINGS = settings(max_examples=25, deadline=None)
 AXES = st.integers(0, 2)

@@ -5,7 +5,10 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.ndimage import gaussian_filter
 
 from bmex_bids.degrade.intensity import bias_field, gamma
-from bmex_bids.degrade.recipe import ACTS, SEVERITIES, Recipe, draw, usual_frequency
+from bmex_bids.degrade.kinds import ACTS
+from bmex_bids.degrade.levels import draw
+from bmex_bids.degrade.recipe import Recipe
+from bmex_bids.degrade.steps import SEVERITIES, usual_frequency
 
 NAMES = ["clean", *SEVERITIES, "motion", "low-resolution", "noise", "smoothing", "mixed"]
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bmex_bids.degrade.levels import KINDS
-from bmex_bids.degrade.recipe import SEVERITIES, Recipe
+from bmex_bids.degrade.kinds import KINDS
+from bmex_bids.degrade.recipe import Recipe
+from bmex_bids.degrade.steps import SEVERITIES
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "simulation.md"
 

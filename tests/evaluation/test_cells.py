@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
+from dataclasses import replace
+
 import numpy as np
 
-from bmex_bids.degrade import recipe as recipes
+from bmex_bids.degrade.kinds import ACTS
 from bmex_bids.degrade.recipe import Recipe
 from bmex_bids.evaluation.cells import CELLS, MOTION, NOISY, RESOLUTION, SAMPLE, fingerprint
 from bmex_bids.training.enhance import cell_recipe
@@ -35,5 +37,6 @@ def test_a_fingerprint_knows_the_recipe_and_what_its_steps_do(monkeypatch):
     before = fingerprint(recipe)
     assert before == fingerprint(Recipe.from_json(recipe.to_json()))
     assert before != fingerprint(CELLS["rician 5%"].recipe(1))
-    monkeypatch.setattr(recipes.noise, "rician", lambda image, sigma, rng: image + np.float32(50))
+    other = replace(ACTS["rician-noise"], apply=lambda image, *_: image + np.float32(50))
+    monkeypatch.setitem(ACTS, "rician-noise", other)
     assert before != fingerprint(recipe)
