@@ -270,7 +270,7 @@ KINDS: Mapping[str, Kind] = {
     "bias-field": Kind(_BIAS, "% peak to peak", _levels(20, 40, 80, 120, 160), 0, 190, steps.bias),
     "contrast": Kind(_GAMMA, "exponent", _levels(1.15, 1.3, 1.5, 1.75, 2), 1, 10, steps.contrast),
     "ghosting": Kind(_GHOSTS, "% of image", _levels(5, 10, 20, 35, 50), 0, 95, steps.ghosts),
-    "fold-over": Kind(_FOLD, "% of the head", _levels(5, 10, 20, 30, 40), 0, 90, steps.fold_over),
+    "fold-over": Kind(_FOLD, "% of the head", _levels(5, 12, 20, 30, 40), 0, 90, steps.fold_over),
     "gibbs": Kind(_GIBBS, "% of k-space", _levels(20, 35, 50, 60, 70), 0, 90, steps.gibbs),
 }  # fmt: skip
 #: what a step may be

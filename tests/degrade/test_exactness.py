@@ -145,6 +145,4 @@ def test_swapping_the_roles_of_the_axes_swaps_the_image(kind):
         step, swapped = {**step, name: poses.tolist()}, {**swapped, name: other.tolist()}
     there = Recipe((step,)).apply(image, (1.0, 1.0, 1.0))
     again = Recipe((swapped,)).apply(image.transpose(2, 1, 0), (1.0, 1.0, 1.0))
-    assert_allclose(
-        again.transpose(2, 1, 0), there, atol=2e-3 * image.max() if moves else 2e-5
-    )
+    assert_allclose(again.transpose(2, 1, 0), there, atol=2e-3 * image.max() if moves else 2e-5)
