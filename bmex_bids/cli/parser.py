@@ -740,8 +740,10 @@ def _memory(text: str) -> float:
 
     >>> _memory("2048"), _memory("1.5G"), _memory("2T")
     (2.0, 1.5, 2048.0)
+    >>> _memory("4 GB"), _memory("4GiB")
+    (4.0, 4.0)
     """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)B?", text.strip().upper())
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)I?B?", text.strip().upper())
     if not found or float(found[1]) == 0:
         raise argparse.ArgumentTypeError(f"expected memory such as 8000 or 8G, got {text!r}")
     return float(found[1]) * MEMORY_UNITS[found[2] or "M"]

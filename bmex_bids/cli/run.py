@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import sys
@@ -11,7 +12,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from bmex_bids.cli.parser import parse
 from bmex_bids.cli.streams import forgiving
@@ -20,7 +21,7 @@ from bmex_bids.exceptions import BmexError, NoInputError, UsageError
 from bmex_bids.running import folders, interrupts, plan_view, planning, status
 from bmex_bids.running.plan_view import Task
 from bmex_bids.running.progress import Progress, Sparingly
-from bmex_bids.running.resources import available_memory_gb
+from bmex_bids.running.resources import available_memory_gb, refuse_too_little, within_machine
 
 if TYPE_CHECKING:
     from bmex_bids.inputs.plan import PlannedImage
@@ -34,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str] | None) -> int:
     try:
-        config = parse(argv)
+        config = _within_machine(parse(argv))
         with _surroundings(config):
             return _run(config)
     except BmexError as error:
@@ -47,6 +48,14 @@ def _main(argv: Sequence[str] | None) -> int:
             file=sys.stderr,
         )
         return interrupts.exit_code(stop)
+
+
+def _within_machine(config: Config) -> Config:
+    """The same, with the processors and memory that are there, where this process does the work."""
+    if config.cluster.submit or config.execution.plugin_file is not None:
+        return config
+    resources = within_machine(config.resources, say=lambda line: _say(line, sys.stderr))
+    return dataclasses.replace(config, resources=resources)
 
 
 @contextmanager
@@ -110,6 +119,7 @@ def _submit(config: Config) -> int:
     from bmex_bids.slurm import submit
 
     tasks = []
+    refuse_too_little(config.resources)  # at once: before the dataset is read
     if "participant" in config.analysis_levels:
         if not config.execution.skip_bids_validation:
             _validate(config.paths.bids_dir)
@@ -122,6 +132,7 @@ def _participant(config: Config) -> int:
     from bmex_bids.running import address_space
 
     start = time.monotonic()
+    refuse_too_little(config.resources)  # at once: before the dataset is read
     address_space.prepare()
     _plugin(config.execution.plugin_file)  # a fault of it is said before anything is done
     if not config.execution.skip_bids_validation:
@@ -310,12 +321,19 @@ def _plugin(path: Path | None) -> tuple[str, dict[str, Any]] | None:
             f"expected the keys plugin (a name, such as MultiProc or SLURM) and plugin_args (a "
             f"table) in {path}, got {content!r}; mend the file"
         )
+    for name, least in (("n_procs", 1), ("memory_gb", 0.1), ("n_gpu_procs", 0)):
+        value = arguments.get(name, least)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
+            raise UsageError(
+                f"expected {name} of {least} or more in {path}, got {value!r}; mend the file"
+            )
     return content["plugin"], arguments
 
 
-def _say(line: str) -> None:
+def _say(line: str, stream: TextIO | None = None) -> None:
     """Print a line; what a dataset smuggles into it cannot steer the terminal."""
-    print("".join(sign if sign.isprintable() else "\ufffd" for sign in line), flush=True)
+    plain = "".join(sign if sign.isprintable() else "\ufffd" for sign in line)
+    print(plain, file=stream, flush=True)
 
 
 def _finish(

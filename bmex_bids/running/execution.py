@@ -52,6 +52,8 @@ from bmex_bids.running.monitor import Monitor, sampled
 LOGGER = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2
+#: Nipype begins no step where less than 0.01 is free, and waits for ever
+LEAST_MEMORY_GB = 0.1
 #: jobs after which what is there is not searched for garbage any more
 FREEZE_EVERY = 100
 WORKER_DIED = (
@@ -389,6 +391,7 @@ class PoolPlugin(MultiProcPlugin):
 
     pool: ProcessPoolExecutor
     depidx: Any
+    memory_gb: float
 
     def __init__(self, plugin_args: dict[str, Any]) -> None:
         super().__init__(plugin_args=plugin_args)
@@ -401,6 +404,10 @@ class PoolPlugin(MultiProcPlugin):
         self._finished = 0  # jobs, since what they left was last put aside
         self.pool.shutdown()
         self.pool = self._new_pool()
+        self.memory_gb = max(float(self.memory_gb), LEAST_MEMORY_GB)
+        # a step takes one place on the GPU; Nipype counts its processors, of at most n_gpu_procs
+        self._gpu_places = max(int(plugin_args.get("n_gpu_procs", 1)), 1)
+        self.n_gpu_procs = 1
 
     def run(self, graph: nx.DiGraph, config: Any, updatehash: bool = False) -> None:
         """Run all nodes; the graph is complete when this is called."""
@@ -423,6 +430,12 @@ class PoolPlugin(MultiProcPlugin):
                 nipype_config.resource_monitor,
             ),
         )
+
+    def _check_resources(self, running_tasks: Sequence[tuple[int, int]]) -> tuple[Any, Any, Any]:
+        """Memory, processors and places on the GPU that are free."""
+        memory, processors, _ = super()._check_resources(running_tasks)
+        taken = sum(self.procs[jobid].is_gpu_node() for _, jobid in running_tasks)
+        return memory, processors, self._gpu_places - taken
 
     def _generate_dependency_list(self, graph: nx.DiGraph) -> None:
         super()._generate_dependency_list(graph)

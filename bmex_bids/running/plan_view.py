@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bmex_bids.running.resources import BASE_GB
+
 if TYPE_CHECKING:
     from bmex_bids.inputs.plan import PlannedImage
     from bmex_bids.network.weights.registry import WeightRecord
@@ -20,7 +22,6 @@ NETWORK_COST = {"bmex-compact": 15.0, "bmex-pytorch": 80.0, "bmex-caffe": 40.0}
 OTHER_COST = 8.0  # everything but the network, whatever the threads
 GPU_SPEED = 50.0  # times a thread
 BASE_SECONDS = 10.0
-BASE_GB = 0.8  # Python, torch and ITK
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from bmex_bids.config import Config
+from bmex_bids.exceptions import UsageError
 from bmex_bids.running import preflight
 from bmex_bids.running.plan_view import Task
-from bmex_bids.running.resources import available_memory_gb
+from bmex_bids.running.resources import available_memory_gb, refuse_too_little, too_little
 
 if TYPE_CHECKING:
     from bmex_bids.inputs.plan import PlannedImage
@@ -17,12 +18,16 @@ if TYPE_CHECKING:
 
 
 def plan(config: Config) -> list[PlannedImage]:
-    """The chosen images, each with its age and model, or the reason why it is left out."""
+    """The chosen images, each with its age and model, or the reason why it is left out.
+
+    UsageError for memory (``--mem-mb``) that is enough for none of them.
+    """
     from bmex_bids.inputs import plan as decisions
     from bmex_bids.inputs.collect import collect
     from bmex_bids.inputs.derivatives import parse_derivatives
     from bmex_bids.inputs.filters import read_filters
 
+    refuse_too_little(config.resources)
     bids_dir, chosen = config.paths.bids_dir, config.selection
     images = collect(
         bids_dir,
@@ -41,9 +46,27 @@ def plan(config: Config) -> list[PlannedImage]:
         age_file=config.age.file,
         derivatives=parse_derivatives(config.processing.derivatives),
     )
-    # where a plugin runs the steps elsewhere, this machine's memory says nothing
-    memory = available_memory_gb() if config.execution.plugin_file is None else None
-    return list(preflight.look_at(planned, memory, config.paths.output_dir))
+    # where a plugin runs the steps elsewhere, or a cluster the run, this machine's memory says nothing
+    elsewhere = config.execution.plugin_file is not None or config.cluster.submit
+    limits = [] if elsewhere else [available_memory_gb()]
+    if config.resources.mem_gb is not None:
+        limits.append(config.resources.mem_gb)
+    memory = min(limits, default=None)
+    looked_at = list(preflight.look_at(planned, memory, config.paths.output_dir))
+    _refuse_memory_for_none(config, planned, looked_at)
+    return looked_at
+
+
+def _refuse_memory_for_none(
+    config: Config, planned: Sequence[PlannedImage], looked_at: Sequence[PlannedImage]
+) -> None:
+    """UsageError where no image is left, and ``--mem-mb`` is the reason."""
+    given = config.resources.mem_gb
+    if given is None or any(item.runnable for item in looked_at):
+        return
+    needs = [preflight.memory_needed(item) for item in planned if item.runnable]
+    if needs and min(needs) > given:
+        raise UsageError(too_little(given, min(needs), "the smallest image"))
 
 
 def task(config: Config, image: PlannedImage, *, quick: bool = False) -> Task:

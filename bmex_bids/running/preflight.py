@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bmex_bids.running.plan_view import BASE_GB
+from bmex_bids.running.resources import BASE_GB
 
 if TYPE_CHECKING:
     from bmex_bids.inputs.plan import PlannedImage
@@ -74,24 +74,34 @@ def _fault(item: PlannedImage, alike: int, memory_gb: float | None) -> str | Non
 
 def _fault_of_size(item: PlannedImage, memory_gb: float) -> str | None:
     """The reason for an image, or mask, whose header declares more than the memory holds."""
+    path, need = _largest_need(item)
+    if need <= memory_gb:
+        return None
+    return (
+        f"expected an image for which {memory_gb:.1f} GiB of memory are enough in {path.name}, got "
+        f"a header that asks for about {need:.1f} GiB (at {item.spacing_mm or 1.0:g} mm); crop or "
+        "resample it, or give the run more memory (--mem-mb)"
+    )
+
+
+def memory_needed(item: PlannedImage) -> float:
+    """What a run needs for an image by its header, at least, in 2^30 bytes."""
+    return _largest_need(item)[1]
+
+
+def _largest_need(item: PlannedImage) -> tuple[Path, float]:
+    """The file of an image that needs the most memory, and how much."""
     from bmex_bids.interfaces.files import header_of, voxel_count
     from bmex_bids.workflows.base import memory_gb as estimate
 
-    spacing = item.spacing_mm or 1.0
     size = header_of(item.image.path)
     if size is not None and max(size[1]) > LARGEST_MM:
-        return None  # the header is wrong, which is said where the image is read
-    needs: list[tuple[Path, float]] = [(item.image.path, estimate(item.image.path, spacing))]
+        return item.image.path, 0.0  # the header is wrong, which is said where the image is read
+    needs = [(item.image.path, BASE_GB + estimate(item.image.path, item.spacing_mm or 1.0))]
     if item.mask is not None:
-        needs.append((item.mask, (voxel_count(item.mask) or 0) * MASK_BYTES / 2**30))
-    for path, need in needs:
-        if BASE_GB + need > memory_gb:
-            return (
-                f"expected an image for which {memory_gb:.1f} GiB of memory are enough in "
-                f"{path.name}, got a header that asks for about {BASE_GB + need:.1f} GiB (at "
-                f"{spacing:g} mm); crop or resample it, or give the run more memory"
-            )
-    return None
+        voxels = voxel_count(item.mask) or 0
+        needs.append((item.mask, BASE_GB + voxels * MASK_BYTES / 2**30))
+    return max(needs, key=lambda need: need[1])
 
 
 def fault_of_links(output_dir: Path, item: PlannedImage) -> str | None:

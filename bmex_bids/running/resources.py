@@ -5,13 +5,59 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
+
+from bmex_bids.config import Resources
+from bmex_bids.exceptions import UsageError
 
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 PROC = Path("/proc")
 #: processors of a task, and of the job on this node
 SLURM_CPUS = ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE")
+BASE_GB = 0.8  # resident memory of Python, torch and ITK
+IMAGE_GB = 0.2  # the least that a step takes for an image
+
+
+def refuse_too_little(asked: Resources) -> None:
+    """UsageError for memory (``--mem-mb``) below what the smallest image needs."""
+    if asked.mem_gb is not None and asked.mem_gb < BASE_GB + IMAGE_GB:
+        raise UsageError(too_little(asked.mem_gb, BASE_GB + IMAGE_GB, "any image"))
+
+
+def too_little(given_gb: float, needed_gb: float, what: str) -> str:
+    """The words for memory that is not enough; both in 2^30 bytes.
+
+    >>> print(too_little(4 / 1024, 1.0, "any image"))
+    expected --mem-mb of at least 1024 MB for any image, got 4 MB; the unit is MB: 4 GB are 4G
+    """
+    needed, given = math.ceil(needed_gb * 2**10), round(given_gb * 2**10, 3)
+    meant = f"{given:g}" if 1 <= given <= 512 else "8"
+    return (
+        f"expected --mem-mb of at least {needed} MB for {what}, got {given:g} MB; the unit is MB: "
+        f"{meant} GB are {meant}G"
+    )
+
+
+def within_machine(asked: Resources, say: Callable[[str], object]) -> Resources:
+    """No more than this process may use, whatever the run was told; ``say`` is told what changed.
+
+    More threads or processes than processors only slow each other down, and a library that cannot
+    start its threads ends the process; memory that is not there is waited for in vain.
+    """
+    cpus, memory = available_cpus(), available_memory_gb()
+    for flag, number in (("--nprocs", asked.nprocs), ("--omp-nthreads", asked.omp_nthreads)):
+        if number > cpus:
+            say(f"{flag} {number}: this process may use {cpus} processors; {cpus} are used")
+    if asked.mem_gb is not None and asked.mem_gb > memory:
+        say(f"--mem-mb of {asked.mem_gb:.1f} GiB: this process may use {memory:.1f} GiB")
+    return replace(
+        asked,
+        nprocs=min(asked.nprocs, cpus),
+        omp_nthreads=min(asked.omp_nthreads, cpus),
+        mem_gb=None if asked.mem_gb is None else min(asked.mem_gb, memory),
+    )
 
 
 def available_cpus(

@@ -2,14 +2,16 @@
 """What a run sets for the libraries, and puts back."""
 
 import dataclasses
+import json
 import os
 from pathlib import Path
 
 import pytest
+from bad_cases import bomb
 
 from bmex_bids.cli import run
 from bmex_bids.cli.parser import parse
-from bmex_bids.exceptions import NoInputError
+from bmex_bids.exceptions import NoInputError, UsageError
 from bmex_bids.reports.individual import write_subject_report
 
 
@@ -81,3 +83,41 @@ def test_the_group_level_puts_the_participants_pages_together_again(config, monk
         text = (out / name).read_text()
         assert "<a href='group_T1w.html'>T1w</a>" in text
         assert "Two images were enhanced." in text
+
+
+@pytest.mark.parametrize("level", ["participant", "group"])
+@pytest.mark.parametrize("more", [[], ["--dry-run"], ["--submit", "slurm"]])
+def test_too_little_memory_is_refused_at_once(tmp_path, monkeypatch, capsys, level, more):
+    """``--mem 8`` is meant in GB by users of MRIQC: the run waited for ever."""
+    monkeypatch.setattr(run, "_validate", lambda _: pytest.fail("the dataset was read"))
+    (tmp_path / "bids").mkdir()
+    places = [str(tmp_path / "bids"), str(tmp_path / "out"), "participant", level]
+    assert run.main([*places, "--mem", "8", *more]) == 2
+    said = capsys.readouterr().err
+    assert "at least 1024 MB for any image, got 8 MB; the unit is MB: 8 GB are 8G" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_memory_that_is_enough_for_no_image_is_refused_with_what_the_smallest_needs(
+    bids_skeleton, tmp_path, capsys
+):
+    table = [{"participant_id": "sub-01", "age": 1}]
+    units = {"age": {"Units": "months"}}
+    image = {"sub-01/anat/sub-01_T1w.nii.gz": bomb(2600)[:200_000]}
+    bids = bids_skeleton({"participants.tsv": table, "participants.json": units, **image})
+    flags = ["--skip-bids-validation", "--mem", "1100"]
+    assert run.main([str(bids), str(tmp_path / "out"), "participant", *flags]) == 2
+    said = capsys.readouterr().err
+    assert "MB for the smallest image, got 1100 MB; the unit is MB" in said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["n_procs", "memory_gb", "n_gpu_procs"])
+@pytest.mark.parametrize("value", [-1, "many", float("nan"), True])
+def test_a_plugins_limits_are_looked_at(tmp_path, name, value):
+    path = tmp_path / "plugin.yml"
+    path.write_text(json.dumps({"plugin": "MultiProc", "plugin_args": {name: value}}))
+    with pytest.raises(UsageError, match=f"expected {name} of"):
+        run._plugin(path)
+    path.write_text(json.dumps({"plugin": "MultiProc", "plugin_args": {name: 2}}))
+    assert run._plugin(path) == ("MultiProc", {name: 2})

@@ -161,7 +161,7 @@ def test_the_monitor_knows_steps_whose_folders_are_removed(monitored, tmp_path):
 def run(tmp_path):
     """Run workflows; return the events and the folder of crash files."""
 
-    def go(*workflows, nprocs=1, stop=False, gpu_slots=0):
+    def go(*workflows, nprocs=1, stop=False, **limits):
         execution.configure(crash_dir=tmp_path / "crash", stop_on_first_crash=stop)
         whole = Workflow(name="all", base_dir=str(tmp_path / "work"))
         whole.add_nodes(list(workflows))
@@ -171,7 +171,7 @@ def run(tmp_path):
             listener=events.append,
             order=[workflow.name for workflow in workflows],
             nprocs=nprocs,
-            gpu_slots=gpu_slots,
+            **limits,
         )
         return events, tmp_path / "crash"
 
@@ -244,6 +244,42 @@ def test_one_network_at_a_time_on_the_gpu_and_the_processor_works_beside_it(run)
     first_ends = story.index(("a", "find_brain", "end"))
     assert story.index(("b", "conform", "end")) < first_ends
     assert story.index(("c", "conform", "end")) < first_ends
+
+
+@pytest.mark.parametrize("memory_gb", [-1.0, 0.0, 4 / 1024, 0.05, 1e300])
+def test_memory_that_cannot_come_is_not_waited_for(run, memory_gb):
+    """With 0.01 GiB or less, no step ever began."""
+    signal.signal(signal.SIGALRM, lambda *_: pytest.fail("no step has ended in a minute"))
+    signal.alarm(60)
+    try:
+        events, _ = run(image_wf("a_wf"), nprocs=2, memory_gb=memory_gb)
+    finally:
+        signal.alarm(0)
+    assert ("a_wf", "last") in ended(events)
+
+
+@pytest.mark.parametrize(("gpu_slots", "at_once"), [(0, 1), (1, 1), (2, 2), (10**6, 3)])
+def test_each_step_takes_one_place_on_the_gpu_whatever_its_processors(gpu_slots, at_once):
+    """Steps of two processors took two places: ``--gpu-slots 2`` was 1.  None at all: for ever."""
+    plugin = execution.PoolPlugin(
+        {"n_procs": 8, "n_gpu_procs": gpu_slots, "raise_insufficient": False}
+    )
+    plugin.procs = [
+        Node(Step(use_gpu=True), name=f"network{number}", n_procs=2, mem_gb=0.1)
+        for number in range(3)
+    ]
+    sent = []
+    plugin.proc_done = np.zeros(3, bool)
+    plugin.proc_pending = np.zeros(3, bool)
+    plugin.depidx = execution._Dependencies(scipy.sparse.lil_matrix((3, 3)))
+    plugin._submit_job = lambda node, **_: sent.append(node.name) or len(sent)
+    plugin._local_hash_check = lambda *_: False
+    plugin._status_callback = None
+    for node in plugin.procs:
+        node.is_cached = lambda: (False, False)
+    plugin._send_procs_to_workers()
+    plugin.pool.shutdown()
+    assert len(sent) == at_once
 
 
 def test_a_step_that_kills_its_worker_twice_fails_its_image_and_no_other(run):

@@ -3,6 +3,8 @@ from __future__ import annotations
 
 import pytest
 
+from bmex_bids.config import Resources
+from bmex_bids.exceptions import UsageError
 from bmex_bids.running import resources
 
 
@@ -77,3 +79,37 @@ def test_memory_of_a_container_and_of_slurm(system):
     assert resources.available_memory_gb(per_cpu, **folders) == 0.5
     assert resources.available_memory_gb({"SLURM_MEM_PER_CPU": "256"}, **folders) == 0.25
     assert resources.available_memory_gb({"SLURM_MEM_PER_NODE": "0"}, **folders) == 1.0
+
+
+@pytest.mark.parametrize("megabytes", [0.001, 4, 8, 10, 16, 500, 1000])
+def test_memory_below_what_any_image_needs_is_refused_with_both_figures(megabytes):
+    """``--mem 8``, meant in GB, waited for ever; ``--mem 16`` took hours."""
+    with pytest.raises(UsageError) as refusal:
+        resources.refuse_too_little(Resources(mem_gb=megabytes / 1024))
+    text = str(refusal.value)
+    assert "at least 1024 MB" in text
+    assert f"got {megabytes:g} MB" in text
+    meant = 8 if megabytes in (0.001, 1000) else megabytes
+    assert f"the unit is MB: {meant} GB are {meant}G" in text
+
+
+@pytest.mark.parametrize("mem_gb", [None, 1.0, 16.0, float("inf")])
+def test_memory_that_is_enough_is_not_refused(mem_gb):
+    resources.refuse_too_little(Resources(mem_gb=mem_gb))
+
+
+def test_no_more_than_the_machine_has(monkeypatch):
+    """100,000 threads ended the process; memory that is not there filled it with images."""
+    monkeypatch.setattr(resources, "available_cpus", lambda: 4)
+    monkeypatch.setattr(resources, "available_memory_gb", lambda: 32.0)
+    said = []
+    huge = Resources(nprocs=10**20, omp_nthreads=10**9, mem_gb=float("inf"), gpu_slots=3)
+    assert resources.within_machine(huge, said.append) == Resources(
+        nprocs=4, omp_nthreads=4, mem_gb=32.0, gpu_slots=3
+    )
+    assert [line.split(" ")[0] for line in said] == ["--nprocs", "--omp-nthreads", "--mem-mb"]
+    assert "may use 4 processors" in said[0]
+    said.clear()
+    for fits in (Resources(), Resources(nprocs=4, omp_nthreads=4, mem_gb=32.0)):
+        assert resources.within_machine(fits, said.append) == fits
+    assert said == []
