@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -91,6 +92,29 @@ def test_every_derivative_is_written_beside_its_sidecar(node, tmp_path, monkeypa
         assert table["BMEX"]["Gate"] == GATE  # and a failing one stops no output
         assert table["BMEX"]["Quality"] == {"tct_before": 1.0, "tct_after": None, "qi": None}
     assert (tmp_path / "out" / "dataset_description.json").is_file()
+
+
+@pytest.mark.parametrize("output_res", [["native", "0p8"], ["0p8"]])
+def test_the_record_is_written_last(node, tmp_path, monkeypatch, output_res):
+    """It says that all the others are there: a run killed before leaves none."""
+    monkeypatch.chdir(tmp_path)
+    node.inputs.output_res = output_res
+    renamed = []
+    real = Path.replace
+
+    def replace(path, target):
+        renamed.append(target)
+        return real(path, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    node.run()
+    renamed = [path for path in renamed if path.parent.name == "anat"]
+    tables = {path: json.loads(path.read_text()) for path in renamed if path.suffix == ".json"}
+    (record,) = (path for path, table in tables.items() if "Outputs" in table["BMEX"])
+    assert renamed[-1] == record
+    others = {path.name for path in renamed[:-1]}
+    assert set(tables[record]["BMEX"]["Outputs"]) == others
+    assert len(others) == (15 if "native" in output_res else 11)
 
 
 def test_a_given_mask_is_a_source_and_its_dataset_is_linked(node, tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import scipy.ndimage
 
 from bmex_bids.exceptions import MaskError
 from bmex_bids.imaging.intensity import IntensityScale, from_zero
@@ -254,6 +255,42 @@ def test_the_brain_comes_on_the_grid_of_the_network(head_phantom, saved):
     assert inside.get_data_dtype() == np.uint8
     litres = voxels(outputs.mask_res).sum() * 27 / 1e6
     assert litres == pytest.approx(head.litres, rel=0.03)
+
+
+def test_the_bias_field_of_the_brain_is_fitted_within_its_mask(head_phantom, saved):
+    """What lies outside, however bright, changes nothing well inside the brain."""
+    head = head_phantom(spacing=6.0)
+    mask = saved(nib.Nifti1Image(head.mask.astype(np.uint8), head.image.affine), "mask.nii.gz")
+    data = np.asarray(head.image.dataobj).astype(np.float32)
+    ramp = np.linspace(0.2, 1.8, data.shape[0], dtype=np.float32)[:, None, None]
+    other = np.where(head.mask, data, 600 * ramp).astype(np.float32)
+    results = []
+    for number, part in enumerate((data, other)):
+        image = saved(nib.Nifti1Image(part, head.image.affine), f"{number}.nii.gz")
+        node = CorrectBrain(in_file=image, mask=mask, scale_file=unit_scale(), spacing_mm=6.0)
+        results.append(voxels(node.run().outputs.out_file))
+    deep = scipy.ndimage.binary_erosion(head.mask, iterations=2)
+    assert deep.sum() > 500
+    np.testing.assert_allclose(results[0][deep], results[1][deep], rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["brain", "published"])
+def test_what_lies_outside_the_mask_does_not_choose_the_histogram_map(head_phantom, saved, method):
+    """The published way counts every voxel above the mean, the skull too if it is not removed."""
+    head = head_phantom(spacing=6.0)
+    mask = saved(nib.Nifti1Image(head.mask.astype(np.uint8), head.image.affine), "mask.nii.gz")
+    chains = []
+    for image in (head.image, head.brain):
+        node = MatchHistogram(
+            in_file=saved(image),
+            mask=mask,
+            scale_file=unit_scale(),
+            age_group="month24",
+            contrast="T1w",
+            method=method,
+        )
+        chains.append(json.loads(Path(node.run().outputs.intensity_json).read_text()))
+    assert chains[0] == chains[1]
 
 
 def test_the_matched_image_is_zero_outside_the_brain_and_its_map_is_written(head_phantom, saved):

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,7 @@ from bmex_bids.outputs.files import (
     copy_whole,
     write_json,
     write_text,
+    write_together,
     write_whole,
 )
 
@@ -54,6 +56,40 @@ def test_a_file_system_that_refuses_is_an_output_error(tmp_path):
     (tmp_path / "blocked").write_text("")
     with pytest.raises(OutputError, match="blocked"):
         write_text(tmp_path / "blocked" / "file.txt", "text")
+
+
+def test_files_that_belong_together_appear_after_all_are_complete_in_their_order(
+    tmp_path, monkeypatch
+):
+    targets = [tmp_path / name for name in ("c.nii.gz", "a.json", "b.json")]
+    seen, renamed = [], []
+
+    def fill(path):
+        seen.append([target.exists() for target in targets])
+        path.write_text("new")
+
+    real = Path.replace
+
+    def replace(path, target):
+        renamed.append(target)
+        return real(path, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    write_together(dict.fromkeys(targets, fill))
+    assert seen == [[False] * 3] * 3
+    assert renamed == targets
+
+
+def test_when_the_last_of_several_fails_the_old_ones_stay(tmp_path):
+    first, last = (write_text(tmp_path / name, "old") for name in ("a.nii.gz", "a.json"))
+
+    def full(path):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OutputError, match="No space"):
+        write_together({first: lambda path: path.write_text("new"), last: full})
+    assert (first.read_text(), last.read_text()) == ("old", "old")
+    assert sorted(names(tmp_path)) == ["a.json", "a.nii.gz"]
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o007, 0o660)])
