@@ -105,7 +105,7 @@ def fault_of_file(path: Path) -> str | None:
         return f"expected an image at {path}, found none; {hint}"
     if stat.S_ISREG(mode):
         return None
-    what = "a folder" if stat.S_ISDIR(mode) else "what is not a file (a pipe or a device)"
+    what = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
     return (
         f"expected a complete NIfTI image at {path}, got {what}; put the image there, or take it "
         "out of the dataset"
@@ -168,16 +168,14 @@ def header_remarks(path: Path) -> tuple[str, ...]:
         with np.errstate(all="ignore"):
             if not qform and not sform:
                 remarks.append(
-                    "the header does not say how the image lies (no sform, no qform): the order "
-                    "of its axes was guessed, and left may be right"
+                    "the header has neither sform nor qform: the orientation was guessed, and left "
+                    "and right may be exchanged"
                 )
             elif qform and sform and not _same_place(header):
-                remarks.append(
-                    "the sform and the qform of the header say different things: the sform is used"
-                )
+                remarks.append("the sform and the qform of the header differ: the sform is used")
         unit = header.get_xyzt_units()[0]
     except Exception:  # noqa: BLE001 - a qform that makes no sense beside an sform that does
-        return (*remarks, "the qform of the header makes no sense: the sform is used")
+        return (*remarks, "the qform of the header is invalid: the sform is used")
     if unit in UNITS:
         remarks.append(
             f"the header says that its lengths are in {UNITS[unit][0]}: they were taken for "
@@ -224,7 +222,7 @@ def _unreadable(path: Path, error: Exception) -> ImageError:
         what = "what is not NIfTI"
         advice = "it is damaged, cut off or of another format: copy or convert it again"
     elif not isinstance(error, OSError | EOFError | zlib.error):
-        what = f"a header that makes no sense ({error})"
+        what = f"an invalid header ({error})"
         advice = "convert the image again from DICOM"
     return ImageError(f"expected a complete NIfTI image in {path}, got {what}; {advice}")
 

@@ -24,9 +24,9 @@ from bmex_bids.network.weights.template import template_values
 from bmex_bids.outputs.records import MaskMethod
 
 NO_TEMPLATE = (
-    "LifespanStrip's own histogram template is not in the weights folder: the head was scaled to "
-    "0…10000 in its place, which its training did not know, so look at the mask. Put template.hdr "
-    "and template.img of its project beside its weights"
+    "LifespanStrip's histogram template is not in the weights folder. The head was scaled to "
+    "0…10000 instead, which differs from its training: check the mask. Put template.hdr and "
+    "template.img of its project beside its weights"
 )
 
 

@@ -202,14 +202,14 @@ def judge(measures: Measures) -> Gate:
             measures.border_contact,
             BORDER_CONTACT,
             text="{:.1%} of the brain mask's surface lies on the border of the field of view",
-            high="look whether the scan cuts the brain off, or the mask runs into the neck",
+            high="check whether the scan cuts the brain off, or the mask reaches into the neck",
         ),
         _number(
             "empty share of mask",
             measures.empty_share,
             EMPTY_SHARE,
-            text="{:.1%} of the brain mask lies where the image shows nothing",
-            high="look whether the mask is shifted, or belongs to another image",
+            text="{:.1%} of the brain mask lies where the image has no signal",
+            high="check whether the mask is shifted, or belongs to another image",
         ),
         _tissues(measures),
         _number(
@@ -232,21 +232,21 @@ def judge(measures: Measures) -> Gate:
             measures.tct_before,
             TCT_BEFORE,
             text="tissue contrast (TCT) of the input is {:.2f}",
-            low="look at the input; tissues can hardly be told apart, so trust no figure of them",
+            low="look at the input; its tissues can hardly be told apart, so do not use tissue figures",
         ),
         _number(
             "tissue contrast after",
             measures.tct_after,
             TCT_AFTER,
             text="tissue contrast (TCT) of the enhanced image is {:.2f}",
-            low="look whether the enhanced image shows grey and white matter",
+            low="check whether the enhanced image shows grey and white matter",
         ),
         _number(
             "quality index",
             measures.qi,
             QUALITY_INDEX,
             text="the quality index (TCT before over after) is {:.2f}",
-            low="look at the input: it was poor, so much of the result is the network's guess",
+            low="look at the input: it was poor, so much of the result is the network's estimate",
             high="look at the enhanced image: it has less tissue contrast than the input",
         ),
     )
@@ -324,7 +324,7 @@ def _volume(measures: Measures) -> Rule:
             _known(measures.volume_litres),
             Limits(),
             "warn",
-            "Mask volume: it is not known what is usual for the age, so look at the mask.",
+            "Mask volume: the usual range for the age is unknown, so look at the mask.",
         )
     limits = Limits(low * (1 - VOLUME_SLACK), low, high, high * (1 + VOLUME_SLACK))
     return _number(

@@ -94,7 +94,7 @@ def or_on_processor(device: torch.device, work: Callable[[torch.device], Result]
         reason = reason_of(error)
     # outside of the handler: its traceback would keep the memory
     torch.cuda.empty_cache()
-    LOGGER.warning("memory of %s was short (%s); going on without it", device, reason)
+    LOGGER.warning("memory of %s was short (%s); continuing without it", device, reason)
     return work(torch.device("cpu"))
 
 

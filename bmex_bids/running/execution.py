@@ -57,13 +57,13 @@ LEAST_MEMORY_GB = 0.1
 #: jobs after which what is there is not searched for garbage any more
 FREEZE_EVERY = 100
 WORKER_DIED = (
-    "expected a worker process to finish this step, but it died, and so did the one that tried "
-    "again, alone; most likely they were killed because the memory was full; use --low-mem, or "
-    "give the run more memory"
+    "expected a worker process to finish this step, but it died twice, the second time without "
+    "other steps beside it; most likely the memory was full; use --low-mem, or give the run more "
+    "memory"
 )
 #: the second in a row that dies with the same step condemns the step
 TRIES = 2
-TRIED_AGAIN = "its worker process died (killed; was the memory full?); tried again, alone"
+TRIED_AGAIN = "its worker process died (was the memory full?); the step is tried once more, alone"
 #: what a step is called in progress lines, by the name of its node (or of its workflow)
 STEPS: Mapping[str, str] = {
     "conform": "preprocess: read, check, conform",

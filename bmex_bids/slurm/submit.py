@@ -137,7 +137,7 @@ def _waiting(folder: Path, dry: bool, say: Callable[[str], None]) -> Waiting:
     except EnvironmentProblem as error:
         if not dry:
             raise
-        say(f"what is in the queue is not known: {error}")
+        say(f"the state of the queue is unknown: {error}")
         return waiting
     lists: dict[str, list[list[str]]] = {}
     for task in queue:

@@ -37,7 +37,7 @@ def start(model: nn.Module, path: Path) -> list[str]:
         ) from error
     if any(name.startswith("members.") for name in state):
         raise UsageError(
-            f"expected weights of one network in {path}, got several that take turns; begin with one of "
+            f"expected weights of one network in {path}, got several networks; start from one of "
             "them (names without members.0.)"
         )
     wanted = model.state_dict()

@@ -98,7 +98,7 @@ def init_enhance_wf(
     """
     workflow = Workflow(name=name)
     workflow.__desc__ = (
-        "Tissues were classified and the image was enhanced, knowing the tissues, with the "
+        "Tissues were classified and the image was enhanced using the tissue maps, with the "
         f"weights *{weights['name']}*, {GEOMETRIES[geometry]}; the "
         "result was brought back to the grid and the intensities of the input."
     )

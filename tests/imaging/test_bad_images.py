@@ -85,9 +85,9 @@ def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("noForms", "left may be right"),
+        ("noForms", "and right may be exchanged"),
         ("formsDiffer", "different things: the sform is used"),
-        ("longQuaternionUnused", "qform of the header makes no sense"),
+        ("longQuaternionUnused", "qform of the header is invalid"),
         ("wrongUnit", "microns: they were taken for millimetres"),
         ("noQform", None),
         ("int8", None),

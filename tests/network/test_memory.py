@@ -194,7 +194,7 @@ def test_what_a_full_gpu_cannot_do_the_processor_does(monkeypatch, caplog):
 
     assert or_on_processor(torch.device("cuda", 0), work) == "cpu"
     assert emptied == [1]
-    assert "memory of cuda:0 was short (CUDA out of memory); going on without it" in caplog.text
+    assert "memory of cuda:0 was short (CUDA out of memory); continuing without it" in caplog.text
 
     def broken(_):
         raise RuntimeError("shape mismatch")

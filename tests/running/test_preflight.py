@@ -38,7 +38,7 @@ def test_an_odd_header_is_a_warning_after_the_others(tmp_path):
     (item,) = looked_at(tmp_path / "sub-01_T2w.nii.gz")
     assert item.runnable
     assert item.warnings[0] == "old"
-    assert "left may be right" in item.warnings[1]
+    assert "right may be exchanged" in item.warnings[1]
 
 
 def test_a_pipe_is_not_waited_for(tmp_path):

@@ -101,5 +101,5 @@ def test_weights_of_another_network_are_refused(stripper, enhancer, tmp_path):
 def test_a_file_of_several_networks_is_no_beginning(tmp_path):
     path = tmp_path / "both.safetensors"
     save_file(Members([CompactBMEX(4, 0), CompactBMEX(4, 0)]).state_dict(), path)
-    with pytest.raises(UsageError, match="several that take turns"):
+    with pytest.raises(UsageError, match="several networks"):
         start(CompactBMEX(4, 0), path)

@@ -276,7 +276,7 @@ class _Job:
         if not np.isfinite(values).all():
             raise ImageError(
                 f"expected numbers from the network {self.record.name}, got some that are not finite; try "
-                "--precision float32 with --geometry reference, and tell us: it may be the network's fault"
+                "--precision float32 with --geometry reference, and report it as an error of bmex_bids"
             )
         result = volume_order(np.moveaxis(values, -1, 0))
         return result[(slice(None), *_sides(inside))], box, inside
@@ -289,10 +289,12 @@ class _Job:
             torch.cuda.empty_cache()
         share /= 2
         if self.geometry == "fast" and share * voxels >= SMALLEST**3 / 2:
-            LOGGER.warning("memory was short (%s); going on with smaller tiles", reason)
+            LOGGER.warning("memory was short (%s); continuing with smaller tiles", reason)
             return share
         if self.device.type != "cpu":
-            LOGGER.warning("memory of %s was short (%s); going on without it", self.device, reason)
+            LOGGER.warning(
+                "memory of %s was short (%s); continuing without it", self.device, reason
+            )
             self.device = torch.device("cpu")
             return 1.0
         raise MemoryLimitError(

@@ -218,8 +218,7 @@ def only_one(part: Path) -> Iterator[None]:
     with handle:
         if not _locked(handle, lock):
             raise WeightsError(
-                f"expected to be alone in fetching {part.name}, but another process is at it; "
-                "wait for that one"
+                f"expected no other process to fetch {part.name}, found one; wait for it to end"
             )
         try:
             yield

@@ -128,7 +128,7 @@ def locate(folder: Path, name: str) -> Path | None:
             if path.is_file():
                 return path
     except OSError as error:
-        _say_once(f"published weights in {folder} are not looked at: {error.strerror}")
+        _say_once(f"published weights in {folder} are ignored: {error.strerror}")
     return None
 
 
