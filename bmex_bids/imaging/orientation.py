@@ -105,7 +105,7 @@ def fault_of_file(path: Path) -> str | None:
         return f"expected an image at {path}, found none; {hint}"
     if stat.S_ISREG(mode):
         return None
-    what = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+    what = "a folder" if stat.S_ISDIR(mode) else "what is not a file (a pipe or a device)"
     return (
         f"expected a complete NIfTI image at {path}, got {what}; put the image there, or take it "
         "out of the dataset"

@@ -621,7 +621,7 @@ def masks() -> Iterator[Case]:
     yield case("maskInverse", lambda: mask_image(inverse), MARKED)
     yield case("maskElsewhere", lambda: moved(75), EITHER)
     yield case("maskHalfElsewhere", lambda: moved(15), EITHER)
-    yield case("maskShifted", shifted_mask, MARKED, "shows nothing")
+    yield case("maskShifted", shifted_mask, MARKED, "has no signal")
     yield case("maskBroken", lambda: Exact(b"no mask"), EITHER)
     yield case("maskBadHeader", lambda: patched(mask_image(), datatype=9999), EITHER)
     yield case("maskTruncated", lambda: cut(0.5), REFUSED, "mask")

@@ -86,7 +86,7 @@ def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path):
     ("name", "words"),
     [
         ("noForms", "and right may be exchanged"),
-        ("formsDiffer", "different things: the sform is used"),
+        ("formsDiffer", "differ: the sform is used"),
         ("longQuaternionUnused", "qform of the header is invalid"),
         ("wrongUnit", "microns: they were taken for millimetres"),
         ("noQform", None),

@@ -150,7 +150,7 @@ def test_a_figure_that_is_missing_is_a_warning_with_a_reason(measure, missing):
 def test_a_volume_without_limits_is_a_warning(usual):
     found = only(litres_for_age=usual)
     assert (found.name, found.verdict, found.value) == ("mask volume", "warn", 1.2)
-    assert "not known what is usual" in found.reason
+    assert "usual range for the age is unknown" in found.reason
 
 
 def test_nothing_measured_is_a_warning_of_every_rule():
