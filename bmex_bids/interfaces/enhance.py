@@ -290,7 +290,13 @@ def add_correction(native: Any, correction: Any, mask: Any, chain: dict[str, Any
 
 
 def into_head(
-    enhanced: Any, native: Any, field: Any, head: Any, mask: Any, chain: dict[str, Any], affine: Any
+    enhanced: Any,
+    native: Any,
+    field: Any,
+    head: Any,
+    mask: Any,
+    chain: dict[str, Any],
+    affine: Any,
 ) -> Any:
     """The head in input intensities, with the change that the enhancement made to its brain.
 

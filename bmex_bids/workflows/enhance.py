@@ -11,11 +11,6 @@ from nipype.pipeline.engine import Node, Workflow
 from bmex_bids.interfaces.enhance import Enhance, Restore
 from bmex_bids.interfaces.quality import MeasureQuality
 
-#: how the network went over the brain, for the methods text
-GEOMETRIES = {
-    "fast": "layer by layer over the whole brain",
-    "reference": "in overlapping cubes of 40 voxels whose results were averaged",
-}
 INPUTS = [
     "matched",
     "mask",
@@ -28,15 +23,13 @@ INPUTS = [
     "original",
     "intensity_json",
 ]
+#: on the grid of the input
+RESTORED = Restore.output_spec().copyable_trait_names()
 OUTPUTS = [
     "enhanced_res",
     "dseg_res",
     "probseg_res",
-    "enhanced_native",
-    "preproc_native",
-    "mask_native",
-    "dseg_native",
-    "probseg_native",
+    *RESTORED,
     "quality",
     "gate",
     "provenance",
@@ -97,11 +90,6 @@ def init_enhance_wf(
     provenance : weights, device, precision, seconds
     """
     workflow = Workflow(name=name)
-    workflow.__desc__ = (
-        "Tissues were classified and the image was enhanced using the tissue maps, with the "
-        f"weights *{weights['name']}*, {GEOMETRIES[geometry]}; the "
-        "result was brought back to the grid and the intensities of the input."
-    )
     inputnode = Node(IdentityInterface(fields=INPUTS), name="inputnode")
     network = Node(
         Enhance(
@@ -186,7 +174,7 @@ def init_enhance_wf(
             (
                 restore,
                 outputnode,
-                [(field, field) for field in OUTPUTS if field.endswith("_native")],
+                [(field, field) for field in RESTORED],
             ),
         ]
     )

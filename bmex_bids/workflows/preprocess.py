@@ -6,7 +6,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import SimpleITK as sitk
 from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline.engine import Node, Workflow
 
@@ -84,12 +83,6 @@ def init_preprocess_wf(
     stripped : whether the image came without a skull
     """
     workflow = Workflow(name=name)
-    workflow.__desc__ = (
-        "Intensities were scaled by robust percentiles and corrected for non-uniformity with N4 "
-        f"[SimpleITK {sitk.Version.VersionString()}], first over the head and again within the "
-        f"brain; the brain was resampled to {spacing_mm:g} mm and its histogram matched to the "
-        f"published reference of the age group {age_group} ({contrast})."
-    )
     conform = Node(Conform(in_file=str(source)), name="conform", mem_gb=mem_gb)
     correct_head = Node(
         CorrectHead(num_threads=omp_nthreads),

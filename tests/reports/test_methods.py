@@ -338,7 +338,7 @@ def test_the_percentiles_in_the_frame_are_those_of_the_code():
     above = values[values > np.percentile(values, 0.5)]
     assert scale.lower == pytest.approx(np.percentile(values, 0.5))
     assert scale.upper == pytest.approx(np.percentile(above, 99.9))
-    assert "0.5th percentile of all voxels and at the 99.9th" in methods_text(FULL)
+    assert "0.5th percentile of all voxels became 0 and the 99.9th" in methods_text(FULL)
 
 
 def test_a_frame_with_an_unknown_name_is_refused():
