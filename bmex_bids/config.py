@@ -48,6 +48,7 @@ class Processing:
 
     Attributes
     ----------
+    brain_extraction : which network finds the brain in a head, ``"own"`` or ``"deepbet"``
     geometry : how the network goes over the brain, ``"fast"`` or ``"reference"``
     mirroring : let mirror images of the brain through the bundled network too, and average
     precision : number format of the network's features, ``"auto"``, ``"float32"`` or ``"bfloat16"``
@@ -57,6 +58,7 @@ class Processing:
     """
 
     skull_strip: str = "auto"
+    brain_extraction: str = "own"
     derivatives: tuple[str, ...] = ()
     device: str = "auto"
     weights: str = "auto"

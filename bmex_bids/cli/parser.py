@@ -80,6 +80,7 @@ def parse(argv: Sequence[str] | None = None) -> Config:
         ),
         processing=Processing(
             skull_strip=options.skull_strip,
+            brain_extraction=options.brain_extraction,
             derivatives=_derivatives(options.derivatives),
             device=options.device,
             weights=weights,
@@ -144,6 +145,7 @@ def as_options(config: Config) -> dict[str, Any]:
         "fetal": config.age.fetal,
         "age_file": config.age.file,
         "skull_strip": processing.skull_strip,
+        "brain_extraction": processing.brain_extraction,
         "derivatives": list(processing.derivatives),
         "device": processing.device,
         "weights": processing.weights,
@@ -314,6 +316,15 @@ def _add_processing(group: argparse._ArgumentGroup) -> None:
         default="auto",
         help="auto (default) recognises an image whose skull is gone; skip takes every image for "
         "one; force runs the stripping network",
+    )
+    group.add_argument(
+        "--brain-extraction",
+        "--brain_extraction",
+        choices=["own", "deepbet"],
+        default="own",
+        help="the network that finds the brain in a head: own (default) knows every age and "
+        "contrast; deepbet knows T1w images, and is installed with bmex_bids[deepbet]. Images of "
+        "another contrast, and of fetuses, always go to our own",
     )
     group.add_argument(
         "--weights",

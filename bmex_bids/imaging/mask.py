@@ -46,6 +46,12 @@ DEEPEST_MM = 40
 FLAT_LIMIT = 0.15
 SHELL_LIMIT = 0.08
 NOISE_LIMIT = 0.03
+#: share of an image's range within which a background counts as constant
+NEARLY = 1e-4
+#: how :func:`brain_voxels` recognises a resampled brain: share of its outermost layer that may be
+#: next to nothing (sharply cut: up to 0.01; linear 0.19, splines and Lanczos 1.00), what that is,
+#: and where the edge of such a brain is, as shares of the brain's median brightness
+SOFT_RIM, NEXT_TO_NOTHING, EDGE = 0.05, 0.02, 0.2
 
 
 @dataclass(frozen=True)
@@ -93,7 +99,7 @@ def head_signs(image: nib.Nifti1Image) -> HeadSigns | None:
     level, tolerance = _background(data)
     if tolerance == 0:
         bright = np.abs(data.astype(np.float32) - np.float32(level))
-        foreground = _without_specks(bright > 0)
+        foreground = _without_specks(_beyond_ringing(bright))
         noise = 0.0
     else:  # the mean of 27 voxels shows a dim scalp in the noise
         bright = data.astype(np.float32) - np.float32(level)
@@ -123,8 +129,29 @@ def brain_voxels(image: nib.Nifti1Image) -> Mask:
     data = np.asarray(image.dataobj)
     level, tolerance = _background(_thinned(data, voxel_sizes(image.affine))[0])
     if tolerance == 0:
-        return np.asarray(data != level)
+        return _beyond_ringing(np.abs(data.astype(np.float32) - np.float32(level)))
     return np.asarray(data > level + tolerance)
+
+
+def _beyond_ringing(bright: Array) -> Mask:
+    """What differs from a constant background, without the seam that a resampling leaves around.
+
+    A mask cuts a brain off sharply, at fluid or tissue.  Interpolation lets it fade out over a
+    voxel (linear) or ring over many (splines, Lanczos): then much of the outermost layer is next
+    to nothing, and the edge lies where the brightness is a fifth of the brain's.
+
+    Parameters
+    ----------
+    bright : (X, Y, Z), distance from the background's level, 0 and above
+    """
+    found = np.asarray(bright > 0)
+    if not found.any():
+        return found
+    typical = float(np.median(bright[bright > 0.1 * np.percentile(bright[found], 99)]))
+    rim = bright[found & ~scipy.ndimage.binary_erosion(found)]
+    if (rim < NEXT_TO_NOTHING * typical).mean() <= SOFT_RIM:
+        return found
+    return np.asarray(bright > EDGE * typical)
 
 
 def _thinned(
@@ -152,11 +179,15 @@ def _background(data: NDArray[Any]) -> tuple[float, float]:
     values, counts = np.unique(np.concatenate(faces), return_counts=True)
     if counts.max() > 0.5 * counts.sum():
         return float(values[counts.argmax()]), 0.0
+    top = float(np.percentile(data, BRIGHTEST))
+    middle = float(np.median(values.repeat(counts)))
+    nearly = np.abs(values - middle) <= NEARLY * abs(top - middle)
+    if counts[nearly].sum() > 0.5 * counts.sum():  # what is left of a spline's ringing
+        return middle, 0.0
     darkest = sorted(faces, key=lambda face: float(np.median(face)))[:3]
     noise = np.concatenate(darkest).astype(np.float64)
     level = float(np.median(noise))
     spread = 1.4826 * float(np.median(np.abs(noise - level)))
-    top = float(np.percentile(data, BRIGHTEST))
     if level + SIGMAS * spread >= top:
         return 0.0, 0.0
     return level, max(SIGMAS * spread, 0.02 * (top - level))
@@ -281,6 +312,32 @@ def clean_mask(mask: nib.Nifti1Image, *, opening_mm: float = 2.0) -> nib.Nifti1I
     result = np.zeros(original.shape, dtype=np.uint8)
     result[box] = _clean(original[box], spacing, opening_mm)
     return nib.Nifti1Image(result, mask.affine)
+
+
+def hysteresis_mask(
+    probability: Array,
+    spacing: tuple[float, ...],
+    *,
+    sure: float,
+    likely: float,
+    reach_mm: float,
+) -> Mask:
+    """What is surely brain, and around it what is likely brain.
+
+    Parameters
+    ----------
+    probability : (X, Y, Z), 0…1
+    spacing : mm
+    sure, likely : probabilities above which a voxel is the one or the other
+    reach_mm : how far from what is sure the likely counts
+    """
+    core = probability > sure
+    result = np.zeros(core.shape, dtype=bool)
+    if core.any():
+        box = bounding_box(core, margin=int(np.ceil(reach_mm / min(spacing))) + 1)
+        near = scipy.ndimage.distance_transform_edt(~core[box], sampling=spacing) <= reach_mm
+        result[box] = near & (probability[box] > likely)
+    return result
 
 
 def open_mask(mask: nib.Nifti1Image, *, radius: int = 3) -> nib.Nifti1Image:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Find the brain in a head with a network: ours, or LifespanStrip's."""
+"""Find the brain in a head with a network: ours, LifespanStrip's, or deepbet's."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import nibabel as nib
 import numpy as np
 
 from bmex_bids.imaging.intensity import TOP, match_whole
-from bmex_bids.imaging.mask import clean_mask, open_mask
+from bmex_bids.imaging.mask import clean_mask, hysteresis_mask, open_mask
 from bmex_bids.imaging.orientation import voxel_sizes
 from bmex_bids.imaging.resampling import resample_like, resample_to_spacing
 from bmex_bids.interfaces.files import data_of, with_data
+from bmex_bids.network.inference import deepbet
 from bmex_bids.network.inference.lifespanstrip import (
     DIVISOR,
     GRID_MM,
@@ -28,6 +29,12 @@ NO_TEMPLATE = (
     "0…10000 instead, which differs from its training: check the mask. Put template.hdr and "
     "template.img of its project beside its weights"
 )
+
+#: The network's outline at one half lies inside the cortex of real heads, most in thin skulls.  What
+#: is likely brain counts where it lies this close to what is surely brain.  Against the masks of
+#: deepbet on eleven heads (3 years to adult), the tissue that is lost more than 3 mm inside falls
+#: from 14.6 to 7.1 ml, and Dice rises from 0.952 to 0.970; on synthetic heads it falls by 0.008.
+SURE, LIKELY, REACH_MM = 0.5, 0.2, 3.0
 
 
 def network_mask(
@@ -48,6 +55,8 @@ def network_mask(
     corrected = with_data(np.clip(data_of(corrected), 0, TOP), corrected)
     if record.variant == "lifespanstrip":
         mask, notes, extra = _lifespanstrip(corrected, record, device=device, threads=threads)
+    elif record.variant == deepbet.VARIANT:
+        mask, notes, extra = _deepbet(corrected, device=device, threads=threads), [], {}
     else:
         mask, notes, extra = _own(corrected, record, device=device, threads=threads), [], {}
     return mask, {
@@ -67,7 +76,17 @@ def _own(
     probability = brain_probability(
         data_of(corrected), voxel_sizes(corrected.affine), record, device=device, threads=threads
     )
-    return clean_mask(with_data((probability > 0.5).astype(np.uint8), corrected))
+    found = hysteresis_mask(
+        probability, voxel_sizes(corrected.affine), sure=SURE, likely=LIKELY, reach_mm=REACH_MM
+    )
+    return clean_mask(with_data(found.astype(np.uint8), corrected))
+
+
+def _deepbet(corrected: nib.Nifti1Image, *, device: str, threads: int) -> nib.Nifti1Image:
+    found = deepbet.deepbet_mask(
+        data_of(corrected), corrected.affine, device=device, threads=threads
+    )
+    return clean_mask(with_data(found.astype(np.uint8), corrected))
 
 
 def _lifespanstrip(

@@ -147,12 +147,15 @@ def weights_of(config: Config, image: PlannedImage) -> WeightRecord:
 
 def strip_weights_of(config: Config, image: PlannedImage) -> WeightRecord | None:
     """Of the stripping network; None where it will not be asked."""
+    from bmex_bids.network.inference.deepbet import deepbet_record
     from bmex_bids.network.weights.registry import select
 
     needless = config.processing.skull_strip == "skip" or image.mask is not None
     if needless:
         return None
     processing = config.processing
+    if processing.brain_extraction == "deepbet" and image.image.suffix == "T1w":
+        return deepbet_record()
     return select("strip", weights=processing.weights, weights_dir=processing.weights_dir)
 
 
@@ -167,8 +170,10 @@ def _checksums(strip: WeightRecord | None) -> list[str]:
 
 def try_weights(tasks: Sequence[Task]) -> None:
     """Load each network once before anything is written (WeightsError)."""
+    from bmex_bids.network.inference.deepbet import VARIANT as DEEPBET
     from bmex_bids.network.weights.checkpoints import load_network
 
     records = [r for task in tasks if task.to_run for r in (task.weights, task.strip_weights)]
     for path, variant in sorted({(r.path, r.variant) for r in records if r is not None}):
-        load_network(path, variant)
+        if variant != DEEPBET:  # its package loads it
+            load_network(path, variant)

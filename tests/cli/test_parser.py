@@ -167,6 +167,12 @@ SPELLINGS = [
     ("--age-months --age_months", ["0"], "age.months", 0.0),
     ("--fetal", [], "age.fetal", True),
     ("--skull-strip --skull_strip", ["force"], "processing.skull_strip", "force"),
+    (
+        "--brain-extraction --brain_extraction",
+        ["deepbet"],
+        "processing.brain_extraction",
+        "deepbet",
+    ),
     ("--weights", ["bundled"], "processing.weights", "bundled"),
     ("--output-res --output_res", ["0p8"], "processing.output_res", ("0p8",)),
     ("--qc-only --qc_only", [], "processing.qc_only", True),

@@ -14,6 +14,7 @@ from bmex_bids.imaging.mask import (
     check_mask,
     clean_mask,
     head_signs,
+    hysteresis_mask,
     is_stripped,
     left_out,
     open_mask,
@@ -444,3 +445,50 @@ def test_a_mask_that_opening_empties_is_an_error():
             mask[voxels] = 1
         with pytest.raises(MaskError, match="empty once it is opened"):
             open_mask(nib.Nifti1Image(mask, np.eye(4)))
+
+
+# ------------------------------------------------------------------ brains that were resampled
+@pytest.mark.parametrize("outside", [0.0, -0.01])
+@pytest.mark.parametrize("method", ["Linear", "BSpline", "LanczosWindowedSinc"])
+def test_a_resampled_brain_keeps_its_volume_and_is_known_as_stripped(
+    head_phantom, method, outside
+):
+    import SimpleITK as sitk
+
+    head = head_phantom(spacing=2.0, size=0.7)
+    brain = sitk.GetImageFromArray(np.asarray(head.brain.dataobj).T)
+    brain.SetSpacing([2.0] * 3)
+    size = [int(np.ceil(n * 2.0 / 1.7)) for n in brain.GetSize()]
+    fine = sitk.Resample(
+        brain, size, sitk.Transform(), getattr(sitk, f"sitk{method}"), brain.GetOrigin(),
+        [1.7] * 3, brain.GetDirection(), 0.0,
+    )  # fmt: skip
+    data = sitk.GetArrayFromImage(fine).T
+    data[data == 0] = outside
+    data[:2] = data[-2:] = 0  # the fill of the resampling is still there
+    image = nib.Nifti1Image(data, np.diag([-1.7, -1.7, 1.7, 1]))
+    assert is_stripped(image)
+    found = brain_voxels(image)
+    mask = clean_mask(nib.Nifti1Image(found.astype(np.uint8), image.affine))
+    litres = np.asarray(mask.dataobj).sum() * 1.7**3 / 1e6
+    assert litres == pytest.approx(head.litres, rel=0.03)
+
+
+def test_a_brain_that_was_cut_out_sharply_keeps_every_voxel(head_phantom):
+    head = head_phantom(spacing=3.0)
+    data = np.asarray(head.brain.dataobj)
+    data[head.mask & (head.tissues == 1)] = 20.0  # fluid, a fortieth of white matter
+    found = brain_voxels(nib.Nifti1Image(data, head.image.affine))
+    assert_array_equal(found, head.mask)
+
+
+# ------------------------------------------------------------------ sure and likely
+def test_likely_brain_counts_near_what_is_sure():
+    probability = np.full((12, 12, 20), 0.1, np.float32)
+    probability[2:10, 2:10, 2:8] = 0.9
+    probability[2:10, 2:10, 8:16] = 0.3
+    found = hysteresis_mask(probability, (1, 1, 1), sure=0.5, likely=0.2, reach_mm=3.0)
+    assert_array_equal(np.flatnonzero(found[5, 5]), np.arange(2, 11))
+    assert found.sum() == 8 * 8 * 9
+    nothing = hysteresis_mask(probability - 0.5, (1, 1, 1), sure=0.5, likely=0.2, reach_mm=3.0)
+    assert not nothing.any()

@@ -2,17 +2,18 @@
 """Which network strips, and how LifespanStrip is fed."""
 
 import dataclasses
+import sys
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
 
-from bmex_bids.exceptions import WeightsError
+from bmex_bids.exceptions import MaskError, WeightsError
 from bmex_bids.interfaces import stripping
 from bmex_bids.interfaces.preprocess import MaskBrain, weight_record
 from bmex_bids.interfaces.stripping import network_mask
-from bmex_bids.network.inference import lifespanstrip
+from bmex_bids.network.inference import deepbet, lifespanstrip
 from bmex_bids.network.models.adunet import ADUNet
 from bmex_bids.network.weights.registry import select
 from bmex_bids.network.weights.template import template_values
@@ -154,3 +155,64 @@ def test_a_template_that_cannot_be_used_is_said(folder, template):
     with pytest.raises(WeightsError, match="an image of one value"):
         template_values(record.companion)
     assert dataclasses.replace(record, companion=None) != record
+
+
+@pytest.fixture
+def fake_deepbet(monkeypatch, tmp_path):
+    """A package deepbet that finds what is brighter than 300, or nothing."""
+    package = tmp_path / "site" / "deepbet"
+    models = tmp_path / "site" / "data" / "models"
+    package.mkdir(parents=True)
+    models.mkdir(parents=True)
+    (models / "model.pt").write_bytes(b"weights")
+    (package / "__init__.py").write_text(
+        "import nibabel as nib\n"
+        "class BrainExtraction:\n"
+        "    def __init__(self, no_gpu):\n"
+        "        assert no_gpu\n"
+        "    def run(self, image):\n"
+        "        found = image.get_fdata() > 300\n"
+        "        assert found.any(), 'Not enough foreground'\n"
+        "        return image, nib.Nifti1Image(found.astype('uint8'), image.affine), 0.0\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    monkeypatch.setattr(deepbet.metadata, "version", lambda _: "1.0.2")
+    monkeypatch.delitem(sys.modules, "deepbet", raising=False)
+    deepbet.deepbet_record.cache_clear()
+    yield
+    deepbet.deepbet_record.cache_clear()
+    sys.modules.pop("deepbet", None)
+
+
+def test_deepbet_strips_where_it_is_asked_for(head_phantom, fake_deepbet):
+    head = head_phantom(spacing=4.0, noise=0.0)
+    mask, info = mask_of(head.brain, deepbet.deepbet_record())
+    assert info["weights"] == "deepbet-1.0.2"
+    assert (info["weights_licence"], info["notes"]) == ("MIT", [])
+    found = np.asarray(mask.dataobj) > 0
+    assert found[head.tissues >= 2].all()
+    assert weight_record(as_table(deepbet.deepbet_record())) == deepbet.deepbet_record()
+
+
+def test_a_head_without_a_brain_for_deepbet_is_an_error(head_phantom, fake_deepbet):
+    head = head_phantom(spacing=6.0)
+    dark = nib.Nifti1Image(np.asarray(head.image.dataobj) * 0.1, head.image.affine)
+    with pytest.raises(MaskError, match="deepbet finds a brain, got none"):
+        mask_of(dark, deepbet.deepbet_record())
+
+
+def test_deepbet_that_is_not_installed_is_said(monkeypatch):
+    deepbet.deepbet_record.cache_clear()
+    monkeypatch.setattr(deepbet.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(WeightsError, match=r"install 'bmex_bids\[deepbet\]'"):
+        deepbet.deepbet_record()
+
+
+def test_the_likely_brain_around_the_sure_is_in_our_mask(head_phantom, monkeypatch):
+    head = head_phantom(spacing=3.0, noise=0.0)
+    likely = np.where(head.tissues >= 2, 0.9, np.where(head.mask, 0.3, 0.1)).astype(np.float32)
+    monkeypatch.setattr(stripping, "brain_probability", lambda *_, **__: likely)
+    mask, _ = mask_of(head.image, select("strip", weights="bundled"))
+    found = np.asarray(mask.dataobj) > 0
+    assert (found & head.mask).sum() > 0.99 * head.mask.sum()
+    assert (found & ~head.mask).sum() < 0.01 * head.mask.sum()
