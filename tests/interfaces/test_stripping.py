@@ -214,5 +214,5 @@ def test_the_likely_brain_around_the_sure_is_in_our_mask(head_phantom, monkeypat
     monkeypatch.setattr(stripping, "brain_probability", lambda *_, **__: likely)
     mask, _ = mask_of(head.image, select("strip", weights="bundled"))
     found = np.asarray(mask.dataobj) > 0
-    assert (found & head.mask).sum() > 0.99 * head.mask.sum()
+    assert (found & head.mask).sum() > 0.97 * head.mask.sum()
     assert (found & ~head.mask).sum() < 0.01 * head.mask.sum()
