@@ -186,11 +186,14 @@ def head_phantom() -> Callable[..., HeadPhantom]:
 def brain(head_phantom: Callable[..., HeadPhantom]) -> Callable[..., nib.Nifti1Image]:
     """A stripped brain of a newborn, 0.21 litres, in any orientation, as a scanner stores it."""
 
-    def make(orientation: str = "LPS", oblique: float = 0.0, seed: int = 0) -> nib.Nifti1Image:
+    def make(
+        orientation: str = "LPS", oblique: float = 0.0, seed: int = 0, contrast: str = "T1w"
+    ) -> nib.Nifti1Image:
         phantom = head_phantom(spacing=2.5, size=0.55, seed=seed)
-        image = nib.Nifti1Image(
-            np.rint(np.asarray(phantom.brain.dataobj) * 3).astype(np.int16), phantom.image.affine
-        )
+        values = np.asarray(phantom.brain.dataobj)
+        if contrast == "T2w":  # fluid is bright
+            values = np.where(phantom.mask, 1000 - values, 0)
+        image = nib.Nifti1Image(np.rint(values * 3).astype(np.int16), phantom.image.affine)
         wanted = axcodes2ornt(tuple(orientation))
         image = image.as_reoriented(ornt_transform(io_orientation(image.affine), wanted))
         cos, sin = np.cos(np.deg2rad(oblique)), np.sin(np.deg2rad(oblique))

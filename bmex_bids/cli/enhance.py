@@ -503,6 +503,8 @@ def save(request: Request, config: Config, planned: PlannedImage) -> dict[str, A
             )
             for extension in (".nii.gz", ".json")
         )
+        if product.kind == "dseg" and not image.is_file():
+            continue  # the contrast is wrong: the gate's verdict says so
         content = without_dataset(json.loads(sidecar.read_text(encoding="utf-8")))
         records[product.field] = content["BMEX"]
         fills[sidecar_of(target)] = partial(_write_text, text=as_json(content))

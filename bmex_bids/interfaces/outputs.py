@@ -24,6 +24,7 @@ from nipype.interfaces.base import (
 
 from bmex_bids import __version__
 from bmex_bids.common.names import BidsName
+from bmex_bids.metrics.gate import contrast_is_wrong
 from bmex_bids.outputs.container import container
 from bmex_bids.outputs.dataset import write_dataset
 from bmex_bids.outputs.files import as_json, clear_temporaries, write_together
@@ -31,6 +32,9 @@ from bmex_bids.outputs.lock import alone
 from bmex_bids.outputs.records import KEY
 from bmex_bids.outputs.resume import checksum, text_checksum
 from bmex_bids.outputs.sidecar import IMAGE_FIELDS, Product, chosen_products, product_name, sidecar
+
+#: kinds of products that are made from a classification of tissues
+TISSUE_KINDS = ("dseg", "probseg")
 
 
 class Common(BaseInterfaceInputSpec):
@@ -110,6 +114,8 @@ class SaveDerivatives(SimpleInterface):
         )
         images, tables = {}, {}
         for product in chosen_products(inputs.output_res, inputs.qc_only):
+            if product.kind in TISSUE_KINDS and contrast_is_wrong(inputs.gate):
+                continue  # grey and white matter would be interchanged
             table_path, image_path = (
                 folder
                 / product_name(

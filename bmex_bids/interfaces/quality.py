@@ -19,12 +19,21 @@ from bmex_bids.imaging.mask import plausible_litres
 from bmex_bids.imaging.orientation import voxel_sizes
 from bmex_bids.interfaces.files import data_of, read
 from bmex_bids.metrics.change import correlation, empty_share, mean_shift, tissue_litres
+from bmex_bids.metrics.contrast import fluid_contrast
 from bmex_bids.metrics.gate import Measures, judge
 from bmex_bids.metrics.tissue import quality_index, tct
 
 #: what a sidecar says of the image's quality, besides the tissues' volumes; the figures of the
 #: mask are under its key ``Mask``
-FIGURES = ("tct_before", "tct_after", "qi", "correlation", "mean_shift", "empty_share")
+FIGURES = (
+    "tct_before",
+    "tct_after",
+    "qi",
+    "correlation",
+    "mean_shift",
+    "empty_share",
+    "fluid_contrast",
+)
 
 
 class MeasureQualityInput(BaseInterfaceInputSpec):
@@ -39,6 +48,7 @@ class MeasureQualityInput(BaseInterfaceInputSpec):
     mask_info = traits.Dict(mandatory=True, desc="volume, pieces, border contact")
     age_months = traits.Either(None, traits.Float, usedefault=True, desc="None: not known")
     fetal = traits.Bool(False, usedefault=True)
+    contrast = traits.Enum("T1w", "T2w", usedefault=True, desc="that the image is said to have")
 
 
 class MeasureQualityOutput(TraitedSpec):
@@ -72,14 +82,16 @@ def measure(inputs: Any) -> Measures:
     )
     voxel_mm3 = float(np.prod(voxel_sizes(image.affine)))
     info = inputs.mask_info
+    corrected = read(inputs.corrected)
+    head, mask = data_of(corrected), data_of(read(inputs.mask, "uint8")) > 0
     return Measures(
+        contrast=inputs.contrast,
+        fluid_contrast=fluid_contrast(head, mask, voxel_sizes(corrected.affine)),
         volume_litres=info.get("volume_litres"),
         litres_for_age=plausible_litres(inputs.age_months, inputs.fetal),
         components=info.get("components"),
         border_contact=info.get("border_contact"),
-        empty_share=empty_share(
-            data_of(read(inputs.corrected)), data_of(read(inputs.mask, "uint8")) > 0
-        ),
+        empty_share=empty_share(head, mask),
         tissues_before=tissue_litres(labels_before, voxel_mm3),
         tissues_after=tissue_litres(labels_after, voxel_mm3),
         correlation=correlation(before, after, inside > 0),

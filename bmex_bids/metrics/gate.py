@@ -101,6 +101,17 @@ TCT_AFTER = Limits(fail_below=0.10, warn_below=0.30)
 QUALITY_INDEX = Limits(fail_below=0.20, warn_below=0.50, warn_above=1.02, fail_above=1.25)
 
 
+#: Skewness of what differs from its surroundings: below 0 where fluid is darker than tissue, above
+#: where it is brighter (:mod:`bmex_bids.metrics.contrast`).  T1w images of all ages have -0.3 and
+#: less, T2w images 0.38 and more; noise brings both nearer to 0.
+FLUID_CONTRAST = {
+    "T1w": Limits(warn_above=0.0, fail_above=0.15),
+    "T2w": Limits(fail_below=-0.15, warn_below=0.0),
+}
+#: the rule whose failure means that tissues were taken for each other, so that no map is written
+CONTRAST_RULE = "contrast"
+
+
 @dataclass(frozen=True)
 class Measures:
     """What the gate looks at; ``None`` or NaN is "not measured".
@@ -118,6 +129,8 @@ class Measures:
     mean_shift : relative change of the mean inside the mask
     tct_before, tct_after : tissue contrast
     qi : ``tct_before / tct_after``
+    contrast : that the image is said to have, ``"T1w"`` or ``"T2w"``
+    fluid_contrast : below 0 where its fluid is darker than tissue, above where it is brighter
     """
 
     volume_litres: float | None = None
@@ -132,6 +145,8 @@ class Measures:
     tct_before: float | None = None
     tct_after: float | None = None
     qi: float | None = None
+    contrast: str | None = None
+    fluid_contrast: float | None = None
 
 
 @dataclass(frozen=True)
@@ -211,6 +226,7 @@ def judge(measures: Measures) -> Gate:
             text="{:.1%} of the brain mask lies where the image has no signal",
             high="check whether the mask is shifted, or belongs to another image",
         ),
+        _contrast(measures),
         _tissues(measures),
         _number(
             "correlation with input",
@@ -335,6 +351,32 @@ def _volume(measures: Measures) -> Rule:
         usual=f" ({low:g} to {high:g} are usual at this age)",
         low="look for missing brain, and check the age",
         high="look for skull, neck or background in the mask, and check the age",
+    )
+
+
+def _contrast(measures: Measures) -> Rule:
+    named = measures.contrast or ""
+    limits = FLUID_CONTRAST.get(named, Limits())
+    value = None if named not in FLUID_CONTRAST else measures.fluid_contrast
+    return _number(
+        CONTRAST_RULE,
+        value,
+        limits,
+        text="fluid against tissue is {:+.2f} "
+        + f"(T1w: below 0, fluid is darker; T2w: above 0, it is brighter), and the image is called "
+        f"{named}",
+        low="fluid is darker than tissue, as in a T1w or FLAIR image: correct the image's name; "
+        "where this fails, no tissue maps are written",
+        high="fluid is brighter than tissue, as in a T2w image: correct the image's name; where "
+        "this fails, no tissue maps are written",
+    )
+
+
+def contrast_is_wrong(gate: Mapping[str, Any]) -> bool:
+    """Whether the contrast failed, in a gate as a table (:meth:`Gate.as_table`)."""
+    return any(
+        rule["Rule"] == CONTRAST_RULE and rule["Verdict"] == "fail"
+        for rule in gate.get("Rules", ())
     )
 
 

@@ -29,6 +29,7 @@ VERDICTS = ("fail", "warn", "pass", NOTHING)
 HEADINGS: Mapping[str, str] = {
     "quality_tct_before": "Tissue contrast (TCT) before",
     "quality_tct_after": "Tissue contrast (TCT) after",
+    "quality_fluid_contrast": "Contrast of fluid to tissue (T1w: below 0, T2w: above)",
     "quality_qi": "Quality index (TCT before / after)",
     "quality_correlation": "Correlation of before and after",
     "quality_mean_shift": "Change of the mean intensity (share of it)",
@@ -50,6 +51,7 @@ JUDGED: Mapping[str, str] = {
     "gate_mask_components": "mask_components",
     "gate_mask_at_border": "mask_border_contact",
     "gate_empty_share_of_mask": "quality_empty_share",
+    "gate_contrast": "quality_fluid_contrast",
     "gate_correlation_with_input": "quality_correlation",
     "gate_mean_intensity_shift": "quality_mean_shift",
     "gate_tissue_contrast_before": "quality_tct_before",

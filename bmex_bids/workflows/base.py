@@ -107,6 +107,7 @@ def init_image_wf(
         yardstick=yardstick(weights),
         age_months=planned.age.months if planned.age else None,
         fetal=planned.age_group == "fetal",
+        contrast=planned.image.suffix,
         device=device,
         use_gpu=use_gpu,
         tile=LOW_MEM_TILE if low_mem else None,

@@ -42,6 +42,7 @@ def init_enhance_wf(
     yardstick: dict[str, Any] | None = None,
     age_months: float | None = None,
     fetal: bool = False,
+    contrast: str = "T1w",
     device: str = "auto",
     use_gpu: bool = False,
     tile: int | None = None,
@@ -62,6 +63,7 @@ def init_enhance_wf(
     yardstick : record of the network that finds the tissues which the gate compares; None is the
         enhancement network
     age_months, fetal : what volume of brain is plausible
+    contrast : that the image is said to have
     device, use_gpu : for the network
     tile : largest edge of a tile in voxels; None is as large as memory allows
     geometry : ``"fast"`` or ``"reference"``, see ``network.predict``
@@ -113,7 +115,9 @@ def init_enhance_wf(
     if tile is not None:
         network.inputs.tile = tile
     quality = Node(
-        MeasureQuality(age_months=age_months, fetal=fetal), name="quality", mem_gb=mem_gb
+        MeasureQuality(age_months=age_months, fetal=fetal, contrast=contrast),
+        name="quality",
+        mem_gb=mem_gb,
     )
     restore = Node(Restore(), name="restore", mem_gb=2 * mem_gb)
     outputnode = Node(IdentityInterface(fields=OUTPUTS), name="outputnode")

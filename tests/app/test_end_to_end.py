@@ -32,7 +32,7 @@ def test_three_storage_orders_and_a_session_come_out_valid(bids_skeleton, brain,
             **participants("01", "02", "03"),
             "sub-01/anat/sub-01_T1w.nii.gz": brain("LAS"),
             "sub-02/ses-A/anat/sub-02_ses-A_run-1_T1w.nii.gz": brain("PIR"),
-            "sub-03/anat/sub-03_T2w.nii.gz": brain("RAS", oblique=20),
+            "sub-03/anat/sub-03_T2w.nii.gz": brain("RAS", oblique=20, contrast="T2w"),
         }
     )
     assert bmex(bids) == 0
@@ -94,7 +94,7 @@ def _check_the_values(raw: nib.Nifti1Image, folder: Path, stem: str, suffix: str
 
 def test_a_fetus_comes_at_its_own_resolution(bids_skeleton, brain, tmp_path):
     bids = bids_skeleton(
-        {**participants("01"), "sub-01/anat/sub-01_T2w.nii.gz": brain()},
+        {**participants("01"), "sub-01/anat/sub-01_T2w.nii.gz": brain(contrast="T2w")},
     )
     assert bmex(bids, "--age-months", "6.5", "--fetal") == 0
     assert derivatives(tmp_path / "out") == expected("sub-01", "T2w", "0p75")

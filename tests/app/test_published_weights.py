@@ -7,6 +7,8 @@ import hashlib
 import json
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 from app_runs import bmex, participants, status_of
@@ -45,7 +47,9 @@ FETUS = ("--fetal", "--age-months", "6", "--skull-strip", "skip")
 @pytest.fixture
 def dataset(bids_skeleton, head_phantom):
     """One fetal brain of 0.029 litres: the less to compute."""
-    brain = head_phantom(spacing=2.0, size=0.28).brain
+    phantom = head_phantom(spacing=2.0, size=0.28)
+    values = np.where(phantom.mask, 1000 - np.asarray(phantom.image.dataobj), 0)  # fluid is bright
+    brain = nib.Nifti1Image(values.astype(np.float32), phantom.image.affine)
     return bids_skeleton({**participants("01"), "sub-01/anat/sub-01_T2w.nii.gz": brain})
 
 

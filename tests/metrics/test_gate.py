@@ -27,6 +27,8 @@ GOOD = Measures(
     tct_before=1.5,
     tct_after=1.6,
     qi=0.94,
+    contrast="T1w",
+    fluid_contrast=-0.6,
 )
 A_LITTLE = 1e-6
 
@@ -48,7 +50,7 @@ def only(**changed):
 def test_a_good_brain_passes_every_rule():
     found = judge(GOOD)
     assert found.verdict == "pass"
-    assert len(found.rules) == 10
+    assert len(found.rules) == 11
     assert {rule.verdict for rule in found.rules} == {"pass"}
     assert found.reasons == ()
 
@@ -64,6 +66,7 @@ BOUNDARIES = [
     ("mean_shift", "mean intensity shift", (0.05, 0.05 + A_LITTLE), (0.2, 0.2 + A_LITTLE)),
     ("mean_shift", "mean intensity shift", (-0.05, -0.05 - A_LITTLE), (-0.2, -0.2 - A_LITTLE)),
     ("tct_after", "tissue contrast after", (0.3, 0.3 - A_LITTLE), (0.1, 0.1 - A_LITTLE)),
+    ("fluid_contrast", "contrast", (0.0, A_LITTLE), (0.15, 0.15 + A_LITTLE)),
     ("qi", "quality index", (1.02, 1.02 + A_LITTLE), (1.25, 1.25 + A_LITTLE)),
     ("qi", "quality index", (0.5, 0.5 - A_LITTLE), (0.2, 0.2 - A_LITTLE)),
 ]
@@ -137,7 +140,7 @@ def test_tissues_that_cannot_be_compared_are_a_warning(before, after):
     [
         field.name
         for field in dataclasses.fields(Measures)
-        if field.name not in {"litres_for_age", "tissues_before", "tissues_after"}
+        if field.name not in {"litres_for_age", "tissues_before", "tissues_after", "contrast"}
     ],
 )
 def test_a_figure_that_is_missing_is_a_warning_with_a_reason(measure, missing):
@@ -157,7 +160,7 @@ def test_nothing_measured_is_a_warning_of_every_rule():
     found = judge(Measures())
     assert found.verdict == "warn"
     assert {rule.verdict for rule in found.rules} == {"warn"}
-    assert len(found.reasons) == 10
+    assert len(found.reasons) == 11
 
 
 def test_the_volume_goes_by_the_age():
@@ -217,3 +220,22 @@ def test_limits_are_in_order():
                 if value is not None
             ]  # fmt: skip
             assert given == sorted(given), name
+
+
+def test_the_contrast_is_named_where_it_is_not_what_the_image_is_called():
+    assert verdicts(contrast="T2w", fluid_contrast=0.6)["contrast"] == "pass"
+    t1w = only(fluid_contrast=0.6)
+    assert (t1w.verdict, t1w.value) == ("fail", 0.6)
+    assert "is called T1w; fluid is brighter than tissue, as in a T2w image" in t1w.reason
+    t2w = only(contrast="T2w")
+    assert t2w.verdict == "fail"
+    assert "is called T2w; fluid is darker than tissue, as in a T1w or FLAIR" in t2w.reason
+    assert only(contrast="T2w", fluid_contrast=-0.1).verdict == "warn"
+    assert only(contrast=None).verdict == "warn"
+
+
+def test_a_gate_as_a_table_says_whether_the_contrast_is_wrong():
+    for value, wrong in ((-0.6, False), (0.1, False), (0.6, True), (None, False)):
+        table = judge(dataclasses.replace(GOOD, fluid_contrast=value)).as_table()
+        assert gate.contrast_is_wrong(table) is wrong
+    assert not gate.contrast_is_wrong({})
