@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from bmex_bids.interfaces.outputs import SaveDerivatives, field_value, processing_record
+from bmex_bids.metrics.gate import Measures, judge
 from bmex_bids.outputs.sidecar import PRODUCTS
 
 FIELDS = ("enhanced_res", "enhanced_native", "preproc_native", "mask_native", "dseg_native")
@@ -92,6 +93,17 @@ def test_every_derivative_is_written_beside_its_sidecar(node, tmp_path, monkeypa
         assert table["BMEX"]["Gate"] == GATE  # and a failing one stops no output
         assert table["BMEX"]["Quality"] == {"tct_before": 1.0, "tct_after": None, "qi": None}
     assert (tmp_path / "out" / "dataset_description.json").is_file()
+
+
+def test_of_an_image_of_another_contrast_no_tissues_are_written(node, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    measures = Measures(contrast="T1w", fluid_contrast=0.6)
+    node.inputs.gate = judge(measures).as_table()
+    node.run()
+    names = {path.name for path in (tmp_path / "out" / "sub-01" / "ses-A" / "anat").iterdir()}
+    assert not [name for name in names if "dseg" in name or "probseg" in name]
+    assert "sub-01_ses-A_run-2_desc-brain_mask.nii.gz" in names
+    assert len(names) == 2 * 4
 
 
 @pytest.mark.parametrize("output_res", [["native", "0p8"], ["0p8"]])

@@ -67,6 +67,23 @@ def test_a_phantom_that_got_a_little_brighter(quality):
     assert figures["gm_litres_after"] == figures["gm_litres_before"]
 
 
+@pytest.mark.parametrize(
+    ("shown", "named", "verdict"),
+    [
+        ("T1w", "T1w", "pass"),
+        ("T2w", "T2w", "pass"),
+        ("T2w", "T1w", "fail"),
+        ("T1w", "T2w", "fail"),
+    ],
+)
+def test_the_contrast_is_held_against_the_name(quality, shown, named, verdict):
+    head = quality.images["corrected"]
+    seen = head if shown == "T1w" else 1000 - head
+    figures, _, rules = quality(corrected=seen, contrast=named)
+    assert rules["contrast"] == verdict
+    assert (figures["fluid_contrast"] > 0) is (shown == "T2w")
+
+
 def test_noise_instead_of_a_brain_fails(quality):
     mask = quality.phantom.mask
     noise = np.random.default_rng(0).uniform(0, 800, mask.shape).astype(np.float32) * mask
