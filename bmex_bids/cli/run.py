@@ -122,7 +122,7 @@ def _submit(config: Config) -> int:
     refuse_too_little(config.resources)  # at once: before the dataset is read
     if "participant" in config.analysis_levels:
         if not config.execution.skip_bids_validation:
-            _validate(config.paths.bids_dir)
+            _validate(config)
         tasks = [planning.task(config, image, quick=True) for image in planning.plan(config)]
         _refuse_nothing([task.planned for task in tasks])
     return submit.submit(config, tasks, say=_say)
@@ -136,7 +136,7 @@ def _participant(config: Config) -> int:
     address_space.prepare()
     _plugin(config.execution.plugin_file)  # a fault of it is said before anything is done
     if not config.execution.skip_bids_validation:
-        _validate(config.paths.bids_dir)
+        _validate(config)
     planned = planning.plan(config)
     device = _device(config) if any(i.runnable for i in planned) else config.processing.device
     tasks = [planning.task(config, image) for image in planned]
@@ -179,10 +179,11 @@ def _dry_run(config: Config, tasks: Sequence[Task], device: str) -> int:
     return status.EXIT_DONE
 
 
-def _validate(bids_dir: Path) -> None:
+def _validate(config: Config) -> None:
+    bids_dir = config.paths.bids_dir
     from bmex_bids.running.validation import PROGRAM, refuse_fatal, summary, validate
 
-    errors = validate(bids_dir)
+    errors = validate(bids_dir, config.selection.participants)
     if errors is None:
         print(f"bmex: {PROGRAM} could not be run; going on without validation", file=sys.stderr)
     elif errors:

@@ -229,7 +229,7 @@ def _images(
     else:
         layout = kept_index(bids_dir, Path(database_dir).absolute())
     folders = (
-        path for path in images_on_disk(bids_dir) if path.is_dir()
+        path for path in images_on_disk(bids_dir, participants) if path.is_dir()
     )  # in the place of an image
     for path in (*anatomical(layout), *folders):
         if not IMAGE_PLACE.fullmatch(path.parent.relative_to(bids_dir).as_posix()):

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bmex_bids.common.replacing import put_in_place
 from bmex_bids.exceptions import UsageError
 from bmex_bids.inputs.on_disk import EXTENSIONS, IGNORED, UNPRINTABLE, images_on_disk, is_named
 
@@ -125,4 +126,4 @@ def _keep(layout: Any, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".", dir=folder) as temporary:
         layout.save(temporary, replace_connection=False)
-        (Path(temporary) / INDEX_FILE).replace(folder / INDEX_FILE)
+        put_in_place(Path(temporary) / INDEX_FILE, folder / INDEX_FILE)

@@ -12,6 +12,8 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from bmex_bids.common.replacing import put_in_place
+
 
 def read(path: str | Path, dtype: Any = "float32") -> nib.Nifti1Image:
     """An image that another node wrote, with its data in memory as ``dtype``."""
@@ -35,7 +37,7 @@ def write(image: nib.Nifti1Image, folder: str | Path, name: str) -> str:
     temporary = path.with_name(f".{os.getpid()}.{name}")
     image.header.set_xyzt_units("mm", "sec")
     nib.save(image, temporary)
-    temporary.replace(path)
+    put_in_place(temporary, path)
     return str(path)
 
 

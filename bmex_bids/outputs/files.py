@@ -9,16 +9,17 @@ import json
 import os
 import re
 import shutil
-import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from bmex_bids.common.replacing import put_in_place
 from bmex_bids.exceptions import OutputError
 from bmex_bids.outputs.lock import is_alive, machine
 
-#: bytes of a file name that file systems take, and of it what a temporary name adds
+#: bytes of a file name that most file systems take, and of it what a temporary name adds
 LONGEST_NAME, ADDED = 255, 40
 #: a temporary file tells whose it is: machine and process
 TEMPORARY = re.compile(r"\..+\.(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-\w+")
@@ -52,13 +53,13 @@ def write_together(fills: Mapping[Path, Callable[[Path], object]]) -> None:
             for target, fill in fills.items():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 prefix = f".{_stem(target)}.{_machine()}-{os.getpid()}-"
-                handle, name = tempfile.mkstemp(prefix=prefix, dir=target.parent)
-                os.close(handle)
-                staged[target] = Path(name)
+                staged[target] = target.with_name(f"{prefix}{uuid.uuid4().hex[:8]}")
+                # made here, not by mkstemp: with the modes of umask and folder, and no chmod, which
+                # some file systems refuse
+                os.close(os.open(staged[target], os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
                 fill(staged[target])
-                staged[target].chmod(0o666 & ~_umask())
             for target, temporary in staged.items():
-                temporary.replace(target)
+                put_in_place(temporary, target)
         finally:
             for temporary in staged.values():
                 temporary.unlink(missing_ok=True)
@@ -116,20 +117,17 @@ def clear_abandoned(folders: Iterable[Path]) -> None:
 def _stem(target: Path) -> str:
     """A file's name in that of its temporary file: shortened where that would be too long."""
     name = target.name
-    while len(os.fsencode(name)) > LONGEST_NAME - ADDED:
+    try:
+        longest = os.pathconf(target.parent, "PC_NAME_MAX")
+    except OSError:  # no folder, or the system does not say
+        longest = LONGEST_NAME
+    while len(os.fsencode(name)) > longest - ADDED:
         name = name[:-1]
     return name
 
 
 def _machine() -> str:
     return hashlib.sha256(machine().encode()).hexdigest()[:8]
-
-
-def _umask() -> int:
-    """The process's mask of permissions (which can only be read by setting it)."""
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
 
 
 def write_text(target: Path, text: str) -> Path:

@@ -114,7 +114,10 @@ def _break(path: Path, holder: str) -> None:
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     with contextlib.suppress(OSError):
         if _holder(path) == holder:
-            path.rename(aside)
+            try:
+                path.rename(aside)
+            except OSError:  # a file system without renaming
+                aside = path
             aside.unlink()
 
 

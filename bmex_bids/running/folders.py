@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -26,8 +27,9 @@ def prepare(config: Config) -> None:
     ):
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
-                pass
+            handle, name = tempfile.mkstemp(dir=folder, prefix=".")
+            os.close(handle)  # first: some file systems keep what is removed while it is open
+            Path(name).unlink()
             if folder is work_dir and config.execution.clean_workdir:
                 _empty(folder)
         except OSError as error:

@@ -52,7 +52,9 @@ def plan(config: Config) -> list[PlannedImage]:
     if config.resources.mem_gb is not None:
         limits.append(config.resources.mem_gb)
     memory = min(limits, default=None)
-    looked_at = list(preflight.look_at(planned, memory, config.paths.output_dir))
+    looked_at = list(
+        preflight.look_at(planned, memory, config.paths.output_dir, config.paths.work_dir)
+    )
     _refuse_memory_for_none(config, planned, looked_at)
     return looked_at
 

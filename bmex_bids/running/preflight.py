@@ -8,12 +8,14 @@ image is read, and are then its own.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bmex_bids.running.disks import ignores_case, longest_name
 from bmex_bids.running.resources import BASE_GB
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ def look_at(
     planned: Sequence[PlannedImage],
     memory_gb: float | None = None,
     output_dir: Path | None = None,
+    work_dir: Path | None = None,
 ) -> Iterator[PlannedImage]:
     """The same images; those that cannot be run have a reason, the odd ones a warning.
 
@@ -38,19 +41,24 @@ def look_at(
     memory_gb : that one image may take, in 2^30 bytes; None where it is not known (the steps run
         on other machines)
     output_dir : what is written must stay below it
+    work_dir : for intermediate files
     """
     from bmex_bids.imaging.orientation import header_remarks
     from bmex_bids.workflows.base import workflow_name
 
-    # two names that differ in signs only are one to Nipype
-    names = Counter(workflow_name(item.name) for item in planned)
+    # two names that differ in signs only are one to Nipype; in case only, to some file systems
+    folders = [folder for folder in (output_dir, work_dir) if folder is not None]
+    fold = str.casefold if any(map(ignores_case, folders)) else str
+    names = Counter(fold(workflow_name(item.name)) for item in planned)
     for item in planned:
         if not item.runnable:
             yield item
             continue
-        alike = names[workflow_name(item.name)]
+        alike = names[fold(workflow_name(item.name))]
         reason = _fault(item, alike, memory_gb) or (
-            None if output_dir is None else fault_of_links(output_dir, item)
+            None
+            if output_dir is None
+            else fault_of_links(output_dir, item) or _fault_of_name(output_dir, item)
         )
         remarks = () if reason else header_remarks(item.image.path)
         yield replace(item, skip_reason=reason, warnings=(*item.warnings, *remarks))
@@ -66,8 +74,9 @@ def _fault(item: PlannedImage, alike: int, memory_gb: float | None) -> str | Non
     if alike > 1:
         return (
             f"expected one file for {item.name}, got {alike} whose results would have one name "
-            "(.nii beside .nii.gz, another participant's folder, or labels that differ in signs "
-            "other than letters and digits); remove or rename all but one"
+            "(.nii beside .nii.gz, another participant's folder, labels that differ in signs "
+            "other than letters and digits, or in upper and lower case where the output or work "
+            "folder does not tell them apart); remove or rename all but one"
         )
     return None if memory_gb is None else _fault_of_size(item, memory_gb)
 
@@ -102,6 +111,24 @@ def _largest_need(item: PlannedImage) -> tuple[Path, float]:
         voxels = voxel_count(item.mask) or 0
         needs.append((item.mask, BASE_GB + voxels * MASK_BYTES / 2**30))
     return max(needs, key=lambda need: need[1])
+
+
+def _fault_of_name(output_dir: Path, item: PlannedImage) -> str | None:
+    """The reason for an image whose products would have names too long for the output's disk."""
+    from bmex_bids.common.names import BidsName
+    from bmex_bids.outputs.sidecar import PRODUCTS, product_name
+
+    source = BidsName.of(item.name)
+    names = [product_name(p, source, item.resolution or "", ".nii.gz") for p in PRODUCTS]
+    name = max(names, key=len)
+    size, most = len(os.fsencode(name)), longest_name(output_dir)
+    if size <= most:
+        return None
+    return (
+        f"expected results with names of at most {most} bytes, which the file system of "
+        f"{output_dir} takes, got {size} for {name}; shorten the labels, or name another output "
+        "folder"
+    )
 
 
 def fault_of_links(output_dir: Path, item: PlannedImage) -> str | None:

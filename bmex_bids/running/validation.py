@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,8 +42,34 @@ class Finding:
         return f"{self.code} {self.location} {self.message}".rstrip()
 
 
-def validate(bids_dir: Path) -> list[Finding] | None:
-    """The errors of a dataset, worst first; None where the validator cannot be run."""
+def validate(bids_dir: Path, participants: Sequence[str] | None = None) -> list[Finding] | None:
+    """The errors of a dataset, worst first; None where the validator cannot be run.
+
+    Parameters
+    ----------
+    participants : labels; only their folders and the files at the top are looked at, as the
+        validator reads every file of what it is given
+    """
+    if participants is None:
+        return _validate(bids_dir)
+    try:
+        with tempfile.TemporaryDirectory(prefix="bmex-") as folder:
+            _link_part(bids_dir, participants, Path(folder))
+            return _validate(Path(folder))
+    except OSError:  # a folder for temporary files without links
+        return _validate(bids_dir)
+
+
+def _link_part(bids_dir: Path, participants: Sequence[str], target: Path) -> None:
+    """Links to the files at a dataset's top and to the folders of these participants."""
+    wanted = {f"sub-{label}" for label in participants}
+    with os.scandir(bids_dir) as entries:
+        for entry in entries:
+            if entry.name in wanted or entry.is_file():
+                (target / entry.name).symlink_to(Path(entry.path).absolute())
+
+
+def _validate(bids_dir: Path) -> list[Finding] | None:
     beside = Path(sys.executable).with_name(PROGRAM)
     program = str(beside) if beside.exists() else shutil.which(PROGRAM)
     if program is None:

@@ -25,7 +25,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -117,7 +117,8 @@ def _alone(folder: Path) -> Iterator[Path]:
                     f"expected no other submission to {folder.parent.parent} under way, found "
                     f"{lock}; wait for it, or remove that folder if there is none"
                 ) from None
-            os.utime(lock)
+            with suppress(OSError):  # refused by some file systems
+                os.utime(lock)
     except OSError as error:
         raise OutputError(
             f"expected a folder that can be written at {folder}, got: {error.strerror or error}; "

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
+from bmex_bids.common.replacing import put_in_place
 from bmex_bids.exceptions import UsageError
 
 LOGGER = logging.getLogger(__name__)
@@ -93,7 +94,7 @@ def save_atomically(state: dict[str, Any], path: Path) -> None:
     """Write a checkpoint under a temporary name, then rename it."""
     temporary = path.with_name(path.name + ".tmp")
     torch.save(state, temporary)
-    temporary.replace(path)
+    put_in_place(temporary, path)
 
 
 def export_half(average: Average, target: Path) -> Path:
@@ -103,7 +104,7 @@ def export_half(average: Average, target: Path) -> Path:
         {k: v.cpu().to(torch.float16).contiguous() for k, v in average.state.items()},
         str(temporary),
     )
-    temporary.replace(target)
+    put_in_place(temporary, target)
     return target
 
 

@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import odd_disks
 import pytest
 from app_runs import bmex, derivatives, expected, participants, status_of
 
@@ -367,3 +368,15 @@ def test_an_interrupt_inside_a_step_ends_the_run_and_not_only_its_image(
     )
     assert bmex(bids) == code
     assert [row["status"] for row in status_of(tmp_path / "out")] == ["not run", "not run"]
+
+
+@pytest.mark.parametrize("kinds", [("chmod", "links", "utime", "over"), ("chmod", "rename")])
+def test_disks_that_refuse_what_others_do(one, tmp_path, monkeypatch, kinds):
+    """``chmod`` alone (CIFS, exFAT) ended the run with code 5."""
+    with monkeypatch.context() as patch:
+        odd_disks.refuse(patch, tmp_path / "out", *kinds)
+        odd_disks.refuse(patch, tmp_path / "work", *(kind for kind in kinds if kind != "rename"))
+        assert bmex(one, "--qc-only") == 0
+        shutil.rmtree(tmp_path / "work")
+        assert bmex(one, "--qc-only", "--age-months", "1") == 0  # over the first
+    assert status_of(tmp_path / "out")[0]["status"] == "done"

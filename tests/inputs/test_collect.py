@@ -294,3 +294,23 @@ def test_a_run_that_only_another_participant_has_is_no_error(bids_skeleton):
     assert found == names(collect(root, participants=["01"]))
     with pytest.raises(UsageError, match=r"expected run 3 in .*found only 1, 2"):
         collect(root, participants=["01"], runs=["1", "3"])
+
+
+@pytest.mark.parametrize("options", [{}, {"sessions": ["a"]}, {"runs": ["1"]}])
+def test_no_other_participants_folder_is_opened(bids_skeleton, monkeypatch, options):
+    """With 1,000 participants, asking for one took as long as asking for all."""
+    tree = {f"sub-{n:02d}/ses-a/anat/sub-{n:02d}_ses-a_run-1_T1w.nii.gz": b"" for n in range(1, 6)}
+    root = bids_skeleton(tree)
+    opened = set()
+    real = os.scandir
+
+    def scandir(path="."):
+        opened.add(str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    monkeypatch.setattr(os, "listdir", lambda path=".": [e.name for e in scandir(path)])
+    found = collect(root, participants=["02"], **options)
+    assert [image.subject for image in found] == ["02"]
+    assert any("sub-02" in path for path in opened)
+    assert not any(f"sub-{n:02d}" in path for path in opened for n in (1, 3, 4, 5))

@@ -11,6 +11,7 @@ from bad_images import put
 from bmex_bids.common.names import BidsName
 from bmex_bids.inputs.collect import SourceImage
 from bmex_bids.inputs.plan import PlannedImage
+from bmex_bids.running.disks import ignores_case
 from bmex_bids.running.preflight import look_at
 
 
@@ -110,3 +111,37 @@ def test_links_do_not_lead_out_of_the_output(folder, tmp_path):
     (out / folder).unlink()
     (out / folder).symlink_to(within)
     assert looked_at(tmp_path / "sub-01_T2w.nii.gz", output_dir=out)[0].runnable
+
+
+@pytest.mark.parametrize("folder", ["output_dir", "work_dir"])
+def test_labels_that_differ_in_case_only_where_the_disk_does_not(tmp_path, monkeypatch, folder):
+    """Both images were written to one file, the second over the first."""
+    paths = [tmp_path / f"a/sub-{label}_T2w.nii.gz" for label in ("ab", "AB")]
+    for path in paths:
+        put(healthy(), path)
+    where = {folder: tmp_path / "out"}
+    assert all(item.runnable for item in looked_at(*paths, **where))
+    monkeypatch.setattr("bmex_bids.running.preflight.ignores_case", lambda _: True)
+    assert all("got 2 whose results" in item.skip_reason for item in looked_at(*paths, **where))
+
+
+def test_names_that_the_disk_of_the_output_does_not_take(tmp_path, monkeypatch):
+    """Found after minutes, when the first result was to be written."""
+    path = tmp_path / f"sub-{'x' * 220}_T2w.nii.gz"
+    put(healthy(), path)
+    (item,) = looked_at(path, output_dir=tmp_path / "new/out")
+    assert "names of at most 255 bytes" in item.skip_reason
+    assert "shorten the labels" in item.skip_reason
+    path = tmp_path / f"sub-{'x' * 150}_T2w.nii.gz"
+    put(healthy(), path)
+    assert looked_at(path, output_dir=tmp_path / "new/out")[0].runnable
+    monkeypatch.setattr("os.pathconf", lambda *_: 143)  # eCryptfs
+    assert not looked_at(path, output_dir=tmp_path / "new/out")[0].runnable
+
+
+def test_whether_a_disk_ignores_case_is_found_without_writing(tmp_path, monkeypatch):
+    assert not ignores_case(tmp_path / "not/made/yet")
+    (tmp_path / "Home").mkdir()
+    (tmp_path / "hOME").symlink_to("Home")  # as if they were one
+    assert ignores_case(tmp_path / "Home/not/made/yet")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["Home", "hOME"]

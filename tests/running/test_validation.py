@@ -55,3 +55,34 @@ def test_the_real_validator_on_a_good_and_a_bad_dataset(bids_skeleton, make_imag
 def test_without_the_validator_there_is_no_answer(tmp_path, monkeypatch):
     monkeypatch.setattr("bmex_bids.running.validation.PROGRAM", "no-such-program")
     assert validate(tmp_path) is None
+
+
+def test_only_the_chosen_participants_and_the_top_level_are_validated(bids_skeleton):
+    """The validator read every file of the dataset, each time, whoever was asked for."""
+    tree = {
+        "README.md": "A dataset for a test.\n" * 20,
+        "participants.tsv": [{"participant_id": f"sub-{label}"} for label in ("01", "02", "03")],
+        "sub-01": {"anat/sub-01_T1w.nii.gz": None},
+        "sub-02": {"anat/sub-02_wrong_T1w.nii.gz": None},
+        "sub-03": {"anat/sub-03_T1w.nii.gz": ""},
+    }
+    root = bids_skeleton(tree)
+    assert {error.location[:7] for error in validate(root)} == {"/sub-02", "/sub-03"}
+    assert validate(root, ["01"]) == []
+    assert {error.location[:7] for error in validate(root, ["01", "02"])} == {"/sub-02"}
+    (root / "dataset_description.json").unlink()
+    assert [error.fatal for error in validate(root, ["01"])] == [True]
+
+
+def test_what_the_validator_sees_does_not_grow_with_the_dataset(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        "bmex_bids.running.validation._validate",
+        lambda folder: seen.append(sorted(path.name for path in folder.iterdir())),
+    )
+    for number in range(50):
+        (tmp_path / f"sub-{number:02d}/anat").mkdir(parents=True)
+    (tmp_path / "derivatives/x").mkdir(parents=True)
+    (tmp_path / "dataset_description.json").touch()
+    validate(tmp_path, ["07"])
+    assert seen == [["dataset_description.json", "sub-07"]]

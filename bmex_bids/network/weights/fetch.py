@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path, PurePath
 from typing import IO, Any
 
+from bmex_bids.common.replacing import put_in_place
 from bmex_bids.exceptions import OutputError, WeightsError
 from bmex_bids.network.weights.checkpoints import load_network
 from bmex_bids.network.weights.download import (
@@ -102,7 +103,7 @@ def install(
         raise
     target = folder / name
     changed = not (target.is_file() and sha256(target) == found)
-    part.replace(target)
+    put_in_place(part, target)
     discard(part)
     trust = "given" if given_sha256 else "published" if published else "first use"
     if noted != found:

@@ -22,6 +22,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from bmex_bids.common.replacing import put_in_place
 from bmex_bids.exceptions import WeightsError
 
 LOGGER = logging.getLogger(__name__)
@@ -171,7 +172,7 @@ def write_down(path: Path, sha256: str, origin: str) -> None:
         table[path.name] = {"sha256": sha256, "from": origin, "on": today}
         temporary = path.parent / f".{LEDGER}.new"
         temporary.write_text(json.dumps(table, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        temporary.replace(path.parent / LEDGER)
+        put_in_place(temporary, path.parent / LEDGER)
 
 
 @contextmanager
