@@ -161,7 +161,10 @@ def _refuse_nothing(planned: Sequence[PlannedImage]) -> None:
 
 
 def _dry_run(config: Config, tasks: Sequence[Task], device: str) -> int:
+    from bmex_bids.running.pace import pace
+
     threads = config.resources.omp_nthreads
+    speed = pace(config, tasks, device) if any(task.to_run for task in tasks) else None
     if config.execution.dry_run == "json":
         print(
             plan_view.as_json(
@@ -170,11 +173,12 @@ def _dry_run(config: Config, tasks: Sequence[Task], device: str) -> int:
                 output_dir=config.paths.output_dir,
                 device=device,
                 threads=threads,
+                pace=speed,
             )
         )
     else:
         print(*plan_view.table(tasks, device), sep="\n")
-        print(*plan_view.estimates(tasks, device, threads), sep="\n")
+        print(*plan_view.estimates(tasks, device, threads, speed), sep="\n")
     _refuse_nothing([task.planned for task in tasks])
     return status.EXIT_DONE
 

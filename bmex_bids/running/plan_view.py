@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,15 +14,34 @@ from typing import TYPE_CHECKING, Any
 from bmex_bids.running.resources import BASE_GB
 
 if TYPE_CHECKING:
+    from bmex_bids.inputs.age import Age
     from bmex_bids.inputs.plan import PlannedImage
     from bmex_bids.network.weights.registry import WeightRecord
 
-#: microseconds a voxel of the network's grid and a thread, measured on a slow server core in float32 (one that
-#: multiplies bfloat16 takes a tenth with published weights); an estimate is for planning batches, not for promises
-NETWORK_COST = {"bmex-compact": 15.0, "bmex-pytorch": 80.0, "bmex-caffe": 40.0}
-OTHER_COST = 8.0  # everything but the network, whatever the threads
+#: seconds that a million voxels of brain take in one thread of an idle server core that multiplies
+#: bfloat16 (AVX-512, no AMX): the bundled network's one pass, the published networks
+NETWORK_COST = {"bmex-compact": 2.4, "bmex-pytorch": 66.0, "bmex-caffe": 30.0}
+#: seconds that all else takes, for a million voxels of the field of view on the network's grid
+OTHER_COST = 3.8
 GPU_SPEED = 50.0  # times a thread
 BASE_SECONDS = 10.0
+#: litres of brain at an age in months; fetal ages before 0
+BRAIN_LITRES = ((-9, 0.02), (-3, 0.2), (0, 0.4), (6, 0.75), (12, 0.95), (24, 1.1), (72, 1.4))
+#: of the field of view that a brain can take
+MOST_BRAIN = 0.6
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How many times longer than on the reference machine, within which factor, and how known."""
+
+    factor: float = 1.0
+    spread: float = 1.5
+    source: str = "not measured"
+
+    def range(self, seconds: float) -> tuple[float, float]:
+        """The seconds, at least and at most, of what takes so many on the reference machine."""
+        return self.factor * seconds / self.spread, self.factor * seconds * self.spread
 
 
 @dataclass(frozen=True)
@@ -35,6 +55,7 @@ class Task:
     fingerprint : see ``outputs.resume``; None where the input cannot be read
     record : sidecar that says the image is done
     unchanged : whether it is done, from the same input, settings and weights
+    mirroring : whether mirror images of the brain go through the network too, where it knows them
     outputs : relative to the output folder
     """
 
@@ -44,6 +65,7 @@ class Task:
     fingerprint: Mapping[str, str] | None = None
     record: Path | None = None
     unchanged: bool = False
+    mirroring: bool = True
     outputs: tuple[str, ...] = ()
 
     @property
@@ -82,37 +104,67 @@ def table(tasks: Sequence[Task], device: str) -> Iterator[str]:
             yield f"    warning: {text}"
 
 
-def estimates(tasks: Sequence[Task], device: str, threads: int) -> Iterator[str]:
-    """Time and memory of each image, and of all; roughly."""
+def estimates(
+    tasks: Sequence[Task], device: str, threads: int, pace: Pace | None = None
+) -> Iterator[str]:
+    """Time, as a range, and memory of each image, and of all."""
+    pace = pace or Pace()
     total = 0.0
     for task in tasks:
         if task.to_run:
             seconds, memory = estimate(task, device, threads)
             total += seconds
-            yield f"  {task.name}: about {seconds:.0f} s, {memory:.1f} GiB"
+            low, high = pace.range(seconds)
+            yield f"  {task.name}: {low:.0f} to {high:.0f} s, {memory:.1f} GiB"
             for output in task.outputs:
                 yield f"    {output}"
-    yield f"about {total / 60:.0f} min in all, one image after the other"
+    low, high = (seconds / 60 for seconds in pace.range(total))
+    yield f"{low:.0f} to {high:.0f} min in all, one image after the other ({pace.source})"
 
 
 def estimate(task: Task, device: str, threads: int) -> tuple[float, float]:
-    """Seconds and GiB that an image takes, roughly, from the size in its header."""
+    """Seconds on the idle reference machine, and GiB, that an image takes, by its header and age."""
     from bmex_bids.interfaces.files import voxel_count
     from bmex_bids.workflows.base import memory_gb
 
     planned = task.planned
     spacing = planned.spacing_mm or 1.0
     voxels = (voxel_count(planned.image.path, spacing) or 5_000_000) / 1e6
-    cost = NETWORK_COST.get(task.weights.variant if task.weights else "", 10.0)
-    network = cost * voxels / (GPU_SPEED if device.startswith("cuda") else threads)
+    brain = min(brain_litres(planned.age) / spacing**3, MOST_BRAIN * voxels)
+    weights = task.weights
+    cost = NETWORK_COST.get(weights.variant if weights else "", 10.0)
+    passes = 2 ** len(weights.mirrored) if weights and task.mirroring else 1
+    network = cost * passes * brain / (GPU_SPEED if device.startswith("cuda") else threads)
     memory = BASE_GB + 2 * memory_gb(planned.image.path, spacing)
     return BASE_SECONDS + OTHER_COST * voxels + network, memory
 
 
+def brain_litres(age: Age | None) -> float:
+    """Volume of a brain, about, for an estimate of time.
+
+    >>> brain_litres(None)
+    1.4
+    """
+    if age is None:
+        return BRAIN_LITRES[-1][1]
+    months = age.months - 9 if age.fetal else age.months
+    for (young, small), (old, large) in itertools.pairwise(BRAIN_LITRES):
+        if months <= old:
+            return small + (large - small) * max(months - young, 0) / (old - young)
+    return BRAIN_LITRES[-1][1]
+
+
 def as_json(
-    tasks: Sequence[Task], *, bids_dir: Path, output_dir: Path, device: str, threads: int
+    tasks: Sequence[Task],
+    *,
+    bids_dir: Path,
+    output_dir: Path,
+    device: str,
+    threads: int,
+    pace: Pace | None = None,
 ) -> str:
     """The plan for programs: one object, ``images`` with one entry each."""
+    pace = pace or Pace()
     images = []
     for task in tasks:
         seconds, memory = (
@@ -135,7 +187,10 @@ def as_json(
                 if task.unchanged
                 else "to process",
                 "reason": task.planned.skip_reason,
-                "seconds": None if seconds is None else round(seconds),
+                "seconds": None if seconds is None else round(pace.factor * seconds),
+                "seconds_range": None
+                if seconds is None
+                else [round(limit) for limit in pace.range(seconds)],
                 "memory_gib": None if memory is None else round(memory, 1),
                 "outputs": list(task.outputs),
                 "warnings": list(task.planned.warnings),

@@ -129,6 +129,7 @@ def task(config: Config, image: PlannedImage, *, quick: bool = False) -> Task:
         strip_weights=strip,
         fingerprint=fingerprint,
         record=record,
+        mirroring=processing.mirroring,
         unchanged=fingerprint is not None and resume.finished(record, fingerprint, pictures),
         outputs=tuple(f"{image.output_dir}/{name}" for name in names),
     )
