@@ -24,6 +24,7 @@ from bmex_bids.running.progress import Progress, Sparingly
 from bmex_bids.running.resources import available_memory_gb, refuse_too_little, within_machine
 
 if TYPE_CHECKING:
+    from bmex_bids.inputs.not_taken import NotTaken
     from bmex_bids.inputs.plan import PlannedImage
 
 
@@ -123,7 +124,10 @@ def _submit(config: Config) -> int:
     if "participant" in config.analysis_levels:
         if not config.execution.skip_bids_validation:
             _validate(config)
-        tasks = [planning.task(config, image, quick=True) for image in planning.plan(config)]
+        planned, not_taken = planning.survey(config)
+        for line in plan_view.lines_of_not_taken(not_taken):
+            _say(line)
+        tasks = [planning.task(config, image, quick=True) for image in planned]
         _refuse_nothing([task.planned for task in tasks])
     return submit.submit(config, tasks, say=_say)
 
@@ -137,18 +141,18 @@ def _participant(config: Config) -> int:
     _plugin(config.execution.plugin_file)  # a fault of it is said before anything is done
     if not config.execution.skip_bids_validation:
         _validate(config)
-    planned = planning.plan(config)
+    planned, not_taken = planning.survey(config)
     device = _device(config) if any(i.runnable for i in planned) else config.processing.device
     tasks = [planning.task(config, image) for image in planned]
     if config.execution.dry_run:
-        return _dry_run(config, tasks, device)
-    for line in plan_view.table(tasks, device):
+        return _dry_run(config, tasks, device, not_taken)
+    for line in plan_view.table(tasks, device, not_taken):
         _say(line)
     _refuse_nothing(planned)
     planning.try_weights(tasks)
     folders.prepare(config)
     folders.clear_abandoned(config.paths.output_dir, planned)
-    rows = _process(config, tasks, device)
+    rows = _process(config, tasks, device, not_taken)
     return _finish(config, tasks, rows, time.monotonic() - start)
 
 
@@ -160,7 +164,9 @@ def _refuse_nothing(planned: Sequence[PlannedImage]) -> None:
         )
 
 
-def _dry_run(config: Config, tasks: Sequence[Task], device: str) -> int:
+def _dry_run(
+    config: Config, tasks: Sequence[Task], device: str, not_taken: Sequence[NotTaken]
+) -> int:
     from bmex_bids.running.pace import pace
 
     threads = config.resources.omp_nthreads
@@ -174,13 +180,16 @@ def _dry_run(config: Config, tasks: Sequence[Task], device: str) -> int:
                 device=device,
                 threads=threads,
                 pace=speed,
+                not_taken=not_taken,
             )
         )
     else:
-        print(*plan_view.table(tasks, device), sep="\n")
+        for line in plan_view.table(tasks, device, not_taken):
+            _say(line)
         print(*plan_view.estimates(tasks, device, threads, speed), sep="\n")
     _refuse_nothing([task.planned for task in tasks])
-    return status.EXIT_DONE
+    missing = any(item.asked_for for item in not_taken)
+    return status.EXIT_PARTIAL if missing else status.EXIT_DONE
 
 
 def _validate(config: Config) -> None:
@@ -208,7 +217,9 @@ def _device(config: Config) -> str:
     return str(resolve_device(config.processing.device))
 
 
-def _process(config: Config, tasks: Sequence[Task], device: str) -> list[status.Row]:
+def _process(
+    config: Config, tasks: Sequence[Task], device: str, not_taken: Sequence[NotTaken]
+) -> list[status.Row]:
     """Run the workflow; keep the status table up to date; return its rows."""
     from bmex_bids.outputs.dataset import write_dataset
     from bmex_bids.outputs.records import read_record
@@ -243,7 +254,7 @@ def _process(config: Config, tasks: Sequence[Task], device: str) -> list[status.
         folders.write_settings(config)  # again, where somebody has removed the output in mid-run
         write_status(
             config.log_dir / "status.tsv",
-            status.status_rows(tasks, progress, committed=committed),
+            status.status_rows(tasks, progress, committed=committed, not_taken=not_taken),
         )
         if config.execution.drop_workdir:
             folders.drop(config.paths.work_dir / base.RUN_WORKFLOW, progress)
@@ -280,7 +291,7 @@ def _process(config: Config, tasks: Sequence[Task], device: str) -> list[status.
     finally:
         progress.end()
         write_table(progress)
-    return status.status_rows(tasks, progress, committed=committed)
+    return status.status_rows(tasks, progress, committed=committed, not_taken=not_taken)
 
 
 def _image_workflow(config: Config, task: Task, device: str) -> Any:

@@ -14,18 +14,14 @@ from bmex_bids.common.names import BidsName
 from bmex_bids.exceptions import NoInputError, UsageError
 from bmex_bids.inputs.filters import Filters, check_filters, passes
 from bmex_bids.inputs.index import anatomical, index, kept_index
-from bmex_bids.inputs.on_disk import (
-    IMAGE_PLACE,
-    SUFFIXES,
-    UNPRINTABLE,
-    images_on_disk,
-    is_at_home,
-    is_named,
-)
+from bmex_bids.inputs.not_taken import NotTaken, not_taken
+from bmex_bids.inputs.on_disk import IMAGE_PLACE, SUFFIXES, images_on_disk, is_at_home
 from bmex_bids.inputs.sidecars import not_fetched, sidecar_metadata
 
 LOGGER = logging.getLogger(__name__)
 
+#: of what is not taken, in an error message
+MOST_REASONS = 10
 MOUNT_HINT = "inside a container, check that the dataset's folder is mounted"
 
 
@@ -79,7 +75,26 @@ class SourceImage:
         return self.path.relative_to(self.root).as_posix()
 
 
-def collect(
+@dataclass(frozen=True)
+class Survey:
+    """The images of a dataset that were asked for, and what looks like one and is not taken."""
+
+    images: tuple[SourceImage, ...]
+    not_taken: tuple[NotTaken, ...] = ()
+
+
+def collect(bids_dir: Path, **wanted: Any) -> list[SourceImage]:
+    """The T1w and T2w images of a dataset, sorted by name; what is left out is logged.
+
+    Parameters and errors are those of :func:`survey`.
+    """
+    found = survey(bids_dir, **wanted)
+    for item in found.not_taken:
+        LOGGER.warning("left out: %s: %s", item.name, item.reason)
+    return list(found.images)
+
+
+def survey(
     bids_dir: Path,
     *,
     participants: Sequence[str] | None = None,
@@ -88,8 +103,8 @@ def collect(
     runs: Sequence[str] | None = None,
     filters: Filters | None = None,
     database_dir: Path | None = None,
-) -> list[SourceImage]:
-    """The T1w and T2w images of a dataset, sorted by name.
+) -> Survey:
+    """The T1w and T2w images of a dataset, sorted by name, and what is not taken, with reasons.
 
     Parameters
     ----------
@@ -136,12 +151,13 @@ def collect(
         raise NoInputError(absent)
     _require("participant", participants, subjects, bids_dir)
     chosen = check_filters(filters) if filters else {}
-    _tell_left_out(bids_dir, participants)
-    found = [
+    known = [
         image
         for image in _images(bids_dir, participants, database_dir)
-        if image.suffix in suffixes and (participants is None or image.subject in participants)
+        if image.suffix in SUFFIXES and (participants is None or image.subject in participants)
     ]
+    left = not_taken(bids_dir, [image.path for image in known], participants)
+    found = [image for image in known if image.suffix in suffixes]
     present = {image.session for image in found if image.session}
     if not set(sessions or ()) <= present:
         folders = (p for p in bids_dir.glob("sub-*/ses-*") if p.is_dir())
@@ -169,31 +185,34 @@ def collect(
             if found
             else "found none; check the labels and the file names"
         )
+        reasons = "".join(f"\n  {item.name}: {item.reason}" for item in left[:MOST_REASONS])
+        more = f"\n  … and {len(left) - MOST_REASONS} more" if len(left) > MOST_REASONS else ""
         raise NoInputError(
             f"expected a {wanted} image (sub-*/[ses-*/]anat/*_{suffixes[0]}.nii.gz) in "
-            f"{bids_dir} for the labels asked for, {through}"
+            f"{bids_dir} for the labels asked for, {through}{reasons}{more}"
         )
-    return sorted(passing, key=lambda image: image.relative_path)
+    left += _brings_nothing(participants or (), known, passing, left)
+    return Survey(tuple(sorted(passing, key=lambda image: image.relative_path)), tuple(left))
 
 
-def _tell_left_out(bids_dir: Path, participants: Sequence[str] | None) -> None:
-    """Warn of images whose names cannot be printed, look like BIDS and are not, or belie their folder."""
-    for path in sorted(images_on_disk(bids_dir, participants)):
-        name = path.relative_to(bids_dir).as_posix()
-        if UNPRINTABLE.search(name):
-            LOGGER.warning(
-                "left out: %r: its name has characters that cannot be printed; rename it", name
-            )
-        elif not is_named(path):
-            LOGGER.warning(
-                "left out: %s: its name is no BIDS name; labels are letters and numbers", name
-            )
-        elif not is_at_home(path, bids_dir):
-            LOGGER.warning(
-                "left out: %s: its folder is of another participant or session than its name says; "
-                "rename or move it",
-                name,
-            )
+def _brings_nothing(
+    participants: Sequence[str],
+    known: Sequence[SourceImage],
+    chosen: Sequence[SourceImage],
+    left: Sequence[NotTaken],
+) -> Iterator[NotTaken]:
+    """The participants asked for of whom no image is chosen."""
+    for label in sorted(set(participants) - {image.subject for image in chosen}):
+        others = sum(image.subject == label for image in known)
+        odd = [item for item in left if item.name.startswith((f"sub-{label}/", f"sub-{label}_"))]
+        reason = f"expected an image of sub-{label}, which was asked for, "
+        if others:
+            reason += f"found {others}, not of the sessions, runs, contrasts or filters asked for"
+        elif odd:
+            reason += f"found none that can be taken ({odd[0].name}: {odd[0].reason})"
+        else:
+            reason += f"found no T1w or T2w image in sub-{label}/[ses-*/]anat"
+        yield NotTaken(f"sub-{label}", reason, asked_for=True)
 
 
 def _passes(image: SourceImage, filters: Filters) -> bool:
@@ -228,10 +247,8 @@ def _images(
         layout = index(bids_dir, participants)
     else:
         layout = kept_index(bids_dir, Path(database_dir).absolute())
-    folders = (
-        path for path in images_on_disk(bids_dir, participants) if path.is_dir()
-    )  # in the place of an image
-    for path in (*anatomical(layout), *folders):
+    in_place_of_images = (p for p in images_on_disk(bids_dir, participants) if p.is_dir())
+    for path in (*anatomical(layout), *in_place_of_images):
         if not IMAGE_PLACE.fullmatch(path.parent.relative_to(bids_dir).as_posix()):
             continue
         name = BidsName.parse(path.name)

@@ -15,6 +15,7 @@ from bmex_bids.running.resources import BASE_GB
 
 if TYPE_CHECKING:
     from bmex_bids.inputs.age import Age
+    from bmex_bids.inputs.not_taken import NotTaken
     from bmex_bids.inputs.plan import PlannedImage
     from bmex_bids.network.weights.registry import WeightRecord
 
@@ -42,6 +43,10 @@ class Pace:
     def range(self, seconds: float) -> tuple[float, float]:
         """The seconds, at least and at most, of what takes so many on the reference machine."""
         return self.factor * seconds / self.spread, self.factor * seconds * self.spread
+
+
+#: of what is not taken for one reason, in the plan
+MOST_ALIKE = 5
 
 
 @dataclass(frozen=True)
@@ -79,8 +84,8 @@ class Task:
         return self.planned.runnable and not self.unchanged
 
 
-def table(tasks: Sequence[Task], device: str) -> Iterator[str]:
-    """What will be done with each image, or why nothing."""
+def table(tasks: Sequence[Task], device: str, not_taken: Sequence[NotTaken] = ()) -> Iterator[str]:
+    """What will be done with each image, or why nothing; then what is not taken."""
     plural = "" if len(tasks) == 1 else "s"
     todo = sum(task.to_run for task in tasks)
     unchanged = sum(task.unchanged for task in tasks)
@@ -102,6 +107,20 @@ def table(tasks: Sequence[Task], device: str) -> Iterator[str]:
         )
         for text in image.warnings:
             yield f"    warning: {text}"
+    yield from lines_of_not_taken(not_taken)
+
+
+def lines_of_not_taken(not_taken: Sequence[NotTaken]) -> Iterator[str]:
+    """A line for each; of many with one reason the first few and their number."""
+    by_reason: dict[str, list[str]] = {}
+    for item in not_taken:
+        by_reason.setdefault(item.reason, []).append(item.name)
+    for reason, names in by_reason.items():
+        for name in names[:MOST_ALIKE]:
+            yield f"  {name}: not taken: {reason}"
+        if len(names) > MOST_ALIKE:
+            more = len(names) - MOST_ALIKE
+            yield f"  … and {more} more: not taken: {reason} (all are in status.tsv)"
 
 
 def estimates(
@@ -162,6 +181,7 @@ def as_json(
     device: str,
     threads: int,
     pace: Pace | None = None,
+    not_taken: Sequence[NotTaken] = (),
 ) -> str:
     """The plan for programs: one object, ``images`` with one entry each."""
     pace = pace or Pace()
@@ -201,5 +221,6 @@ def as_json(
         "output_dir": str(output_dir),
         "device": device,
         "images": images,
+        "not_taken": [{"name": item.name, "reason": item.reason} for item in not_taken],
     }
     return json.dumps(whole, indent=2, ensure_ascii=False)

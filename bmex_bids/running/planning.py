@@ -13,23 +13,29 @@ from bmex_bids.running.plan_view import Task
 from bmex_bids.running.resources import available_memory_gb, refuse_too_little, too_little
 
 if TYPE_CHECKING:
+    from bmex_bids.inputs.not_taken import NotTaken
     from bmex_bids.inputs.plan import PlannedImage
     from bmex_bids.network.weights.registry import WeightRecord
 
 
 def plan(config: Config) -> list[PlannedImage]:
-    """The chosen images, each with its age and model, or the reason why it is left out.
+    """The chosen images, each with its age and model, or the reason why it is skipped."""
+    return survey(config)[0]
+
+
+def survey(config: Config) -> tuple[list[PlannedImage], tuple[NotTaken, ...]]:
+    """The plan of the chosen images, and what looks like an image and is not taken.
 
     UsageError for memory (``--mem-mb``) that is enough for none of them.
     """
+    from bmex_bids.inputs import collect
     from bmex_bids.inputs import plan as decisions
-    from bmex_bids.inputs.collect import collect
     from bmex_bids.inputs.derivatives import parse_derivatives
     from bmex_bids.inputs.filters import read_filters
 
     refuse_too_little(config.resources)
     bids_dir, chosen = config.paths.bids_dir, config.selection
-    images = collect(
+    found = collect.survey(
         bids_dir,
         participants=chosen.participants,
         sessions=chosen.sessions,
@@ -39,7 +45,7 @@ def plan(config: Config) -> list[PlannedImage]:
         database_dir=chosen.database_dir,
     )
     planned = decisions.plan(
-        images,
+        found.images,
         bids_dir,
         override_months=config.age.months,
         fetal=config.age.fetal,
@@ -56,7 +62,7 @@ def plan(config: Config) -> list[PlannedImage]:
         preflight.look_at(planned, memory, config.paths.output_dir, config.paths.work_dir)
     )
     _refuse_memory_for_none(config, planned, looked_at)
-    return looked_at
+    return looked_at, found.not_taken
 
 
 def _refuse_memory_for_none(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bmex_bids.outputs.status import FILE_NAME, WITH_RESULT, read_status
 
 if TYPE_CHECKING:
+    from bmex_bids.inputs.not_taken import NotTaken
     from bmex_bids.running.plan_view import Task
     from bmex_bids.running.progress import Progress
 
@@ -17,7 +18,7 @@ Row = dict[str, str]
 EXIT_DONE, EXIT_FAILED, EXIT_PARTIAL = 0, 1, 3
 COLUMNS = ("image", "status", "step", "seconds", "gate", "reason")
 #: in the order of the summary
-STATUSES = ("done", "unchanged", "failed", "not run", "skipped")
+STATUSES = ("done", "unchanged", "failed", "not run", "skipped", "not taken")
 
 
 def status_rows(
@@ -25,8 +26,11 @@ def status_rows(
     progress: Progress,
     *,
     committed: Callable[[Task], Mapping[str, Any] | None] = lambda _: None,
+    not_taken: Sequence[NotTaken] = (),
 ) -> list[Row]:
-    """One row an image, in the plan's order: what became of it, and why.
+    """One row an image, in the plan's order: what became of it, and why; then what is not taken.
+
+    A participant that was asked for and brings nothing is skipped.
 
     Parameters
     ----------
@@ -57,6 +61,10 @@ def status_rows(
                 if row["gate"] != "pass":
                     row["reason"] = " ".join(gate_reasons(gate))
         rows.append(row)
+    for item in not_taken:
+        row = dict.fromkeys(COLUMNS, "")
+        became = "skipped" if item.asked_for else "not taken"
+        rows.append(row | {"image": item.name, "status": became, "reason": item.reason})
     return rows
 
 
@@ -99,6 +107,8 @@ def counts_of(rows: Sequence[Row]) -> dict[str, int]:
 def exit_code(rows: Sequence[Row]) -> int:
     """0: all images have a result that passed or was only warned of; 1: none has; 3: some have.
 
+    What is not taken does not count.
+
     >>> exit_code([{"status": "done", "gate": ""}, {"status": "unchanged", "gate": "warn"}])
     0
     >>> exit_code([{"status": "done", "gate": ""}, {"status": "skipped", "gate": ""}])
@@ -106,7 +116,8 @@ def exit_code(rows: Sequence[Row]) -> int:
     >>> exit_code([{"status": "done", "gate": "fail"}])
     1
     """
-    good = [row["status"] in WITH_RESULT and row["gate"] != "fail" for row in rows]
+    images = [row for row in rows if row["status"] != "not taken"]
+    good = [row["status"] in WITH_RESULT and row["gate"] != "fail" for row in images]
     if all(good):
         return EXIT_DONE
     return EXIT_PARTIAL if any(good) else EXIT_FAILED
@@ -115,6 +126,8 @@ def exit_code(rows: Sequence[Row]) -> int:
 def complaints(rows: Sequence[Row]) -> Iterator[str]:
     """A line for each image that is not as its user hoped."""
     for row in rows:
+        if row["status"] == "not taken":
+            continue  # the plan has said it, and the closing line says how many
         if row["status"] not in WITH_RESULT:
             where = f" in {row['step']}" if row["step"] else ""
             yield f"{row['image']} {row['status']}{where}: {row['reason']}"

@@ -379,3 +379,33 @@ def test_disks_that_refuse_what_others_do(one, tmp_path, monkeypatch):
         shutil.rmtree(tmp_path / "work")
         assert bmex(one, "--qc-only", "--age-months", "1") == 0  # over the first
     assert status_of(tmp_path / "out")[0]["status"] == "done"
+
+
+def test_what_is_not_taken_is_told_everywhere(one, tmp_path, monkeypatch, capsys):
+    """Plan, table, closing line; and a participant asked for that brings nothing counts."""
+    monkeypatch.setattr("bmex_bids.outputs.pictures.PICTURES", {"summary": PICTURES["summary"]})
+    for name in ("sub-02/anat/sub-02_T2map.nii.gz", "sub-02/sub-02_T1w.nii.gz"):
+        (one / name).parent.mkdir(parents=True, exist_ok=True)
+        (one / name).write_bytes((one / "sub-01/anat/sub-01_T1w.nii.gz").read_bytes())
+    (one / "sub-03").mkdir()
+    assert bmex(one, "--dry-run=json", "--participant-label", "01") == 0
+    assert json.loads(capsys.readouterr().out)["not_taken"] == []
+    asked = ("--participant-label", "01", "02", "03", "--qc-only", "--skip-bids-validation")
+    assert bmex(one, "--dry-run", *asked) == 3
+    assert "sub-02/sub-02_T1w.nii.gz: not taken: expected in the" in capsys.readouterr().out
+    assert bmex(one, *asked) == 3
+    said = capsys.readouterr()
+    assert "sub-02/anat/sub-02_T2map.nii.gz: not taken: images of the suffix T2map" in said.out
+    assert "1 done, 2 skipped, 2 not taken in" in said.out
+    assert "bmex: sub-03 skipped: expected an image of sub-03, which was asked for" in said.err
+    rows = {row["image"]: row["status"] for row in status_of(tmp_path / "out")}
+    assert rows == {
+        "sub-01_T1w": "done",
+        "sub-02": "skipped",
+        "sub-03": "skipped",
+        "sub-02/anat/sub-02_T2map.nii.gz": "not taken",
+        "sub-02/sub-02_T1w.nii.gz": "not taken",
+    }
+    assert not list((tmp_path / "out").glob("sub-0[23]*"))
+    assert bmex(one, "--participant-label", "02", "03", "--skip-bids-validation") == 4
+    assert "sub-02_T2map.nii.gz: images of the suffix T2map" in capsys.readouterr().err

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from bmex_bids.inputs.not_taken import NotTaken
 from bmex_bids.running import status
 
 
@@ -113,3 +114,20 @@ def test_what_a_killed_run_was_at_comes_last(tmp_path):
     tasks = [SimpleNamespace(name=f"sub-{n}_T1w") for n in ("01", "02", "03")]
     ordered = status.in_order(tasks, {"sub-01_T1w", "sub-02_T1w"})
     assert [task.name[4:6] for task in ordered] == ["03", "01", "02"]
+
+
+def test_what_is_not_taken_has_a_row_and_a_participant_that_brings_nothing_counts():
+    left = [
+        NotTaken("sub-02/sub-02_T1w.nii.gz", "no folder anat"),
+        NotTaken("sub-02", "brings nothing", asked_for=True),
+    ]
+    rows = status.status_rows([], progress(), not_taken=left)
+    assert [(row["image"], row["status"], row["reason"]) for row in rows] == [
+        ("sub-02/sub-02_T1w.nii.gz", "not taken", "no folder anat"),
+        ("sub-02", "skipped", "brings nothing"),
+    ]
+    done = {"image": "sub-01_T1w", "status": "done", "gate": "pass", "reason": "", "step": ""}
+    assert status.exit_code([done, rows[0]]) == 0
+    assert status.exit_code([done, *rows]) == 3
+    assert status.summary([done, *rows]) == "1 done, 1 skipped, 1 not taken"
+    assert list(status.complaints([done, *rows])) == ["sub-02 skipped: brings nothing"]

@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files that look like anatomical images and are not taken, each with its reason."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from bmex_bids.common.names import BidsName, subject_folder
+from bmex_bids.inputs.on_disk import (
+    EXTENSIONS,
+    IGNORED,
+    IMAGE_PLACE,
+    SUFFIXES,
+    UNPRINTABLE,
+    is_at_home,
+)
+from bmex_bids.inputs.sidecars import not_fetched
+
+
+@dataclass(frozen=True)
+class NotTaken:
+    """What is not taken, and why.
+
+    Attributes
+    ----------
+    name : path in the dataset, printable, or ``sub-03`` of a participant that was asked for
+    reason : in words
+    asked_for : a participant that was asked for brings nothing
+    """
+
+    name: str
+    reason: str
+    asked_for: bool = False
+
+
+#: folders are walked to this depth below a participant's
+DEPTH = 4
+DICOM = re.compile(r"\.(dcm|ima)$", re.IGNORECASE)
+#: of images in any format
+IMAGE = re.compile(
+    r"\.(nii|img|hdr|mg[zh]|nrrd|nhdr|mh[ad]|mnc|dcm|ima|par|rec|brik|head)(\.(gz|bz2|xz|zip))?$",
+    re.IGNORECASE,
+)
+#: what to convert other formats with
+CONVERTERS = {
+    ".mgz": "mri_convert IN.mgz OUT.nii.gz",
+    ".mgh": "mri_convert IN.mgh OUT.nii.gz",
+    ".mnc": "mnc2nii",
+    ".brik": "3dAFNItoNIFTI",
+    ".head": "3dAFNItoNIFTI",
+    ".par": "dcm2niix",
+    ".rec": "dcm2niix",
+}
+#: words of names of anatomical images
+ANATOMICAL = re.compile(
+    r"t1w?|t2w?|pdw?|unit1|mp2?rage|t2starw?|flair|inplanet[12]|pdt2|flash|angio"
+    r"|[rt][12](star)?map|pdmap|t1rho",
+    re.IGNORECASE,
+)
+#: suffixes that are no images of tissue
+NO_IMAGES = frozenset({"mask", "defacemask", "dseg", "probseg", "xfm", "warp"})
+#: other words for our suffixes
+WORDS = {"t1": "T1w", "t2": "T2w", "mprage": "T1w", "t1w": "T1w", "t2w": "T2w", "space": "T2w"}
+LIKE_A_PARTICIPANT = re.compile(r"sub(?:ject)?[-_ ]?\w+", re.IGNORECASE)
+
+
+def not_taken(
+    bids_dir: Path, taken: Collection[Path], participants: Sequence[str] | None
+) -> list[NotTaken]:
+    """What looks like an anatomical image of the participants (None: of all) and is not taken.
+
+    ``derivatives``, ``sourcedata`` and hidden files are left alone.
+
+    Parameters
+    ----------
+    bids_dir : absolute
+    taken : the images that are
+    participants : labels
+    """
+    known = {path.as_posix() for path in taken}
+    found: list[NotTaken] = []
+    dicom: dict[str, list[str]] = {}
+    for path in _files(bids_dir, participants):
+        name = path.relative_to(bids_dir).as_posix()
+        if path.as_posix() in known:
+            continue
+        if _is_dicom(path, name):
+            dicom.setdefault(path.parent.relative_to(bids_dir).as_posix(), []).append(name)
+            continue
+        reason = _reason(path, name, bids_dir)
+        if reason is not None:
+            found.append(NotTaken(_shown(name), reason))
+    for folder, names in dicom.items():
+        number = f"{len(names)} DICOM files" if len(names) > 1 else "a DICOM file"
+        found.append(
+            NotTaken(_shown(names[0]), f"{number} in {_shown(folder)}; convert with dcm2niix")
+        )
+    return sorted(found, key=lambda item: item.name)
+
+
+def _shown(name: str) -> str:
+    """A name that can be printed and written."""
+    return name if name.isprintable() else ascii(name)
+
+
+def _files(bids_dir: Path, participants: Sequence[str] | None) -> Iterator[Path]:
+    """Files of the participants, and those at the dataset's top or in a misnamed folder."""
+    wanted = None if participants is None else {f"sub-{label}" for label in participants}
+    for entry in _entries(bids_dir):
+        name = entry.name
+        is_folder = entry.is_dir()
+        if is_folder and name.startswith("sub-"):
+            # a link back to the dataset would be walked again and again
+            loop = entry.is_symlink() and bids_dir.resolve().is_relative_to(
+                (bids_dir / name).resolve()
+            )
+            if not loop and (wanted is None or name in wanted):
+                yield from _walk(bids_dir / name, DEPTH)
+        elif is_folder:
+            if wanted is None and LIKE_A_PARTICIPANT.fullmatch(name):
+                yield from _walk(bids_dir / name, DEPTH)
+        elif wanted is None or name.split("_")[0].split(".")[0] in wanted:
+            yield bids_dir / name
+
+
+def _walk(folder: Path, depth: int) -> Iterator[Path]:
+    """Files, and links that lead nowhere; no link to a folder is followed but ``anat``'s."""
+    for entry in _entries(folder):
+        path = folder / entry.name
+        try:
+            is_folder = entry.is_dir()
+            leave = entry.is_symlink() and entry.name != "anat"
+        except OSError:  # a link to itself
+            is_folder = leave = False
+        if not is_folder:
+            yield path
+        elif depth and not leave and "." not in entry.name and entry.name not in IGNORED:
+            yield from _walk(path, depth - 1)
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What is in a folder, without hidden files; one that may not be read is empty."""
+    try:
+        with os.scandir(folder) as entries:
+            shown = [entry for entry in entries if not entry.name.startswith(".")]
+    except OSError:
+        return []
+    return sorted(shown, key=lambda entry: entry.name)
+
+
+def _in_anat(name: str) -> bool:
+    """Whether a path leads through a folder that is meant for anatomical images."""
+    folders = PurePosixPath(name).parts[:-1]
+    return any(re.fullmatch("anat(omy|omical)?|struct(ural)?", f.lower()) for f in folders)
+
+
+def _has_word(name: str) -> bool:
+    """Whether a part of a name is that of an anatomical image; a label (``acq-T1``) is none."""
+    return any(ANATOMICAL.fullmatch(part) for part in re.split(r"[_. /]", name))
+
+
+def _is_dicom(path: Path, name: str) -> bool:
+    """Whether a file of an anatomical series is DICOM, by its name or its first bytes."""
+    folder = PurePosixPath(name).parent.as_posix()
+    if not (_in_anat(name) or _has_word(folder)):
+        return False
+    if DICOM.search(path.name):
+        return True
+    if "." in path.name or not path.is_file():
+        return False
+    try:
+        with path.open("rb") as stream:
+            return stream.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def _reason(path: Path, name: str, bids_dir: Path) -> str | None:
+    """Why a file is not taken; None for one that does not look like an anatomical image."""
+    if _is_lost_folder(path):
+        return "a link that leads nowhere; run `datalad get`, or correct the link"
+    match = IMAGE.search(path.name)
+    if match is None or not (_in_anat(name) or _has_word(path.name)):
+        return _reason_of_rest(path, name)
+    stem, extension = path.name[: match.start()], match.group()
+    suffix = stem.rpartition("_")[2]
+    if suffix.lower() in NO_IMAGES:
+        return None
+    if UNPRINTABLE.search(name):
+        return "its name has characters that cannot be printed; rename it"
+    return (
+        not_fetched([path])
+        or _fault_of_format(path, extension)
+        or _fault_of_name(path.name, suffix)
+        or _fault_of_place(path, name, bids_dir)
+        or "the index of the dataset does not know it as an image; check its name"
+    )
+
+
+def _is_lost_folder(path: Path) -> bool:
+    """Whether a link that leads nowhere has the name of a folder of images."""
+    named = path.name == "anat" or re.fullmatch(r"(sub|ses)-[^_.]+", path.name)
+    return bool(named) and path.is_symlink() and not path.exists()
+
+
+def _reason_of_rest(path: Path, name: str) -> str | None:
+    """Packed participants and pieces of downloads."""
+    if re.fullmatch(r"sub-[^/]+\.(zip|tar|tgz|tar\.gz|7z|rar)", name, re.IGNORECASE):
+        return "packed; unpack it"
+    half = re.search(r"\.nii(\.gz)?(\.(part|tmp|crdownload|download|aria2)|~)$", path.name, re.I)
+    if half and (_in_anat(name) or _has_word(path.name)):
+        return f"the name of a download that was broken off ({half.group()}); get it again"
+    return None
+
+
+def _fault_of_format(path: Path, extension: str) -> str | None:
+    if extension in EXTENSIONS:
+        return None
+    small = extension.lower()
+    if small in EXTENSIONS:
+        return f"expected the extension {small} in small letters, got {extension}; rename it"
+    if small in {".hdr", ".img", ".hdr.gz", ".img.gz"}:
+        return "an image in two files (.hdr and .img) is not read; convert it to .nii.gz"
+    tool = CONVERTERS.get(small)
+    return f"expected .nii.gz or .nii, got {extension}; convert it" + (
+        f" ({tool})" if tool else ""
+    )
+
+
+def _fault_of_name(name: str, suffix: str) -> str | None:
+    parsed = BidsName.parse(name)
+    if parsed is None or "-" in parsed.suffix or parsed.extension not in EXTENSIONS:
+        return (
+            "its name is no BIDS name; labels are letters and numbers, as in "
+            "sub-01_ses-1_acq-highres_T1w.nii.gz"
+        )
+    if suffix in SUFFIXES:
+        return None
+    ours = WORDS.get(suffix.lower())
+    if ours is not None:
+        return f"expected the suffix {ours}, got {suffix}; rename it"
+    if suffix == "UNIT1":
+        return (
+            "images of the suffix UNIT1 are not enhanced, only T1w and T2w; to have it done as a "
+            "T1w, give a copy the suffix T1w"
+        )
+    return f"images of the suffix {suffix} are not enhanced, only T1w and T2w"
+
+
+def _fault_of_place(path: Path, name: str, bids_dir: Path) -> str | None:
+    parsed = BidsName.parse(path.name)
+    folder = path.parent.relative_to(bids_dir).as_posix()
+    if parsed is None or IMAGE_PLACE.fullmatch(folder):
+        if is_at_home(path, bids_dir):
+            return None
+        return (
+            "its folder is of another participant or session than its name says; rename or move it"
+        )
+    home = f"{subject_folder(parsed.subject, parsed.session)}/anat"
+    found = "at the dataset's top" if folder == "." else f"in {folder}"
+    return f"expected in the folder {home}, found {found}; move it there"
