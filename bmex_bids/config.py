@@ -40,6 +40,7 @@ class AgeOverride:
     months: float | None = None
     fetal: bool = False
     file: Path | None = None
+    strict: bool = False
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,7 @@ def parse(argv: Sequence[str] | None = None) -> Config:
             months=options.age_months,
             fetal=options.fetal,
             file=_file(options.age_file, "--age-file"),
+            strict=options.strict_ages,
         ),
         processing=Processing(
             skull_strip=options.skull_strip,
@@ -144,6 +145,7 @@ def as_options(config: Config) -> dict[str, Any]:
         "age_months": config.age.months,
         "fetal": config.age.fetal,
         "age_file": config.age.file,
+        "strict_ages": config.age.strict,
         "skull_strip": processing.skull_strip,
         "brain_extraction": processing.brain_extraction,
         "derivatives": list(processing.derivatives),
@@ -305,6 +307,13 @@ def _add_age(group: argparse._ArgumentGroup) -> None:
         "--fetal",
         action="store_true",
         help="the images are of fetuses; --age-months counts from conception",
+    )
+    group.add_argument(
+        "--strict-ages",
+        "--strict_ages",
+        action="store_true",
+        help="skip images about whose age anything had to be guessed (one age for several "
+        "sessions, no unit, tables that disagree) instead of a warning",
     )
 
 

@@ -50,6 +50,7 @@ def survey(config: Config) -> tuple[list[PlannedImage], tuple[NotTaken, ...]]:
         override_months=config.age.months,
         fetal=config.age.fetal,
         age_file=config.age.file,
+        strict_ages=config.age.strict,
         derivatives=parse_derivatives(config.processing.derivatives),
     )
     # where a plugin runs the steps elsewhere, or a cluster the run, this machine's memory says nothing

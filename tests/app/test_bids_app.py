@@ -409,3 +409,21 @@ def test_what_is_not_taken_is_told_everywhere(one, tmp_path, monkeypatch, capsys
     assert not list((tmp_path / "out").glob("sub-0[23]*"))
     assert bmex(one, "--participant-label", "02", "03", "--skip-bids-validation") == 4
     assert "sub-02_T2map.nii.gz: images of the suffix T2map" in capsys.readouterr().err
+
+
+def test_strict_ages_skip_one_age_for_two_sessions(one, capsys):
+    for session in ("00m", "24m"):
+        target = one / f"sub-02/ses-{session}/anat/sub-02_ses-{session}_T1w.nii.gz"
+        target.parent.mkdir(parents=True)
+        target.write_bytes((one / "sub-01/anat/sub-01_T1w.nii.gz").read_bytes())
+    with (one / "participants.tsv").open("a") as table:
+        table.write("sub-02\t0.5 months\n")
+    base = ("--dry-run=json", "--skip-bids-validation")
+    assert bmex(one, *base) == 0
+    _, *images = json.loads(capsys.readouterr().out)["images"]
+    assert ["one age for 2 sessions" in " ".join(i["warnings"]) for i in images] == [True, True]
+    assert bmex(one, *base, "--strict-ages") == 0
+    first, *images = json.loads(capsys.readouterr().out)["images"]
+    assert first["status"] == "to process"
+    assert [image["status"] for image in images] == ["skipped", "skipped"]
+    assert "one age for 2 sessions" in images[0]["reason"]

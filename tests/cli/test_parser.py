@@ -166,6 +166,7 @@ SPELLINGS = [
     ("--device", ["cuda:1"], "processing.device", "cuda:1"),
     ("--age-months --age_months", ["0"], "age.months", 0.0),
     ("--fetal", [], "age.fetal", True),
+    ("--strict-ages --strict_ages", [], "age.strict", True),
     ("--skull-strip --skull_strip", ["force"], "processing.skull_strip", "force"),
     (
         "--brain-extraction --brain_extraction",
