@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Needs Python >= 3.10, make and a package index; everything else goes into .venv.
 #
-#   make demo     enhance one real brain image and look at the report
+#   make demo     enhance a brain template with simulated noise and motion; prints where the report is
 #   make test     run the tests
 #
 # PYTHON=python3.12 make demo   chooses the interpreter; VENV=/somewhere/else the environment.

@@ -105,9 +105,9 @@ def _run(config: Config) -> int:
     code = status.EXIT_DONE
     if "participant" in config.analysis_levels:
         code = _reports_only(config) if execution.reports_only else _participant(config)
-    if "group" in config.analysis_levels and not execution.dry_run:
+    if "group" in config.analysis_levels:
         try:
-            _group(config)
+            _group_plan(config) if execution.dry_run else _group(config)
         except NoInputError as error:
             if code == status.EXIT_DONE:
                 raise
@@ -402,6 +402,25 @@ def _boilerplate_only(config: Config) -> int:
     for path in _write_citation(config):
         print(path)
     return status.EXIT_DONE
+
+
+def _group_plan(config: Config) -> None:
+    """``--dry-run`` of the level ``group``: what it would read and write."""
+    from bmex_bids.outputs.records import find_records
+
+    if config.execution.dry_run == "json":
+        return  # the table of images alone is JSON
+    output_dir = config.paths.output_dir
+    names = [image.source.suffix for image in find_records(output_dir)]
+    for suffix in config.selection.modalities:
+        files = f"group_{suffix}.tsv and group_{suffix}.html in {output_dir}"
+        count = names.count(suffix)
+        print(
+            f"group: {count} {suffix} image{'' if count == 1 else 's'} with results; would write "
+            f"{files}"
+            if count
+            else f"group: no {suffix} image has results yet in {output_dir}"
+        )
 
 
 def _group(config: Config) -> None:

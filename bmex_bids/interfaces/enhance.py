@@ -11,6 +11,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import scipy.ndimage
+from nibabel.affines import from_matvec
 from nibabel.orientations import apply_orientation
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
@@ -261,9 +262,7 @@ def resampled_inside(
 
 def corner_at(affine: Any, box: tuple[slice, slice, slice]) -> Any:
     """The affine of a part of an array."""
-    shift = np.eye(4)
-    shift[:3, 3] = [side.start for side in box]
-    return affine @ shift
+    return affine @ from_matvec(np.eye(3), [side.start for side in box])
 
 
 def voxels_coincide(source: Any, target: Any) -> bool:

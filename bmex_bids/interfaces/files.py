@@ -103,8 +103,7 @@ def header_of(path: str | Path) -> tuple[tuple[int, ...], tuple[float, ...]] | N
     try:
         image: Any = nib.load(path)
         shape = tuple(int(n) for n in image.shape[:3])
-        affine = image.affine
-        zooms = tuple(float(math.hypot(*affine[:3, axis])) for axis in range(3))
+        zooms = tuple(map(float, nib.affines.voxel_sizes(image.affine)))
     except Exception:  # noqa: BLE001 - whatever a damaged header makes a parser raise
         return None
     if len(shape) < 3 or min(shape) < 1 or not all(0 < zoom < math.inf for zoom in zooms):

@@ -81,7 +81,7 @@ def test_the_group_level_puts_the_participants_pages_together_again(config, monk
     run._group(config)
     for name in ("sub-01.html", "sub-02_ses-A.html"):
         text = (out / name).read_text()
-        assert "<a href='group_T1w.html'>T1w</a>" in text
+        assert '<a href="group_T1w.html">T1w</a>' in text
         assert "Two images were enhanced." in text
 
 
