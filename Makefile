@@ -58,8 +58,8 @@ test-slow: $(READY) ## run the slow tests as well
 test-faults: $(READY) ## break whole runs on purpose (an hour); writes build/faults/cases.md
 	$(BIN)/python tests/faults/all.py $(FAULTS_DIR) $(FAULTS_FLAGS)
 
-benchmark: $(READY) ## judge the weights on everything (most of an hour; ABLATION=FILE, BENCHMARK_DIR=DIR)
-	$(BIN)/bmex-evaluate benchmark --data $(DATA) --out $(BENCHMARK_DIR) $(if $(ABLATION),--ablation $(ABLATION))
+benchmark: $(READY) ## judge the weights on everything (hours; BENCHMARK_DIR=DIR)
+	$(BIN)/bmex-evaluate benchmark --data $(DATA) --out $(BENCHMARK_DIR)
 
 test-slurm: $(READY) ## run the tests that need a SLURM (sbatch) on this machine
 	$(BIN)/python -m pytest -m slow tests/app/test_slurm.py tests/workflows/test_batch_plugins.py

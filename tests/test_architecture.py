@@ -4,11 +4,12 @@
 1. ``cli``
 2. ``slurm``
 3. ``running``
-4. ``workflows``, ``reports``, ``evaluation`` (which judges what ``training`` makes), ``config``
-5. ``interfaces``, ``training``
-6. ``inputs``, ``outputs``, ``imaging``, ``network``, ``degrade``, ``metrics``: never each other
-7. ``toml``
-8. ``common``, ``exceptions``, ``data``, ``boilerplate``
+4. ``evaluation``, which judges ``workflows`` and what ``training`` makes
+5. ``workflows``, ``reports``, ``config``
+6. ``interfaces``, ``training``
+7. ``inputs``, ``outputs``, ``imaging``, ``network``, ``degrade``, ``metrics``: never each other
+8. ``toml``
+9. ``common``, ``exceptions``, ``data``, ``boilerplate``
 
 ``cli``, ``slurm`` and ``running`` read ``config``; nothing below does.  Third-party packages have
 homes: torch at module top only in ``network`` and ``training``, nipype in ``interfaces``,
@@ -31,7 +32,8 @@ LINES = (
     {"cli"},
     {"slurm"},
     {"running"},
-    {"workflows", "reports", "evaluation", "config"},
+    {"evaluation"},  # judges the app's workflows
+    {"workflows", "reports", "config"},
     {"interfaces", "training"},
     {"inputs", "outputs", "imaging", "network", "degrade", "metrics"},
     {"toml"},

@@ -51,7 +51,7 @@ COMMANDS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = 
         add_quick,
     ),
     "benchmark": (
-        "all cells, all methods, all measures, with tables and figures (most of an hour)",
+        "validation images × cells through the whole app, with tables and pictures (hours)",
         evaluate_benchmark.add_arguments,
     ),
     "speed": (

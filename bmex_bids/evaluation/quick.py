@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from bmex_bids.degrade.cells import CELLS, QUICK
 from bmex_bids.exceptions import UsageError
 from bmex_bids.imaging.intensity import load_histogram, match_histogram
 from bmex_bids.metrics.reference import psnr
@@ -23,7 +24,6 @@ from bmex_bids.metrics.tissue import dice
 from bmex_bids.network.inference.predict import enhance
 from bmex_bids.network.inference.stripper import brain_probability
 from bmex_bids.network.weights.registry import WeightRecord
-from bmex_bids.training.enhance import CELLS, cell_recipe
 from bmex_bids.training.images import VALIDATION_IMAGES, VALIDATION_MAPS, CleanImage, prepare
 from bmex_bids.training.synthesis import load_head, scan
 
@@ -53,7 +53,7 @@ def enhancement_rows(
     for seed, (name, group, contrast) in enumerate(VALIDATION_IMAGES):
         _require(data_dir / name)
         clean = prepare(data_dir / name, group, contrast, with_labels=False)
-        for cell in CELLS:
+        for cell in QUICK:
             yield evaluate_cell(clean, cell, seed, record, device=device, threads=threads)
 
 
@@ -80,7 +80,7 @@ def evaluate_cell(
 
 def degraded(clean: CleanImage, cell: str, seed: int) -> Array:
     """A clean brain as a validation cell spoils it, masked."""
-    bad = cell_recipe(cell, seed).apply(clean.data, clean.spacing)
+    bad = CELLS[cell].recipe(seed).apply(clean.data, clean.spacing)
     return np.where(clean.mask, np.clip(bad, 0, None), 0).astype(np.float32)
 
 

@@ -1,53 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the long table to the short ones: goals, whether they were reached, and means by cell.
-
-Goals are judged on each image and cell by itself, not on means, which could hide a loss; where faults were
-drawn several times, on the mean over the draws.  A goal of which nothing was computed says so; one of which a
-part was computed (images, cells, methods to be compared with) is not called reached.
-"""
+"""From the long table of figures to Markdown: means with intervals, each image's row, a row an age."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from bmex_bids.evaluation.cells import CELLS, MOTION, NOISY, RESOLUTION
+from bmex_bids.degrade.cells import CELLS
+from bmex_bids.evaluation.judge import CLASSES
 from bmex_bids.evaluation.rows import Row
-from bmex_bids.evaluation.subjects import SUBJECTS, subject_name
-from bmex_bids.metrics.statistics import cohens_d_paired, paired_t
+from bmex_bids.evaluation.subjects import SUBJECTS
+from bmex_bids.exceptions import UsageError
+from bmex_bids.metrics.statistics import bootstrap_interval
 
-BASELINES = ("degraded", "matched", "nlm", "tv", "bm4d", "n4", "cubic", "lanczos")
-DENOISERS = ("nlm", "tv", "bm4d")
-#: those that a comparison cannot do without: BM4D is optional, slices are put together where there are any
-NEEDED, NEEDED_IN_SLICES = ("degraded", "nlm", "tv", "n4"), ("cubic", "lanczos")
-NEEDED_DENOISERS = ("nlm", "tv")
-#: images that every goal is about
-WHOLE = tuple(name for name, subject in SUBJECTS.items() if subject.whole and not subject.painted)
-METHODS = (*BASELINES, "ablation", "bmex")
-CLASSES = ("dark", "middle", "bright")
-#: goals of the project
-MSE_DROP, NOISE_SLACK_DB, CLEAN_DB, VOLUME_SLACK = 0.42, 0.3, 34.0, 0.02
-#: measure → (heading, digits)
-MEASURES = {
-    "psnr": ("PSNR, dB", 2),
-    "ssim": ("SSIM", 4),
-    "ms_ssim": ("MS-SSIM", 4),
-    "uqi": ("UQI", 4),
-    "vif": ("VIF", 3),
-    "dice": ("Dice of three classes against those of the clean image", 4),
-}
-
-
-@dataclass(frozen=True)
-class Goal:
-    """One goal: its words, what was found, and the verdict."""
-
-    words: str
-    found: str
-    verdict: str
+#: an image that becomes worse by more than this is named
+WORSE = 0.02
+CLASSICAL = ("damaged", "n4", "nlm", "nlm, known noise")
+INTERPOLATIONS = ("damaged", "lanczos")
+#: between these the table of a page is replaced
+BEGIN, END = "<!-- benchmark: begin -->", "<!-- benchmark: end -->"
+SEGMENTERS = {"own": "Otsu and Potts", "hmrf": "HMRF of dipy"}
 
 
 class Table:
@@ -55,257 +30,219 @@ class Table:
 
     def __init__(self, rows: Iterable[Row]) -> None:
         self.values = {(r.image, r.cell, r.method, r.metric): r.value for r in rows}
-        self.images = list(dict.fromkeys(key[0] for key in self.values))
-
-    def averaged(self) -> Table:
-        """Means over the draws of each image."""
-        found: dict[tuple[str, str, str, str], list[float]] = {}
-        for (image, *rest), value in self.values.items():
-            cell, method, metric = rest
-            found.setdefault((subject_name(image), cell, method, metric), []).append(value)
-        table = Table([])
-        table.values = {key: _mean(values) for key, values in found.items()}
-        table.images = list(dict.fromkeys(map(subject_name, self.images)))
-        return table
+        there = {(image, cell) for image, cell, _, _ in self.values}
+        self.images = [name for name in SUBJECTS if any(image == name for image, _ in there)]
+        self.cells = [name for name in CELLS if any(cell == name for _, cell in there)]
 
     def get(self, image: str, cell: str, method: str, metric: str) -> float:
         """A figure; NaN where it was not computed."""
         return self.values.get((image, cell, method, metric), math.nan)
 
-    def places(self, cells: Sequence[str], method: str, metric: str) -> list[tuple[str, str]]:
-        """(image, cell) of which there is a figure, among these cells."""
-        return [
-            (image, cell)
-            for cell in cells
-            for image in self.images
-            if (image, cell, method, metric) in self.values
+    def column(
+        self, cell: str, method: str, metric: str, images: Sequence[str] | None = None
+    ) -> list[float]:
+        """A figure of each image that has one."""
+        found = [
+            self.get(image, cell, method, metric)
+            for image in (self.images if images is None else images)
         ]
+        return [value for value in found if not math.isnan(value)]
 
-    def mean(self, cell: str, method: str, metric: str) -> float:
-        """Mean over images; NaN without any."""
-        found = [self.get(i, c, method, metric) for i, c in self.places([cell], method, metric)]
-        return _mean(found)
+    def change(self, image: str, cell: str, metric: str) -> float:
+        """Squared error after the network over that before, minus one; NaN where there was none."""
+        before, after = (self.get(image, cell, m, metric) for m in ("damaged", "bmex"))
+        return after / before - 1 if before > 0 else math.nan
 
-    def covers(self, cells: Sequence[str], methods: Iterable[str], metric: str) -> bool:
-        """Whether each of :data:`WHOLE` has a figure of each of these methods in each of these cells."""
-        return all(
-            (image, cell, method, metric) in self.values
-            for image in WHOLE
-            for cell in cells
-            for method in methods
-        )
-
-    def pairs(
-        self, cells: Sequence[str], first: str, second: str, metric: str
-    ) -> list[tuple[str, float, float]]:
-        """(image and cell, figure of the first, of the second method), where both were computed."""
-        return [
-            (f"{image} {cell}", self.get(image, cell, first, metric),
-             self.get(image, cell, second, metric))
-            for image, cell in self.places(cells, first, metric)
-            if (image, cell, second, metric) in self.values
-        ]  # fmt: skip
+    def changes(
+        self, cell: str, metric: str, images: Sequence[str] | None = None
+    ) -> dict[str, float]:
+        """Image → relative change of its squared error."""
+        chosen = self.images if images is None else images
+        found = {image: self.change(image, cell, metric) for image in chosen}
+        return {image: value for image, value in found.items() if not math.isnan(value)}
 
 
-# ---------------------------------------------------------------- goals
-def goals(table: Table) -> list[Goal]:
-    """Every goal that this benchmark can judge."""
-    return [
-        _beats_baselines(table),
-        _noise(table),
-        _mse(table),
-        _ablation(table),
-        *_clean(table),
-        _rises(
-            table, "segmentation Dice higher after than before in every motion cell",
-            table.pairs(MOTION, "degraded", "bmex", "dice"),
-        ),
-        _rises(
-            table, "registration Dice higher after than before in every motion cell",
-            table.pairs(MOTION, "degraded registered", "bmex registered", "registration_dice"),
-        ),
-        _contrast(table),
-    ]  # fmt: skip
+def beats(own: float, other: float) -> bool:
+    """Whether a figure, of which more is better, is above another; a tie is none."""
+    return own > other
 
 
-def _verdict(ok: bool, complete: bool) -> str:
-    """A goal that was missed stays missed; one that was only looked at in part is not reached."""
-    if not ok:
-        return "not reached"
-    return "reached" if complete else "reached in the part that was run"
-
-
-def _goal(
-    words: str, results: Sequence[tuple[str, bool]], complete: bool, found: str = ""
-) -> Goal:
-    """A goal that asks for something of every one of several results."""
-    if not results:
-        return Goal(words, "–", "not run")
-    failed = [name for name, ok in results if not ok]
-    text = f"{len(results) - len(failed)} of {len(results)}"
-    if failed:
-        text += f"; not: {', '.join(failed[:6])}{' …' if len(failed) > 6 else ''}"
-    return Goal(words, f"{found}; {text}" if found else text, _verdict(not failed, complete))
-
-
-def _beats_baselines(table: Table) -> Goal:
-    results = []
-    for image, cell in table.places((*MOTION, *RESOLUTION), "bmex", "psnr"):
-        needed = _needed(cell)
-        if any(math.isnan(table.get(image, cell, name, "psnr")) for name in needed):
-            continue
-        worse = []
-        for metric in ("psnr", "ssim", "ms_ssim"):
-            own = table.get(image, cell, "bmex", metric)
-            others = {
-                name: value
-                for name in BASELINES
-                if not math.isnan(value := table.get(image, cell, name, metric))
-            }
-            best = max(others, key=others.__getitem__)
-            if own <= others[best]:
-                worse.append(f"{MEASURES[metric][0].split(',')[0]} {best}")
-        results.append((f"{image} {cell} ({', '.join(worse)})", not worse))
-    return _goal(
-        "better than every baseline in PSNR, SSIM and MS-SSIM in every motion and resolution cell",
-        results,
-        all(table.covers([c], ("bmex", *_needed(c)), "psnr") for c in (*MOTION, *RESOLUTION)),
-    )  # fmt: skip
-
-
-def _needed(cell: str) -> tuple[str, ...]:
-    """The methods without which ours is not compared in a cell."""
-    return (*NEEDED, *(NEEDED_IN_SLICES if CELLS[cell].slices_mm is not None else ()))
-
-
-def _noise(table: Table) -> Goal:
-    results, margins = [], []
-    for image, cell in table.places(NOISY, "bmex", "psnr"):
-        if any(math.isnan(table.get(image, cell, name, "psnr")) for name in NEEDED_DENOISERS):
-            continue
-        others = [table.get(image, cell, name, "psnr") for name in DENOISERS]
-        best = max(value for value in others if not math.isnan(value))
-        margin = table.get(image, cell, "bmex", "psnr") - best
-        margins.append(margin)
-        results.append((f"{image} {cell} ({margin:+.2f} dB)", margin >= -NOISE_SLACK_DB))
-    found = f"worst {min(margins):+.2f} dB" if margins else ""
-    return _goal(
-        f"not worse than the best denoiser by more than {NOISE_SLACK_DB} dB in any noise cell",
-        results, table.covers(NOISY, ("bmex", *NEEDED_DENOISERS), "psnr"), found,
-    )  # fmt: skip
-
-
-def _mse(table: Table) -> Goal:
-    words = f"mean squared error of the motion cells down by at least {MSE_DROP:.0%} on average"
-    pairs = table.pairs(MOTION, "degraded", "bmex", "mse")
-    if not pairs:
-        return Goal(words, "–", "not run")
-    drop = float(np.mean([1 - after / before for _, before, after in pairs]))
-    return Goal(
-        words, f"{drop:.1%} over {len(pairs)} images × cells",
-        _verdict(drop >= MSE_DROP, table.covers(MOTION, ("bmex", "degraded"), "mse")),
-    )  # fmt: skip
-
-
-def _ablation(table: Table) -> Goal:
-    words = "better than the network without tissues on the mean of the motion cells (PSNR)"
-    pairs = table.pairs(MOTION, "ablation", "bmex", "psnr")
-    if not pairs:
-        return Goal(words, "–", "not run")
-    gain = float(np.mean([own - other for _, other, own in pairs]))
-    return Goal(
-        words, f"{gain:+.3f} dB over {len(pairs)} images × cells",
-        _verdict(gain > 0, table.covers(MOTION, ("bmex", "ablation"), "psnr")),
-    )  # fmt: skip
-
-
-def _clean(table: Table) -> list[Goal]:
-    places = table.places(["clean"], "bmex", "psnr")
-    decibels = [(image, table.get(image, "clean", "bmex", "psnr")) for image, _ in places]
-    changes = [
-        (f"{image} {name}", table.get(image, "clean", "bmex", f"volume_{name}"))
-        for image, _ in places
-        for name in CLASSES
-        if (image, "clean", "bmex", f"volume_{name}") in table.values
-    ]
-    return [
-        _goal(
-            f"a clean image keeps PSNR ≥ {CLEAN_DB:g} dB",
-            [(f"{name} ({value:.1f} dB)", value >= CLEAN_DB) for name, value in decibels],
-            table.covers(["clean"], ["bmex"], "psnr"),
-            f"lowest {min(v for _, v in decibels):.1f} dB" if decibels else "",
-        ),
-        _goal(
-            f"its class volumes change by at most {VOLUME_SLACK:.0%}",
-            [(f"{n} ({v:+.1%})", abs(v) <= VOLUME_SLACK) for n, v in changes],
-            all(table.covers(["clean"], ["bmex"], f"volume_{name}") for name in CLASSES),
-            f"largest {max((v for _, v in changes), key=abs):+.1%}" if changes else "",
-        ),
-    ]
-
-
-def _rises(table: Table, words: str, pairs: Sequence[tuple[str, float, float]]) -> Goal:
-    found = ""
-    if pairs:
-        found = f"mean {float(np.mean([after - before for _, before, after in pairs])):+.4f}"
-    complete = {name for name, _, _ in pairs} >= {f"{i} {cell}" for i in WHOLE for cell in MOTION}
-    return _goal(words, [(name, after > before) for name, before, after in pairs], complete, found)
-
-
-def _contrast(table: Table) -> Goal:
-    results = []
-    for image, cell in table.places(["as it is"], "bmex", "tct_before"):
-        before, after = (
-            table.get(image, cell, "bmex", name) for name in ("tct_before", "tct_after")
-        )
-        results.append((f"{image} ({before:.3f} → {after:.3f})", after > before))
-    return _goal("TCT rises on all ten real images as they are", results, len(results) >= 10)
+def best_classical(table: Table, image: str, cell: str) -> tuple[str, float]:
+    """The classical method with the highest PSNR in template units, and that PSNR."""
+    found = {m: table.get(image, cell, m, "psnr") for m in CLASSICAL}
+    found = {m: value for m, value in found.items() if not math.isnan(value)}
+    if not found:
+        return "", math.nan
+    best = max(found, key=found.__getitem__)
+    return best, found[best]
 
 
 # ---------------------------------------------------------------- Markdown
 def markdown(rows: Sequence[Row], name: str, sha: str) -> str:
-    """The short tables of a run, as Markdown."""
+    """The tables of a run, as Markdown."""
     table = Table(rows)
-    means = table.averaged()
-    cells = [cell for cell in CELLS if means.places([cell], "degraded", "psnr")]
-    images = [
-        i for i in means.images if any((i, c, "degraded", "psnr") in means.values for c in cells)
-    ]
-    draws = max((len(table.places([c], "degraded", "psnr")) for c in cells), default=0)
-    several = f", {draws} draws in all" if draws > len(images) else ""
     parts = [
-        f"Weights `{name}`, SHA-256 `{sha[:12]}…`. Images: {', '.join(images) or '–'}{several}. "
-        f"{len(cells)} of {len(CELLS)} cells, {len(rows)} figures.",
-        f"### Goals\n\n{_goals(table, means)}",
+        f"Weights `{name}`, SHA-256 `{sha[:12]}…`. {len(table.images)} of {len(SUBJECTS)} images, "
+        f"{len(table.cells)} of {len(CELLS)} cells.",
+        f"### By damage\n\n{by_cell(table)}",
+        f"### By age: change of squared error, template units\n\n{by_age(table)}",
+        f"### Against classical methods\n\n{against(table)}",
+        f"### Tissue classes\n\n{tissues(table)}",
+        f"### Volumes of the clean images after the app\n\n{volumes(table)}",
+        f"### Each image\n\n{each_image(table)}",
     ]
-    for metric, (heading, digits) in MEASURES.items():
-        if means.places(cells, "degraded", metric):
-            parts.append(f"### {heading}\n\n{_by_cell(means, cells, metric, digits)}")
-    for heading, make, figures in (
-        ("Tests", _tests, table), ("Registration Dice", _registration, means),
-        ("Volumes", _volumes, table), ("Synthetic scanners", _scanners, table),
-        ("Tissue contrast of the real images", _tct, table),
-    ):  # fmt: skip
-        text = make(figures)
-        if text:
-            parts.append(f"### {heading}\n\n{text}")
     return "\n\n".join(parts) + "\n"
 
 
-def _goals(table: Table, means: Table) -> str:
-    """Each goal's verdict on means over draws, and, where there are several, what each draw says."""
-    judged = goals(means)
-    lines = [[g.words, g.found, f"**{g.verdict}**"] for g in judged]
-    head = ["goal", "found", ""]
-    if table.images != means.images:
-        head.insert(2, "each draw by itself")
-        for line, goal, single in zip(lines, judged, goals(table), strict=True):
-            line.insert(2, single.found if single.found != goal.found else "")
-    return _grid(head, lines, left=len(head))
+def short_table(rows: Sequence[Row]) -> str:
+    """The table of the README: by damage, without intervals."""
+    return by_cell(Table(rows), intervals=False)
 
 
-def _grid(head: Sequence[str], lines: Iterable[Sequence[str]], left: int = 1) -> str:
-    rule = ["---"] * left + ["---:"] * (len(head) - left)
+def replaced(page: str, text: str) -> str:
+    """A page with the text between its two marks replaced; UsageError where it has none."""
+    pattern = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.S)
+    if not pattern.search(page):
+        raise UsageError(f"expected a page with the marks {BEGIN} and {END}, found none; add them")
+    return pattern.sub(lambda _: f"{BEGIN}\n\n{text}\n\n{END}", page, count=1)
+
+
+def by_cell(table: Table, *, intervals: bool = True) -> str:
+    """A row a cell: change of error on both grids, PSNR, and the image that fares worst."""
+    lines = []
+    for cell in table.cells:
+        if cell == "clean":
+            lines.append(_clean_line(table))
+            continue
+        changes = table.changes(cell, "mse")
+        native = table.changes(cell, "native_mse")
+        worst = max(changes, key=changes.__getitem__, default="")
+        lines.append(
+            [
+                f"{cell} ({len(changes)})",
+                percent(list(changes.values()), intervals),
+                percent(list(native.values()), intervals),
+                _arrow(table, cell, "psnr", 1),
+                _arrow(table, cell, "native_psnr", 1),
+                f"{worst} {changes[worst]:+.0%}" if worst else "",
+            ]
+        )
+    head = [
+        "damage (images)", "squared error, template units", "squared error, input grid",
+        "PSNR, template units, dB", "PSNR, input grid, dB", "worst image",
+    ]  # fmt: skip
+    return grid(head, lines)
+
+
+def _clean_line(table: Table) -> list[str]:
+    """Of the clean cell there is no error before, so PSNR alone."""
+    after = {i: table.get(i, "clean", "bmex", "native_psnr") for i in table.images}
+    after = {image: value for image, value in after.items() if not math.isnan(value)}
+    worst = min(after, key=after.__getitem__, default="")
+    return [
+        f"clean ({len(after)})", "", "",
+        _number(_mean(table.column("clean", "bmex", "psnr")), 1),
+        _number(_mean(list(after.values())), 1),
+        f"{worst} {after[worst]:.1f} dB" if worst else "",
+    ]  # fmt: skip
+
+
+def by_age(table: Table) -> str:
+    """A row a cell, a column an age."""
+    groups: dict[str, list[str]] = {}
+    for image in table.images:
+        groups.setdefault(SUBJECTS[image].group, []).append(image)
+    lines = []
+    for cell in table.cells:
+        if cell == "clean":
+            continue
+        found = [list(table.changes(cell, "mse", images).values()) for images in groups.values()]
+        lines.append([cell, *(percent(values, False) for values in found)])
+    return grid(["damage", *(f"{g} ({len(i)})" for g, i in groups.items())], lines)
+
+
+def against(table: Table) -> str:
+    """PSNR of each method, and in how many images the network beats the best of the others."""
+    lines = []
+    for cell in table.cells:
+        if cell == "clean":
+            continue
+        pairs = [
+            (table.get(i, cell, "bmex", "psnr"), best_classical(table, i, cell)[1])
+            for i in table.images
+        ]
+        pairs = [pair for pair in pairs if not any(map(math.isnan, pair))]
+        won = sum(beats(own, other) for own, other in pairs)
+        lines.append(
+            [
+                cell,
+                *(_number(_mean(table.column(cell, m, "psnr")), 2) for m in (*CLASSICAL, "bmex")),
+                *(
+                    _number(_mean(table.column(cell, m, "native_psnr")), 2)
+                    for m in (*INTERPOLATIONS, "bmex")
+                ),
+                f"{won} of {len(pairs)}",
+            ]
+        )
+    head = [
+        "damage", *CLASSICAL, "bmex",
+        *(f"{m}, input grid" for m in (*INTERPOLATIONS, "bmex")), "bmex best",
+    ]  # fmt: skip
+    return grid(head, lines)
+
+
+def tissues(table: Table) -> str:
+    """Dice of the classes by each segmenter, before and after."""
+    known = [s for s in SEGMENTERS if any(key[3] == f"dice_{s}" for key in table.values)]
+    lines = [
+        [cell, *(_arrow(table, cell, f"dice_{name}", 3) for name in known)] for cell in table.cells
+    ]
+    return grid(["damage", *(SEGMENTERS[name] for name in known)], lines)
+
+
+def volumes(table: Table) -> str:
+    """Relative change of the class volumes of clean images, an image a row."""
+    columns = [(s, c) for s in SEGMENTERS for c in CLASSES]
+    lines = []
+    for image in table.images:
+        values = [table.get(image, "clean", "bmex", f"volume_{s}_{c}") for s, c in columns]
+        if not all(map(math.isnan, values)):
+            lines.append([image, *("" if math.isnan(v) else f"{v:+.1%}" for v in values)])
+    return grid(["image", *(f"{c}, {SEGMENTERS[s]}" for s, c in columns)], lines)
+
+
+def each_image(table: Table) -> str:
+    """A row an image, a column a cell: change of squared error in template units."""
+    cells = [cell for cell in table.cells if cell != "clean"]
+    lines = []
+    for image in table.images:
+        values = [table.change(image, cell, "mse") for cell in cells]
+        words = [
+            "" if math.isnan(v) else f"**{v:+.0%}**" if v > WORSE else f"{v:+.0%}" for v in values
+        ]
+        lines.append([image, *words])
+    return grid(["image", *cells], lines) + "\n\nBold: worse than its input by more than 2 %."
+
+
+def percent(values: Sequence[float], interval: bool) -> str:
+    """A mean in per cent, with the interval of the bootstrap over images."""
+    if not values:
+        return ""
+    text = f"{_mean(values):+.0%}"
+    low, high = bootstrap_interval(values)
+    return f"{text} [{low:+.0%}, {high:+.0%}]" if interval and not math.isnan(low) else text
+
+
+def _arrow(table: Table, cell: str, metric: str, digits: int) -> str:
+    before, after = (_mean(table.column(cell, m, metric)) for m in ("damaged", "bmex"))
+    if math.isnan(before) or math.isnan(after):
+        return ""
+    return f"{_number(before, digits)} → {_number(after, digits)}"
+
+
+def grid(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; the first column is words, the others are figures."""
+    rule = ["---"] + ["---:"] * (len(head) - 1)
     return "\n".join(f"| {' | '.join(words)} |" for words in (head, rule, *lines))
 
 
@@ -315,121 +252,5 @@ def _number(value: float, digits: int) -> str:
     return "∞" if math.isinf(value) else f"{value:.{digits}f}"
 
 
-def _by_cell(table: Table, cells: Sequence[str], metric: str, digits: int) -> str:
-    """Means over images; the best method of a row in bold (none for the clean cell)."""
-    shown = [m for m in METHODS if any(table.places([c], m, metric) for c in cells)]
-    lines = []
-    for cell in cells:
-        values = [table.mean(cell, method, metric) for method in shown]
-        best = np.nanmax(values) if cell != "clean" and not np.isnan(values).all() else math.nan
-        words = [f"**{_number(v, digits)}**" if v == best else _number(v, digits) for v in values]
-        lines.append([f"{cell} ({len(table.places([cell], 'degraded', metric))})", *words])
-    return _grid(["cell (images)", *shown], lines)
-
-
-def _tests(table: Table) -> str:
-    """Two-sided paired t-tests of our network against each other method.
-
-    Cells of an image have the same draw of motion or noise, only stronger or weaker.  So a pair is a draw
-    of an image, with its mean over the cells.
-    """
-    lines = []
-    for family in ("motion", "resolution", "noise", "smoothing"):
-        cells = [name for name, cell in CELLS.items() if cell.family == family]
-        for other in (*BASELINES, "ablation"):
-            for metric in ("psnr", "ssim", "dice"):
-                own, theirs = _by_draw(table, cells, other, metric)
-                if len(own) < 2:
-                    continue
-                gains = [a - b for a, b in zip(own, theirs, strict=True)]
-                heading = MEASURES[metric][0].split(",")[0].split(" ")[0]
-                lines.append(
-                    (family, other, heading, str(len(gains)), f"{np.mean(gains):+.4f}",
-                     f"{cohens_d_paired(gains):+.2f}", f"{paired_t(own, theirs):.2g}")
-                )  # fmt: skip
-    head = ("cells", "against", "measure", "pairs", "mean gain", "Cohen's d", "p")
-    note = (
-        "A pair is a draw of an image: the means over its cells, which are not independent of each other. "
-        "Draws of one image are not quite independent either, and two brains are few.\n\n"
-    )
-    return note + _grid(head, lines, left=3) if lines else ""
-
-
-def _by_draw(
-    table: Table, cells: Sequence[str], other: str, metric: str
-) -> tuple[list[float], list[float]]:
-    """Our and the other method's means over the cells that both have, of each draw of each image."""
-    own, theirs = [], []
-    for image in table.images:
-        pairs = [
-            (table.get(image, cell, "bmex", metric), table.get(image, cell, other, metric))
-            for cell in cells
-        ]
-        both = [pair for pair in pairs if not any(map(math.isnan, pair))]
-        if both:
-            own.append(_mean([a for a, _ in both]))
-            theirs.append(_mean([b for _, b in both]))
-    return own, theirs
-
-
-def _registration(table: Table) -> str:
-    shown = ("degraded", "ablation", "bmex")
-    lines = []
-    for cell in ("clean", *MOTION):
-        values = [table.mean(cell, f"{m} registered", "registration_dice") for m in shown]
-        if not np.isnan(values).all():
-            lines.append([cell, *(_number(v, 4) for v in values)])
-    return _grid(["cell", *shown], lines) if lines else ""
-
-
-def _volumes(table: Table) -> str:
-    """Relative change of class volumes against the clean image, over the motion cells."""
-    lines = []
-    for name in CLASSES:
-        for method in METHODS:
-            metric = f"volume_{name}"
-            changes = [
-                table.get(image, cell, method, metric)
-                for image, cell in table.places(MOTION, method, metric)
-            ]
-            if changes:
-                lines.append(
-                    (name, method, str(len(changes)), f"{np.mean(changes):+.1%}",
-                     f"{np.mean(np.abs(changes)):.1%}", _number(cohens_d_paired(changes), 2))
-                )  # fmt: skip
-    head = ("class", "method", "images × cells", "bias", "mean absolute", "Cohen's d of the bias")
-    return _grid(head, lines, left=2) if lines else ""
-
-
-def _scanners(table: Table) -> str:
-    stages = ("degraded", "matched", "enhanced")
-    by_image: dict[str, dict[str, list[float]]] = {}
-    for (image, cell, _, metric), value in table.values.items():
-        if cell == "scanners" and metric.startswith("histogram_"):
-            stage = metric.split("_")[1]
-            by_image.setdefault(image, {s: [] for s in stages})[stage].append(value)
-    lines = [
-        [image, *(_number(_mean(found[stage]), 4) for stage in stages)]
-        for image, found in by_image.items()
-    ]
-    head = ["image", "scaled only", "N4 and matched", "enhanced"]
-    return _grid(head, lines) if lines else ""
-
-
 def _mean(values: Sequence[float]) -> float:
     return float(np.mean(values)) if values else math.nan
-
-
-def _tct(table: Table) -> str:
-    lines = []
-    for image, cell in table.places(["as it is"], "bmex", "tct_before"):
-        values = [
-            table.get(image, cell, "bmex", f"tct{kind}_{when}")
-            for kind in ("", "_classes")
-            for when in ("before", "after")
-        ]
-        lines.append([image, *(_number(v, 3) for v in values)])
-    head = (
-        "image", "before", "after", "before, independent labels", "after, independent labels",
-    )  # fmt: skip
-    return _grid(head, lines) if lines else ""

@@ -87,3 +87,19 @@ def histogram_distance(
         for part in (p, q)
     )
     return math.sqrt(max(divergence, 0.0))
+
+
+def bootstrap_interval(
+    values: Sequence[float], *, share: float = 0.95, draws: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile interval of the mean when the values are drawn again with replacement.
+
+    Efron, Ann. Stat. 1979.  NaN for fewer than two values.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if array.size < 2:
+        return math.nan, math.nan
+    rng = np.random.default_rng(seed)
+    means = array[rng.integers(array.size, size=(draws, array.size))].mean(axis=1)
+    low, high = np.quantile(means, [(1 - share) / 2, (1 + share) / 2])
+    return float(low), float(high)

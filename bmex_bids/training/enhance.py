@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bmex_bids.degrade.levels import severity
-from bmex_bids.degrade.recipe import Recipe
+from bmex_bids.degrade.cells import CELLS, QUICK
 from bmex_bids.exceptions import UsageError
 from bmex_bids.metrics.reference import psnr
 from bmex_bids.network.inference.tiling import network_order
@@ -27,7 +26,6 @@ LOGGER = logging.getLogger(__name__)
 
 #: of what spoils the validation images: other draws than the benchmark's, so that no weights are chosen by those
 FIRST_SEED = 1000
-CELLS = ("noise 1%", "noise 2.5%", "minor", "moderate", "severe", "2.4 mm", "clean")
 
 
 @dataclass(frozen=True)
@@ -48,24 +46,6 @@ class EnhanceConfig:
             steps=2400, batch=2, rate=1.5e-3, warmup=50, average=0.99, validate_every=100
         )
     )
-
-
-def cell_recipe(cell: str, seed: int) -> Recipe:
-    """The degradation of a validation cell (NETWORK.md §7); units are template units."""
-    rng = np.random.default_rng(seed)
-    if cell == "clean":
-        return Recipe(())
-    if cell.startswith("noise "):
-        sigma = 10.0 * float(cell[len("noise ") : -1])
-        return Recipe(({"kind": "rician-noise", "sigma": sigma, "seed": seed},))
-    if cell.endswith(" mm"):
-        thickness = {
-            "axis": 2,
-            "thickness_mm": float(cell[:-3]),
-            "degree": 3,
-        }  # as the app resamples
-        return Recipe(({"kind": "low-resolution", **thickness},))
-    return severity(cell, rng)
 
 
 def psnr_inside(image: np.ndarray, reference: np.ndarray, mask: np.ndarray) -> float:
@@ -100,8 +80,8 @@ class Validation:
         self.samples: list[tuple[str, np.ndarray, np.ndarray, np.ndarray]] = []
         for seed, clean in enumerate(images, start=FIRST_SEED):
             places = validation_boxes(clean.mask, patch)
-            for cell in CELLS:
-                bad = cell_recipe(cell, seed).apply(clean.data, clean.spacing)
+            for cell in QUICK:
+                bad = CELLS[cell].recipe(seed).apply(clean.data, clean.spacing)
                 bad = np.where(clean.mask, np.clip(bad, 0, None), 0).astype(np.float32)
                 for box in places:
                     part = [network_order(v[box]) for v in (bad, clean.data, clean.mask)]
@@ -111,7 +91,7 @@ class Validation:
     def __call__(self, model: nn.Module) -> dict[str, float]:
         """Mean gain in dB by cell; for ``clean`` the PSNR of the output against the input."""
         device = next(model.parameters()).device
-        gains: dict[str, list[float]] = {cell: [] for cell in CELLS}
+        gains: dict[str, list[float]] = {cell: [] for cell in QUICK}
         model.eval()
         for cell, bad, clean, mask in self.samples:
             _, image = model(torch.from_numpy(np.ascontiguousarray(bad))[None, None].to(device))

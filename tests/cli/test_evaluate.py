@@ -2,8 +2,8 @@
 import pytest
 
 from bmex_bids.cli import evaluate
+from bmex_bids.degrade.cells import QUICK
 from bmex_bids.evaluation import quick
-from bmex_bids.training.enhance import CELLS
 
 
 @pytest.fixture
@@ -31,11 +31,11 @@ def test_the_flags_from_before_there_were_subcommands_still_work(calls, words, e
 
 def test_every_validation_cell_has_a_goal(monkeypatch, capsys):
     """A cell that training had got and the table had not ended the command with a KeyError."""
-    rows = [quick.Row("brain", cell, before=30.0, after=40.0) for cell in CELLS]
+    rows = [quick.Row("brain", cell, before=30.0, after=40.0) for cell in QUICK]
     monkeypatch.setattr(quick, "enhancement_rows", lambda *_, **__: iter(rows))
     assert evaluate.main(["quick", "--only", "enhance"]) == 0
     printed = capsys.readouterr().out.splitlines()
-    for cell in CELLS:
+    for cell in QUICK:
         assert sum(cell in line and line.endswith("reached") for line in printed) == 1
     assert not any("NOT" in line for line in printed)
 

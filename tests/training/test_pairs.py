@@ -8,6 +8,7 @@ import torch
 from scipy import ndimage
 
 from bmex_bids.common.boxes import bounding_box
+from bmex_bids.degrade.cells import CELLS, QUICK
 from bmex_bids.degrade.recipe import Recipe
 from bmex_bids.exceptions import UsageError
 from bmex_bids.imaging.noise import noise_sigma
@@ -209,10 +210,10 @@ def test_figures_of_validation_by_hand(clean):
     a, b = np.array([0, 10, 999.0]), np.array([0, 0, 0.0])
     mask = np.array([True, True, False])
     assert enhance.psnr_inside(a, b, mask) == pytest.approx(10 * np.log10(1e6 / 50))
-    for cell in enhance.CELLS:
-        bad = enhance.cell_recipe(cell, 3).apply(clean.data, clean.spacing)
+    for cell in QUICK:
+        bad = CELLS[cell].recipe(3).apply(clean.data, clean.spacing)
         assert np.array_equal(bad, clean.data) == (cell == "clean")
-        assert np.array_equal(bad, enhance.cell_recipe(cell, 3).apply(clean.data, clean.spacing))
+        assert np.array_equal(bad, CELLS[cell].recipe(3).apply(clean.data, clean.spacing))
 
 
 def test_validation_looks_at_the_middle_and_at_the_cortex():

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One image through the whole path of the app: its own workflow, without files of a dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bmex_bids.evaluation.subjects import Subject
+from bmex_bids.exceptions import UsageError, WeightsError
+from bmex_bids.inputs.collect import SourceImage
+from bmex_bids.inputs.plan import plan
+from bmex_bids.interfaces.files import data_of, read
+from bmex_bids.network.weights.registry import WeightRecord, sha256
+from bmex_bids.workflows.base import init_image_wf
+
+Array = NDArray[np.float32]
+#: stages that write a dataset's files
+LEFT_OUT = ("outputs_wf", "report_wf")
+
+
+@dataclass(frozen=True)
+class Networks:
+    """What enhances and strips, and how.
+
+    Attributes
+    ----------
+    enhance, strip : weights
+    device, threads : where networks run
+    mirroring : as ``bmex --no-mirroring`` says
+    """
+
+    enhance: WeightRecord
+    strip: WeightRecord
+    device: str = "auto"
+    threads: int = 1
+    mirroring: bool = True
+
+    @property
+    def version(self) -> str:
+        """What results hang on besides their input."""
+        mirrored = "".join(self.enhance.mirrored) if self.mirroring else ""
+        return f"{self.enhance.sha256} {self.strip.sha256} {mirrored}"
+
+
+@dataclass(frozen=True)
+class Passed:
+    """What the app made of an image.
+
+    Attributes
+    ----------
+    corrected : network grid, bias-corrected, not matched
+    matched, enhanced : network grid, template units, before and after the network
+    mask_res : network grid
+    preproc, mask : input grid; input intensities
+    """
+
+    corrected: Array
+    matched: Array
+    enhanced: Array
+    mask_res: NDArray[np.bool_]
+    preproc: Array
+    mask: NDArray[np.bool_]
+
+
+def through_app(
+    image: Path, subject: Subject, networks: Networks, work: Path, mask: Path | None = None
+) -> Passed:
+    """Run the app's workflow for one image.
+
+    Parameters
+    ----------
+    image : NIfTI file, axes LPS
+    subject : says age and contrast
+    networks : to run
+    work : folder for intermediate files
+    mask : brain mask of an image that was stripped; without it the app strips
+    """
+    source = SourceImage(image, {"sub": "benchmark"}, subject.contrast, {}, image.parent)
+    (planned,) = plan([source], image.parent, override_months=subject.months, fetal=subject.fetal)
+    if planned.skip_reason is not None:
+        raise UsageError(f"expected an image that can be enhanced, got: {planned.skip_reason}")
+    if mask is not None:
+        planned = replace(planned, mask=mask, mask_source="benchmark")
+    workflow = init_image_wf(
+        planned,
+        bids_dir=image.parent,
+        output_dir=work / "derivatives",
+        weights=networks.enhance,
+        strip_weights=None if mask is not None else networks.strip,
+        device=networks.device,
+        mirroring=networks.mirroring,
+        omp_nthreads=networks.threads,
+    )
+    workflow.remove_nodes([workflow.get_node(name) for name in LEFT_OUT])
+    workflow.base_dir = str(work)
+    workflow.config["execution"] = {
+        "remove_unnecessary_outputs": "false", "create_report": "false",
+        "crashdump_dir": str(work), "stop_on_first_crash": "true",
+    }  # fmt: skip
+    results = {node.name: node.result.outputs for node in workflow.run(plugin="Linear").nodes()}
+    return passed(results)
+
+
+def passed(results: Mapping[str, Any]) -> Passed:
+    """Read the files of a finished workflow; ``results`` is node → outputs."""
+
+    def data(node: str, field: str) -> Array:
+        return np.asarray(data_of(read(getattr(results[node], field))), dtype=np.float32)
+
+    return Passed(
+        corrected=data("correct_brain", "out_file"),
+        matched=data("match_histogram", "out_file"),
+        enhanced=data("network", "out_file"),
+        mask_res=data("correct_brain", "mask_res") > 0.5,
+        preproc=data("restore", "preproc_native"),
+        mask=data("restore", "mask_native") > 0.5,
+    )
+
+
+def weight_record(path: Path) -> WeightRecord:
+    """A record of a weight file of the compact network that is in no registry.
+
+    An absent file is a WeightsError.
+    """
+    if not path.exists():
+        raise WeightsError(f"expected a weight file at {path}, found none")
+    return WeightRecord(
+        name=path.stem, kind="enhance", path=path, sha256=sha256(path), licence="", source="",
+        description="in no registry", variant="bmex-compact", input_units="template units",
+        age_groups=(), contrasts=(), version="",
+    )  # fmt: skip
