@@ -30,7 +30,7 @@ BUILD_OPTIONS ?=
 WHAT = --build-arg TORCH=$(TORCH) --build-arg VERSION=$(TAG) --build-arg REVISION=$(REVISION) \
 	--build-arg CREATED=$(CREATED)
 
-.PHONY: help demo test test-slow test-slurm test-faults lint format clean image image-test image-lint sif sif-own sif-test benchmark
+.PHONY: help demo test test-slow test-slurm test-faults lint format clean image image-test image-lint mutants sif sif-own sif-test benchmark
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -57,6 +57,9 @@ test-slow: $(READY) ## run the slow tests as well
 
 test-faults: $(READY) ## break whole runs on purpose (an hour); writes build/faults/cases.md
 	$(BIN)/python tests/faults/all.py $(FAULTS_DIR) $(FAULTS_FLAGS)
+
+mutants: $(READY) ## change one harmful line at a time; prints those that no test notices (long)
+	$(BIN)/python tests/mutants/run.py
 
 benchmark: $(READY) ## judge the weights on everything (hours; BENCHMARK_DIR=DIR)
 	$(BIN)/bmex-evaluate benchmark --data $(DATA) --out $(BENCHMARK_DIR)
