@@ -361,6 +361,8 @@ def unit_of_sidecar(entry: Mapping[str, object]) -> tuple[str | None, str]:
     """The unit that a sidecar gives for a column, and a note where only its description does."""
     for key in ("Units", "units", "Unit", "unit"):
         written = entry.get(key)
+        if isinstance(written, list) and len(written) == 1:
+            written = written[0]
         if isinstance(written, str) and not is_missing(written):
             return written.strip(), ""
     text = description_of(entry)

@@ -146,7 +146,11 @@ def column_unit(name: str) -> str | None:
     ('months', '', None)
     >>> column_unit("ga_weeks"), column_unit("scan_age"), column_unit("age_group")
     ('ga_weeks', '', None)
+    >>> column_unit("age.y") is None  # R's name for the second of two columns "age"
+    True
     """
+    if re.search(r"(?:age|ga)\.[xy]$", name.lower()):
+        return None
     words = [word for word in re.split(r"[^a-z]+", name.lower()) if word and word not in FILLERS]
     if not words or not {"age", "ga"} & set(words):
         return None

@@ -456,3 +456,16 @@ def test_warnings_stay_plain_text(bids_skeleton):
     tree = {f"sub-01/ses-{session}/anat/x": "" for session in ("00m", "24m")}
     age = found(bids_skeleton, {**tree, PEOPLE: people("24 months")})
     assert all(isinstance(text, str) for text in dataclasses.asdict(age)["warnings"])
+
+
+def test_two_ages_that_r_merged_are_no_years(bids_skeleton):
+    """``age.y`` is the second of two columns ``age``; its y was taken for years."""
+    text = "participant_id\tage.x\tage.y\nsub-01\t6\t30\n"
+    with pytest.raises(AgeError, match=r"is it age.x in participants.tsv, age.y in"):
+        found(bids_skeleton, {PEOPLE: text}, session=None)
+
+
+def test_a_unit_in_a_list(bids_skeleton):
+    files = {PEOPLE: people("6"), "participants.json": {"age": {"Units": ["months"]}}}
+    age = found(bids_skeleton, files, session=None)
+    assert (age.months, age.warnings) == (6, ())
