@@ -30,6 +30,7 @@ from bmex_bids.imaging.intensity import (
     n4,
     rescale_robust,
 )
+from bmex_bids.imaging.levels import match_levels
 from bmex_bids.imaging.mask import (
     brain_voxels,
     check_mask,
@@ -278,7 +279,8 @@ class MatchHistogramInput(BaseInterfaceInputSpec):
     scale_file = File(exists=True, mandatory=True)
     age_group = traits.Str(mandatory=True)
     contrast = traits.Enum("T1w", "T2w", mandatory=True)
-    method = traits.Enum("brain", "published", usedefault=True)
+    method = traits.Enum("brain", "published", "levels", usedefault=True)
+    age_months = traits.Either(None, traits.Float(), usedefault=True, desc="None: not known")
 
 
 class MatchHistogramOutput(TraitedSpec):
@@ -297,18 +299,20 @@ class MatchHistogram(SimpleInterface):
         mask = data_of(read(self.inputs.mask, "uint8")) > 0
         data = data_of(image)
         data[~mask] = 0
-        reference = load_histogram(self.inputs.age_group, self.inputs.contrast)
+        choice = {"age_group": self.inputs.age_group, "contrast": self.inputs.contrast}
         # what is brighter than the robust range does not choose the map, and is not clipped by it
-        _, match = match_histogram(
-            np.minimum(data, TOP), reference, mask, method=self.inputs.method
-        )
+        robust = np.minimum(data, TOP)
+        if self.inputs.method == "levels":
+            _, match, _ = match_levels(robust, mask, age_months=self.inputs.age_months, **choice)
+        else:
+            reference = load_histogram(**choice)
+            _, match = match_histogram(robust, reference, mask, method=self.inputs.method)
         matched = np.where(mask, match.apply(data), 0)
         chain = {
             "scale": json.loads(Path(self.inputs.scale_file).read_text()),
             "match": dataclasses.asdict(match),
             "method": self.inputs.method,
-            "age_group": self.inputs.age_group,
-            "contrast": self.inputs.contrast,
+            **choice,
         }
         self._results["out_file"] = write(with_data(matched, image), runtime.cwd, "matched.nii.gz")
         self._results["intensity_json"] = write_json(chain, runtime.cwd, "intensity.json")

@@ -174,10 +174,13 @@ def input_preparation(weights: WeightRecord) -> dict[str, Any]:
     """How a network's input is resampled and matched: as in its training.
 
     The published weights know linear interpolation and the published histogram matching (see
-    ``imaging.intensity.match_histogram``); ours know a sharper image, matched inside the brain.
+    ``imaging.intensity.match_histogram``); ours know a sharper image, matched inside the brain, and
+    the network over slices one whose tissues have the levels of its age.
     """
     if weights.variant in ("bmex-pytorch", "bmex-caffe"):
         return {"histogram_method": "published", "order": 1}
+    if weights.variant == "bmex-slices":
+        return {"histogram_method": "levels", "order": 3}
     return {"histogram_method": "brain", "order": 3}
 
 

@@ -63,7 +63,8 @@ def init_preprocess_wf(
     skull_strip : auto, skip or force
     strip_weights : record of the stripping network as a dict; None where it is not needed
     mask, mask_source : a brain mask made elsewhere, used instead of ours, and whose it is
-    histogram_method : ``"brain"`` or ``"published"`` (see ``imaging.intensity.match_histogram``)
+    histogram_method : ``"brain"`` or ``"published"`` (see ``imaging.intensity.match_histogram``),
+        or ``"levels"`` (see ``imaging.levels.match_levels``)
     order : of interpolation to the network's grid
     device, use_gpu : for the stripping network
     mem_gb : what a node needs for an image of this size
@@ -115,7 +116,12 @@ def init_preprocess_wf(
         mem_gb=mem_gb,
     )
     match = Node(
-        MatchHistogram(age_group=age_group, contrast=contrast, method=histogram_method),
+        MatchHistogram(
+            age_group=age_group,
+            contrast=contrast,
+            method=histogram_method,
+            age_months=age_months,
+        ),
         name="match_histogram",
         mem_gb=mem_gb,
     )

@@ -28,6 +28,7 @@ from bmex_bids.network.devices import (
     free_bytes,
     freed_memory_kept,
     is_out_of_memory,
+    native_dtype,
     reason_of,
     resolve_device,
 )
@@ -42,6 +43,7 @@ from bmex_bids.network.engine.programs import (
     slab,
 )
 from bmex_bids.network.engine.regions import Regions
+from bmex_bids.network.inference.slices import FEW_PLANES, PLANES, run_slices
 from bmex_bids.network.inference.tiling import (
     WeightedSum,
     boxes,
@@ -53,6 +55,7 @@ from bmex_bids.network.inference.tiling import (
     volume_order,
 )
 from bmex_bids.network.models.compact import whose_turn
+from bmex_bids.network.models.slices import SliceUNet
 from bmex_bids.network.weights.checkpoints import load_network
 from bmex_bids.network.weights.registry import WeightRecord
 
@@ -111,6 +114,8 @@ def _network(record: WeightRecord, device: torch.device) -> nn.Module:
 def _loaded(sha256: str, path: Path, variant: str, device: str) -> nn.Module:
     """The checksum is in the key: a file that was exchanged is read again."""
     network = load_network(path, variant).to(device)
+    if isinstance(network, SliceUNet):
+        return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
     return network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload, no-any-return]
 
 
@@ -243,6 +248,9 @@ class _Job:
 
         Raises MemoryLimitError when even the smallest tiles do not fit on the processor.
         """
+        loaded = _network(self.record, self.device)
+        if isinstance(loaded, SliceUNet):
+            return self._in_slices(loaded, data, mask, tissues_only)
         box, inside, brain, wanted = _fed(data, mask)
         views = mirrorings(self.mirrored)
         channels = CLASSES if tissues_only else CLASSES + 1
@@ -269,7 +277,6 @@ class _Job:
                     continue
                 # outside of the handler: its traceback would keep the memory
                 share = self._retreat(min(share, self.tried / brain.size), brain.size, reason)
-        loaded = _network(self.record, self.device)
         self.networks = len({whose_turn(loaded, len(axes)) for axes in views})
         values[~wanted] = 0
         values /= len(views)
@@ -280,6 +287,39 @@ class _Job:
             )
         result = volume_order(np.moveaxis(values, -1, 0))
         return result[(slice(None), *_sides(inside))], box, inside
+
+    def _in_slices(
+        self,
+        network: SliceUNet,
+        data: NDArray[np.float32],
+        mask: NDArray[np.bool_],
+        tissues_only: bool,
+    ) -> tuple[NDArray[np.float32], tuple[slice, slice, slice], NDArray[np.bool_]]:
+        """As :meth:`run`, of a network over slices; all directions when mirroring, else three."""
+        _check_shapes(data, mask)
+        box = brain_box(mask, 0)
+        inside = np.asarray(mask[box], dtype=bool)
+        part = np.where(inside, data[box], 0).astype(np.float32)
+        if not np.isfinite(part).all():
+            raise ImageError("expected finite intensities in the brain, got some not finite")
+        precisions = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+        self.dtype = precisions.get(self.precision, native_dtype(self.device))
+        begun = self.clock()
+        found = run_slices(
+            network.to(self.device),
+            part,
+            inside,
+            device=self.device,
+            dtype=self.dtype,
+            planes=PLANES if self.mirrored else FEW_PLANES,
+        )
+        self.passes.append(self.clock() - begun)
+        scores = [np.zeros_like(part)[np.newaxis], found.scores]
+        image = [] if tissues_only else [(part + found.correction)[np.newaxis]]
+        values = np.concatenate([*scores, *image])
+        if not np.isfinite(values).all():
+            raise ImageError(_not_finite(self.record.name))
+        return values, box, inside
 
     def _retreat(self, share: float, voxels: int, reason: str) -> float:
         """The next smaller share of a volume to try; after the smallest, the processor."""
@@ -399,6 +439,21 @@ def _function(network: nn.Module, tissues_only: bool) -> Callable[[Tensor], Tens
     return both
 
 
+def _not_finite(name: str) -> str:
+    return (
+        f"expected numbers from the network {name}, got some that are not finite; try --precision "
+        "float32, and report it if that does not help"
+    )
+
+
+def _check_shapes(data: NDArray[np.float32], mask: NDArray[np.bool_]) -> None:
+    if data.shape != mask.shape or data.ndim != 3:
+        raise ImageError(
+            "expected an image and a mask of one three-dimensional shape, got "
+            f"{data.shape} and {mask.shape}"
+        )
+
+
 def _fed(
     data: NDArray[np.float32], mask: NDArray[np.bool_]
 ) -> tuple[tuple[slice, slice, slice], NDArray[np.bool_], NDArray[np.float32], NDArray[np.bool_]]:
@@ -407,11 +462,7 @@ def _fed(
     The last two have the axes (z, x, y), sizes that are multiples of 8, and zeros outside the
     mask.
     """
-    if data.shape != mask.shape or data.ndim != 3:
-        raise ImageError(
-            "expected an image and a mask of one three-dimensional shape, got "
-            f"{data.shape} and {mask.shape}"
-        )
+    _check_shapes(data, mask)
     mask = np.asarray(mask, dtype=bool)
     box = brain_box(mask)
     inside = mask[box]

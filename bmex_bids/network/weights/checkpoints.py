@@ -22,6 +22,7 @@ from bmex_bids.exceptions import OutputError, WeightsError
 from bmex_bids.network.models.bmex import BMEX
 from bmex_bids.network.models.compact import CompactBMEX, HalfUNet, Members
 from bmex_bids.network.models.lifespanstrip import LifespanStrip
+from bmex_bids.network.models.slices import SliceUNet
 from bmex_bids.network.weights.caffe import caffe_state
 
 State = Mapping[str, Tensor]
@@ -107,6 +108,11 @@ def _strip(state: State) -> HalfUNet:
     )
 
 
+def _slices(state: State) -> SliceUNet:
+    levels = sum(name.startswith("encoder.") and name.endswith("conv1.weight") for name in state)
+    return SliceUNet([_channels(state, f"encoder.{k}.conv1.weight") for k in range(levels)])
+
+
 def _channels(state: State, key: str) -> int:
     if key not in state:
         raise WeightsError(
@@ -123,6 +129,7 @@ VARIANTS: Mapping[str, Variant] = {
     "bmex-caffe": Variant(_caffe, lambda name: name),  # named when the file is read
     "lifespanstrip": Variant(_lifespanstrip, lambda name: name),
     "bmex-compact": Variant(_compact, lambda name: name),
+    "bmex-slices": Variant(_slices, lambda name: name),
     "bmex-strip": Variant(_strip, lambda name: name),
 }
 

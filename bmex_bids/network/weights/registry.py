@@ -30,7 +30,7 @@ PUBLISHED = "bmex-1.0.5"
 #: the published stripping network
 STRIPPER = "lifespanstrip-2"
 #: variants that were trained with mirrored brains, and along which axes of LPS (``training.pairs``)
-MIRRORED: Mapping[str, tuple[str, ...]] = {"bmex-compact": ("x", "y")}
+MIRRORED: Mapping[str, tuple[str, ...]] = {"bmex-compact": ("x", "y"), "bmex-slices": ("x",)}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from bmex_bids.exceptions import ImageError
+from bmex_bids.network.inference.predict import classify, enhance
+from bmex_bids.network.inference.slices import FEW_PLANES, PLANES, run_slices
+from bmex_bids.network.models.slices import (
+    CORRECTION_UNIT,
+    DETAIL_UNIT,
+    MEAN,
+    MEAN_UNIT,
+    NEIGHBOURS,
+    OUTPUTS,
+    SliceUNet,
+    features,
+)
+from bmex_bids.network.weights.checkpoints import load_network
+from bmex_bids.network.weights.registry import WeightRecord, sha256
+
+CPU = torch.device("cpu")
+WIDTHS = (8, 16, 16)
+
+
+def brain(seed=0, shape=(20, 25, 18)):
+    rng = np.random.default_rng(seed)
+    mask = np.zeros(shape, bool)
+    mask[3:-3, 4:-2, 2:-4] = True
+    data = np.where(mask, rng.uniform(100, 900, shape), 0).astype(np.float32)
+    return data, mask
+
+
+def random_network():
+    torch.manual_seed(0)
+    network = SliceUNet(WIDTHS)
+    torch.nn.init.normal_(network.head.weight, std=0.05)
+    return network.eval()
+
+
+@pytest.fixture
+def record(tmp_path):
+    path = tmp_path / "slices.safetensors"
+    save_file(random_network().state_dict(), str(path))
+    return WeightRecord(
+        name="slices-test",
+        kind="enhance",
+        path=path,
+        sha256=sha256(path),
+        licence="none",
+        source="a test",
+        description="random",
+        variant="bmex-slices",
+        input_units="template units",
+        age_groups=("month24",),
+        contrasts=("T1w",),
+        version="1",
+    )
+
+
+class Echo(torch.nn.Module):
+    """Gives back, as its correction, the middle slice that the features hold."""
+
+    def forward(self, x):
+        middle = NEIGHBOURS // 2
+        value = x[:, middle] * MEAN_UNIT + MEAN + x[:, NEIGHBOURS + middle] * DETAIL_UNIT
+        result = x.new_zeros((len(x), OUTPUTS, *x.shape[2:]))
+        result[:, 0] = value / CORRECTION_UNIT
+        return result
+
+
+@pytest.mark.parametrize("plane", PLANES)
+def test_what_is_found_in_a_slice_comes_back_to_its_place(plane):
+    data, mask = brain()
+    found = run_slices(Echo(), data, mask, device=CPU, planes=(plane,))
+    np.testing.assert_allclose(found.correction[mask], data[mask], rtol=1e-4)
+    assert not found.correction[~mask].any()
+
+
+def test_all_planes_together_and_mirrored_ones():
+    data, mask = brain()
+    found = run_slices(Echo(), data, mask, device=CPU)
+    np.testing.assert_allclose(found.correction, data, rtol=1e-4, atol=1e-3)
+    # six like results: the spread between them adds nothing to exp(0) tenths of the unit
+    scale = MEAN / data[mask].mean()
+    np.testing.assert_allclose(found.deviation[mask], 10 / scale, rtol=0.02)
+
+
+def test_each_axis_is_once_across_the_slices_of_the_few_planes():
+    assert sorted(plane[2] for plane in FEW_PLANES) == [0, 1, 2]
+    assert len(set(PLANES)) == 6
+
+
+def test_brightness_and_texture_enter_apart():
+    slices, mask = torch.full((1, NEIGHBOURS, 32, 32), MEAN + MEAN_UNIT), torch.ones(1, 5, 32, 32)
+    found = features(slices, mask)
+    torch.testing.assert_close(found[:, :NEIGHBOURS], torch.ones_like(slices))
+    assert not found[:, NEIGHBOURS:].any()
+    # beyond the mask nothing is mixed in: the mean is that of the voxels inside
+    mask[..., :16] = 0
+    found = features(slices * mask, mask)
+    torch.testing.assert_close(found[:, :NEIGHBOURS, :, 16:], torch.ones(1, 5, 32, 16))
+    assert not found[:, :NEIGHBOURS, :, :16].any()
+
+
+def test_a_network_that_has_learnt_nothing_changes_nothing():
+    data, mask = brain()
+    found = run_slices(SliceUNet(WIDTHS).eval(), data, mask, device=CPU)
+    assert not found.correction.any()
+
+
+def test_the_unit_of_the_image_does_not_matter():
+    data, mask = brain()
+    network = random_network()
+    one = run_slices(network, data, mask, device=CPU)
+    ten = run_slices(network, data * 10, mask, device=CPU)
+    assert one.correction.any()
+    np.testing.assert_allclose(ten.correction, one.correction * 10, rtol=1e-3, atol=1e-2)
+    np.testing.assert_allclose(ten.deviation, one.deviation * 10, rtol=1e-3, atol=1e-2)
+
+
+def test_a_file_gives_its_network_back(record):
+    loaded = load_network(record.path, record.variant)
+    assert isinstance(loaded, SliceUNet)
+    for name, tensor in random_network().state_dict().items():
+        torch.testing.assert_close(loaded.state_dict()[name], tensor)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_enhance_adds_the_correction_and_finds_tissues(record, precision):
+    data, mask = brain()
+    result = enhance(data, mask, record, precision=precision)
+    box = (slice(3, -3), slice(4, -2), slice(2, -4))  # no air around the brain goes in
+    direct = run_slices(random_network(), data[box], mask[box], device=CPU).correction
+    near = {"float32": 1e-3, "bfloat16": 0.05}[precision] * np.abs(direct).max()
+    np.testing.assert_allclose(result.image[box], (data[box] + direct).clip(0), atol=near)
+    assert result.precision == precision
+    assert not result.image[~mask].any()
+    assert set(np.unique(result.labels[mask])) <= {1, 2, 3}
+    np.testing.assert_allclose(result.probabilities[:, mask].sum(axis=0), 1, rtol=1e-4)
+    labels = classify(data, mask, record, precision=precision)
+    np.testing.assert_array_equal(labels, result.labels)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_no_number_is_refused(record, precision, value):
+    data, mask = brain()
+    data[10, 10, 10] = value
+    with pytest.raises(ImageError, match="not finite"):
+        enhance(data, mask, record, precision=precision)
