@@ -267,7 +267,13 @@ def test_the_bias_field_of_the_brain_is_fitted_within_its_mask(head_phantom, sav
     results = []
     for number, part in enumerate((data, other)):
         image = saved(nib.Nifti1Image(part, head.image.affine), f"{number}.nii.gz")
-        node = CorrectBrain(in_file=image, mask=mask, scale_file=unit_scale(), spacing_mm=6.0)
+        node = CorrectBrain(
+            in_file=image,
+            mask=mask,
+            scale_file=unit_scale(),
+            field=saved(ones_like(head.image), "field.nii.gz"),
+            spacing_mm=6.0,
+        )
         results.append(voxels(node.run().outputs.out_file))
     deep = scipy.ndimage.binary_erosion(head.mask, iterations=2)
     assert deep.sum() > 500
