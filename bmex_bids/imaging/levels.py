@@ -11,6 +11,7 @@ used.  The slopes of the map are bounded either way, so that noise and contrast 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,9 +58,7 @@ class Levels:
         return bool((steps > APART * widths).all() and min(self.shares) > 0.01)
 
 
-def find_levels(
-    values: NDArray[np.floating], weights: NDArray[np.integer] | None = None
-) -> Levels:
+def find_levels(values: NDArray[Any], weights: NDArray[Any] | None = None) -> Levels:
     """Fit three classes to intensities by expectation maximisation on their histogram.
 
     Half of each class's variance is the pooled one: with variances of their own, wide classes
@@ -80,7 +79,8 @@ def find_levels(
     cumulated = np.cumsum(count[order]) / count.sum()
 
     def quantile(share: float) -> float:
-        return float(flat[order][min(np.searchsorted(cumulated, share), flat.size - 1)])
+        place = int(np.searchsorted(cumulated, share))
+        return float(flat[order[min(place, flat.size - 1)]])
 
     top = quantile(TOP_SHARE)
     height, edges = np.histogram(np.minimum(flat, top), bins=BINS, weights=count)
