@@ -1,46 +1,183 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything a run was told, as frozen dataclasses that can be written to TOML and read again.
+"""Everything a run is told, as frozen dataclasses that are written to TOML and read again.
 
-Importing this module does nothing.  Only ``cli`` reads it; everything below takes plain arguments.
+Each field says how its flag is spelt, what it takes, whether a configuration file may set it,
+whether results depend on it, and which paths it holds.  The parser, the configuration file, the
+fingerprint of ``outputs.resume`` and the mounts of containers are made from that, so that a new
+flag is one field here, and the line that uses it.
+
+Importing this module loads no library.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from bmex_bids import toml
+from bmex_bids import settings, values
+from bmex_bids.inputs.derivatives import parse_derivatives
+from bmex_bids.settings import Place, setting
+
+FILTER = "Options for filtering BIDS queries"
+AGE = "Options for the age"
+PROCESSING = "Options for processing"
+OUTPUTS = "Options for outputs"
+PERFORMANCE = "Options to handle performance"
+CLUSTER = "Options for clusters"
+SUBSET = "Options for performing only a subset of the workflow"
+OTHER = "Other options"
+#: in the order of ``--help``, named as fMRIPrep names them
+GROUPS = (FILTER, AGE, PROCESSING, OUTPUTS, PERFORMANCE, CLUSTER, SUBSET, OTHER)
+
+#: threads beyond this number bring a step nothing
+MOST_THREADS = 8
+#: size of a cluster's task where ``--nprocs`` and ``--mem-mb`` do not say it
+TASK_CPUS, TASK_MEM_GB = 4, 8
+#: grids of the enhanced image, in the order they are written
+GRIDS = ("native", "0p8")
+
+#: reasons why a configuration file does not set something
+WHICH_DATA = "the command line names the data, as with fMRIPrep"
+WHAT_NOW = "it says what to do now, not how"
+MAY_HOLD_SCRIPTS = "the arguments of a plugin may hold a shell script"
+ABOUT_SUBMITTING = "it is about submitting, and a task does not submit again"
+
+
+def _derivatives(given: Any) -> tuple[str, ...]:
+    """``NAME=PATH`` with absolute paths; a path alone is named by its folder."""
+    return tuple(f"{name}={folder}" for name, folder in parse_derivatives(given).items())
+
+
+def _folders_of_derivatives(given: Any) -> Iterator[Path]:
+    yield from parse_derivatives(given).values()
 
 
 @dataclass(frozen=True)
 class Paths:
     """Where things are; all absolute."""
 
-    bids_dir: Path
-    output_dir: Path
-    work_dir: Path
+    bids_dir: Path = setting(
+        "bids_dir",
+        place=Place.FOLDER,
+        command_line_only=WHICH_DATA,
+        help="the dataset; it is not changed",
+    )
+    output_dir: Path = setting(
+        "output_dir",
+        place=Place.WRITTEN,
+        command_line_only=WHICH_DATA,
+        help="folder for the results, made if absent; not inside bids_dir",
+    )
+    work_dir: Path = setting(
+        "-w",
+        "--work-dir",
+        group=OTHER,
+        place=Place.WRITTEN,
+        unset=Path("work"),
+        metavar="DIR",
+        help="folder for intermediate files, which stay there (default: ./work); not inside "
+        "bids_dir or output_dir",
+    )
 
 
 @dataclass(frozen=True)
 class Selection:
     """Which images; None is all of them, labels are without their prefix (``0001``, ``V01``)."""
 
-    participants: tuple[str, ...] | None = None
-    sessions: tuple[str, ...] | None = None
-    runs: tuple[str, ...] | None = None
-    modalities: tuple[str, ...] = ("T1w", "T2w")
-    filter_file: Path | None = None
-    database_dir: Path | None = None
+    participants: tuple[str, ...] | None = setting(
+        "--participant-label",
+        default=None,
+        group=FILTER,
+        several="words",
+        tidy=values.labels("sub-"),
+        metavar="LABEL",
+        help="only these participants, with or without sub-",
+    )
+    sessions: tuple[str, ...] | None = setting(
+        "--session-label",
+        "--session-id",
+        default=None,
+        group=FILTER,
+        several="words",
+        tidy=values.labels("ses-"),
+        metavar="LABEL",
+        help="only these sessions, with or without ses-",
+    )
+    runs: tuple[str, ...] | None = setting(
+        "--run-label",
+        default=None,
+        group=FILTER,
+        several="words",
+        tidy=values.labels("run-"),
+        metavar="LABEL",
+        help="only these runs",
+    )
+    modalities: tuple[str, ...] = setting(
+        "--modalities",
+        default=("T1w", "T2w"),
+        group=FILTER,
+        several="words",
+        choices=("T1w", "T2w"),
+        tidy=values.labels(""),
+        help="only images of these contrasts (default: both)",
+    )
+    filter_file: Path | None = setting(
+        "--bids-filter-file",
+        default=None,
+        group=FILTER,
+        place=Place.FILE,
+        metavar="FILE",
+        help="JSON with the keys t1w and t2w and BIDS entities below them, as in fMRIPrep; null: "
+        'the entity is absent; "*": any value',
+    )
+    database_dir: Path | None = setting(
+        "--bids-database-dir",
+        default=None,
+        group=FILTER,
+        place=Place.WRITTEN,
+        metavar="DIR",
+        help="folder where pybids keeps its index of the dataset, to start faster the next time",
+    )
 
 
 @dataclass(frozen=True)
 class AgeOverride:
     """An age that overrules the dataset's; ``fetal`` counts it from conception."""
 
-    months: float | None = None
-    fetal: bool = False
-    file: Path | None = None
-    strict: bool = False
+    months: float | None = setting(
+        "--age-months",
+        default=None,
+        group=AGE,
+        read=values.number(float, at_least=0),
+        metavar="M",
+        help="age of all images of this run, instead of the dataset's; 0 is an age",
+    )
+    fetal: bool = setting(
+        "--fetal",
+        default=False,
+        group=AGE,
+        switch=True,
+        help="the images are of fetuses; --age-months counts from conception",
+    )
+    file: Path | None = setting(
+        "--age-file",
+        default=None,
+        group=AGE,
+        place=Place.FILE,
+        metavar="TSV",
+        help="table with participant_id, optionally session_id, and age_months, age_weeks, "
+        "age_years or age; it overrules the dataset's own tables",
+    )
+    strict: bool = setting(
+        "--strict-ages",
+        default=False,
+        group=AGE,
+        switch=True,
+        help="skip images about whose age anything had to be guessed (one age for several "
+        "sessions, no unit, tables that disagree) instead of a warning",
+    )
 
 
 @dataclass(frozen=True)
@@ -58,49 +195,285 @@ class Processing:
     qc_only : write the quality measures and no image
     """
 
-    skull_strip: str = "auto"
-    brain_extraction: str = "own"
-    derivatives: tuple[str, ...] = ()
-    device: str = "auto"
-    weights: str = "auto"
-    weights_dir: Path | None = None
-    geometry: str = "fast"
-    mirroring: bool = True
-    precision: str = "auto"
-    output_res: tuple[str, ...] = ("native", "0p8")
-    qc_only: bool = False
-    random_seed: int = 0
+    skull_strip: str = setting(
+        "--skull-strip",
+        default="auto",
+        group=PROCESSING,
+        choices=("auto", "skip", "force"),
+        fingerprint=True,
+        help="auto (default): detect whether the skull is already removed; skip: every image is "
+        "already stripped; force: always run the stripping network",
+    )
+    brain_extraction: str = setting(
+        "--brain-extraction",
+        default="own",
+        group=PROCESSING,
+        choices=("own", "deepbet"),
+        help="network that finds the brain in a head: own (default) is for every age and contrast; "
+        "deepbet is for T1w images and is installed with bmex_bids[deepbet]. Images of another "
+        "contrast, and of fetuses, always go to our own",
+    )
+    derivatives: tuple[str, ...] = setting(
+        "-d",
+        "--derivatives",
+        default=(),
+        group=PROCESSING,
+        several="words",
+        tidy=_derivatives,
+        place=Place.FOLDER,
+        paths=_folders_of_derivatives,
+        metavar="NAME=PATH",
+        help="datasets with brain masks (desc-brain_mask) made by other programs; used instead of "
+        "skull stripping",
+    )
+    device: str = setting(
+        "--device",
+        default="auto",
+        group=PERFORMANCE,
+        read=values.device,
+        metavar="{auto,cpu,cuda,cuda:N}",
+        help="auto (default): a GPU if there is one; cuda: fail if there is none",
+    )
+    weights: str = setting(
+        "--weights",
+        default="auto",
+        group=PROCESSING,
+        metavar="NAME_or_DIR",
+        help="auto (default): the published BME-X weights if they are installed, else the bundled "
+        "ones; bundled; the name of a set (see bmex-weights list); or a folder with the published "
+        "files",
+    )
+    weights_dir: Path | None = setting(
+        "--weights-dir",
+        default=None,
+        group=PROCESSING,
+        place=Place.FOLDER,
+        metavar="DIR",
+        help="folder with the published weights (default: BMEX_WEIGHTS_DIR, else the cache of "
+        "bmex-weights)",
+    )
+    geometry: str = setting(
+        "--geometry",
+        default="fast",
+        group=PERFORMANCE,
+        choices=("fast", "reference"),
+        fingerprint=True,
+        help="fast (default): the whole brain at once, or in the fewest tiles that fit in memory; "
+        "reference: the overlapping cubes of 40 voxels of the publication, many times slower, for "
+        "comparison",
+    )
+    mirroring: bool = setting(
+        "--no-mirroring",
+        default=True,
+        group=PERFORMANCE,
+        switch=False,
+        fingerprint=True,
+        help="run the bundled network once instead of averaging over the brain and its mirror "
+        "images: a quarter of the time, a somewhat weaker result",
+    )
+    precision: str = setting(
+        "--precision",
+        default="auto",
+        group=PERFORMANCE,
+        choices=("auto", "float32", "bfloat16"),
+        fingerprint=True,
+        help="number format of the network's features. auto (default): bfloat16 on a GPU, and for "
+        "published weights on a processor with bfloat16 instructions; else float32. float32 gives "
+        "the same numbers on all machines of a cluster",
+    )
+    output_res: tuple[str, ...] = setting(
+        "--output-res",
+        default=GRIDS,
+        group=OUTPUTS,
+        several="words",
+        choices=GRIDS,
+        tidy=lambda given: tuple(grid for grid in GRIDS if grid in given),
+        fingerprint=True,
+        help="grids of the enhanced image: that of the input, and that of the network, 0.8 mm "
+        "(fetus: 0.75 mm) (default: both)",
+    )
+    qc_only: bool = setting(
+        "--qc-only",
+        default=False,
+        group=OUTPUTS,
+        switch=True,
+        fingerprint=True,
+        help="write quality measures and report only, no image",
+    )
 
 
 @dataclass(frozen=True)
 class Resources:
     """How much of the machine may be used; ``mem_gb`` None is all there is."""
 
-    nprocs: int = 1
-    omp_nthreads: int = 1
-    mem_gb: float | None = None
-    low_mem: bool = False
-    gpu_slots: int = 1
+    nprocs: int = setting(
+        "--nprocs",
+        "--n-cpus",
+        "--nthreads",
+        "--n-procs",
+        default=1,
+        unset=None,
+        debug=1,
+        group=PERFORMANCE,
+        read=values.number(int, at_least=1),
+        metavar="N",
+        help="processors to use (default: all that the machine, container and SLURM allow)",
+    )
+    omp_nthreads: int = setting(
+        "--omp-nthreads",
+        default=1,
+        unset=None,
+        debug=1,
+        group=PERFORMANCE,
+        read=values.number(int, at_least=1),
+        metavar="N",
+        help=f"processors for one step (default: nprocs, at most {MOST_THREADS})",
+    )
+    mem_gb: float | None = setting(
+        "--mem-mb",
+        "--mem",
+        default=None,
+        group=PERFORMANCE,
+        read=values.memory,
+        metavar="M",
+        help="memory to use, in MB or with a suffix K, M, G, T (default: all that is allowed)",
+    )
+    low_mem: bool = setting(
+        "--low-mem",
+        default=False,
+        group=PERFORMANCE,
+        switch=True,
+        help="one image at a time and smaller tiles: slower, less memory",
+    )
+    gpu_slots: int = setting(
+        "--gpu-slots",
+        default=1,
+        group=PERFORMANCE,
+        read=values.number(int, at_least=1),
+        metavar="N",
+        help="steps that may use the GPU at once (default: %(default)s)",
+    )
 
 
 @dataclass(frozen=True)
 class Execution:
     """How the run goes about it; ``dry_run`` is empty, ``"table"`` or ``"json"``."""
 
-    skip_bids_validation: bool = False
-    dry_run: str = ""
-    reports_only: bool = False
-    boilerplate_only: bool = False
-    md_only_boilerplate: bool = False
-    write_graph: bool = False
-    resource_monitor: bool = False
-    clean_workdir: bool = False
-    stop_on_first_crash: bool = False
-    debug: bool = False
-    plugin_file: Path | None = None
-    drop_workdir: bool = False
-    skip_boilerplate: bool = False
-    verbosity: int = 0
+    skip_bids_validation: bool = setting(
+        "--skip-bids-validation",
+        default=False,
+        group=FILTER,
+        switch=True,
+        help="do not run bids-validator-deno on the dataset first",
+    )
+    dry_run: str = setting(
+        "--dry-run",
+        default="",
+        group=SUBSET,
+        choices=("table", "json"),
+        bare="table",
+        command_line_only=WHAT_NOW,
+        metavar="table|json",
+        help="show what would be done with each image, with time and memory, and do nothing; "
+        "--dry-run=json for programs",
+    )
+    reports_only: bool = setting(
+        "--reports-only",
+        default=False,
+        group=SUBSET,
+        switch=True,
+        command_line_only=WHAT_NOW,
+        help="only write the report pages again, from what is in the output",
+    )
+    boilerplate_only: bool = setting(
+        "--boilerplate-only",
+        "--boilerplate",
+        default=False,
+        group=SUBSET,
+        switch=True,
+        command_line_only=WHAT_NOW,
+        help="only write the methods text, from what is in the output",
+    )
+    md_only_boilerplate: bool = setting(
+        "--md-only-boilerplate",
+        default=False,
+        group=OUTPUTS,
+        switch=True,
+        help="write the methods text as Markdown only",
+    )
+    write_graph: bool = setting(
+        "--write-graph",
+        default=False,
+        group=OUTPUTS,
+        switch=True,
+        help="write the graph of the workflow to OUTPUT/logs/<run>/",
+    )
+    resource_monitor: bool = setting(
+        "--resource-monitor",
+        default=False,
+        group=PERFORMANCE,
+        switch=True,
+        help="record memory and processors of each step (Nipype's monitor)",
+    )
+    clean_workdir: bool = setting(
+        "--clean-workdir",
+        default=False,
+        group=OTHER,
+        switch=True,
+        command_line_only=WHAT_NOW,
+        help="first remove the intermediate files of earlier runs from the work folder",
+    )
+    stop_on_first_crash: bool = setting(
+        "--stop-on-first-crash",
+        default=False,
+        debug=True,
+        group=PERFORMANCE,
+        switch=True,
+        help="stop when one image fails, instead of going on with the others",
+    )
+    debug: bool = setting(
+        "--debug",
+        default=False,
+        group=OTHER,
+        switch=True,
+        command_line_only=WHAT_NOW,
+        help="one process, stop at the first failure, all messages",
+    )
+    plugin_file: Path | None = setting(
+        "--use-plugin",
+        "--nipype-plugin-file",
+        default=None,
+        group=PERFORMANCE,
+        place=Place.FILE,
+        command_line_only=MAY_HOLD_SCRIPTS,
+        metavar="FILE",
+        help="YAML with plugin and plugin_args: one of Nipype's plugins, instead of the built-in "
+        "scheduler",
+    )
+    drop_workdir: bool = setting(
+        "--drop-workdir",
+        default=False,
+        group=OTHER,
+        switch=True,
+        help="remove the intermediate files of an image as soon as it is done",
+    )
+    skip_boilerplate: bool = setting(
+        "--skip-boilerplate",
+        default=False,
+        group=OUTPUTS,
+        switch=True,
+        help="do not write the methods text, which reads the whole output; a later run with "
+        "--boilerplate-only writes it",
+    )
+    verbosity: int = setting(
+        "-v",
+        "--verbose",
+        default=0,
+        debug=2,
+        group=OTHER,
+        counts=True,
+        help="more messages; -vv: all messages",
+    )
 
 
 @dataclass(frozen=True)
@@ -116,15 +489,90 @@ class Cluster:
     container : image file for Apptainer; None runs in the environment that submits
     """
 
-    submit: str = ""
-    partition: str | None = None
-    account: str | None = None
-    time_limit: str | None = None
-    gres: str | None = None
-    options: tuple[str, ...] = ()
-    max_running: int = 100
-    per_task: int | None = None
-    container: Path | None = None
+    submit: str = setting(
+        "--submit",
+        default="",
+        group=CLUSTER,
+        choices=("slurm",),
+        command_line_only=ABOUT_SUBMITTING,
+        outside_only=True,
+        help="do not process here, but submit an array job with one task per participant and a "
+        "group job, for what is neither finished nor in the queue. --nprocs and --mem-mb are then "
+        f"the size of a task (default: {TASK_CPUS} processors, {TASK_MEM_GB}G). With --dry-run "
+        "the scripts are written and not submitted",
+    )
+    partition: str | None = setting(
+        "--partition",
+        default=None,
+        group=CLUSTER,
+        command_line_only=ABOUT_SUBMITTING,
+        metavar="PARTITION",
+        help="sbatch's --partition",
+    )
+    account: str | None = setting(
+        "--account",
+        default=None,
+        group=CLUSTER,
+        command_line_only=ABOUT_SUBMITTING,
+        metavar="ACCOUNT",
+        help="sbatch's --account",
+    )
+    time_limit: str | None = setting(
+        "--time-limit",
+        default=None,
+        group=CLUSTER,
+        command_line_only=ABOUT_SUBMITTING,
+        metavar="TIME",
+        help="time limit of a task in SLURM's format, such as 4:00:00 (default: 30 min, and 20 "
+        "min per image)",
+    )
+    gres: str | None = setting(
+        "--gres",
+        default=None,
+        group=CLUSTER,
+        command_line_only=ABOUT_SUBMITTING,
+        metavar="GRES",
+        help="sbatch's --gres",
+    )
+    options: tuple[str, ...] = setting(
+        "--slurm-option",
+        default=(),
+        group=CLUSTER,
+        several="flags",
+        command_line_only=ABOUT_SUBMITTING,
+        outside_only=True,
+        metavar="NAME=VALUE",
+        help="any other option of sbatch, such as qos=long; can be repeated",
+    )
+    max_running: int = setting(
+        "--max-running",
+        default=100,
+        group=CLUSTER,
+        read=values.number(int, at_least=1),
+        command_line_only=ABOUT_SUBMITTING,
+        metavar="N",
+        help="tasks that may run at once (default: %(default)s)",
+    )
+    per_task: int | None = setting(
+        "--participants-per-task",
+        default=None,
+        group=CLUSTER,
+        read=values.number(int, at_least=1),
+        command_line_only=ABOUT_SUBMITTING,
+        metavar="N",
+        help="(default: 1; more where the cluster's array limit requires it)",
+    )
+    container: Path | None = setting(
+        "--container",
+        default=None,
+        group=CLUSTER,
+        place=Place.FILE,
+        command_line_only=ABOUT_SUBMITTING,
+        outside_only=True,
+        metavar="SIF",
+        help="run the tasks in this image with Apptainer, instead of in the environment that "
+        "submits",
+    )
 
 
 @dataclass(frozen=True)
@@ -140,7 +588,15 @@ class Config:
     run_id: str
     version: str
     paths: Paths
-    analysis_levels: tuple[str, ...] = ("participant",)
+    analysis_levels: tuple[str, ...] = setting(
+        "analysis_level",
+        default=("participant",),
+        several="words",
+        choices=("participant", "group"),
+        tidy=lambda given: tuple(dict.fromkeys(given)),
+        command_line_only=WHICH_DATA,
+        help="participant: process each image; group: tables and pages over all finished images",
+    )
     selection: Selection = field(default_factory=Selection)
     age: AgeOverride = field(default_factory=AgeOverride)
     processing: Processing = field(default_factory=Processing)
@@ -155,9 +611,37 @@ class Config:
 
     def to_toml(self) -> str:
         """TOML text that :meth:`from_toml` reads back as an equal object."""
-        return toml.dumps(self)
+        return settings.dumps(self)
 
     @classmethod
     def from_toml(cls, text: str) -> Config:
         """Read TOML text; an unknown key or a wrong type is a UsageError."""
-        return toml.loads(cls, text, "the configuration")
+        return settings.loads(cls, text, "the configuration")
+
+    def as_options(self) -> dict[str, Any]:
+        """The parsed options that give this configuration, as a configuration file sets them.
+
+        Left out are the settings with :attr:`~bmex_bids.settings.Setting.command_line_only`, and
+        those that ``--debug`` overrules.
+        """
+        return {
+            entry.setting.option: entry.value(self)
+            for entry in ENTRIES
+            if not entry.setting.command_line_only
+            and not (self.execution.debug and entry.setting.debug is not None)
+        }
+
+    def fingerprint(self) -> dict[str, Any]:
+        """The settings that results depend on, by the names of their fields."""
+        return {e.name: e.value(self) for e in ENTRIES if e.setting.fingerprint}
+
+    def mounts(self) -> Iterator[tuple[Path, bool]]:
+        """What a container must see of this machine, and whether it writes there."""
+        for entry in ENTRIES:
+            if not entry.setting.outside_only:
+                for path in entry.setting.paths_in(entry.value(self)):
+                    yield path, entry.setting.place is Place.WRITTEN
+
+
+#: every setting, by sections
+ENTRIES = tuple(settings.entries(Config))

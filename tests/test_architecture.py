@@ -5,11 +5,12 @@
 2. ``slurm``
 3. ``running``
 4. ``evaluation``, which judges ``workflows`` and what ``training`` makes
-5. ``workflows``, ``reports``, ``config``
-6. ``interfaces``, ``training``
-7. ``inputs``, ``outputs``, ``imaging``, ``network``, ``degrade``, ``metrics``: never each other
-8. ``toml``
-9. ``common``, ``exceptions``, ``data``, ``boilerplate``
+5. ``workflows``, ``reports``
+6. ``config``
+7. ``interfaces``, ``training``
+8. ``inputs``, ``outputs``, ``imaging``, ``network``, ``degrade``, ``metrics``: never each other
+9. ``settings``
+10. ``common``, ``exceptions``, ``values``, ``data``, ``boilerplate``
 
 ``cli``, ``slurm`` and ``running`` read ``config``; nothing below does.  Third-party packages have
 homes: torch at module top only in ``network`` and ``training``, nipype in ``interfaces``,
@@ -19,10 +20,12 @@ homes: torch at module top only in ``network`` and ``training``, nipype in ``int
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import networkx as nx
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "bmex_bids"
@@ -33,11 +36,12 @@ LINES = (
     {"slurm"},
     {"running"},
     {"evaluation"},  # judges the app's workflows
-    {"workflows", "reports", "config"},
+    {"workflows", "reports"},
+    {"config"},
     {"interfaces", "training"},
     {"inputs", "outputs", "imaging", "network", "degrade", "metrics"},
-    {"toml"},
-    {"common", "exceptions", "data", "boilerplate"},
+    {"settings"},
+    {"common", "exceptions", "values", "data", "boilerplate"},
     {"__init__"},  # of the package itself: the version, which all may read
 )
 #: the same inside a package: its parts, uppermost first
@@ -109,7 +113,7 @@ def part_of(name: str) -> str | None:
 def offences(relative: str, source: str) -> list[str]:
     """What a file of the package imports although the rule forbids it."""
     path = Path(relative)
-    module = ".".join(["bmex_bids", *path.with_suffix("").parts]).removesuffix(".__init__")
+    module = module_of(relative)
     own = path.parts[0].removesuffix(".py")
     found = []
     for item in imports(ast.parse(source), module, path.name == "__init__.py"):
@@ -136,12 +140,68 @@ def offences(relative: str, source: str) -> list[str]:
     return found
 
 
+def private_names(tree: ast.Module) -> Iterator[str]:
+    """Underscored names of another module of bmex_bids that a file takes."""
+    modules: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.level or part_of(node.module or "")):
+            for alias in node.names:
+                if re.fullmatch(r"_[^_].*", alias.name):
+                    yield alias.name
+                modules.add(alias.asname or alias.name)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            if node.value.id in modules and re.fullmatch(r"_[^_].*", node.attr):
+                yield f"{node.value.id}.{node.attr}"
+
+
+def graph(sources: dict[str, str]) -> nx.DiGraph:
+    """Which module imports which, also inside functions; ``sources`` by paths in the package."""
+    names = {name: module_of(name) for name in sources}
+    found = nx.DiGraph()
+    for relative, source in sources.items():
+        own = names[relative]
+        if own == "bmex_bids":  # its public names are imported when they are asked for
+            continue
+        for item in imports(ast.parse(source), own, relative.endswith("__init__.py")):
+            target = item.name if item.name in names.values() else item.name.rpartition(".")[0]
+            if target in names.values() and target not in (own, "bmex_bids"):
+                found.add_edge(own, target)
+    return found
+
+
+def module_of(relative: str) -> str:
+    """Full name of the module in a file of the package."""
+    parts = Path(relative).with_suffix("").parts
+    return ".".join(["bmex_bids", *parts]).removesuffix(".__init__")
+
+
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 
 
 @pytest.mark.parametrize("relative", FILES)
 def test_imports_only_from_lower_lines(relative: str) -> None:
     assert offences(relative, (PACKAGE / relative).read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize("relative", FILES)
+def test_no_module_takes_anothers_underscored_names(relative: str) -> None:
+    assert list(private_names(ast.parse((PACKAGE / relative).read_text(encoding="utf-8")))) == []
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    sources = {name: (PACKAGE / name).read_text(encoding="utf-8") for name in FILES}
+    assert list(nx.simple_cycles(graph(sources))) == []
+
+
+def test_a_circle_and_an_underscored_name_are_found() -> None:
+    sources = {
+        "a/b.py": "from bmex_bids.a import c",
+        "a/c.py": "def f():\n    from bmex_bids.a.b import g",
+    }
+    assert len(list(nx.simple_cycles(graph(sources)))) == 1
+    code = "from bmex_bids.cli import run\nfrom bmex_bids.a import _x\nrun._main(run.__doc__)"
+    assert list(private_names(ast.parse(code))) == ["_x", "run._main"]
 
 
 def test_every_part_has_a_line() -> None:

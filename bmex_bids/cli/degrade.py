@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bmex_bids import __version__
-from bmex_bids.cli import enhance as single
-from bmex_bids.cli import parser as flags
+from bmex_bids.cli import arguments
+from bmex_bids.cli.files import check_distinct, check_source, check_target, same_file, sidecar_of
 from bmex_bids.exceptions import BmexError, ImageError, UsageError
 from bmex_bids.running.interrupts import exit_code
 
@@ -110,7 +110,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     drawing.add_argument(
         "--seed",
-        type=flags._number(int, at_least=0),
+        type=arguments.number(int, at_least=0),
         metavar="N",
         help="of the dice; without it one is drawn and written down",
     )
@@ -129,7 +129,7 @@ def build_parser() -> argparse.ArgumentParser:
     drawing.add_argument(
         "--intensity-range",
         "--intensity_range",
-        type=flags._number(float, at_least=1e-6),
+        type=arguments.number(float, at_least=1e-6),
         metavar="X",
         help="what a percentage of noise is a percentage of (default: the 99th percentile of the "
         "voxels above zero)",
@@ -155,7 +155,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--threads",
-        type=flags._number(int, at_least=1),
+        type=arguments.number(int, at_least=1),
         default=1,
         metavar="N",
         help="processors to use (default: %(default)s); the result is the same",
@@ -176,20 +176,20 @@ def _check_options(options: argparse.Namespace) -> None:
             )
     source = options.source = options.source.expanduser().absolute()
     out = options.out = options.out.expanduser().absolute()
-    single._check_source("IN", source)
+    check_source("IN", source)
     if options.gallery:
         _check_picture(out)
         return
-    single._check_target("OUT", out)
+    check_target("OUT", out)
     read = {"IN": source}
     if options.mask is not None:
         read["--mask"] = options.mask = options.mask.expanduser().absolute()
-        single._check_source("--mask", options.mask)
-    single._check_distinct(read, {"OUT": out})
+        check_source("--mask", options.mask)
+    check_distinct(read, {"OUT": out})
     if options.recipe is not None:
         options.recipe = options.recipe.expanduser().absolute()
         taken = {options.recipe: "--recipe"}
-        if options.recipe.exists() and single._same_file(single.sidecar_of(out), taken):
+        if options.recipe.exists() and same_file(sidecar_of(out), taken):
             raise UsageError(
                 f"expected another file than --recipe for the sidecar of OUT, got {options.recipe} "
                 "for both; nothing was written, name another OUT"
@@ -204,7 +204,7 @@ def _check_picture(out: Path) -> None:
     if out.suffix != ".png":
         raise UsageError(f"expected a name that ends in .png with --gallery, got {out.name}")
     # the folder is checked as for any other output
-    single._check_target("OUT", out.with_suffix(".nii"))
+    check_target("OUT", out.with_suffix(".nii"))
 
 
 def _load(path: Path) -> Source:
@@ -393,7 +393,7 @@ def _write(
         path.write_bytes(gzip.compress(content, 6, mtime=0) if out.suffix == ".gz" else content)
 
     write_together(
-        {out: save, single.sidecar_of(out): lambda path: path.write_text(text, encoding="utf-8")}
+        {out: save, sidecar_of(out): lambda path: path.write_text(text, encoding="utf-8")}
     )
     return cut
 
@@ -418,7 +418,7 @@ def _sidecar(source: Path, record: Mapping[str, Any]) -> dict[str, Any]:
 
 def _metadata(source: Path) -> dict[str, Any]:
     """The JSON file beside the source, where there is one that can be read."""
-    path = single.sidecar_of(source)
+    path = sidecar_of(source)
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -27,18 +27,15 @@ from typing import Any
 
 from bmex_bids import __version__
 from bmex_bids.cli import parser as flags
-from bmex_bids.config import Paths
+from bmex_bids.config import ENTRIES, Paths
 from bmex_bids.exceptions import BmexError, EnvironmentProblem, OutputError, UsageError
 from bmex_bids.network.weights.published import weights_folder
+from bmex_bids.settings import Place, absolute
 
 DOCKER_LIKE = ("docker", "podman")
 FILE_LIKE = ("apptainer", "singularity")
-#: path flags of ``bmex`` (by argparse's name): what is read, and what is written and may be made
-READ_FILES = frozenset({"bids_filter_file", "age_file", "use_plugin", "config_file"})
-READ_FOLDERS = frozenset({"bids_dir", "weights_dir"})
-WRITTEN_FOLDERS = frozenset({"output_dir", "work_dir", "bids_database_dir"})
-#: flags of ``bmex`` that have no sense inside: there is no cluster there to submit to
-OUTSIDE_ONLY = frozenset({"submit", "slurm_option", "container"})
+#: the settings of ``bmex``, by argparse's name
+SETTINGS = {s.option: s for s in (*(entry.setting for entry in ENTRIES), flags.CONFIG_FILE)}
 #: folders of the image that nothing may be laid over
 OF_THE_IMAGE = (
     "/bin", "/dev", "/etc", "/lib", "/lib64", "/opt/bmex", "/proc", "/sbin", "/sys",
@@ -211,9 +208,11 @@ def prepare(
     """
     given = dict(vars(options))
     own = {name: given.pop(name, None) for name in OWN}
-    for dest in OUTSIDE_ONLY & given.keys():
+    for dest in given:
+        if not (dest in SETTINGS and SETTINGS[dest].outside_only):
+            continue
         raise UsageError(
-            f"expected no --{dest.replace('_', '-')} for {parser.prog}, since there is no cluster "
+            f"expected no {SETTINGS[dest].flag} for {parser.prog}, since there is no cluster "
             "inside a container; use bmex --submit slurm --container SIF, outside"
         )
     from_file = _file_options(given.get("config_file"))
@@ -248,27 +247,24 @@ def _file_options(path: Path | None) -> Mapping[str, Any]:
     """What a configuration file sets, paths included (they are the same inside)."""
     if path is None:
         return {}
-    return flags.as_options(flags._read(_existing(path, "--config-file")))
+    return flags.read_config(_existing(path, "--config-file")).as_options()
 
 
 def _located(dest: str, value: Any) -> Any:
     """A value of the command line as the container is told it: paths absolute, and there."""
-    flag = f"--{dest.replace('_', '-')}"
-    if dest in READ_FILES:
-        return flags._file(value, flag)
-    if dest == "weights_dir":
-        return _existing(value, flag)
-    if dest in READ_FOLDERS | WRITTEN_FOLDERS:
-        return flags._absolute(value)
-    if dest == "derivatives":
-        return list(flags._derivatives(value))
+    setting = SETTINGS.get(dest)
     if dest == "weights" and flags.is_weights_folder(value):
-        return flags._absolute(Path(value))
-    return value
+        return absolute(Path(value))
+    if setting is None or setting.place is None:
+        return value
+    if dest == "weights_dir":
+        return _existing(value, setting.flag)
+    settled = setting.settle(value)
+    return list(settled) if setting.several else settled
 
 
 def _existing(path: Path, flag: str) -> Path:
-    found = flags._absolute(path)
+    found = absolute(path)
     if not found.exists():
         raise UsageError(
             f"expected a file or folder for {flag} at {path}, found none; check the path"
@@ -279,11 +275,11 @@ def _existing(path: Path, flag: str) -> Path:
 def _mounts(values: Mapping[str, Any]) -> Iterator[Mount]:
     """What the container must see of the values of flags."""
     for dest, value in values.items():
-        if dest in WRITTEN_FOLDERS and value is not None:
-            yield Mount(value, writable=True)
-        elif dest == "derivatives":
-            yield from (Mount(Path(item.partition("=")[2])) for item in value)
-        elif isinstance(value, Path):
+        setting = SETTINGS.get(dest)
+        if setting is not None and setting.place is not None:
+            for path in setting.paths_in(value):
+                yield Mount(path, writable=setting.place is Place.WRITTEN)
+        elif isinstance(value, Path):  # a folder of weights
             yield Mount(value)
 
 
@@ -325,7 +321,7 @@ def _written(parser: argparse.ArgumentParser, values: Mapping[str, Any]) -> Iter
             continue
         value = values[action.dest]
         name = next(text for text in action.option_strings if text.startswith("--"))
-        if value is True:
+        if isinstance(value, bool):
             yield name
         elif isinstance(value, int):  # a flag that counts
             yield from [name] * value
@@ -358,7 +354,7 @@ def _image(image: str | None, runtime: str) -> str:
     image = image or "bmex_bids.sif"
     if "://" in image:
         return image
-    path = flags._absolute(Path(image))
+    path = absolute(Path(image))
     if not path.exists():
         raise UsageError(
             f"expected an image for {runtime} at {path}, found none; make one (make sif) or name "

@@ -22,12 +22,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bmex_bids import __version__
+from bmex_bids.cli import arguments
 from bmex_bids.cli import parser as flags
-from bmex_bids.cli import run as app
-from bmex_bids.cli.streams import forgiving
-from bmex_bids.config import AgeOverride, Config, Execution, Paths, Processing, Resources
+from bmex_bids.cli.files import check_distinct, check_source, check_target, sidecar_of, stem_of
+from bmex_bids.cli.streams import forgiving, say
+from bmex_bids.config import (
+    MOST_THREADS,
+    AgeOverride,
+    Config,
+    Execution,
+    Paths,
+    Processing,
+    Resources,
+)
 from bmex_bids.exceptions import BmexError, ImageError, OutputError, UsageError
-from bmex_bids.running import planning, preflight
+from bmex_bids.running import planning, preflight, process
 from bmex_bids.running.interrupts import exit_code
 from bmex_bids.running.plan_view import Task
 from bmex_bids.running.progress import Progress
@@ -38,7 +47,6 @@ if TYPE_CHECKING:
     from bmex_bids.inputs.plan import PlannedImage
 
 PROGRAM = "bmex-enhance"
-EXTENSIONS = (".nii.gz", ".nii")
 #: option → which product of the workflow it saves (``field`` of ``outputs.sidecar.PRODUCTS``)
 SAVES: Mapping[str, str] = {
     "OUT": "enhanced_native",
@@ -80,7 +88,7 @@ def _main(options: argparse.Namespace) -> int:
         request = check(options)
         with _temporary_folder() as folder:
             config = configuration(options, request, folder)
-            with app._surroundings(config):
+            with process.surroundings(config):
                 return _enhance(request, config)
     except BmexError as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
@@ -110,17 +118,10 @@ def build_parser() -> argparse.ArgumentParser:
         help="the enhanced brain on the grid of IN, in harmonised intensities (0 to about 1000): "
         ".nii.gz or .nii; OUT.json beside it tells how it was made",
     )
-    parser.add_argument(
-        "--age-months",
-        "--age_months",
-        required=True,
-        type=flags._number(float, at_least=0),
-        metavar="M",
-        help="age at the scan; 0 is an age",
-    )
-    parser.add_argument(
-        "--fetal",
-        action="store_true",
+    arguments.add_shared(parser, "age_months", required=True, help="age at the scan; 0 is an age")
+    arguments.add_shared(
+        parser,
+        "fetal",
         help="a fetus: --age-months counts from conception, and --contrast must be T2w",
     )
     parser.add_argument(
@@ -128,10 +129,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_saves(parser.add_argument_group("what else to save"))
     _add_processing(parser.add_argument_group("what is done to it, and how"))
-    parser.add_argument(
-        "-v", "--verbose", action="count", default=0, help="say more; -vv: say everything"
-    )
-    parser.add_argument("--version", action=flags.ShowVersion)
+    arguments.add_shared(parser, "verbose")
+    parser.add_argument("--version", action=arguments.ShowVersion)
     return parser
 
 
@@ -154,49 +153,25 @@ def _add_saves(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_processing(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--skull-strip",
-        "--skull_strip",
-        choices=["auto", "skip", "force"],
-        default="auto",
-        help="auto (default) recognises an image whose skull is gone; skip takes IN for one; "
-        "force runs the stripping network",
+    arguments.add_shared(
+        group,
+        "skull_strip",
+        help="auto (default): detect whether the skull is already removed; skip: IN is already "
+        "stripped; force: always run the stripping network",
     )
     group.add_argument(
         "--mask",
         type=Path,
         metavar="FILE",
-        help="a brain mask made elsewhere, used instead of our own; brain is what is above 0.5",
+        help="a brain mask made by another program, used instead of skull stripping; voxels above "
+        "0.5 are brain",
     )
-    group.add_argument(
-        "--device",
-        default="auto",
-        metavar="{auto,cpu,cuda,cuda:N}",
-        type=flags._device,
-        help="auto (default) takes a GPU when there is one; cuda fails when there is none",
-    )
-    group.add_argument(
-        "--weights",
-        default="auto",
-        metavar="NAME_or_DIR",
-        help="auto (default) takes the published BME-X weights where they are here, else the "
-        "bundled ones; bundled; the name of one set (see bmex-weights list); or a folder with the "
-        "published files",
-    )
-    group.add_argument(
-        "--weights-dir",
-        "--weights_dir",
-        type=Path,
-        metavar="DIR",
-        help="the weights folder, with published files (default: BMEX_WEIGHTS_DIR, else that of "
-        "bmex-weights in the cache)",
-    )
-    group.add_argument(
-        "--omp-nthreads",
-        "--omp_nthreads",
-        type=flags._number(int, at_least=1),
-        metavar="N",
-        help=f"processors to use (all that are allowed, at most {flags.MOST_THREADS})",
+    for option in ("device", "weights", "weights_dir"):
+        arguments.add_shared(group, option)
+    arguments.add_shared(
+        group,
+        "omp_nthreads",
+        help=f"processors to use (default: all that are allowed, at most {MOST_THREADS})",
     )
 
 
@@ -219,12 +194,12 @@ def check(options: argparse.Namespace) -> Request:
             targets[flag] = value
     targets = {flag: path.expanduser().absolute() for flag, path in targets.items()}
     mask = None if options.mask is None else options.mask.expanduser().absolute()
-    _check_source("IN", source)
+    check_source("IN", source)
     if mask is not None:
-        _check_source("--mask", mask)
+        check_source("--mask", mask)
     for flag, path in targets.items():
-        _check_target(flag, path)
-    _check_distinct({"IN": source} | ({"--mask": mask} if mask else {}), targets)
+        check_target(flag, path)
+    check_distinct({"IN": source} | ({"--mask": mask} if mask else {}), targets)
     return Request(
         source=source,
         contrast=options.contrast,
@@ -232,87 +207,6 @@ def check(options: argparse.Namespace) -> Request:
         mask=mask,
         report=targets.get("--report"),
     )
-
-
-def _check_source(name: str, path: Path) -> None:
-    if not path.is_symlink() and not path.is_file():
-        what = "a folder" if path.is_dir() else "nothing"
-        raise UsageError(
-            f"expected an image for {name} at {path}, found {what}; check the path, and inside a "
-            "container whether it is mounted"
-        )
-    if not path.name.endswith(EXTENSIONS) or path.name in EXTENSIONS:
-        raise UsageError(
-            f"expected a NIfTI image whose name ends in .nii.gz or .nii for {name}, got "
-            f"{path.name}; convert it first (DICOM: dcm2niix; FreeSurfer: mri_convert)"
-        )
-
-
-def _check_target(flag: str, path: Path) -> None:
-    endings = (".html",) if flag == "--report" else EXTENSIONS
-    if not path.name.endswith(endings) or path.name in endings:
-        raise UsageError(
-            f"expected a name that ends in {' or '.join(endings)} for {flag}, got {path.name}; "
-            "nothing was computed, change the name"
-        )
-    if path.is_dir():
-        raise UsageError(f"expected a file name for {flag}, got the folder {path}; add a name")
-    folder = path.parent
-    if not folder.is_dir():
-        raise OutputError(
-            f"expected a folder for {flag} at {folder}, found none; make it first "
-            f"(mkdir -p '{folder}'), and inside a container check that it is mounted"
-        )
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise OutputError(
-            f"expected a folder that can be written for {flag} at {folder}, got: "
-            f"{error.strerror or error}; name another folder or change its permissions"
-        ) from error
-
-
-def _check_distinct(sources: Mapping[str, Path], targets: Mapping[str, Path]) -> None:
-    """Refuse to write one file twice, or over what is read; sidecars count too."""
-    taken: dict[Path, str] = {}
-    for name, path in sources.items():
-        taken |= {path: name, sidecar_of(path): f"the JSON file of {name}"}
-    for flag, path in targets.items():
-        own = {path: flag}
-        if flag in SAVES:
-            own[sidecar_of(path)] = f"the JSON file of {flag}"
-        for item, name in own.items():
-            other = _same_file(item, taken)
-            if other:
-                raise UsageError(
-                    f"expected different files for {other} and {name}, got {item} for both; "
-                    f"nothing was written, name another {flag}"
-                )
-        taken |= own
-
-
-def _same_file(path: Path, taken: Mapping[Path, str]) -> str | None:
-    """Which of the files this one is, perhaps under another name (a link), if any."""
-    for other, name in taken.items():
-        if path.parent.samefile(other.parent) and path.name == other.name:
-            return name
-        if path.exists() and other.exists() and path.samefile(other):
-            return name
-    return None
-
-
-def sidecar_of(image: Path) -> Path:
-    """The JSON file beside an image.
-
-    >>> sidecar_of(Path("a.b.nii.gz")).name, sidecar_of(Path("c.nii")).name
-    ('a.b.json', 'c.json')
-    """
-    return image.with_name(f"{_stem(image)}.json")
-
-
-def _stem(image: Path) -> str:
-    return image.name.removesuffix(".gz").removesuffix(".nii")
 
 
 def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
@@ -327,7 +221,7 @@ def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
 
 def configuration(options: argparse.Namespace, request: Request, folder: str | Path) -> Config:
     """The same request as ``bmex`` would have it, in a temporary folder."""
-    weights, weights_dir = flags._weights(options.weights, options.weights_dir)
+    weights, weights_dir = flags.weights_of(options.weights, options.weights_dir)
     folder = Path(folder).resolve()
     return Config(
         run_id=flags.new_run_id(),
@@ -346,7 +240,7 @@ def configuration(options: argparse.Namespace, request: Request, folder: str | P
         ),
         resources=Resources(
             nprocs=1,
-            omp_nthreads=options.omp_nthreads or min(available_cpus(), flags.MOST_THREADS),
+            omp_nthreads=options.omp_nthreads or min(available_cpus(), MOST_THREADS),
         ),
         execution=Execution(verbosity=options.verbose),
     )
@@ -370,7 +264,7 @@ def plan_image(request: Request, config: Config) -> PlannedImage:
     if planned.skip_reason is not None:
         hint = "; if IN is one, add --contrast T2w" if planned.age is not None else ""
         raise UsageError(f"{request.source.name}: {planned.skip_reason}{hint}")
-    said = re.search(r"(?:^|_)(T[12]w)$", _stem(request.source))
+    said = re.search(r"(?:^|_)(T[12]w)$", stem_of(request.source))
     if said and said[1] != request.contrast:
         note = (
             f"the name of {request.source.name} says {said[1]}, but it was taken for a "
@@ -392,8 +286,8 @@ def _label(source: Path) -> str:
     ... )
     ('07', 'head2', 'image')
     """
-    found = re.match(r"sub-([0-9A-Za-z]+)(?:_|$)", _stem(source))
-    return found[1] if found else re.sub(r"[^0-9A-Za-z]", "", _stem(source)) or "image"
+    found = re.match(r"sub-([0-9A-Za-z]+)(?:_|$)", stem_of(source))
+    return found[1] if found else re.sub(r"[^0-9A-Za-z]", "", stem_of(source)) or "image"
 
 
 def _metadata(path: Path) -> dict[str, Any]:
@@ -418,7 +312,7 @@ def _enhance(request: Request, config: Config) -> int:
         weights=planning.weights_of(config, planned),
         strip_weights=planning.strip_weights_of(config, planned),
     )
-    device = app._device(config)
+    device = process.device_of(config)
     for line in _announcement(request, task, device):
         print(line, flush=True)
     _run(request, config, task, device)
@@ -445,19 +339,19 @@ def _announcement(request: Request, task: Task, device: str) -> Iterator[str]:
 
 def _run(request: Request, config: Config, task: Task, device: str) -> None:
     """Run the image's workflow; ImageError with the step and the reason where it fails."""
-    from bmex_bids.running import execution
+    from bmex_bids.running import engine, execution
     from bmex_bids.workflows import base
 
     crash_dir = config.paths.work_dir / "crash"
     crash_dir.mkdir(parents=True)
     verbosity = config.execution.verbosity
-    execution.configure(crash_dir=crash_dir, verbosity=verbosity, stop_on_first_crash=True)
-    workflow = app._image_workflow(config, task, device)
+    engine.configure(crash_dir=crash_dir, verbosity=verbosity, stop_on_first_crash=True)
+    workflow = process.image_workflow(config, task, device)
     if request.report is None:  # pictures take longer than some brains
         workflow.remove_nodes([workflow.get_node("report_wf")])
     whole = base.init_run_wf([workflow], work_dir=config.paths.work_dir)
     progress = Progress(
-        {workflow.name: (request.source.name, execution.steps_of(workflow))}, say=app._say
+        {workflow.name: (request.source.name, execution.steps_of(workflow))}, say=say
     )
     execution.run(whole, listener=progress, nprocs=1, verbosity=verbosity)
     progress.end()

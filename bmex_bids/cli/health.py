@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bmex_bids.cli import parser as flags
+from bmex_bids.cli import arguments
 from bmex_bids.exceptions import BmexError, EnvironmentProblem
 
 if TYPE_CHECKING:
@@ -62,14 +62,8 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="Exit codes: 0 all well; 5 something is wrong, and what.",
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "--device",
-        default="auto",
-        metavar="{auto,cpu,cuda,cuda:N}",
-        type=flags._device,
-        help="auto (default) takes a GPU when there is one; cuda fails when there is none",
-    )
-    parser.add_argument("--version", action=flags.ShowVersion)
+    arguments.add_shared(parser, "device")
+    parser.add_argument("--version", action=arguments.ShowVersion)
     return parser
 
 

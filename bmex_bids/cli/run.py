@@ -4,24 +4,19 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
-import os
 import sys
 import time
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING
 
 from bmex_bids.cli.parser import parse
-from bmex_bids.cli.streams import forgiving
+from bmex_bids.cli.streams import forgiving, say
 from bmex_bids.config import Config
-from bmex_bids.exceptions import BmexError, NoInputError, UsageError
-from bmex_bids.running import folders, interrupts, plan_view, planning, status
+from bmex_bids.exceptions import BmexError, NoInputError
+from bmex_bids.running import folders, interrupts, plan_view, planning, process, status
 from bmex_bids.running.plan_view import Task
-from bmex_bids.running.progress import Progress, Sparingly
-from bmex_bids.running.resources import available_memory_gb, refuse_too_little, within_machine
+from bmex_bids.running.resources import refuse_too_little, within_machine
 
 if TYPE_CHECKING:
     from bmex_bids.inputs.not_taken import NotTaken
@@ -37,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: Sequence[str] | None) -> int:
     try:
         config = _within_machine(parse(argv))
-        with _surroundings(config):
+        with process.surroundings(config):
             return _run(config)
     except BmexError as error:
         print(f"bmex: {error}", file=sys.stderr)
@@ -55,44 +50,8 @@ def _within_machine(config: Config) -> Config:
     """The same, with the processors and memory that are there, where this process does the work."""
     if config.cluster.submit or config.execution.plugin_file is not None:
         return config
-    resources = within_machine(config.resources, say=lambda line: _say(line, sys.stderr))
+    resources = within_machine(config.resources, say=lambda line: say(line, sys.stderr))
     return dataclasses.replace(config, resources=resources)
-
-
-@contextmanager
-def _surroundings(config: Config) -> Iterator[None]:
-    """Thread limits for the libraries, no call home, and no chatter of libraries without ``-v``.
-
-    Set before anything heavy is loaded, inherited by the worker processes, put back afterwards.
-    """
-    threads = str(config.resources.omp_nthreads)
-    wanted = {
-        "OMP_NUM_THREADS": threads,
-        # threads that wait turn for microseconds, then let others work (docs/performance.md)
-        "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "3000"),
-        "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": threads,
-        "NO_ET": "1",
-        "NIPYPE_NO_ET": "1",
-        "MPLBACKEND": "Agg",
-    }
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
-    nibabel = logging.getLogger("nibabel.global")  # it speaks of headers without their names
-    level = nibabel.level
-    if config.execution.verbosity == 0:
-        nibabel.setLevel(logging.CRITICAL)
-    try:
-        with interrupts.handled(), warnings.catch_warnings():
-            if config.execution.verbosity == 0:
-                warnings.simplefilter("ignore")
-            yield
-    finally:
-        nibabel.setLevel(level)
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def _run(config: Config) -> int:
@@ -111,7 +70,7 @@ def _run(config: Config) -> int:
         except NoInputError as error:
             if code == status.EXIT_DONE:
                 raise
-            _say(f"no group level: {error}")  # and what went wrong before keeps its exit code
+            say(f"no group level: {error}")  # and what went wrong before keeps its exit code
     return code
 
 
@@ -126,10 +85,10 @@ def _submit(config: Config) -> int:
             _validate(config)
         planned, not_taken = planning.survey(config)
         for line in plan_view.lines_of_not_taken(not_taken):
-            _say(line)
+            say(line)
         tasks = [planning.task(config, image, quick=True) for image in planned]
         _refuse_nothing([task.planned for task in tasks])
-    return submit.submit(config, tasks, say=_say)
+    return submit.submit(config, tasks, say=say)
 
 
 def _participant(config: Config) -> int:
@@ -138,21 +97,25 @@ def _participant(config: Config) -> int:
     start = time.monotonic()
     refuse_too_little(config.resources)  # at once: before the dataset is read
     address_space.prepare()
-    _plugin(config.execution.plugin_file)  # a fault of it is said before anything is done
+    process.read_plugin(
+        config.execution.plugin_file
+    )  # a fault of it is said before anything is done
     if not config.execution.skip_bids_validation:
         _validate(config)
     planned, not_taken = planning.survey(config)
-    device = _device(config) if any(i.runnable for i in planned) else config.processing.device
+    device = (
+        process.device_of(config) if any(i.runnable for i in planned) else config.processing.device
+    )
     tasks = [planning.task(config, image) for image in planned]
     if config.execution.dry_run:
         return _dry_run(config, tasks, device, not_taken)
     for line in plan_view.table(tasks, device, not_taken):
-        _say(line)
+        say(line)
     _refuse_nothing(planned)
     planning.try_weights(tasks)
     folders.prepare(config)
     folders.clear_abandoned(config.paths.output_dir, planned)
-    rows = _process(config, tasks, device, not_taken)
+    rows = process.images(config, tasks, device, not_taken, say=say)
     return _finish(config, tasks, rows, time.monotonic() - start)
 
 
@@ -185,7 +148,7 @@ def _dry_run(
         )
     else:
         for line in plan_view.table(tasks, device, not_taken):
-            _say(line)
+            say(line)
         print(*plan_view.estimates(tasks, device, threads, speed), sep="\n")
     _refuse_nothing([task.planned for task in tasks])
     missing = any(item.asked_for for item in not_taken)
@@ -208,148 +171,6 @@ def _validate(config: Config) -> None:
             file=sys.stderr,
         )
         refuse_fatal(errors)
-
-
-def _device(config: Config) -> str:
-    """``cpu``, ``cuda`` or ``cuda:N``; a GPU that is asked for and absent is a DeviceError."""
-    from bmex_bids.network.devices import resolve_device
-
-    return str(resolve_device(config.processing.device))
-
-
-def _process(
-    config: Config, tasks: Sequence[Task], device: str, not_taken: Sequence[NotTaken]
-) -> list[status.Row]:
-    """Run the workflow; keep the status table up to date; return its rows."""
-    from bmex_bids.outputs.dataset import write_dataset
-    from bmex_bids.outputs.records import read_record
-    from bmex_bids.outputs.status import write_status
-    from bmex_bids.running import execution
-    from bmex_bids.workflows import base
-
-    execution.configure(
-        crash_dir=config.log_dir,
-        verbosity=config.execution.verbosity,
-        stop_on_first_crash=config.execution.stop_on_first_crash,
-        resource_monitor=config.execution.resource_monitor,
-    )
-    to_run = status.in_order(
-        [task for task in tasks if task.to_run],
-        status.left_running(config.log_dir),
-    )
-    with execution.uncollected():
-        workflows = [_image_workflow(config, task, device) for task in to_run]
-        whole = base.init_run_wf(workflows, work_dir=config.paths.work_dir)
-
-    known: dict[str, Mapping[str, Any]] = {}
-
-    def committed(task: Task) -> Mapping[str, Any] | None:
-        if task.name not in known and task.record is not None:
-            record = read_record(task.record)
-            if record is not None and record.get("Fingerprint") == dict(task.fingerprint or {}):
-                known[task.name] = record  # it will not change: read once, however many images
-        return known.get(task.name)
-
-    def write_table(progress: Progress) -> None:
-        folders.write_settings(config)  # again, where somebody has removed the output in mid-run
-        write_status(
-            config.log_dir / "status.tsv",
-            status.status_rows(tasks, progress, committed=committed, not_taken=not_taken),
-        )
-        if config.execution.drop_workdir:
-            folders.drop(config.paths.work_dir / base.RUN_WORKFLOW, progress)
-
-    note = Sparingly(write_table)
-    progress = Progress(
-        {
-            workflow.name: (task.name, execution.steps_of(workflow))
-            for workflow, task in zip(workflows, to_run, strict=True)
-        },
-        say=_say,
-        changed=note,
-    )
-    write_dataset(config.paths.bids_dir, config.paths.output_dir)
-    note(progress)
-    if config.execution.write_graph and to_run:
-        _say(f"graph: {execution.write_graph(workflows[0], config.log_dir)}")
-    try:
-        if to_run:
-            execution.run(
-                whole,
-                listener=progress,
-                order=[workflow.name for workflow in workflows],
-                nprocs=config.resources.nprocs,
-                memory_gb=config.resources.mem_gb or 0.9 * available_memory_gb(),
-                gpu_slots=config.resources.gpu_slots if device.startswith("cuda") else 0,
-                verbosity=config.execution.verbosity,
-                one_at_a_time=config.resources.low_mem,
-                plugin=_plugin(config.execution.plugin_file),
-                monitor_file=config.log_dir / "resource_monitor.json"
-                if config.execution.resource_monitor
-                else None,
-            )
-    finally:
-        progress.end()
-        write_table(progress)
-    return status.status_rows(tasks, progress, committed=committed, not_taken=not_taken)
-
-
-def _image_workflow(config: Config, task: Task, device: str) -> Any:
-    from bmex_bids.workflows.base import init_image_wf
-
-    if task.weights is None:
-        raise ValueError(f"expected an image with weights, got {task.name} without")
-    processing = config.processing
-    return init_image_wf(
-        task.planned,
-        bids_dir=config.paths.bids_dir,
-        output_dir=config.paths.output_dir,
-        weights=task.weights,
-        strip_weights=task.strip_weights,
-        skull_strip=processing.skull_strip,
-        output_res=processing.output_res,
-        qc_only=processing.qc_only,
-        fingerprint=task.fingerprint,
-        device=device,
-        use_gpu=device.startswith("cuda"),
-        low_mem=config.resources.low_mem,
-        geometry=processing.geometry,
-        mirroring=processing.mirroring,
-        precision=processing.precision,
-        memory_limit_gb=config.resources.mem_gb,
-        omp_nthreads=config.resources.omp_nthreads,
-    )
-
-
-def _plugin(path: Path | None) -> tuple[str, dict[str, Any]] | None:
-    """Name and arguments of a Nipype plugin, from fMRIPrep's kind of file."""
-    if path is None:
-        return None
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UsageError(f"expected YAML in {path}, got: {error}; mend the file") from error
-    arguments = content.get("plugin_args") or {} if isinstance(content, dict) else None
-    if not isinstance(arguments, dict) or not isinstance(content.get("plugin"), str):
-        raise UsageError(
-            f"expected the keys plugin (a name, such as MultiProc or SLURM) and plugin_args (a "
-            f"table) in {path}, got {content!r}; mend the file"
-        )
-    for name, least in (("n_procs", 1), ("memory_gb", 0.1), ("n_gpu_procs", 0)):
-        value = arguments.get(name, least)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
-            raise UsageError(
-                f"expected {name} of {least} or more in {path}, got {value!r}; mend the file"
-            )
-    return content["plugin"], arguments
-
-
-def _say(line: str, stream: TextIO | None = None) -> None:
-    """Print a line; what a dataset smuggles into it cannot steer the terminal."""
-    plain = "".join(sign if sign.isprintable() else "\ufffd" for sign in line)
-    print(plain, file=stream, flush=True)
 
 
 def _finish(

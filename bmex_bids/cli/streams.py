@@ -76,3 +76,9 @@ def forgiving() -> Iterator[None]:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         sys.stdout, sys.stderr = before
+
+
+def say(line: str, stream: TextIO | None = None) -> None:
+    """Print a line; control characters, which a dataset's texts may hold, do not reach a terminal."""
+    plain = "".join(sign if sign.isprintable() else "\ufffd" for sign in line)
+    print(plain, file=stream, flush=True)

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bmex_bids import toml
 from bmex_bids.exceptions import BmexError, UsageError
 from bmex_bids.outputs.files import write_text
+from bmex_bids.settings import dumps, loads
 
 SCHEDULE = (
     "steps", "batch", "rate", "minutes", "validate_every", "seed", "threads", "workers", "device",
@@ -83,7 +83,7 @@ def settings(options: argparse.Namespace, default: Any) -> Any:
             text = options.config.read_text(encoding="utf-8")
         except OSError as error:
             raise UsageError(f"expected settings in {options.config}: {error.strerror}") from error
-        config = toml.loads(type(default), text, str(options.config), default)
+        config = loads(type(default), text, str(options.config), default)
     given = {name: getattr(options, name) for name in SCHEDULE}
     schedule = {name: value for name, value in given.items() if value is not None}
     network = {
@@ -114,7 +114,7 @@ def train(options: argparse.Namespace) -> Path:
     default, make = makers[options.network]
     config = settings(options, default)
     options.out.mkdir(parents=True, exist_ok=True)
-    write_text(options.out / "config.toml", toml.dumps(config))
+    write_text(options.out / "config.toml", dumps(config))
     return make(options.data, options.out, config, resume=not options.fresh)
 
 

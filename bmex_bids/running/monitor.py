@@ -20,7 +20,7 @@ from nipype.pipeline.engine import Workflow
 from nipype.utils.filemanip import indirectory, loadpkl
 
 if TYPE_CHECKING:
-    from bmex_bids.running.execution import Event
+    from bmex_bids.running.events import Event
 
 #: in the work folder: a folder for each step that runs
 FOLDER = "resource_monitor"

@@ -111,14 +111,10 @@ def task(config: Config, image: PlannedImage, *, quick: bool = False) -> Task:
         "model": image.age_group,
         "spacing_mm": image.spacing_mm,
         "metadata": dict(image.image.metadata),
-        "skull_strip": processing.skull_strip,
         "mask": image.mask_source,
-        "output_res": processing.output_res,
-        "qc_only": processing.qc_only,
-        "geometry": processing.geometry,
+        **config.fingerprint(),
+        # weights that know no mirror images give the same with and without
         "mirroring": processing.mirroring and bool(weights.mirrored),
-        "precision": processing.precision,
-        "seed": processing.random_seed,
         "outputs": names,
     }
     strip = strip_weights_of(config, image)

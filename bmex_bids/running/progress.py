@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from bmex_bids.running.interrupts import raise_pending
 
 if TYPE_CHECKING:
-    from bmex_bids.running.execution import Event
+    from bmex_bids.running.events import Event
 
 
 @dataclass

@@ -23,8 +23,6 @@ OWN_OPTIONS = frozenset(
     "parsable requeue wait wrap".split()
 )
 GPU_OPTION = re.compile(r"gres|gpus?(-.*)?|.*-per-gpu|tres-per-.*")
-#: of a task, where nothing is said
-TASK_CPUS, TASK_MEM_GB = 4, 8
 #: the group job reads sidecars only
 GROUP_CPUS, GROUP_MEM_MB, GROUP_MINUTES = 1, 4096, 240
 

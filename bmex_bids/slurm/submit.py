@@ -31,11 +31,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bmex_bids import __version__
-from bmex_bids.config import Cluster, Config
+from bmex_bids.config import TASK_MEM_GB, Cluster, Config
 from bmex_bids.exceptions import EnvironmentProblem, OutputError
 from bmex_bids.running.status import EXIT_DONE
 from bmex_bids.slurm import commands, scripts
-from bmex_bids.slurm.scripts import TASK_MEM_GB, Jobs
+from bmex_bids.slurm.scripts import Jobs
 
 if TYPE_CHECKING:
     from bmex_bids.running.plan_view import Task
@@ -234,30 +234,11 @@ def _jobs(
         gpu=scripts.wants_gpu(cluster.partition, options, config.processing.device),
         command=[sys.executable, "-m", "bmex_bids"],
         container=cluster.container,
-        binds=_binds(config) if cluster.container else (),
+        binds=tuple(dict.fromkeys(config.mounts())) if cluster.container else (),
         variables={"PYTHONPATH": pythonpath} if pythonpath and not cluster.container else {},
         wait_for=wait_for,
         version=__version__,
     )
-
-
-def _binds(config: Config) -> list[tuple[Path, bool]]:
-    """What a container must see, and whether it may write there."""
-    from bmex_bids.inputs.derivatives import parse_derivatives
-
-    read = [
-        config.paths.bids_dir,
-        *parse_derivatives(config.processing.derivatives).values(),
-        config.processing.weights_dir,
-        config.selection.filter_file,
-        config.age.file,
-        config.execution.plugin_file,
-    ]
-    return [
-        *((path, False) for path in dict.fromkeys(read) if path is not None),
-        (config.paths.output_dir, True),
-        (config.paths.work_dir, True),
-    ]
 
 
 def task_config(config: Config) -> Config:

@@ -92,7 +92,7 @@ def test_dataset_read_only_output_and_work_writable_and_made_by_the_user(places)
 
 def test_every_path_flag_of_bmex_is_known():
     """A new one must be sorted into one of these, or bmex in the container will not find it."""
-    known = docker.READ_FILES | docker.READ_FOLDERS | docker.WRITTEN_FOLDERS | {"container"}
+    known = {name for name, setting in docker.SETTINGS.items() if setting.is_path}
     paths = {action.dest for action in build_parser()._actions if action.type is Path}
     assert paths == known
 

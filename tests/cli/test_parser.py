@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 import bmex_bids
-from bmex_bids.cli.parser import _memory, new_run_id, parse
+from bmex_bids.cli.parser import new_run_id, parse
 from bmex_bids.exceptions import UsageError
 from bmex_bids.network.weights.registry import bundled
+from bmex_bids.values import memory
 
 BUNDLED = next(record.name for record in bundled() if record.kind == "enhance")
 
@@ -130,9 +131,9 @@ def test_work_inside_the_dataset_or_the_output_is_refused(places, place):
 
 
 def test_memory_units():
-    assert _memory("1024") == 1.0
-    assert _memory("1048576K") == 1.0
-    assert _memory("3g") == _memory("3GB") == 3.0
+    assert memory("1024") == 1.0
+    assert memory("1048576K") == 1.0
+    assert memory("3g") == memory("3GB") == 3.0
 
 
 def test_run_names_differ_and_sort_by_time():
@@ -177,7 +178,6 @@ SPELLINGS = [
     ("--weights", ["bundled"], "processing.weights", "bundled"),
     ("--output-res --output_res", ["0p8"], "processing.output_res", ("0p8",)),
     ("--qc-only --qc_only", [], "processing.qc_only", True),
-    ("--random-seed --random_seed", ["7"], "processing.random_seed", 7),
     ("--dry-run --dry_run", [], "execution.dry_run", "table"),
     ("--dry-run --dry_run", ["json"], "execution.dry_run", "json"),
     ("--stop-on-first-crash --stop_on_first_crash", [], "execution.stop_on_first_crash", True),
@@ -230,8 +230,9 @@ def test_derivatives_have_a_name_and_an_absolute_path(places, tmp_path):
         parse([*places, "-d", f"x={tmp_path / 'nowhere'}"])
 
 
-def test_notrack_is_taken_and_changes_nothing(places):
-    with_flag, without = parse([*places, "--notrack"]), parse(places)
+@pytest.mark.parametrize("flag", [["--notrack"], ["--random-seed", "7"], ["--random_seed", "7"]])
+def test_a_flag_without_effect_is_taken_and_changes_nothing(places, flag):
+    with_flag, without = parse([*places, *flag]), parse(places)
     assert dataclasses.replace(with_flag, run_id="") == dataclasses.replace(without, run_id="")
 
 

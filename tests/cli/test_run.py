@@ -13,6 +13,8 @@ from bmex_bids.cli import run
 from bmex_bids.cli.parser import parse
 from bmex_bids.exceptions import NoInputError, UsageError
 from bmex_bids.reports.individual import write_subject_report
+from bmex_bids.running import process
+from bmex_bids.running.validation import Finding
 
 
 @pytest.fixture
@@ -27,7 +29,7 @@ def test_threads_that_wait_give_way_and_all_is_put_back(config, monkeypatch):
     slower; threads that never turn, on a quiet one, 3 times."""
     monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    with run._surroundings(config):
+    with process.surroundings(config):
         assert os.environ["GOMP_SPINCOUNT"] == "3000"
         assert os.environ["OMP_NUM_THREADS"] == "1"
     assert "GOMP_SPINCOUNT" not in os.environ
@@ -36,7 +38,7 @@ def test_threads_that_wait_give_way_and_all_is_put_back(config, monkeypatch):
 
 def test_what_the_user_set_stays(config, monkeypatch):
     monkeypatch.setenv("GOMP_SPINCOUNT", "7")
-    with run._surroundings(config):
+    with process.surroundings(config):
         assert os.environ["GOMP_SPINCOUNT"] == "7"
     assert os.environ["GOMP_SPINCOUNT"] == "7"
 
@@ -118,6 +120,17 @@ def test_a_plugins_limits_are_looked_at(tmp_path, name, value):
     path = tmp_path / "plugin.yml"
     path.write_text(json.dumps({"plugin": "MultiProc", "plugin_args": {name: value}}))
     with pytest.raises(UsageError, match=f"expected {name} of"):
-        run._plugin(path)
+        process.read_plugin(path)
     path.write_text(json.dumps({"plugin": "MultiProc", "plugin_args": {name: 2}}))
-    assert run._plugin(path) == ("MultiProc", {name: 2})
+    assert process.read_plugin(path) == ("MultiProc", {name: 2})
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"], ["--submit", "slurm"]])
+def test_a_fatal_error_of_the_validator_ends_the_run(tmp_path, monkeypatch, capsys, more):
+    (tmp_path / "bids").mkdir()
+    fatal = Finding("MISSING_DATASET_DESCRIPTION", "/dataset_description.json")
+    monkeypatch.setattr("bmex_bids.running.validation.validate", lambda *_: [fatal])
+    monkeypatch.setattr(run.planning, "survey", lambda *_: pytest.fail("the dataset was read"))
+    assert run.main([str(tmp_path / "bids"), str(tmp_path / "out"), "participant", *more]) == 4
+    assert "but the validator found: MISSING_DATASET_DESCRIPTION" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

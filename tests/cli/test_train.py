@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from safetensors.torch import save_file
 
-from bmex_bids import toml
 from bmex_bids.cli.train import build_parser, main, settings
 from bmex_bids.exceptions import UsageError
 from bmex_bids.network.inference.stripper import brain_probability
 from bmex_bids.network.models.compact import HalfUNet
 from bmex_bids.network.weights import registry
 from bmex_bids.network.weights.checkpoints import load_network
+from bmex_bids.settings import dumps
 from bmex_bids.training.enhance import EnhanceConfig
 from bmex_bids.training.images import TRAINING_MAPS, VALIDATION_MAPS
 from bmex_bids.training.strip import StripConfig
@@ -34,7 +34,7 @@ def test_flags_overrule_the_file_which_overrules_the_defaults(tmp_path):
 @pytest.mark.parametrize("default", [StripConfig(), EnhanceConfig()])
 def test_the_settings_of_a_run_give_the_same_run(default, tmp_path):
     file = tmp_path / "config.toml"
-    file.write_text(toml.dumps(default))
+    file.write_text(dumps(default))
     assert settings(asked("--config", str(file)), default) == default
 
 

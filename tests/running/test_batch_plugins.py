@@ -12,7 +12,7 @@ import pytest
 from nipype.pipeline.engine import Workflow
 
 from bmex_bids.exceptions import UsageError
-from bmex_bids.running import batch_plugins, execution
+from bmex_bids.running import batch_plugins, engine, events, execution
 from bmex_bids.running.batch_plugins import BatchGuard, guarded, prepare, slurm_size
 
 JOBS = Path(__file__).parents[1] / "helpers" / "in_jobs"
@@ -24,9 +24,9 @@ needs_slurm = pytest.mark.skipif(
 @pytest.fixture(autouse=True)
 def nipype_settings():
     """Nipype's settings are global: leave them as they were."""
-    before = {key: dict(part) for key, part in execution.nipype_config._sections.items()}
+    before = {key: dict(part) for key, part in engine.nipype_config._sections.items()}
     yield
-    execution.nipype_config.update_config(before)
+    engine.nipype_config.update_config(before)
 
 
 class Fake:
@@ -73,12 +73,12 @@ def test_a_killed_job_is_a_failure_that_nipype_can_report():
     plugin = Guarded(result={"result": None, "traceback": "OSError: Job id (7) finished"})
     traceback = plugin._get_result(7)["traceback"]
     assert isinstance(traceback, list)
-    assert "cancelled, killed" in execution.reason_of(traceback)
+    assert "cancelled, killed" in events.reason_of(traceback)
 
 
 def test_an_error_of_the_plugin_is_one_nodes_failure():
     result = Guarded(result=OSError("disk"))._get_result(7)
-    assert execution.reason_of(result["traceback"]) == "OSError: disk"
+    assert events.reason_of(result["traceback"]) == "OSError: disk"
 
 
 def test_a_result_and_a_running_job_pass_as_they_are():
@@ -101,7 +101,7 @@ def test_what_a_batch_system_is(name, batch):
 
 @pytest.mark.parametrize("folder", ["a b", "a$(x)", "a;b", "a%j", "a'b"])
 def test_a_path_that_a_shell_would_change_is_refused(tmp_path, folder):
-    execution.configure(crash_dir=tmp_path)
+    engine.configure(crash_dir=tmp_path)
     with pytest.raises(UsageError, match="plain letters"):
         prepare(Workflow(name="w", base_dir=str(tmp_path / folder)), "SLURM", {})
 
@@ -109,7 +109,7 @@ def test_a_path_that_a_shell_would_change_is_refused(tmp_path, folder):
 def test_logname_is_set(tmp_path, monkeypatch):
     monkeypatch.setattr(batch_plugins.getpass, "getuser", lambda: "someone")
     monkeypatch.setattr(batch_plugins.os, "environ", environment := {})
-    execution.configure(crash_dir=tmp_path)
+    engine.configure(crash_dir=tmp_path)
     prepare(Workflow(name="w", base_dir=str(tmp_path)), "SLURM", {})
     assert environment == {"LOGNAME": "someone"}
 
@@ -118,7 +118,7 @@ def test_each_job_asks_for_its_nodes_size(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(JOBS)
     from job_steps import chain
 
-    execution.configure(crash_dir=tmp_path)
+    engine.configure(crash_dir=tmp_path)
     workflow = Workflow(name="w", base_dir=str(tmp_path))
     workflow.add_nodes([chain("a_wf")])
     prepare(workflow, "SLURM", {"sbatch_args": "--partition=x"})
@@ -154,8 +154,8 @@ def test_every_plugin_loses_only_what_ends_badly(plugin, tmp_path, monkeypatch):
     monkeypatch.delenv("LOGNAME", raising=False)
     from job_steps import chain
 
-    execution.configure(crash_dir=tmp_path / "crash")
-    execution.nipype_config.set("execution", "job_finished_timeout", "4")
+    engine.configure(crash_dir=tmp_path / "crash")
+    engine.nipype_config.set("execution", "job_finished_timeout", "4")
     monkeypatch.setattr(batch_plugins, "POLL_S", 1.0)
     acts = ["", "raise", "die"] + ["cancel"] * (plugin != "MultiProc")
     whole = Workflow(name="all", base_dir=str(tmp_path / "work"))

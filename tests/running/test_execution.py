@@ -21,7 +21,7 @@ from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline.engine import Node, Workflow
 
 from bmex_bids.exceptions import MaskError
-from bmex_bids.running import execution
+from bmex_bids.running import engine, events, execution, plugins
 
 
 class StepInput(BaseInterfaceInputSpec):
@@ -80,7 +80,7 @@ def monitored(tmp_path):
 
     def go(*workflows, nprocs=1, stop=False, listener=lambda _: None, plugin=None):
         target = tmp_path / "logs" / "monitor.json"
-        execution.configure(
+        engine.configure(
             crash_dir=tmp_path / "crash", stop_on_first_crash=stop, resource_monitor=True
         )
         whole = Workflow(name="all", base_dir=str(tmp_path / "work"))
@@ -91,7 +91,7 @@ def monitored(tmp_path):
                     whole, listener=listener, nprocs=nprocs, monitor_file=target, plugin=plugin
                 )
         finally:
-            execution.configure(crash_dir=tmp_path / "crash")
+            engine.configure(crash_dir=tmp_path / "crash")
         return json.loads(target.read_text())
 
     return go
@@ -162,7 +162,7 @@ def run(tmp_path):
     """Run workflows; return the events and the folder of crash files."""
 
     def go(*workflows, nprocs=1, stop=False, **limits):
-        execution.configure(crash_dir=tmp_path / "crash", stop_on_first_crash=stop)
+        engine.configure(crash_dir=tmp_path / "crash", stop_on_first_crash=stop)
         whole = Workflow(name="all", base_dir=str(tmp_path / "work"))
         whole.add_nodes(list(workflows))
         events = []
@@ -261,7 +261,7 @@ def test_memory_that_cannot_come_is_not_waited_for(run, memory_gb):
 @pytest.mark.parametrize(("gpu_slots", "at_once"), [(0, 1), (1, 1), (2, 2), (10**6, 3)])
 def test_each_step_takes_one_place_on_the_gpu_whatever_its_processors(gpu_slots, at_once):
     """Steps of two processors took two places: ``--gpu-slots 2`` was 1.  None at all: for ever."""
-    plugin = execution.PoolPlugin(
+    plugin = plugins.PoolPlugin(
         {"n_procs": 8, "n_gpu_procs": gpu_slots, "raise_insufficient": False}
     )
     plugin.procs = [
@@ -271,7 +271,7 @@ def test_each_step_takes_one_place_on_the_gpu_whatever_its_processors(gpu_slots,
     sent = []
     plugin.proc_done = np.zeros(3, bool)
     plugin.proc_pending = np.zeros(3, bool)
-    plugin.depidx = execution._Dependencies(scipy.sparse.lil_matrix((3, 3)))
+    plugin.depidx = plugins._Dependencies(scipy.sparse.lil_matrix((3, 3)))
     plugin._submit_job = lambda node, **_: sent.append(node.name) or len(sent)
     plugin._local_hash_check = lambda *_: False
     plugin._status_callback = None
@@ -317,8 +317,8 @@ def test_stopping_at_the_first_crash_in_several_processes(run):
 
 def test_a_folder_may_have_a_percent_sign_in_its_path(tmp_path):
     folder = tmp_path / "50% of %j"
-    execution.configure(crash_dir=folder)
-    assert execution.nipype_config.get("execution", "crashdump_dir") == str(folder)
+    engine.configure(crash_dir=folder)
+    assert engine.nipype_config.get("execution", "crashdump_dir") == str(folder)
 
 
 def test_steps_are_the_nodes_that_work():
@@ -330,8 +330,8 @@ def test_steps_are_the_nodes_that_work():
 
 def test_the_reason_is_the_last_line_of_a_traceback():
     text = "Traceback\n  File x\nValueError: one\n\nDuring handling\n\tKeyError: 'two'\n"
-    assert execution.reason_of(text) == "KeyError: 'two'"
-    assert execution.reason_of("") == "no reason was given; see the crash file"
+    assert events.reason_of(text) == "KeyError: 'two'"
+    assert events.reason_of("") == "no reason was given; see the crash file"
 
 
 class Unreadable(Step):
@@ -345,13 +345,13 @@ def test_the_first_failure_is_told_and_not_that_of_asking_for_its_result(tmp_pat
     node = Node(Unreadable(), name="conform", base_dir=str(tmp_path))
     (tmp_path / "conform").mkdir()
     (tmp_path / "conform" / "result_conform.pklz").mkdir()  # it cannot be read
-    result = execution._run_node(node, False, 1)
-    assert "No space left on device" in execution.reason_of(result["traceback"])
+    result = plugins._run_node(node, False, 1)
+    assert "No space left on device" in events.reason_of(result["traceback"])
 
 
 def test_workers_are_deaf_to_ctrl_c(tmp_path):
     """A terminal sends it to all processes of a run; only the first one is to speak."""
-    execution._start_fork_server()
+    plugins._start_fork_server()
     context = multiprocessing.get_context("forkserver")
     with context.Pool(1) as pool:
         mask = pool.apply(signal.pthread_sigmask, (signal.SIG_BLOCK, []))
@@ -363,13 +363,13 @@ def test_workers_are_deaf_to_ctrl_c(tmp_path):
 def frozen(monkeypatch):
     """Objects that garbage collection leaves out, at each step sent to a worker."""
     counts: list[int] = []
-    submit = execution.PoolPlugin._submit_job
+    submit = plugins.PoolPlugin._submit_job
 
     def spy(self, node, updatehash=False):
         counts.append(gc.get_freeze_count())
         return submit(self, node, updatehash)
 
-    monkeypatch.setattr(execution.PoolPlugin, "_submit_job", spy)
+    monkeypatch.setattr(plugins.PoolPlugin, "_submit_job", spy)
     return counts
 
 
@@ -394,7 +394,7 @@ def test_what_is_ready_is_what_nipypes_matrix_says_without_asking_it():
     jobs = 40
     needs = np.triu(rng.random((jobs, jobs)) < 0.15, k=1)
     matrix = scipy.sparse.lil_matrix(needs.astype(int))
-    open_jobs = execution._Dependencies(matrix)
+    open_jobs = plugins._Dependencies(matrix)
     matrix = matrix.astype(bool)
     for job in range(jobs):
         assert (open_jobs.sum(0) == matrix.sum(0)).all()

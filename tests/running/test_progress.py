@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import pytest
 
-from bmex_bids.running.execution import Event
+from bmex_bids.running.events import Event
 from bmex_bids.running.progress import Progress, Sparingly
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from bmex_bids import toml
 from bmex_bids.exceptions import UsageError
+from bmex_bids.settings import dumps, loads
 
 
 @dataclass(frozen=True)
@@ -24,15 +24,15 @@ class Outer:
 
 def test_a_dataclass_is_written_and_read_again():
     settings = Outer('a "quoted" name\n', Path("/some where"), Inner(3, 0.25))
-    assert toml.loads(Outer, toml.dumps(settings), "it") == settings
-    assert toml.loads(Outer, toml.dumps(Outer()), "it") == Outer()
+    assert loads(Outer, dumps(settings), "it") == settings
+    assert loads(Outer, dumps(Outer()), "it") == Outer()
 
 
 def test_what_the_text_does_not_name_keeps_the_default_that_was_given():
     default = Outer("mine", None, Inner(7, 2.0))
-    read = toml.loads(Outer, "[inner]\nb = 5\n", "it", default)
+    read = loads(Outer, "[inner]\nb = 5\n", "it", default)
     assert read == Outer("mine", None, Inner(7, 5.0))
-    assert toml.loads(Outer, "[inner]\nb = 5\n", "it") == Outer("x", None, Inner(1, 5.0))
+    assert loads(Outer, "[inner]\nb = 5\n", "it") == Outer("x", None, Inner(1, 5.0))
 
 
 @pytest.mark.parametrize(
@@ -42,4 +42,4 @@ def test_what_the_text_does_not_name_keeps_the_default_that_was_given():
 def test_a_bad_text_is_refused_with_its_fault(text, words):
     for default in (None, Outer()):
         with pytest.raises(UsageError, match=words):
-            toml.loads(Outer, text, "it", default)
+            loads(Outer, text, "it", default)
