@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from bmex_bids.cli import evaluate_benchmark, evaluate_speed
+from bmex_bids.cli import evaluate_benchmark, evaluate_speed, evaluate_strip
 from bmex_bids.exceptions import BmexError
 
 #: gain in dB that each of training's validation cells but "clean" is to have
@@ -53,6 +53,10 @@ COMMANDS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = 
     "benchmark": (
         "validation images × cells through the whole app, with tables and pictures (hours)",
         evaluate_benchmark.add_arguments,
+    ),
+    "strip": (
+        "our brain masks of real heads beside another stripper's, with pictures (minutes)",
+        evaluate_strip.add_arguments,
     ),
     "speed": (
         "the network's geometries, their agreement, memory, and N4, on this machine (minutes)",

@@ -36,6 +36,10 @@ FETAL_LITRES = (0.02, 0.65)
 #: share of the mask that may be left out by its cleaning without a word
 LEFT_OUT = 0.1
 ANY_LITRES = (0.02, LARGEST_BRAIN)
+#: names of the borders of an image in LPS, low and high end of each axis
+SIDES = (("right", "left"), ("front", "back"), ("bottom", "top"))
+#: share of the mask's widest section that it has at a border where the brain is cut off
+CUT_SHARE = 0.15
 
 #: how :func:`is_stripped` looks and decides, see :class:`HeadSigns`
 SIGNS_MM = 2.0
@@ -288,6 +292,30 @@ def border_contact(mask: Mask) -> float:
     return float((surface & edge).sum() / surface.sum())
 
 
+def cut_sides(
+    mask: Mask, spacing: tuple[float, ...], *, within_mm: float = 0.0
+) -> tuple[str, ...]:
+    """The sides on which the field of view seems to cut the brain off.
+
+    Parameters
+    ----------
+    mask : (X, Y, Z), axes LPS
+    spacing : mm
+    within_mm : a mask that ends so close to the border counts as reaching it: a network seldom
+        marks brain up to the border, and scalp and skull are thicker than that
+    """
+    found = []
+    for axis, names in enumerate(SIDES):
+        areas = mask.sum(axis=tuple(k for k in range(3) if k != axis)).astype(float)
+        depth = min(int(within_mm // spacing[axis]), areas.size - 1)
+        radius = max(np.count_nonzero(areas) / 2, 1.0)
+        cap = (2 * radius - 1) / radius**2  # of a ball that touches the border
+        for name, area in zip(names, (areas[depth], areas[-1 - depth]), strict=True):
+            if area > (CUT_SHARE + cap) * max(areas.max(), 1.0):
+                found.append(name)
+    return tuple(found)
+
+
 def clean_mask(mask: nib.Nifti1Image, *, opening_mm: float = 2.0) -> nib.Nifti1Image:
     """One solid piece: open, keep the largest component, close small gaps, fill holes.
 
@@ -440,9 +468,19 @@ def plausible_litres(age_months: float | None, fetal: bool) -> tuple[float, floa
 
 
 def check_mask(
-    mask: nib.Nifti1Image, *, age_months: float | None = None, fetal: bool = False
+    mask: nib.Nifti1Image,
+    *,
+    age_months: float | None = None,
+    fetal: bool = False,
+    within_mm: float = 0.0,
 ) -> MaskCheck:
     """Refuse a mask that cannot be a brain; warn of one that is odd.
+
+    Parameters
+    ----------
+    mask : axes LPS; non-zero is brain
+    age_months, fetal : what volume is plausible
+    within_mm : as for :func:`cut_sides`
 
     Raises
     ------
@@ -477,6 +515,11 @@ def check_mask(
     if contact > 0.02:
         warnings.append(
             f"{100 * contact:.0f} % of the brain mask's surface lies on the border of the image"
+        )
+    for side in cut_sides(inside, voxel_sizes(mask.affine), within_mm=within_mm):
+        warnings.append(
+            f"the brain reaches the {side} of the image, with a wide section: the field of view "
+            "may cut it off there"
         )
     return MaskCheck(litres, int(components), contact, tuple(warnings))
 

@@ -123,6 +123,10 @@ def correct_head(
     return with_data(scale.apply(data) / data_of(field), image), field, scale
 
 
+#: a stripping network's mask may end so far from the border at which a brain is cut off
+NETWORK_SHORT_MM = 6.0
+
+
 class MaskBrainInput(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="conformed image")
     corrected = File(exists=True, mandatory=True, desc="0…1000, N4 over the head")
@@ -178,7 +182,12 @@ class MaskBrain(SimpleInterface):
                 device=self.inputs.device,
                 threads=self.inputs.num_threads,
             )
-        check = check_mask(mask, age_months=self.inputs.age_months, fetal=self.inputs.fetal)
+        check = check_mask(
+            mask,
+            age_months=self.inputs.age_months,
+            fetal=self.inputs.fetal,
+            within_mm=NETWORK_SHORT_MM if info["method"] == MaskMethod.NETWORK.value else 0.0,
+        )
         info |= dataclasses.asdict(check)
         info["warnings"] = [*info.pop("notes", []), *check.warnings]
         self._results["out_file"] = write(mask, runtime.cwd, "mask.nii.gz")

@@ -8,11 +8,13 @@ from numpy.testing import assert_allclose, assert_array_equal
 from bmex_bids.common.boxes import bounding_box
 from bmex_bids.exceptions import MaskError
 from bmex_bids.imaging.mask import (
+    SIDES,
     blend_into_head,
     border_contact,
     brain_voxels,
     check_mask,
     clean_mask,
+    cut_sides,
     head_signs,
     hysteresis_mask,
     is_stripped,
@@ -492,3 +494,33 @@ def test_likely_brain_counts_near_what_is_sure():
     assert found.sum() == 8 * 8 * 9
     nothing = hysteresis_mask(probability - 0.5, (1, 1, 1), sure=0.5, likely=0.2, reach_mm=3.0)
     assert not nothing.any()
+
+
+# ------------------------------------------------------------------ the field of view
+@pytest.mark.parametrize(("axis", "names"), list(enumerate(SIDES)))
+@pytest.mark.parametrize("end", [0, 1])
+def test_each_side_that_cuts_the_brain_off_is_told(head_phantom, axis, names, end):
+    """A cut through the side had less of the mask's surface on the border than one at the top."""
+    mask = head_phantom(spacing=3.0).mask
+    extent = np.flatnonzero(mask.any(axis=tuple(k for k in range(3) if k != axis)))
+    cut = [slice(None)] * 3
+    cut[axis] = slice(extent[0] + 5, None) if end == 0 else slice(None, extent[-1] - 4)
+    part = mask[tuple(cut)]
+    assert cut_sides(part, (3, 3, 3)) == (names[end],)
+    (warning,) = [w for w in check_mask(mask_of(part, 3.0)).warnings if "cut it off" in w]
+    assert f"the {names[end]} of the image" in warning
+    # a network's mask that ends short of the border
+    short = part.copy()
+    index = [slice(None)] * 3
+    index[axis] = slice(0, 1) if end == 0 else slice(-1, None)
+    short[tuple(index)] = False
+    assert cut_sides(short, (3, 3, 3)) == ()
+    assert cut_sides(short, (3, 3, 3), within_mm=6.0) == (names[end],)
+
+
+def test_a_whole_brain_is_cut_off_nowhere_however_tight_its_box(head_phantom):
+    mask = head_phantom(spacing=3.0).mask
+    assert cut_sides(mask, (3, 3, 3), within_mm=6.0) == ()
+    tight = mask[bounding_box(mask)]
+    assert cut_sides(tight, (3, 3, 3)) == ()
+    assert cut_sides(tight & False, (3, 3, 3)) == ()
