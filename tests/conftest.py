@@ -192,7 +192,7 @@ def brain(head_phantom: Callable[..., HeadPhantom]) -> Callable[..., nib.Nifti1I
         phantom = head_phantom(spacing=2.5, size=0.55, seed=seed)
         values = np.asarray(phantom.brain.dataobj)
         if contrast == "T2w":  # fluid is bright
-            values = np.where(phantom.mask, 1000 - values, 0)
+            values = np.where(phantom.mask, 1000 - 0.6 * values, 0)
         image = nib.Nifti1Image(np.rint(values * 3).astype(np.int16), phantom.image.affine)
         wanted = axcodes2ornt(tuple(orientation))
         image = image.as_reoriented(ornt_transform(io_orientation(image.affine), wanted))
