@@ -51,6 +51,7 @@ class WeightSet:
     ----------
     origin : ``"own"`` (trained by us), ``"published"`` (with BME-X) or ``"other"``
     images : how many went through them
+    slices : whether their network works on slices (``network.models.slices``)
     """
 
     name: str
@@ -59,6 +60,7 @@ class WeightSet:
     source: str = ""
     origin: str = "other"
     images: int = 0
+    slices: bool = False
 
 
 @dataclass(frozen=True)
@@ -243,6 +245,7 @@ def _weight_sets(tables: Iterable[Mapping[str, Any]]) -> tuple[WeightSet, ...]:
 
     theirs = tuple(release.name for release in published_sets())
     ours = {text for record in bundled() for text in (record.name, record.sha256)}
+    sliced = {record.name for record in bundled() if record.variant == "bmex-slices"}
     counts: Counter[WeightSet] = Counter()
     for table in tables:
         texts = {key: str(value) for key, value in table.items() if value}
@@ -256,7 +259,8 @@ def _weight_sets(tables: Iterable[Mapping[str, Any]]) -> tuple[WeightSet, ...]:
             origin = "own"
         else:
             origin = "other"
-        counts[WeightSet(name, sha256, texts.get("License", ""), source, origin)] += 1
+        licence, slices = texts.get("License", ""), name in sliced
+        counts[WeightSet(name, sha256, licence, source, origin, slices=slices)] += 1
     return tuple(
         replace(weights, images=count)
         for weights, count in sorted(counts.items(), key=lambda item: _natural(item[0].name))

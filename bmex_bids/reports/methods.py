@@ -80,6 +80,7 @@ def _of(facts: Facts, origin: str) -> list[WeightSet]:
 def _flags(facts: Facts) -> dict[str, bool]:
     """Which conditions of the frame hold."""
     own, published, other = (bool(_of(facts, kind)) for kind in ("own", "published", "other"))
+    sliced = _sliced(facts)
     return {
         "nothing": facts.images == 0,
         "something": facts.images > 0,
@@ -100,6 +101,9 @@ def _flags(facts: Facts) -> dict[str, bool]:
         "match_brain": own and not published and not other,
         "match_published": published and not own and not other,
         "match_both": own and published and not other,
+        "match_tissues": sliced > 0,
+        "joined": sliced < facts.images,
+        "slices": sliced > 0,
         "weights_own": own,
         "weights_published": published,
         "weights_other": other,
@@ -160,6 +164,7 @@ def _values(facts: Facts) -> dict[str, str]:
         "match_points": str(facts.match_points),
         "match_levels": str(facts.match_levels),
         "match_top": f"{100 * facts.match_share:g}",
+        "sliced_images": of_images(_sliced(facts)),
         "own_images": of_images(numbers["own"]),
         "own_weights": _list(_describe(part) for part in sets["own"]),
         "published_images": of_images(numbers["published"]),
@@ -174,6 +179,11 @@ def _values(facts: Facts) -> dict[str, str]:
         "mirrored_images": of_images(facts.mirrored),
         "gate": _list(f"{verdict} for {number}" for verdict, number in facts.gate.items()),
     }
+
+
+def _sliced(facts: Facts) -> int:
+    """Images that went through a network over slices."""
+    return sum(part.images for part in _of(facts, "own") if part.slices)
 
 
 def _own_version(facts: Facts) -> str:

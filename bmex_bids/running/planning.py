@@ -146,6 +146,7 @@ def weights_of(config: Config, image: PlannedImage) -> WeightRecord:
         "enhance",
         age_group=image.age_group,
         contrast=image.image.suffix,
+        age_months=image.age.months if image.age else None,
         weights=config.processing.weights,
         weights_dir=config.processing.weights_dir,
     )

@@ -206,6 +206,17 @@ def test_the_package_brings_weights_for_every_age_and_contrast():
                 assert record.source
 
 
+def test_a_set_for_an_age_and_above_goes_before_one_for_all_ages(sets, make_record, weights_dir):
+    older = make_record(torch.nn.Linear(1, 1), "bmex-slices", name="older")
+    sets.append(dataclasses.replace(older, age_groups=("month24",), from_months=30.0))
+    asked = {"age_group": "month24", "contrast": "T1w", "weights": "bundled"}
+    assert select("enhance", age_months=30.0, **asked).name == "older"
+    assert select("enhance", age_months=29.9, **asked).name == "one"
+    assert select("enhance", **asked).name == "one"  # age not known
+    with pytest.raises(WeightsError, match="month24"):
+        select("enhance", age_group="month24", contrast="T1w", weights="older", age_months=24.0)
+
+
 def test_a_folder_that_may_not_be_looked_into_has_no_published_weights(
     tmp_path, monkeypatch, caplog
 ):

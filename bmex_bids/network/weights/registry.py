@@ -54,6 +54,7 @@ class WeightRecord:
     contrasts: tuple[str, ...]
     version: str
     companion: Path | None = None
+    from_months: float = 0.0  # age of the youngest that it is for
 
     @property
     def companions(self) -> tuple[Path, ...]:
@@ -96,6 +97,7 @@ def bundled() -> list[WeightRecord]:
             age_groups=tuple(entry["age_groups"]),
             contrasts=tuple(entry["contrasts"]),
             version=entry["version"],
+            from_months=float(entry.get("from_months", 0)),
         )
         for entry in table["sets"]
     ]
@@ -194,6 +196,7 @@ def select(
     *,
     age_group: str | None = None,
     contrast: str | None = None,
+    age_months: float | None = None,
     weights: str = "auto",
     weights_dir: Path | None = None,
 ) -> WeightRecord:
@@ -203,6 +206,8 @@ def select(
     ----------
     kind : ``"enhance"`` or ``"strip"``
     age_group, contrast : of the image; None where it does not matter (stripping)
+    age_months : of the participant; None where it is not known.  A bundled set for an age and above
+        goes before one for all ages
     weights : ``"auto"``: the published file for this image (:data:`PUBLISHED`, :data:`STRIPPER`)
         where it is there, else the bundled set; ``"bundled"``; the name of one published or
         bundled set.  A name decides on enhancement; for stripping a published name works as
@@ -238,6 +243,7 @@ def select(
         record
         for record in bundled()
         if record.serves(kind, age_group, contrast)
+        and record.from_months <= (age_months or 0)
         and (weights not in names or kind != "enhance" or record.name == weights)
     ]
     if not fitting:
@@ -245,7 +251,7 @@ def select(
             f"no weights of kind {kind!r} for age group {age_group} and contrast {contrast} "
             f"(--weights {weights})"
         )
-    record = fitting[0]
+    record = max(fitting, key=lambda one: one.from_months)
     verify(record.path, record.sha256)
     return record
 
