@@ -230,7 +230,7 @@ def test_a_folder_that_may_not_be_looked_into_has_no_published_weights(
         patch.setattr(Path, "is_file", denied)
         assert published.locate(tmp_path, "x.pt") is None
         assert published.locate(tmp_path, "y.pt") is None
-    assert caplog.text.count("are not looked at: Permission denied") == 1
+    assert caplog.text.count("are ignored: Permission denied") == 1
 
 
 def test_a_user_without_a_home_has_a_weights_folder(monkeypatch):
