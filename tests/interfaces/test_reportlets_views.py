@@ -52,11 +52,13 @@ def test_before_and_after_share_window_and_cuts(head_phantom, tmp_path, monkeypa
     )
     calls = []
     monkeypatch.setattr(
-        "nireports.reportlets.mosaic.plot_registration",
+        reportlets,
+        "plot_registration",
         lambda image, name, **options: calls.append((name, options)) or [],
     )
     monkeypatch.setattr(
-        "nireports.reportlets.utils.compose_view",
+        reportlets,
+        "compose_view",
         lambda *_, out_file: Path(out_file).write_text("<svg/>"),
     )
     reportlets.draw_before_after(inputs, tmp_path / "out.svg")
@@ -121,7 +123,7 @@ def test_the_histogram_shows_the_reference_of_the_age(tmp_path, monkeypatch, suf
         mask_res=str(tmp_path / "mask.nii"),
         matched=str(tmp_path / "image.nii"),
         enhanced_res=str(tmp_path / "image.nii"),
-        planned={"age_group": "month6", "suffix": suffix},
+        planned={"age_group": "month6", "name": f"sub-01_{suffix}"},
     )
     reportlets.draw_histogram(inputs, tmp_path / "out.svg")
     counts = load_histogram("month6", suffix)[1:1000].astype(float)
