@@ -30,7 +30,7 @@ AGE_MONTHS = 5
 RADII_MM = (24.0, 29.0, 26.0)
 SPACING_MM = 1.5
 #: fluid, grey and white matter: (share of the radius up to which it reaches, intensity)
-SHELLS = ((1.0, 900), (0.92, 500), (0.65, 750), (0.2, 900))
+SHELLS = ((1.0, 900), (0.92, 450), (0.65, 800), (0.2, 900))
 
 NOISE = 15.0
 

@@ -258,7 +258,10 @@ def methods_texts(logs: Path) -> dict[str, Any]:
     }
     body = re.search(r"<body[^>]*>(.*)</body>", texts.get("html", ""), re.S | re.I)
     inert = re.sub(
-        r"<(script|style)\b.*?</\1>|<link\b[^>]*>", "", body[1] if body else "", flags=re.S | re.I
+        r"<(script|style)\b.*?</\1>|<link\b[^>]*>",
+        "",
+        body[1] if body else texts.get("html", ""),
+        flags=re.S | re.I,
     )
     return {
         "html": Markup(inert.strip()),  # noqa: S704 - made by reports.methods, scripts taken out

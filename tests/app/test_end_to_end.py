@@ -314,7 +314,7 @@ def test_a_head_keeps_what_is_outside_its_brain(
 ):
     phantom = head_phantom(spacing=2.5, size=0.55)
     monkeypatch.setattr(
-        "bmex_bids.network.inference.stripper.brain_probability",
+        "bmex_bids.interfaces.stripping.brain_probability",
         lambda *_, **__: phantom.mask.astype(np.float32),
     )
     bids = bids_skeleton({**participants("01"), "sub-01/anat/sub-01_T1w.nii.gz": phantom.image})

@@ -18,6 +18,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from app_runs import bmex, participants
+from scipy.stats import spearmanr
 
 from bmex_bids.cli.enhance import Request, conclusion, main
 
@@ -81,9 +82,10 @@ def test_all_that_can_be_saved_lies_where_the_input_lies(
         assert image.header["qform_code"] == 1, name
     mask = nib.load("mask.nii").get_fdata() > 0
     assert 2 * (mask & (truth > 0)).sum() / (mask.sum() + (truth > 0).sum()) > 0.98
-    # the network gives its input back: what was moved or turned would not correlate
+    # the network gives its input back, matched by a map that rises: what was moved by one voxel
+    # would have a rank correlation of 0.7
     for name in ("out.nii.gz", "head.nii.gz"):
-        assert np.corrcoef(nib.load(name).get_fdata()[mask], truth[mask])[0, 1] > 0.95, name
+        assert spearmanr(nib.load(name).get_fdata()[mask], truth[mask])[0] > 0.99, name
     assert not nib.load("out.nii.gz").get_fdata()[~mask].any()
     assert set(np.unique(nib.load("d.nii.gz").get_fdata())) <= {0, 1, 2, 3}
     res = nib.load("res.nii.gz")

@@ -267,7 +267,7 @@ def test_two_processes_do_not_fetch_one_file(site, tmp_path, stripper, release):
     site.content = stripper
     with (tmp_path / f".{NAME}.part.lock").open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
-        with pytest.raises(WeightsError, match="another process"):
+        with pytest.raises(WeightsError, match="no other process"):
             fetch_file(site.url, tmp_path, release, NAME)
     assert fetch_file(site.url, tmp_path, release, NAME)
 
@@ -282,7 +282,7 @@ def test_nobody_else_may_begin_before_the_file_is_in_its_place(
 
     def install_while_another_tries(*args, **options):
         monkeypatch.setattr(fetch, "install", whole)
-        with pytest.raises(WeightsError, match="another process"):
+        with pytest.raises(WeightsError, match="no other process"):
             fetch_file(site.url, tmp_path, release, NAME)
         seen.append(1)
         return whole(*args, **options)

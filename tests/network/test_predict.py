@@ -515,7 +515,7 @@ def test_a_full_gpu_gives_way_to_the_processor(brain, make_record, monkeypatch, 
     assert asked[-1] == "cpu"
     assert result.device == "cpu"
     assert_array_equal(result.image, expected.image)
-    assert any("going on without it" in r.message for r in caplog.records)
+    assert any("continuing without it" in r.message for r in caplog.records)
 
 
 def test_weights_are_loaded_once_and_an_exchanged_file_again(brain, make_record, monkeypatch):

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -61,6 +62,7 @@ from bmex_bids.network.weights.registry import WeightRecord
 
 LOGGER = logging.getLogger(__name__)
 
+SLICES = "bmex-slices"  # variant of the network over slices
 CLASSES = 4  # background, CSF, GM, WM
 MULTIPLE = 8  # three halvings
 MARGIN = 8  # voxels around the brain that the network may see
@@ -248,9 +250,9 @@ class _Job:
 
         Raises MemoryLimitError when even the smallest tiles do not fit on the processor.
         """
-        loaded = _network(self.record, self.device)
-        if isinstance(loaded, SliceUNet):
-            return self._in_slices(loaded, data, mask, tissues_only)
+        if self.record.variant == SLICES:
+            sliced = _network(self.record, self.device)
+            return self._in_slices(cast(SliceUNet, sliced), data, mask, tissues_only)
         box, inside, brain, wanted = _fed(data, mask)
         views = mirrorings(self.mirrored)
         channels = CLASSES if tissues_only else CLASSES + 1
@@ -277,6 +279,7 @@ class _Job:
                     continue
                 # outside of the handler: its traceback would keep the memory
                 share = self._retreat(min(share, self.tried / brain.size), brain.size, reason)
+        loaded = _network(self.record, self.device)
         self.networks = len({whose_turn(loaded, len(axes)) for axes in views})
         values[~wanted] = 0
         values /= len(views)
