@@ -382,7 +382,7 @@ def test_the_workflow_itself_is_not_searched_for_garbage_at_each_step(run, froze
 
 def test_what_is_kept_of_finished_jobs_is_not_searched_either(run, frozen, monkeypatch):
     """It grows with the number of images as the workflow does."""
-    monkeypatch.setattr(execution, "FREEZE_EVERY", 2)
+    monkeypatch.setattr(plugins, "FREEZE_EVERY", 2)
     run(image_wf("a_wf"), image_wf("b_wf"), nprocs=2)
     assert frozen[-1] > frozen[0]
     assert gc.get_freeze_count() == 0

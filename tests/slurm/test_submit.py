@@ -211,7 +211,7 @@ def test_a_dry_run_needs_no_slurm(bids, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(commands.subprocess, "run", missing_program)
     assert submit(bids, "--dry-run") == 0
-    assert "what is in the queue is not known" in capsys.readouterr().out
+    assert "the state of the queue is unknown" in capsys.readouterr().out
 
 
 def missing_program(*_: object, **__: object) -> None:
