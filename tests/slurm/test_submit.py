@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import nipype.pipeline.engine  # noqa: F401 - asks for the mounts when it is first imported
 import pytest
 
 from bmex_bids.cli.parser import parse
