@@ -241,11 +241,11 @@ def _device(value: Any) -> str | None:
 def _weight_sets(tables: Iterable[Mapping[str, Any]]) -> tuple[WeightSet, ...]:
     """Each set of weights once, with the number of its images."""
     from bmex_bids.network.weights.published import published_sets
-    from bmex_bids.network.weights.registry import bundled
+    from bmex_bids.network.weights.registry import SLICES, bundled
 
     theirs = tuple(release.name for release in published_sets())
     ours = {text for record in bundled() for text in (record.name, record.sha256)}
-    sliced = {record.name for record in bundled() if record.variant == "bmex-slices"}
+    sliced = {record.name for record in bundled() if record.variant == SLICES}
     counts: Counter[WeightSet] = Counter()
     for table in tables:
         texts = {key: str(value) for key, value in table.items() if value}

@@ -13,7 +13,7 @@ from nipype.pipeline.engine import Workflow
 
 from bmex_bids import __version__
 from bmex_bids.interfaces.files import voxel_count
-from bmex_bids.network.weights.registry import bundled, select
+from bmex_bids.network.weights.registry import SLICES, bundled, select
 from bmex_bids.workflows.enhance import init_enhance_wf
 from bmex_bids.workflows.outputs import init_outputs_wf
 from bmex_bids.workflows.preprocess import init_preprocess_wf
@@ -179,7 +179,7 @@ def input_preparation(weights: WeightRecord) -> dict[str, Any]:
     """
     if weights.variant in ("bmex-pytorch", "bmex-caffe"):
         return {"histogram_method": "published", "order": 1}
-    if weights.variant == "bmex-slices":
+    if weights.variant == SLICES:
         return {"histogram_method": "levels", "order": 3}
     return {"histogram_method": "brain", "order": 3}
 

@@ -58,11 +58,11 @@ from bmex_bids.network.inference.tiling import (
 from bmex_bids.network.models.compact import whose_turn
 from bmex_bids.network.models.slices import SliceUNet
 from bmex_bids.network.weights.checkpoints import load_network
-from bmex_bids.network.weights.registry import WeightRecord
+from bmex_bids.network.weights.registry import SLICES, WeightRecord
 
 LOGGER = logging.getLogger(__name__)
 
-SLICES = "bmex-slices"  # variant of the network over slices
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 CLASSES = 4  # background, CSF, GM, WM
 MULTIPLE = 8  # three halvings
 MARGIN = 8  # voxels around the brain that the network may see
@@ -305,8 +305,7 @@ class _Job:
         part = np.where(inside, data[box], 0).astype(np.float32)
         if not np.isfinite(part).all():
             raise ImageError("expected finite intensities in the brain, got some not finite")
-        precisions = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-        self.dtype = precisions.get(self.precision, native_dtype(self.device))
+        self.dtype = PRECISIONS.get(self.precision, native_dtype(self.device))
         begun = self.clock()
         found = run_slices(
             network.to(self.device),
@@ -386,7 +385,7 @@ class _Job:
         self.dtype = (
             best_dtype(network, self.device)
             if self.precision == "auto"
-            else {"float32": torch.float32, "bfloat16": torch.bfloat16}[self.precision]
+            else PRECISIONS[self.precision]
         )
         if self._fits is None:
             free = free_bytes(self.device, self.memory_mb)

@@ -24,6 +24,7 @@ from bmex_bids.network.models.compact import CompactBMEX, HalfUNet, Members
 from bmex_bids.network.models.lifespanstrip import LifespanStrip
 from bmex_bids.network.models.slices import SliceUNet
 from bmex_bids.network.weights.caffe import caffe_state
+from bmex_bids.network.weights.registry import SLICES
 
 State = Mapping[str, Tensor]
 
@@ -129,7 +130,7 @@ VARIANTS: Mapping[str, Variant] = {
     "bmex-caffe": Variant(_caffe, lambda name: name),  # named when the file is read
     "lifespanstrip": Variant(_lifespanstrip, lambda name: name),
     "bmex-compact": Variant(_compact, lambda name: name),
-    "bmex-slices": Variant(_slices, lambda name: name),
+    SLICES: Variant(_slices, lambda name: name),
     "bmex-strip": Variant(_strip, lambda name: name),
 }
 

@@ -29,8 +29,10 @@ __all__ = ["PUBLISHED", "WeightRecord", "bundled", "select", "sha256", "verify"]
 PUBLISHED = "bmex-1.0.5"
 #: the published stripping network
 STRIPPER = "lifespanstrip-2"
+#: variant of the network over slices
+SLICES = "bmex-slices"
 #: variants that were trained with mirrored brains, and along which axes of LPS (``training.pairs``)
-MIRRORED: Mapping[str, tuple[str, ...]] = {"bmex-compact": ("x", "y"), "bmex-slices": ("x",)}
+MIRRORED: Mapping[str, tuple[str, ...]] = {"bmex-compact": ("x", "y"), SLICES: ("x",)}
 
 
 @dataclass(frozen=True)
