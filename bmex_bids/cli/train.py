@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,24 @@ SCHEDULE = (
 )  # fmt: skip
 
 
+#: network → module in ``bmex_bids.training``, class of its settings
+MAKERS = {
+    "enhance": ("enhance", "EnhanceConfig"),
+    "strip": ("strip", "StripConfig"),
+    "campaign": ("campaign", "CampaignConfig"),
+}
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The command line of ``bmex-train``."""
     parser = argparse.ArgumentParser(
         prog="bmex-train",
-        description="Train the enhancement network or the stripping network. A run that was "
+        description="Train an enhancement network or the stripping network. A run that was "
         "stopped goes on from its last checkpoint when the same command is given again.",
     )
-    parser.add_argument("network", choices=["enhance", "strip"], help="which one")
+    parser.add_argument(
+        "network", choices=list(MAKERS), help="which one; campaign: the enhancement over slices"
+    )
     parser.add_argument(
         "--data", type=Path, required=True, metavar="DIR",
         help="folder with lifespan-bids, histogram-templates and label-maps",
@@ -47,7 +58,9 @@ def build_parser() -> argparse.ArgumentParser:
     schedule.add_argument("--steps", type=int, help="optimiser steps")
     schedule.add_argument("--batch", type=int, help="samples in a step")
     schedule.add_argument("--rate", type=float, help="highest learning rate")
-    schedule.add_argument("--minutes", type=float, help="stop after so long")
+    schedule.add_argument(
+        "--minutes", type=float, help="stop after so long; campaign: time for the whole"
+    )
     schedule.add_argument(
         "--validate-every", type=int, metavar="STEPS", help="steps between validations"
     )
@@ -105,17 +118,12 @@ def settings(options: argparse.Namespace, default: Any) -> Any:
 
 def train(options: argparse.Namespace) -> Path:
     """Train what the command line asks for; returns the file of weights."""
-    from bmex_bids.training import enhance, strip
-
-    makers: dict[str, tuple[Any, Callable[..., Path]]] = {
-        "enhance": (enhance.EnhanceConfig(), enhance.train),
-        "strip": (strip.StripConfig(), strip.train),
-    }
-    default, make = makers[options.network]
-    config = settings(options, default)
+    module, config_class = MAKERS[options.network]
+    maker = importlib.import_module(f"bmex_bids.training.{module}")
+    config = settings(options, getattr(maker, config_class)())
     options.out.mkdir(parents=True, exist_ok=True)
     write_text(options.out / "config.toml", dumps(config))
-    return make(options.data, options.out, config, resume=not options.fresh)
+    return Path(maker.train(options.data, options.out, config, resume=not options.fresh))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

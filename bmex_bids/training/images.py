@@ -74,8 +74,8 @@ class CleanImage:
     contrast: str
 
 
-def prepare(path: Path, age_group: str, contrast: str, *, with_labels: bool = True) -> CleanImage:
-    """Bring one already stripped brain to the network's grid and units, as the app does."""
+def corrected_brain(path: Path, spacing_mm: float) -> tuple[Array, NDArray[np.bool_]]:
+    """A stripped brain without its bias field, and its mask: LPS, linear in the file's unit."""
     image = conform(load_image(path))
     data = np.asarray(image.dataobj, dtype=np.float32)
     brain = data > 0
@@ -83,22 +83,24 @@ def prepare(path: Path, age_group: str, contrast: str, *, with_labels: bool = Tr
     scaled = np.where(brain, scaled, 0).astype(np.float32)
     mask_image = nib.Nifti1Image(brain.astype(np.uint8), image.affine)
     corrected, _ = n4(nib.Nifti1Image(scaled, image.affine), mask_image)
-    spacing_mm = 0.75 if age_group == "fetal" else 0.8
-    data = np.asarray(corrected.dataobj, dtype=np.float32)
     box = bounding_box(brain, 4)
-    offset = nib.affines.apply_affine(image.affine, [b.start for b in box])
-    affine = image.affine.copy()
-    affine[:3, 3] = offset
-    resampled = resample_to_spacing(nib.Nifti1Image(data[box] * brain[box], affine), spacing_mm)
+    cut = corrected.slicer[box]
+    resampled = resample_to_spacing(
+        nib.Nifti1Image(np.asarray(cut.dataobj, dtype=np.float32) * brain[box], cut.affine),
+        spacing_mm,
+    )
     inside = resample_to_spacing(
-        nib.Nifti1Image(brain[box].astype(np.float32), affine), spacing_mm
+        nib.Nifti1Image(brain[box].astype(np.float32), cut.affine), spacing_mm
     )
     mask = np.asarray(inside.dataobj) > 0.5
-    matched, _ = match_histogram(
-        np.asarray(resampled.dataobj, dtype=np.float32) * mask,
-        load_histogram(age_group, contrast),
-        mask,
-    )
+    return np.asarray(resampled.dataobj, dtype=np.float32) * mask, mask
+
+
+def prepare(path: Path, age_group: str, contrast: str, *, with_labels: bool = True) -> CleanImage:
+    """Bring one already stripped brain to the network's grid and units, as the app does."""
+    spacing_mm = 0.75 if age_group == "fetal" else 0.8
+    data, mask = corrected_brain(path, spacing_mm)
+    matched, _ = match_histogram(data, load_histogram(age_group, contrast), mask)
     labels = np.full(mask.shape, UNKNOWN, dtype=np.uint8)
     if with_labels and contrast_is_sure(age_group, contrast):
         labels = tissue_labels(np.asarray(matched, dtype=np.float32), mask, contrast)

@@ -45,6 +45,9 @@ class Schedule:
     weight_decay: float = 1e-4
     average: float = 0.997
     minutes: float = math.inf
+    timed: bool = (
+        False  # the rate falls over ``minutes``, all sittings together, not over ``steps``
+    )
     validate_every: int = 250
     seed: int = 20261121
     threads: int = 2
@@ -57,6 +60,10 @@ class Schedule:
             raise UsageError(
                 f"expected a precision of float32 or bfloat16, got {self.precision!r}"
             )
+        if self.timed and not math.isfinite(self.minutes):
+            raise UsageError(
+                "expected a number of minutes, over which the rate falls; add --minutes"
+            )
         if self.steps < 1 or self.batch < 1 or self.workers < 1 or self.threads < 1:
             raise UsageError("expected at least one step, sample, worker and thread")
 
@@ -65,11 +72,13 @@ class Schedule:
         """Whether the forward pass uses bfloat16 where that is safe."""
         return self.precision == "bfloat16"
 
-    def rate_at(self, step: int) -> float:
-        """Linear warm-up, then half a cosine."""
+    def rate_at(self, step: int, minutes: float = 0.0) -> float:
+        """Linear warm-up, then half a cosine; ``minutes`` have been trained so far."""
         if step < self.warmup:
             return self.rate * (step + 1) / self.warmup
         t = min((step - self.warmup) / max(self.steps - self.warmup, 1), 1.0)
+        if self.timed:
+            t = max(t, min(minutes / self.minutes, 1.0))
         return self.rate * (
             self.final_rate + (1 - self.final_rate) * 0.5 * (1 + math.cos(math.pi * t))
         )
@@ -135,20 +144,27 @@ def fit(
     torch.manual_seed(schedule.seed)
     torch.set_num_threads(schedule.threads)
     device = torch.device(schedule.device)
-    model = model.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    flat = all(p.ndim != 5 for p in model.parameters())
+    layout = torch.channels_last if flat else torch.channels_last_3d
+    model = model.to(device, memory_format=layout)  # type: ignore[call-overload]
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=schedule.rate, weight_decay=schedule.weight_decay, betas=(0.9, 0.99)
     )
     average = Average(model, schedule.average)
-    start = 0
+    start, spent = 0, 0.0
     checkpoint = out_dir / "checkpoint.pt"
     if resume and checkpoint.exists():
         state = torch.load(checkpoint, map_location=device, weights_only=True)
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
         average.state = state["average"]
-        start = int(state["step"])
+        start, spent = int(state["step"]), float(state.get("minutes", 0.0))
         LOGGER.info("resuming at step %d from %s", start, checkpoint)
+
+    begun = time.monotonic()
+
+    def minutes() -> float:  # of all sittings where the schedule is timed, else of this one
+        return (time.monotonic() - begun) / 60 + (spent if schedule.timed else 0.0)
 
     def store(step: int) -> None:
         save_atomically(
@@ -157,6 +173,7 @@ def fit(
                 "optimiser": optimiser.state_dict(),
                 "average": average.state,
                 "step": step,
+                "minutes": minutes(),
             },
             checkpoint,
         )
@@ -164,13 +181,13 @@ def fit(
     bar = tqdm(
         total=schedule.steps, initial=start, unit="step", disable=None
     )  # on a terminal only
-    begun, running, last = time.monotonic(), 0.0, math.nan
+    running, last = 0.0, math.nan
     done, shown = start, dict[str, float]()
     for step, batch in enumerate(_batches(chunks, schedule, start), start=start):
-        if step >= schedule.steps or (time.monotonic() - begun) / 60 > schedule.minutes:
+        if step >= schedule.steps or minutes() > schedule.minutes:
             break
         for group in optimiser.param_groups:
-            group["lr"] = schedule.rate_at(step)
+            group["lr"] = schedule.rate_at(step, minutes())
         with torch.autocast(device.type, torch.bfloat16, enabled=schedule.mixed):
             value = loss(model, tuple(part.to(device, non_blocking=True) for part in batch))
         optimiser.zero_grad(set_to_none=True)
@@ -187,7 +204,7 @@ def fit(
                 step + 1,
                 schedule.steps,
                 running / 25,
-                (time.monotonic() - begun) / 60,
+                minutes(),
             )
             last, running = running / 25, 0.0
             bar.set_postfix(shown | {"loss": last})
@@ -195,12 +212,12 @@ def fit(
             store(step + 1)
             current = {k: v.clone() for k, v in model.state_dict().items()}
             model.load_state_dict(average.state)
-            figures = {"loss": last, "rate": schedule.rate_at(step), **validate(model)}
+            figures = {"loss": last, "rate": schedule.rate_at(step, minutes()), **validate(model)}
             model.load_state_dict(current)
             shown = {k: v for k, v in figures.items() if k != "rate"}
             _log(
                 out_dir / "log.csv",
-                {"step": step + 1, "minutes": (time.monotonic() - begun) / 60, **figures},
+                {"step": step + 1, "minutes": minutes(), **figures},
             )
             LOGGER.info(
                 "step %d · %s", step + 1, " · ".join(f"{k} {v:.3f}" for k, v in figures.items())

@@ -23,6 +23,7 @@ from bmex_bids.network.models.slices import (
     MULTIPLE,
     NEIGHBOURS,
     TISSUES,
+    VARIANCE_UNIT,
     SliceUNet,
     features,
 )
@@ -34,8 +35,6 @@ BATCH = 8
 PLANES = ((1, 2, 0), (1, 0, 2), (0, 1, 2), (0, 2, 1), (2, 0, 1), (2, 1, 0))
 #: each axis across the slices once
 FEW_PLANES = PLANES[::2]
-#: the log variance is that of a tenth of the image's unit
-VARIANCE_UNIT = 10.0
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,9 @@
 
 A ghost of a moving head lies tens of millimetres from the edge that it copies, further than a
 three-dimensional network sees at an affordable cost.  This network sees a whole slice and its
-neighbours.  It is used along three axes and the results are averaged
-(:mod:`bmex_bids.network.inference.slices`).
+neighbours.  Attention along the first axis of the slice, which may be the phase-encoding one, compares
+each voxel with all others of its column.  The network is used along three axes and the results are
+averaged (:mod:`bmex_bids.network.inference.slices`).
 """
 
 from __future__ import annotations
@@ -24,10 +25,18 @@ LOCAL = 7
 MEAN = 400.0
 #: units of the local mean, of the detail and of the correction
 MEAN_UNIT, DETAIL_UNIT, CORRECTION_UNIT = 200.0, 40.0, 30.0
+#: the log variance is that of an error in this unit
+VARIANCE_UNIT = 10.0
 #: slices are padded to multiples of this: one unshuffling and four halvings
 MULTIPLE = 32
 #: channels of the levels
 WIDTHS = (32, 64, 128, 192, 256)
+#: levels with attention along the columns, coded by the residual blocks before and after it
+ATTENDED = (1, 2)
+#: heads of the attention and channels of each; the latter a multiple of 2
+HEADS, HEAD_WIDTH = 2, 24
+#: radians a voxel of the rotary position code: from the fastest down to e⁻⁶ of it
+FASTEST, FALL = 3.0, 6.0
 #: tissues in the order of the scores: CSF, GM, WM
 TISSUES = 3
 #: channels of the result: correction, log variance, scores of the tissues
@@ -73,6 +82,44 @@ class Residual(nn.Module):
         return x + y  # type: ignore[no-any-return]
 
 
+class ColumnAttention(nn.Module):
+    """Self-attention along the first axis of a slice, in each column by itself, added to the input.
+
+    Positions are coded by rotation (Su et al., RoFormer, 2021), so that what counts is the distance
+    between two voxels: that of a ghost from its source.  Written out, since the fused backward
+    pass takes ten times as long on a processor for columns as short as these.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(8, channels)
+        self.qkv = nn.Conv2d(channels, 3 * HEADS * HEAD_WIDTH, 1)
+        self.out = nn.Conv2d(HEADS * HEAD_WIDTH, channels, 1)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:  # (N, C, H, W) → the same
+        n, _, height, width = x.shape
+        qkv = self.qkv(self.norm(x)).reshape(n, 3, HEADS, HEAD_WIDTH, height, width)
+        qkv = qkv.permute(1, 0, 5, 2, 4, 3).reshape(3, n * width * HEADS, height, HEAD_WIDTH)
+        query, key, value = qkv.unbind(0)
+        scores = torch.bmm(_turned(query) * HEAD_WIDTH**-0.5, _turned(key).transpose(1, 2))
+        found = torch.bmm(torch.softmax(scores, dim=-1).to(value.dtype), value)
+        found = found.reshape(n, width, HEADS, height, HEAD_WIDTH).permute(0, 2, 4, 3, 1)
+        found = found.reshape(n, HEADS * HEAD_WIDTH, height, width)
+        return x + self.out(found.contiguous(memory_format=torch.channels_last))  # type: ignore[no-any-return]
+
+
+def _turned(x: Tensor) -> Tensor:
+    """(M, H, HEAD_WIDTH), each pair of channels turned in proportion to the place along H."""
+    half = x.shape[-1] // 2
+    speed = FASTEST * torch.exp(-FALL * torch.arange(half, device=x.device) / half)
+    angle = torch.outer(torch.arange(x.shape[-2], device=x.device, dtype=torch.float32), speed)
+    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+    a, b = x[..., :half], x[..., half:]
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+
+
 class SliceUNet(nn.Module):
     """Correction, log variance and tissue scores of the middle slice of five.
 
@@ -80,13 +127,17 @@ class SliceUNet(nn.Module):
     ----------
     widths : channels of the levels, multiples of 8; each level has half the resolution of the one
         before, the first half that of the slice
+    attended : levels with attention along the columns
     """
 
-    def __init__(self, widths: Sequence[int] = WIDTHS) -> None:
+    def __init__(self, widths: Sequence[int] = WIDTHS, attended: Sequence[int] = ATTENDED) -> None:
         super().__init__()
+        self.attended = tuple(attended)
         pairs = list(pairwise(widths))
         self.stem = nn.Conv2d(2 * NEIGHBOURS * 4, widths[0], 3, padding=1)
         self.encoder = nn.ModuleList(Residual(width) for width in widths)
+        self.encoder_attention = nn.ModuleList(ColumnAttention(widths[k]) for k in attended)
+        self.decoder_attention = nn.ModuleList(ColumnAttention(widths[k]) for k in attended)
         self.down = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in pairs)
         self.up = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in pairs)
         self.decoder = nn.ModuleList(Residual(width) for width in widths[:-1])
@@ -100,13 +151,17 @@ class SliceUNet(nn.Module):
         """(N, 2 · NEIGHBOURS, H, W), of :func:`features` → (N, OUTPUTS, H, W) float32."""
         x = self.stem(F.pixel_unshuffle(x, 2))  # (N, widths[0], H/2, W/2)
         skips = []
-        for block, down in zip(self.encoder, self.down, strict=False):
+        for level, (block, down) in enumerate(zip(self.encoder, self.down, strict=False)):
             x = block(x)
+            if level in self.attended:
+                x = self.encoder_attention[self.attended.index(level)](x)
             skips.append(x)
             x = down(x)  # half the size
         x = self.encoder[-1](x)
-        levels = zip(reversed(self.up), reversed(self.decoder), reversed(skips), strict=True)
-        for up, block, skip in levels:
-            x = block(F.pixel_shuffle(up(x), 2) + skip)  # twice the size
+        for level in reversed(range(len(self.up))):
+            x = F.pixel_shuffle(self.up[level](x), 2) + skips[level]  # twice the size
+            if level in self.attended:
+                x = self.decoder_attention[self.attended.index(level)](x)
+            x = self.decoder[level](x)
         x = self.head(F.silu(self.head_norm(x)))
         return F.pixel_shuffle(x.float(), 2)

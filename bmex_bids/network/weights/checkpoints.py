@@ -22,7 +22,7 @@ from bmex_bids.exceptions import OutputError, WeightsError
 from bmex_bids.network.models.bmex import BMEX
 from bmex_bids.network.models.compact import CompactBMEX, HalfUNet, Members
 from bmex_bids.network.models.lifespanstrip import LifespanStrip
-from bmex_bids.network.models.slices import SliceUNet
+from bmex_bids.network.models.slices import ATTENDED, SliceUNet
 from bmex_bids.network.weights.caffe import caffe_state
 from bmex_bids.network.weights.registry import SLICES
 
@@ -111,7 +111,9 @@ def _strip(state: State) -> HalfUNet:
 
 def _slices(state: State) -> SliceUNet:
     levels = sum(name.startswith("encoder.") and name.endswith("conv1.weight") for name in state)
-    return SliceUNet([_channels(state, f"encoder.{k}.conv1.weight") for k in range(levels)])
+    widths = [_channels(state, f"encoder.{k}.conv1.weight") for k in range(levels)]
+    attended = ATTENDED if any("attention" in name for name in state) else ()
+    return SliceUNet(widths, attended)
 
 
 def _channels(state: State, key: str) -> int:
