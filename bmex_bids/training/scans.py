@@ -32,8 +32,8 @@ Mask = NDArray[np.bool_]
 NO_TISSUE = 9
 #: what happens to a volume, and how often; several at once are joined by "+"
 FAULTS = {
-    "motion": 0.46, "motion+noise": 0.12, "noise": 0.13, "slices": 0.11, "motion+slices": 0.05,
-    "slices+noise": 0.03, "ghosting": 0.04, "smoothing": 0.02, "clean": 0.04,
+    "motion": 0.46, "motion+noise": 0.1, "noise": 0.08, "slices": 0.2, "motion+slices": 0.05,
+    "slices+noise": 0.03, "ghosting": 0.03, "smoothing": 0.02, "clean": 0.03,
 }  # fmt: skip
 #: standard deviation of noise, of a brain mean of 400: from, to; a doubling as often as another
 NOISE = (2.5, 70.0)
