@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from bmex_bids.degrade.cells import CELLS
+from bmex_bids.degrade.cells import CELLS, QUICK
 from bmex_bids.network.models.slices import (
     CORRECTION_UNIT,
     MULTIPLE,
@@ -50,8 +50,6 @@ LEAST_BRAIN = 1000
 ERROR_UNIT = 100.0
 #: a slice weighs by 1 / (its damage + this), in the loss's unit: small faults are worth mending too
 LEAST_DAMAGE = 0.12
-#: cells of the validation
-CELLS_SEEN = ("clean", "minor", "moderate", "severe", "noise 2.5%", "slices 2.4 mm")
 UNKNOWN = -100
 
 
@@ -226,7 +224,7 @@ class Validation:
     def __init__(self, images: Sequence[CleanImage], *, slices: int = 2) -> None:
         self.samples: list[tuple[str, Parts]] = []
         for seed, clean in enumerate(images, start=200):
-            for cell in CELLS_SEEN:
+            for cell in QUICK:
                 bad = CELLS[cell].recipe(seed).apply(clean.data, clean.spacing)
                 volume = as_scan(bad, clean, axis=1)
                 places = np.linspace(0.3, 0.7, slices)
@@ -241,7 +239,7 @@ class Validation:
     def __call__(self, model: nn.Module) -> dict[str, float]:
         """Percent by cell, negative is better; PSNR in dB for a clean image."""
         device = next(model.parameters()).device
-        found: dict[str, list[float]] = {cell: [] for cell in CELLS_SEEN}
+        found: dict[str, list[float]] = {cell: [] for cell in QUICK}
         model.eval()
         for cell, parts in self.samples:
             bad, mask, clean, _ = (part.to(device) for part in parts)

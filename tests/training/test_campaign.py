@@ -52,7 +52,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(campaign, "ENDS", 3)
     monkeypatch.setattr(scans, "AIR", 4)
     monkeypatch.setattr(scans, "IN_A_HEAD", 0.1)
-    monkeypatch.setattr(campaign, "CELLS_SEEN", ("clean", "noise 2.5%"))
+    monkeypatch.setattr(campaign, "QUICK", ("clean", "noise 2.5%"))
 
 
 def test_no_image_trains_and_validates():
