@@ -30,7 +30,7 @@ from bmex_bids.imaging.intensity import (
     n4,
     rescale_robust,
 )
-from bmex_bids.imaging.levels import match_levels
+from bmex_bids.imaging.levels import match_levels, reference_levels
 from bmex_bids.imaging.mask import (
     brain_voxels,
     check_mask,
@@ -311,8 +311,11 @@ class MatchHistogram(SimpleInterface):
         choice = {"age_group": self.inputs.age_group, "contrast": self.inputs.contrast}
         # what is brighter than the robust range does not choose the map, and is not clipped by it
         robust = np.minimum(data, TOP)
-        if self.inputs.method == "levels":
-            _, match, _ = match_levels(robust, mask, age_months=self.inputs.age_months, **choice)
+        method, levels = self.inputs.method, None
+        if method == "levels":
+            months = self.inputs.age_months
+            _, match, method = match_levels(robust, mask, age_months=months, **choice)
+            levels = reference_levels(choice["age_group"], months) if method == "levels" else None
         else:
             reference = load_histogram(**choice)
             _, match = match_histogram(robust, reference, mask, method=self.inputs.method)
@@ -320,7 +323,8 @@ class MatchHistogram(SimpleInterface):
         chain = {
             "scale": json.loads(Path(self.inputs.scale_file).read_text()),
             "match": dataclasses.asdict(match),
-            "method": self.inputs.method,
+            "method": method,
+            "reference_levels": levels,
             **choice,
         }
         self._results["out_file"] = write(with_data(matched, image), runtime.cwd, "matched.nii.gz")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ from nireports.tools.ndimage import rotate_affine, rotation2canonical
 
 from bmex_bids.common.boxes import bounding_box
 from bmex_bids.common.names import BidsName
+from bmex_bids.common.tissues import TISSUES
 from bmex_bids.imaging.intensity import load_histogram
 from bmex_bids.interfaces.outputs import processing_record
 from bmex_bids.outputs.files import copy_whole
@@ -49,6 +51,8 @@ ROOM = 1.06
 LINE_WIDTH = 1.2
 #: of a histogram, in units of the reference
 BIN = 5
+#: of the reference in a histogram
+REFERENCE = "#f4c58a"
 
 
 class ReportletsInput(BaseInterfaceInputSpec):
@@ -57,6 +61,7 @@ class ReportletsInput(BaseInterfaceInputSpec):
     conformed = File(exists=True, mandatory=True, desc="LPS, input intensities")
     mask = File(exists=True, mandatory=True, desc="on the grid of conformed")
     matched = File(exists=True, mandatory=True, desc="network grid, template units")
+    intensity_json = File(exists=True, mandatory=True, desc="how it was matched")
     mask_res = File(exists=True, mandatory=True, desc="network grid")
     enhanced_res = File(exists=True, mandatory=True, desc="network grid, template units")
     dseg_res = File(exists=True, mandatory=True, desc="network grid; 1 CSF, 2 GM, 3 WM")
@@ -263,19 +268,38 @@ def picture_id(name: str) -> str:
 
 
 def draw_histogram(inputs: Any, target: Path) -> None:
-    """Histograms inside the brain: before, after, and the reference of the age."""
+    """Histograms inside the brain, before and after, and the reference that they were matched to.
+
+    The reference is the histogram of the age, or the levels of CSF, GM and WM at that age.
+    """
     inside = np.asarray(nib.load(inputs.mask_res).dataobj) > 0  # type: ignore[attr-defined]
     group, contrast = inputs.planned["age_group"], BidsName.of(inputs.planned["name"]).suffix
-    reference = load_histogram(group, contrast).astype(float)
-    reference[0] = 0
+    levels = json.loads(Path(inputs.intensity_json).read_text()).get("reference_levels")
     bins = np.arange(0, 1005, BIN)
     middle = bins[:-1] + BIN / 2
     with mpl.rc_context({"svg.fonttype": "none", "font.size": 10, "font.family": "sans-serif"}):
         figure = Figure(figsize=(4.6, 2.9), layout="constrained")
         axes = figure.add_subplot()
-        density, _ = np.histogram(np.arange(reference.size), bins, weights=reference, density=True)
-        axes.fill_between(middle, density, color="#f4c58a", lw=0, label=f"reference ({group})")
-        brightest = np.flatnonzero(np.cumsum(density) >= 0.999 * density.sum())[0] * BIN
+        if levels is None:
+            reference = load_histogram(group, contrast).astype(float)
+            reference[0] = 0
+            density, _ = np.histogram(
+                np.arange(reference.size), bins, weights=reference, density=True
+            )
+            axes.fill_between(middle, density, color=REFERENCE, lw=0, label=f"reference ({group})")
+            brightest = np.flatnonzero(np.cumsum(density) >= 0.999 * density.sum())[0] * BIN
+        else:
+            for tissue, level in zip(TISSUES, levels, strict=True):
+                axes.axvline(level, color=REFERENCE, lw=4, zorder=0)
+                axes.annotate(
+                    tissue.label,
+                    (level, 1),
+                    xycoords=("data", "axes fraction"),
+                    ha="center",
+                    va="bottom",
+                )
+            axes.plot([], [], color=REFERENCE, lw=4, label="levels for the age")
+            brightest = max(levels)
         for path, label, colour in (
             (inputs.matched, "before", "#767676"),
             (inputs.enhanced_res, "after", "#0072b2"),

@@ -19,6 +19,7 @@ INPUTS = [
     "conformed",
     "mask",
     "matched",
+    "intensity_json",
     "mask_res",
     "enhanced_res",
     "dseg_res",

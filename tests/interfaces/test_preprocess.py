@@ -322,6 +322,30 @@ def test_the_matched_image_is_zero_outside_the_brain_and_its_map_is_written(head
     chain = json.loads(Path(outputs.intensity_json).read_text())
     assert chain["scale"] == {"lower": 0.0, "upper": 2000.0}
     assert len(chain["match"]["source"]) == len(chain["match"]["reference"])
+    assert chain["method"] == "brain"
+    assert chain["reference_levels"] is None
+
+
+def test_an_adult_is_matched_to_the_levels_of_his_age_and_the_map_says_so(head_phantom, saved):
+    """The phantom has three clear tissues; an infant of six months has no levels to match."""
+    head = head_phantom(spacing=6.0)
+    mask = saved(nib.Nifti1Image(head.mask.astype(np.uint8), head.image.affine), "mask.nii.gz")
+    chains = {}
+    for group, months in (("month24", 400.0), ("month6", 6.0)):
+        node = MatchHistogram(
+            in_file=saved(head.image),
+            mask=mask,
+            scale_file=unit_scale(),
+            age_group=group,
+            age_months=months,
+            contrast="T1w",
+            method="levels",
+        )
+        chains[group] = json.loads(Path(node.run().outputs.intensity_json).read_text())
+    assert chains["month24"]["method"] == "levels"
+    assert chains["month24"]["reference_levels"] == pytest.approx([167, 351, 537])
+    assert chains["month6"]["method"] == "quantiles"
+    assert chains["month6"]["reference_levels"] is None
 
 
 @pytest.mark.parametrize(

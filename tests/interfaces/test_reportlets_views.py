@@ -124,13 +124,35 @@ def test_the_histogram_shows_the_reference_of_the_age(tmp_path, monkeypatch, suf
         matched=str(tmp_path / "image.nii"),
         enhanced_res=str(tmp_path / "image.nii"),
         planned={"age_group": "month6", "name": f"sub-01_{suffix}"},
+        intensity_json=str(tmp_path / "chain.json"),
     )
+    (tmp_path / "chain.json").write_text('{"reference_levels": null}')
     reportlets.draw_histogram(inputs, tmp_path / "out.svg")
     counts = load_histogram("month6", suffix)[1:1000].astype(float)
     mode = drawn["x"][np.argmax(drawn["y"])]
     smooth = np.add.reduceat(np.concatenate([[0.0], counts]), range(0, 1000, 5))
     assert mode == np.argmax(smooth) * 5 + 2.5
     assert "reference (month6)" in (tmp_path / "out.svg").read_text()
+
+
+def test_the_histogram_shows_the_levels_that_an_adult_was_matched_to(tmp_path):
+    """And not the histogram of a child of 24 months, whose group the weights are listed under."""
+    rng = np.random.default_rng(1)
+    image = nib.Nifti1Image(rng.normal(500, 30, (8, 8, 8)).astype(np.float32), np.eye(4))
+    nib.save(image, tmp_path / "image.nii")
+    nib.save(nib.Nifti1Image(np.ones((8, 8, 8), np.uint8), np.eye(4)), tmp_path / "mask.nii")
+    (tmp_path / "chain.json").write_text('{"reference_levels": [167, 351, 537]}')
+    inputs = SimpleNamespace(
+        mask_res=str(tmp_path / "mask.nii"),
+        matched=str(tmp_path / "image.nii"),
+        enhanced_res=str(tmp_path / "image.nii"),
+        planned={"age_group": "month24", "name": "sub-01_T1w"},
+        intensity_json=str(tmp_path / "chain.json"),
+    )
+    reportlets.draw_histogram(inputs, tmp_path / "out.svg")
+    drawn = (tmp_path / "out.svg").read_text()
+    assert all(f">{label}<" in drawn for label in ("CSF", "GM", "WM", "levels for the age"))
+    assert "month24" not in drawn
 
 
 def test_an_image_of_negative_numbers_has_a_window_from_its_darkest():
