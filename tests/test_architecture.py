@@ -50,7 +50,7 @@ INSIDE = {
         {"inference"},
         {"engine", "weights"},  # never each other
         {"models"},
-        {"devices"},
+        {"devices", "variants"},
     ),
 }
 LINE = {part: number for number, parts in enumerate(LINES) for part in parts}

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How fast the network is on this machine, and how near to what the machine can do.
 
-* The network's two geometries over one synthetic brain; the reference's time is that of a few
-  patches times their number.
+* The network over one synthetic brain, beside plain torch in bfloat16 and ``torch.compile``; the
+  time of the reference geometry is that of a few patches times their number.
 * Their agreement on a real brain, with weights that were trained.
 * The bias correction on a shrunk grid against the full one.
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -29,15 +30,10 @@ from numpy.typing import NDArray
 from bmex_bids.exceptions import UsageError
 from bmex_bids.imaging.intensity import n4
 from bmex_bids.metrics.reference import psnr
-from bmex_bids.network.inference.predict import (
-    CROP,
-    PADDING,
-    PATCH,
-    Enhancement,
-    brain_box,
-    enhance,
-)
+from bmex_bids.network.inference.passes import CROP, PADDING, PATCH
+from bmex_bids.network.inference.predict import Enhancement, enhance
 from bmex_bids.network.inference.tiling import reference_grid
+from bmex_bids.network.inference.volumes import brain_box
 from bmex_bids.network.weights.registry import WeightRecord
 from bmex_bids.training.images import VALIDATION_IMAGES, prepare
 
@@ -46,6 +42,7 @@ SPACING_MM = 0.8
 RANGE = 1000.0  # template units
 MATRIX = 2048
 MATRIX_S = 1.0  # as long as that matrices are multiplied, that the rate is one that lasts
+COMPILERS = ("g++", "clang++", "c++")
 Result = TypeVar("Result")
 Array = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -174,7 +171,7 @@ def published_shape(width: int, folder: Path) -> WeightRecord:
 
 
 def published_name(name: str) -> str:
-    """The inverse of ``checkpoints.from_published``.
+    """The inverse of ``bmex.from_published``.
 
     >>> published_name("recon.conv4_1.weight"), published_name("tissue.bn2.running_var")
     ('conv4_1_recon.weight', 'bn2.running_var')
@@ -201,7 +198,7 @@ class NetworkRow:
         given its memory by the system, and the second
     fast_peak_gb : the process's, Python and torch included
     rate : of matrix products in that precision, just before or just after: the higher one
-    plain_tflop, done_tflop : operations of plain convolutions over what was computed; those done
+    tflop : operations of the convolutions over what was computed; 0 where they are not counted
     memory_mb : what it was told to keep to, or None
     """
 
@@ -213,15 +210,55 @@ class NetworkRow:
     fast_s: float
     fast_peak_gb: float
     rate: MatrixRate
-    plain_tflop: float
-    done_tflop: float
+    tflop: float
     precision: str
     memory_mb: float | None = None
 
-    @property
-    def ratio(self) -> float:
-        """How many times faster."""
-        return self.reference_s / self.fast_s
+
+@dataclass(frozen=True)
+class PlainRow:
+    """The network's own forward pass in bfloat16 over the brain's whole box, as torch computes it.
+
+    Attributes
+    ----------
+    name : how it was run
+    seconds : of a pass, after a first one
+    compile_s : what ``torch.compile`` took on top of that in the first one; None without it
+    """
+
+    name: str
+    seconds: float
+    compile_s: float | None = None
+
+
+def plain_rows(
+    record: WeightRecord,
+    data: Array,
+    mask: Mask,
+    *,
+    threads: int,
+    clock: Clock = time.perf_counter,
+) -> Iterator[PlainRow]:
+    """Time what a user would run instead: plain torch, and ``torch.compile`` where a C++ compiler is."""
+    import torch
+
+    from bmex_bids.network.inference.volumes import fed
+    from bmex_bids.network.models.compact import whose_turn
+    from bmex_bids.network.weights.checkpoints import load_network
+
+    torch.set_num_threads(threads)
+    network = whose_turn(load_network(record.path, record.variant), 0).to(torch.bfloat16)
+    network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    x = torch.from_numpy(fed(data, mask).brain)[None, None].to(torch.bfloat16)
+
+    def passes(forward: Callable[..., Any]) -> list[float]:
+        with torch.inference_mode():
+            return [_timed(lambda: forward(x), clock)[0] for _ in range(2)]
+
+    yield PlainRow("plain bfloat16, whole box", passes(network)[1])
+    if any(shutil.which(name) for name in COMPILERS):
+        first, second = passes(torch.compile(network))
+        yield PlainRow("torch.compile, bfloat16", second, max(first - second, 0.0))
 
 
 def _one_pass(
@@ -267,8 +304,7 @@ def network_row(
         fast_peak_gb=peak() / 2**30,
         # not the mean: once the machine was busy with something else in one of them
         rate=MatrixRate(max(before.lasting, after.lasting), max(before.best, after.best)),
-        plain_tflop=result.tally.plain / 1e12 / 2,
-        done_tflop=result.tally.done / 1e12 / 2,
+        tflop=result.operations / 1e12 / 2,
         precision=result.precision,
         memory_mb=memory_mb,
     )

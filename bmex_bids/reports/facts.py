@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bmex_bids.common.names import BidsName
+from bmex_bids.network.variants import VARIANTS
 from bmex_bids.outputs.records import (
     KEY,
     Kind,
@@ -241,11 +242,11 @@ def _device(value: Any) -> str | None:
 def _weight_sets(tables: Iterable[Mapping[str, Any]]) -> tuple[WeightSet, ...]:
     """Each set of weights once, with the number of its images."""
     from bmex_bids.network.weights.published import published_sets
-    from bmex_bids.network.weights.registry import SLICES, bundled
+    from bmex_bids.network.weights.registry import bundled
 
     theirs = tuple(release.name for release in published_sets())
     ours = {text for record in bundled() for text in (record.name, record.sha256)}
-    sliced = {record.name for record in bundled() if record.variant == SLICES}
+    sliced = {record.name for record in bundled() if VARIANTS[record.variant].slices}
     counts: Counter[WeightSet] = Counter()
     for table in tables:
         texts = {key: str(value) for key, value in table.items() if value}

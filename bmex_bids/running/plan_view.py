@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bmex_bids.network.variants import facts
 from bmex_bids.running.resources import BASE_GB
 
 if TYPE_CHECKING:
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
     from bmex_bids.inputs.plan import PlannedImage
     from bmex_bids.network.weights.registry import WeightRecord
 
-#: seconds that a million voxels of brain take in one thread of an idle server core that multiplies
-#: bfloat16 (AVX-512, no AMX): the bundled network's one pass, the published networks
-NETWORK_COST = {"bmex-compact": 2.4, "bmex-pytorch": 66.0, "bmex-caffe": 30.0}
 #: seconds that all else takes, for a million voxels of the field of view on the network's grid
 OTHER_COST = 3.8
 GPU_SPEED = 50.0  # times a thread
@@ -151,7 +149,7 @@ def estimate(task: Task, device: str, threads: int) -> tuple[float, float]:
     voxels = (voxel_count(planned.image.path, spacing) or 5_000_000) / 1e6
     brain = min(brain_litres(planned.age) / spacing**3, MOST_BRAIN * voxels)
     weights = task.weights
-    cost = NETWORK_COST.get(weights.variant if weights else "", 10.0)
+    cost = facts(weights.variant if weights else "").cost
     passes = 2 ** len(weights.mirrored) if weights and task.mirroring else 1
     network = cost * passes * brain / (GPU_SPEED if device.startswith("cuda") else threads)
     memory = BASE_GB + 2 * memory_gb(planned.image.path, spacing)

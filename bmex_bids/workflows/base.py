@@ -13,7 +13,8 @@ from nipype.pipeline.engine import Workflow
 
 from bmex_bids import __version__
 from bmex_bids.interfaces.files import voxel_count
-from bmex_bids.network.weights.registry import SLICES, bundled, select
+from bmex_bids.network.variants import facts
+from bmex_bids.network.weights.registry import bundled, select
 from bmex_bids.workflows.enhance import init_enhance_wf
 from bmex_bids.workflows.outputs import init_outputs_wf
 from bmex_bids.workflows.preprocess import init_preprocess_wf
@@ -29,9 +30,8 @@ RUN_WORKFLOW = f"bmex_{__version__}_wf".replace(".", "_")
 ARRAYS_AT_ONCE = 10
 #: edge of a tile in voxels where memory is short
 LOW_MEM_TILE = 64
-#: bytes that a voxel of the brain's box takes at the network's peak, by the kind of network; the
-#: box's share of an image's field of view, about; and what takes no voxels (torch, work arrays)
-NETWORK_BYTES = {"bmex-compact": 250, "bmex-pytorch": 1270}
+#: the brain's box as a share of an image's field of view, about; and what of a network takes no
+#: voxels (torch, work arrays)
 BRAIN_SHARE = 0.6
 NETWORK_BASE_GB = 0.7
 #: nodes without an image of known size
@@ -177,11 +177,8 @@ def input_preparation(weights: WeightRecord) -> dict[str, Any]:
     ``imaging.intensity.match_histogram``); ours know a sharper image, matched inside the brain, and
     the network over slices one whose tissues have the levels of its age.
     """
-    if weights.variant in ("bmex-pytorch", "bmex-caffe"):
-        return {"histogram_method": "published", "order": 1}
-    if weights.variant == SLICES:
-        return {"histogram_method": "levels", "order": 3}
-    return {"histogram_method": "brain", "order": 3}
+    variant = facts(weights.variant)
+    return {"histogram_method": variant.histogram_method, "order": variant.order}
 
 
 def as_table(record: WeightRecord) -> dict[str, Any]:
@@ -202,7 +199,7 @@ def network_gb(path: Path, spacing_mm: float, variant: str) -> float:
     count = voxel_count(path, spacing_mm)
     if count is None:
         return DEFAULT_MEM_GB
-    size = NETWORK_BYTES.get(variant, max(NETWORK_BYTES.values()))
+    size = facts(variant).bytes_per_voxel
     return round(NETWORK_BASE_GB + count * BRAIN_SHARE * size / 2**30, 2)
 
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from bmex_bids.cli import evaluate
-from bmex_bids.cli.evaluate_speed import network_line
+from bmex_bids.cli.evaluate_speed import network_line, plain_line, reference_line
 from bmex_bids.evaluation import speed
-from bmex_bids.network.weights.checkpoints import from_published, load_network
+from bmex_bids.network.models.bmex import from_published
+from bmex_bids.network.weights.checkpoints import load_network
 
 
 def test_the_synthetic_brain_fills_its_box():
@@ -64,21 +65,48 @@ def test_memory_that_was_held_is_seen():
 def test_a_row_and_its_line_by_hand():
     row = speed.NetworkRow(
         weights="w", patches=810, patches_timed=3, reference_s=1500.0, first_s=60.0, fast_s=50.0,
-        fast_peak_gb=5.0, plain_tflop=4.0, done_tflop=2.0, precision="float32",
+        fast_peak_gb=5.0, tflop=4.0, precision="float32",
         rate=speed.MatrixRate(100.0, 125.0),
     )  # fmt: skip
-    assert row.ratio == 30
     line = network_line(row)
     assert "60.0 s   50.0 s" in line
     assert "100 (125)" in line
     assert "80 GFLOP/s   80%" in line
-    assert "40 GFLOP/s   40%" in line
     assert "NOT" not in line
     slow = replace(row, rate=speed.MatrixRate(1000.0, 1000.0))
     assert "NOT reached" in network_line(slow)
+    assert "1500 s" in reference_line(row)
+    assert "GFLOP" not in network_line(replace(row, tflop=0.0))
+    assert "12.5 s, after 40 s of compiling" in plain_line(speed.PlainRow("x", 12.5, 40.0))
 
 
-def test_the_command_prints_its_table(capsys):
+def test_plain_torch_is_timed_and_compiled_where_there_is_a_compiler(tiny_records, monkeypatch):
+    """Each forward pass takes one tick of this clock, the first compiled one two more."""
+    data, mask = speed.synthetic_brain((16, 16, 16))
+    ticks, calls = [0.0], []
+
+    def compiled(network):
+        def forward(x):
+            calls.append(x.dtype)
+            ticks[0] += 3.0 if len(calls) == 1 else 1.0
+            return network(x)
+
+        return forward
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    monkeypatch.setattr(speed.shutil, "which", lambda name: f"/usr/bin/{name}")
+    how = {"threads": 1, "clock": lambda: ticks[0]}
+    rows = list(speed.plain_rows(tiny_records[0], data, mask, **how))
+    assert [row.name for row in rows] == ["plain bfloat16, whole box", "torch.compile, bfloat16"]
+    assert rows[0].compile_s is None
+    assert (rows[1].seconds, rows[1].compile_s) == (1.0, 2.0)
+    assert calls == [torch.bfloat16] * 2
+    monkeypatch.setattr(speed.shutil, "which", lambda _: None)
+    assert len(list(speed.plain_rows(tiny_records[0], data, mask, **how))) == 1
+
+
+def test_the_command_prints_its_table(capsys, monkeypatch):
+    monkeypatch.setattr(speed.shutil, "which", lambda _: None)  # nothing is compiled
     code = evaluate.main(
         ["speed", "--width", "4", "--patches", "1", "--shape", "24", "24", "24", "--threads", "1",
          "--parts", "network,n4", "--clock", "cpu"]
@@ -87,6 +115,7 @@ def test_the_command_prints_its_table(capsys):
     assert code == 0
     assert "random, w = 4" in out
     assert "processor seconds" in out
+    assert "plain bfloat16, whole box" in out
     assert "the mean of 1 timed patches of 40³ × their number, 1" in out
     assert "N4: shrunk" in out
 

@@ -220,6 +220,11 @@ def test_tissues_are_found_again_in_what_the_network_made(
             weights=RECORD,
             device="cpu",
             num_threads=3,
+            geometry="reference",
+            mirroring=False,
+            precision="bfloat16",
+            tile=32,
+            memory_mb=900.0,
             **({"yardstick": RECORD | {"name": "small"}} if yardstick else {}),
         )
         .run()
@@ -228,9 +233,11 @@ def test_tissues_are_found_again_in_what_the_network_made(
     told = {
         "device": "cpu",
         "threads": 3,
-        "geometry": "fast",
-        "mirroring": True,
-        "precision": "auto",
+        "geometry": "reference",
+        "mirroring": False,
+        "precision": "bfloat16",
+        "tile": 32,
+        "memory_mb": 900.0,
     }
     assert calls == {"enhance": {**told, **calls["enhance"]}, "classify": told}
 

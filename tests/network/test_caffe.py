@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from literal_network import encode_caffemodel, literal_caffe, random_caffe
 
 from bmex_bids.exceptions import WeightsError
+from bmex_bids.network.models.adunet import steps_of
 from bmex_bids.network.weights.caffe import caffe_state, read_layers
 from bmex_bids.network.weights.checkpoints import convert, load_network, read_state
 
@@ -66,7 +67,7 @@ def test_each_way_in_which_caffe_differs_matters(save, narrow):
         expected = literal_caffe(doubled, x)[1]
         assert difference(network(x)[1], expected) <= 1e-6
         for module, name, value in (
-            (network.tissue, "irregular", True),
+            (network.tissue, "steps", steps_of()),
             (network.tissue, "pool", torch.nn.MaxPool3d(3, stride=2, padding=1)),
             (network, "caffe", False),
         ):

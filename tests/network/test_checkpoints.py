@@ -15,10 +15,10 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from bmex_bids.exceptions import OutputError, WeightsError
-from bmex_bids.network.models.bmex import BMEX
+from bmex_bids.network.models.bmex import BMEX, from_published
 from bmex_bids.network.models.compact import CompactBMEX, Members, whose_turn
 from bmex_bids.network.weights import checkpoints
-from bmex_bids.network.weights.checkpoints import convert, from_published, load_network, read_state
+from bmex_bids.network.weights.checkpoints import convert, load_network, read_state
 
 #: names and shapes of the published release (w = 64), written down from the table of its layers
 PUBLISHED = json.loads(Path(__file__).with_name("published_tensors.json").read_text())

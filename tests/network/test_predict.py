@@ -10,11 +10,13 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
 from bmex_bids.exceptions import DeviceError, ImageError, MemoryLimitError
-from bmex_bids.network.engine import pool
-from bmex_bids.network.inference import predict
-from bmex_bids.network.inference.predict import brain_box, classify, enhance, resolve_device
+from bmex_bids.network.devices import resolve_device
+from bmex_bids.network.inference import passes, predict, volumes
+from bmex_bids.network.inference.predict import classify, enhance
+from bmex_bids.network.inference.volumes import brain_box
 from bmex_bids.network.models.bmex import BMEX
 from bmex_bids.network.models.compact import CompactBMEX, Members
+from bmex_bids.network.variants import facts
 from bmex_bids.network.weights.checkpoints import load_network
 
 
@@ -402,13 +404,13 @@ def test_cores_give_nearly_what_the_whole_does(brain, make_record):
 def test_little_memory_makes_smaller_tiles(brain, make_record, monkeypatch, precision):
     data, mask = brain
     shapes = []
-    run = predict.run_program
+    run = passes.Pass.plain
 
-    def watched(network, volume, *args, **kwargs):
+    def watched(self, volume):
         shapes.append(tuple(volume.shape))
-        return run(network, volume, *args, **kwargs)
+        return run(self, volume)
 
-    monkeypatch.setattr(predict, "run_program", watched)
+    monkeypatch.setattr(passes.Pass, "plain", watched)
     record = small(make_record)
     monkeypatch.setattr(predict, "free_bytes", lambda device, limit: limit * 2**20)
     monkeypatch.setattr(predict, "SMALLEST", 8)
@@ -416,11 +418,10 @@ def test_little_memory_makes_smaller_tiles(brain, make_record, monkeypatch, prec
     enhance(data, mask, record, memory_mb=1000, **how)
     assert len(shapes) == 4  # one for each mirror image
     shapes.clear()
-    enhance(data, mask, record, memory_mb=3, **how)
-    network = predict._network(record, torch.device("cpu"))
-    per_voxel = predict.bytes_per_voxel(network, getattr(torch, precision))
+    enhance(data, mask, record, memory_mb=5, **how)
+    per_voxel = facts(record.variant).bytes_per_voxel
     assert len(shapes) > 4
-    assert max(np.prod(s) for s in shapes) * per_voxel <= 3 * 2**20
+    assert max(np.prod(s) for s in shapes) * per_voxel <= 5 * 2**20
 
 
 @pytest.mark.parametrize(
@@ -436,15 +437,15 @@ def test_short_memory_is_met_with_smaller_tiles(brain, make_record, monkeypatch,
     data, mask = brain
     record = small(make_record)
     whole = enhance(data, mask, record, device="cpu", threads=1).image
-    run, tried = predict.run_program, []
+    run, tried = passes.Pass.plain, []
 
-    def short(network, volume, *args, **kwargs):
+    def short(self, volume):
         tried.append(volume.numel())
         if len(tried) < 3:
             raise error
-        return run(network, volume, *args, **kwargs)
+        return run(self, volume)
 
-    monkeypatch.setattr(predict, "run_program", short)
+    monkeypatch.setattr(passes.Pass, "plain", short)
     monkeypatch.setattr(predict, "SMALLEST", 8)
     result = enhance(data, mask, record, device="cpu", threads=1, overlap=8)
     assert tried[0] > tried[1] > tried[2]
@@ -457,7 +458,7 @@ def test_a_tile_that_did_not_fit_is_not_tried_again(brain, make_record, monkeypa
     """Halves of the volume were tried, each cut to the same tile that free memory had allowed."""
     data, mask = brain
     allowed = []
-    whole = predict.cores
+    whole = passes.cores
 
     def short(shape, most, *args):
         allowed.append(most)
@@ -466,9 +467,9 @@ def test_a_tile_that_did_not_fit_is_not_tried_again(brain, make_record, monkeypa
         return whole(shape, most, *args)
 
     record = small(make_record)
-    per_voxel = predict.bytes_per_voxel(predict._network(record, torch.device("cpu")))
+    per_voxel = facts(record.variant).bytes_per_voxel
     monkeypatch.setattr(predict, "free_bytes", lambda *_: data.size // 4 * per_voxel)
-    monkeypatch.setattr(predict, "cores", short)
+    monkeypatch.setattr(passes, "cores", short)
     monkeypatch.setattr(predict, "SMALLEST", 8)
     enhance(data, mask, record, device="cpu", threads=1, overlap=8, precision="float32")
     assert allowed[0] == data.size // 4
@@ -479,7 +480,7 @@ def test_an_error_of_another_kind_is_not_hidden(brain, make_record, monkeypatch)
     def broken(*_, **__):
         raise RuntimeError("expected 4D input")
 
-    monkeypatch.setattr(predict, "run_program", broken)
+    monkeypatch.setattr(passes.Pass, "plain", broken)
     with pytest.raises(RuntimeError, match="4D"):
         enhance(*brain, small(make_record), device="cpu", threads=1)
 
@@ -488,7 +489,7 @@ def test_no_memory_at_all_is_told(brain, make_record, monkeypatch):
     def never(*_, **__):
         raise MemoryError
 
-    monkeypatch.setattr(predict, "run_program", never)
+    monkeypatch.setattr(passes.Pass, "plain", never)
     with pytest.raises(MemoryLimitError, match="more memory, or fewer processes"):
         enhance(*brain, small(make_record), device="cpu", threads=1)
 
@@ -601,7 +602,7 @@ def test_the_caffe_releases_patches_are_closer_and_nothing_is_dropped(
     once = {"geometry": "reference", "mirroring": False, "device": "cpu", "threads": 1}
     image = enhance(data, mask, small(make_record), **once).image
     assert image[mask].max() > 0
-    sides = [s.stop - s.start + 10 for s in predict.brain_box(mask, 0)]
+    sides = [s.stop - s.start + 10 for s in brain_box(mask, 0)]
     expected = np.prod([1 + max(0, -(-(n - 40) // 12)) for n in sides])
     assert Rim.seen == expected
     network.caffe = False
@@ -642,33 +643,16 @@ def test_of_equal_tissues_the_first_is_the_label():
         np.float32,
     ).T.reshape(4, 5, 1, 1)
     inside = shares[0] == 0
-    assert predict._labels(shares, inside).ravel().tolist() == [1, 2, 1, 3, 0]
+    assert volumes.labels_of(shares, inside).ravel().tolist() == [1, 2, 1, 3, 0]
 
 
 def test_probabilities_are_the_softmax_of_the_tissues():
     scores = np.random.default_rng(0).normal(size=(4, 3, 4, 5)).astype(np.float32)
     inside = np.random.default_rng(1).random((3, 4, 5)) > 0.5
-    found = predict._tissue_probabilities(scores.transpose(0, 3, 2, 1), inside.T)
+    found = volumes.tissue_probabilities(scores.transpose(0, 3, 2, 1), inside.T)
     powers = np.exp(scores[1:]).transpose(0, 3, 2, 1)
     assert_allclose(found[1:], np.where(inside.T, powers / powers.sum(axis=0), 0), rtol=1e-5)
     assert_array_equal(found[0], ~inside.T)
-
-
-def test_mirror_images_go_through_the_network_in_the_memory_of_the_first(
-    brain, make_record, monkeypatch
-):
-    made = []
-
-    class Watched(pool.Pool):
-        def __init__(self, capacity):
-            made.append(capacity)
-            super().__init__(capacity)
-
-    monkeypatch.setattr(pool, "Pool", Watched)
-    found = enhance(*brain, small(make_record), device="cpu", threads=1)
-    assert len(found.passes) == 4
-    assert len(made) == 1
-    assert sum(found.passes) <= found.seconds
 
 
 def test_axes_to_mirror_along_and_a_clock_may_be_given(brain, make_record):
@@ -680,3 +664,16 @@ def test_axes_to_mirror_along_and_a_clock_may_be_given(brain, make_record):
     assert found.mirrored == ("x",)
     assert found.passes == (1, 1)
     assert found.seconds == 5  # a tick before, two for each of two passes, and one behind
+
+
+def test_auto_precision_is_that_of_the_record(monkeypatch):
+    monkeypatch.setattr(passes, "native_dtype", lambda _: torch.bfloat16)
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    compact, published = facts("bmex-compact"), facts("bmex-pytorch")
+    assert passes.precision_of("auto", compact, cpu) == torch.float32
+    assert passes.precision_of("auto", compact, gpu) == torch.bfloat16
+    assert passes.precision_of("auto", published, cpu) == torch.bfloat16
+    assert passes.precision_of("float32", published, gpu) == torch.float32
+    assert passes.precision_of("bfloat16", compact, cpu) == torch.bfloat16
+    monkeypatch.setattr(passes, "native_dtype", lambda _: torch.float32)
+    assert passes.precision_of("auto", published, cpu) == torch.float32

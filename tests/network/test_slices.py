@@ -4,7 +4,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from bmex_bids.exceptions import ImageError
+from bmex_bids.exceptions import MemoryLimitError
+from bmex_bids.network.inference import predict
 from bmex_bids.network.inference.predict import classify, enhance
 from bmex_bids.network.inference.slices import FEW_PLANES, PLANES, run_slices
 from bmex_bids.network.models.slices import (
@@ -143,10 +144,56 @@ def test_enhance_adds_the_correction_and_finds_tissues(record, precision):
     np.testing.assert_array_equal(labels, result.labels)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_what_is_no_number_is_refused(record, precision, value):
+def out_of_memory_beyond(monkeypatch, limit):
+    """run_slices without memory for more slices than ``limit`` has for a device; what was tried."""
+    tried = []
+
+    def short(network, data, mask, *, device, batch, **how):
+        tried.append((device.type, batch))
+        if batch > limit.get(device.type, 0):
+            raise torch.OutOfMemoryError("out of memory")
+        return run_slices(network, data, mask, device=CPU, batch=batch, **how)
+
+    monkeypatch.setattr(predict, "run_slices", short)
+    return tried
+
+
+def test_short_memory_is_met_with_fewer_slices_at_once(record, monkeypatch, caplog):
     data, mask = brain()
-    data[10, 10, 10] = value
-    with pytest.raises(ImageError, match="not finite"):
-        enhance(data, mask, record, precision=precision)
+    whole = enhance(data, mask, record, device="cpu", precision="float32")
+    tried = out_of_memory_beyond(monkeypatch, {"cpu": 2})
+    result = enhance(data, mask, record, device="cpu", precision="float32")
+    assert tried == [("cpu", 8), ("cpu", 4), ("cpu", 2)]
+    np.testing.assert_allclose(result.image, whole.image, rtol=1e-5)
+    assert len(result.passes) == 1
+    assert sum("fewer slices at once" in r.message for r in caplog.records) == 2
+
+
+def test_a_gpu_without_memory_for_one_slice_gives_way_to_the_processor(
+    record, monkeypatch, caplog
+):
+    """With a GPU that is not there."""
+    data, mask = brain()
+    expected = enhance(data, mask, record, device="cpu", precision="float32")
+    tried = out_of_memory_beyond(monkeypatch, {"cpu": 8})
+    network = predict._network(record, CPU)
+    monkeypatch.setattr(predict, "_network", lambda *_: network)
+    monkeypatch.setattr(predict, "resolve_device", lambda _: torch.device("cuda", 0))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    result = enhance(data, mask, record, precision="float32")
+    assert tried == [*[("cuda", n) for n in (8, 4, 2, 1)], ("cpu", 8)]
+    assert result.device == "cpu"
+    np.testing.assert_array_equal(result.image, expected.image)
+    assert any("continuing without it" in r.message for r in caplog.records)
+
+
+def test_no_memory_for_one_slice_is_told(record, monkeypatch):
+    out_of_memory_beyond(monkeypatch, {})
+    with pytest.raises(MemoryLimitError, match=r"one slice.*more memory, or fewer processes"):
+        enhance(*brain(), record, device="cpu")
+
+
+def test_slices_that_go_through_together_do_not_change_each_other():
+    data, mask = brain()
+    one, eight = (run_slices(random_network(), data, mask, device=CPU, batch=n) for n in (1, 8))
+    np.testing.assert_allclose(one.correction, eight.correction, rtol=1e-4, atol=1e-3)

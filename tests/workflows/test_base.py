@@ -7,6 +7,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from nipype.interfaces.base import Undefined
 from nipype.pipeline.engine.utils import generate_expanded_graph
 
 from bmex_bids.inputs.age import Age
@@ -110,7 +111,7 @@ def test_the_network_asks_for_what_its_kind_takes_and_keeps_to_the_limit(planned
     brain = 0.6 * 100**3 / 0.8**3 / 2**30
     compact = base.network_gb(image.image.path, 0.8, "bmex-compact")
     published = base.network_gb(image.image.path, 0.8, "bmex-pytorch")
-    assert compact == pytest.approx(0.7 + 250 * brain, abs=0.02)
+    assert compact == pytest.approx(0.7 + 300 * brain, abs=0.02)
     assert published == pytest.approx(0.7 + 1270 * brain, abs=0.02)
     assert base.network_gb(image.image.path, 0.8, "another") == published
     assert base.network_gb(Path("/nowhere.nii.gz"), 0.8, "another") == base.DEFAULT_MEM_GB
@@ -124,6 +125,11 @@ def test_the_network_asks_for_what_its_kind_takes_and_keeps_to_the_limit(planned
     assert free.inputs.geometry == "fast"
     assert free.inputs.mirroring is True
     assert free.inputs.precision == "auto"
+    assert free.inputs.device == "auto"
+    assert free.inputs.tile is Undefined
+    small = network(low_mem=True, device="cuda:1")
+    assert small.inputs.tile == base.LOW_MEM_TILE
+    assert small.inputs.device == "cuda:1"
     held = network(memory_limit_gb=0.5, geometry="reference", mirroring=False, precision="float32")
     assert held.mem_gb == 0.5
     assert held.inputs.memory_mb == 512

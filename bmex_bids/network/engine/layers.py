@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Layers of a network over a whole volume, computed piece by piece and nowhere twice.
+"""Layers of a network over a whole volume, computed piece by piece.
 
-Tiles that go through a whole network do much of its work again where they overlap, and their
-borders see padding.  Here each *layer* goes through the volume in pieces instead: a piece reads
-its neighbours' values from the layer before, so there is no overlap and no border.
+Tiles that go through a whole network repeat work where they overlap, and their borders see
+padding.  Here each *layer* goes through the volume in pieces instead: a piece reads its
+neighbours' values from the layer before, so there is no overlap and no border.
 
 * Features are arrays (D, H, W, C), channels last; what is concatenated lies side by side in one
-  array, made once, so nothing is copied for a concatenation.
-* A batch normalisation before a convolution is one multiplication and addition while the piece is
-  read (it is in the processor's cache then); one after a convolution is folded into its weights.
+  array, so nothing is copied for a concatenation.
+* A batch normalisation before a convolution is done while a piece is read; one after a
+  convolution is folded into its weights.
 * Only pieces near the brain are computed (:mod:`bmex_bids.network.engine.regions`).  Further out, a layer
   has the values that it has in endless emptiness.  They repeat every 8 voxels or less, and are
   found by running the same layers over 8×8×8 voxels whose opposite faces touch.
@@ -16,156 +16,82 @@ its neighbours' values from the layer before, so there is no overlap and no bord
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bmex_bids.network.engine.folding import Affine, ahead
-from bmex_bids.network.engine.kernels import (
-    THIN,
-    copy_rows,
-    halves,
-    largest,
-    no_less,
-    parities,
-    rectify,
-    thin_convolution,
-)
-from bmex_bids.network.engine.pieces import (
-    Arrange,
-    Piece,
-    doubled,
-    halved,
-    joined,
-    longest_of_winograd,
-    shortened,
-    voxels,
-)
-from bmex_bids.network.engine.pool import Pool, Workspace
-from bmex_bids.network.engine.regions import Box, Regions
-from bmex_bids.network.engine.winograd import BLOCK, convolve, transform_weight, values_needed
+from bmex_bids.network.engine.folding import Affine
+from bmex_bids.network.engine.regions import Box, Regions, Run
 
 #: pieces that are computed at once, at most: each has work arrays of its own
 AT_ONCE = 4
-#: numbers in the largest work array of a piece: 8 MB of float32, which stays in a cache
-PIECE = 2_000_000
-#: channels from which on Winograd's convolution is the faster one (processor, float32)
-FEWEST_CHANNELS = 8
-#: results up to which a bfloat16 convolution of a processor wants its channels in whole groups of so many:
-#: 80 with 16 zeros behind them take 0.83 of the time of 80
-NARROW, TOGETHER = 16, 32
-#: results from which on a bfloat16 convolution of a processor wants rows that are no longer than so many voxels:
-#: oneDNN multiplies 128 results in blocks of 32 then instead of 64, in 0.7 of the time
-WIDE, LONGEST = 128, 48
-#: patterns of emptiness, by the name of the layer
+#: results up to which a float32 convolution is faster as one matrix product
+THIN = 4
+T = TypeVar("T")
+#: values of a layer in endless emptiness, by its name
 Patterns = dict[str, Tensor]
-#: the results of a piece, (D, H, W, C); it may make them where they belong, if it is given the place
-Maker = Callable[[Box, Tensor | None], Tensor]
 
 
-@dataclass
-class Tally:
-    """Floating-point operations of the convolutions, a product and a sum being two.
+@dataclass(frozen=True)
+class Layer:
+    """What a layer reads and writes.
 
     Attributes
     ----------
-    plain : what plain convolutions of the computed voxels take
-    done : what the matrix products that were made instead take
+    name : under which its pattern of emptiness is kept
+    parts : (D, H, W, C) each; read side by side
+    out : (D, H, W, C), an array or some channels of one
+    scale, need : see :meth:`.regions.Regions.runs`
+    before, relu : done to what is read; whether a ReLU is done to what is written
     """
 
-    plain: float = 0.0
-    done: float = 0.0
+    name: str
+    parts: Sequence[Tensor]
+    out: Tensor
+    scale: int
+    need: int
+    before: Affine | None = None
+    relu: bool = False
 
 
-@dataclass
 class Layers:
-    """Runs layers over one volume.
+    """Runs layers over one volume; a context, in which pieces are computed side by side.
 
-    Attributes
+    Parameters
     ----------
     regions : where
     device, dtype : of the features
-    patterns : what emptiness looks like, from :meth:`emptiness`; None while that is being found
-        out: the volume is then taken as one whose opposite faces touch
-    winograd : use it where it is faster
-    memory : what lends the memory of large arrays; None: torch does
+    patterns : what emptiness looks like; None while that is being found out: the volume is then
+        taken as one whose opposite faces touch, and ``found`` has the patterns afterwards
+
+    ``operations`` counts those of the convolutions: a product and a sum are two.
     """
 
-    regions: Regions
-    device: torch.device
-    dtype: torch.dtype = torch.float32
-    patterns: Patterns | None = None
-    winograd: bool = True
-    piece: int = PIECE
-    memory: Pool | None = None
-    found: Patterns = field(default_factory=dict)
-    tally: Tally = field(default_factory=Tally)
-
-    def __post_init__(self) -> None:
-        self._local = threading.local()
-        self._crew: ThreadPoolExecutor | None = None
-        self._on_processor = self.device.type == "cpu"
-        self._in_halves = self._on_processor and self.dtype == torch.bfloat16
-        self._winograd = (
-            self.winograd
-            and self.patterns is not None
-            and self._on_processor
-            and self.dtype == torch.float32
-        )
-
-    # -------------------------------------------------------------- arrays
-    def array(
+    def __init__(
         self,
-        scale: int,
-        channels: int,
-        dtype: torch.dtype | None = None,
-        *,
-        brief: bool = False,
-    ) -> Tensor:
-        """Room for features at 1/scale, (D, H, W, channels); nothing is in it yet.
+        regions: Regions,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        patterns: Patterns | None = None,
+    ) -> None:
+        self.regions, self.device, self.dtype, self.patterns = regions, device, dtype, patterns
+        self.found: Patterns = {}
+        self.operations = 0.0
+        self._crew: ThreadPoolExecutor | None = None
 
-        ``brief``: it is let go before the next ones at a smaller scale are made.
-        """
-        shape = (*(n // scale for n in self.regions.shape), channels)
-        kind = dtype or self.dtype
-        if self.memory is not None:
-            return self.memory.take(shape, kind, high=brief or scale > 1)
-        return torch.empty(shape, device=self.device, dtype=kind)
-
-    def _type(self, *arrays: Tensor) -> torch.dtype:
-        """What a layer is computed in: float32 where it reads or writes float32.
-
-        So the image goes in, and comes out, with all its grey values.
-        """
-        whole = any(a.dtype == torch.float32 for a in arrays)
-        return torch.float32 if whole else self.dtype
-
-    def _space(self, dtype: torch.dtype) -> Workspace:
-        """Work arrays of this thread."""
-        if not hasattr(self._local, "spaces"):
-            self._local.spaces = {}
-        found: Workspace = self._local.spaces.setdefault(dtype, Workspace(self.device, dtype))
-        return found
-
-    # -------------------------------------------------------------- pieces at once
     def __enter__(self) -> Layers:
-        """Take on threads that compute pieces side by side.
-
-        One thread for a piece and two pieces at once is faster than two threads for one piece.
-        """
-        threads = torch.get_num_threads()
-        if self._on_processor and threads > 1:
-            share = -(-threads // AT_ONCE)
+        """One thread a piece and two pieces at once are faster than two threads for one piece."""
+        self._threads = torch.get_num_threads()
+        if self.device.type == "cpu" and self._threads > 1:
+            share = -(-self._threads // AT_ONCE)
             self._crew = ThreadPoolExecutor(
-                threads // share, initializer=torch.set_num_threads, initargs=(share,)
+                self._threads // share, initializer=torch.set_num_threads, initargs=(share,)
             )
-            self._threads = threads
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -174,459 +100,220 @@ class Layers:
             self._crew = None
             torch.set_num_threads(self._threads)
 
-    def _each(self, pieces: Sequence[Piece], work: Callable[[Box], None]) -> None:
-        """Do it for every piece, the largest first; no piece reads what another writes.
-
-        So the threads are done at nearly the same time.
-        """
-
-        def alone(piece: Piece) -> None:
-            with torch.inference_mode():  # each thread has this to itself
-                if piece.first is not None:
-                    piece.first()
-                work(piece.box)
-
-        pieces = sorted(pieces, key=lambda piece: voxels(piece.box), reverse=True)
-        if self._crew is None or len(pieces) < 2:
-            for piece in pieces:
-                alone(piece)
-            return
-        for _ in self._crew.map(alone, pieces):
-            pass
+    def array(self, scale: int, channels: int, dtype: torch.dtype | None = None) -> Tensor:
+        """Room for features at 1/scale, (D, H, W, channels); nothing is in it yet."""
+        shape = (*(n // scale for n in self.regions.shape), channels)
+        return torch.empty(shape, device=self.device, dtype=dtype or self.dtype)
 
     # -------------------------------------------------------------- layers
-    def convolve(
-        self,
-        name: str,
-        parts: Sequence[Tensor],
-        out: Tensor,
-        weights: tuple[Tensor, Tensor],
-        *,
-        scale: int,
-        need: int,
-        before: Affine | None = None,
-        relu: bool = False,
-        add: bool = False,
-    ) -> None:
-        """A 3×3×3 convolution with padding 1 of features side by side.
+    def convolve(self, layer: Layer, weight: Tensor, bias: Tensor) -> None:
+        """A 3×3×3 convolution, padding 1; weights are (out, in, 3, 3, 3) and (out,)."""
+        kind = self._type(layer)
+        thin = kind == torch.float32 and self.device.type == "cpu" and len(weight) <= THIN
+        ready = weight.to(self.device, kind)
+        if not thin:
+            ready = ready.contiguous(memory_format=torch.channels_last_3d)
+        bias = bias.to(self.device, kind)
 
-        Parameters
-        ----------
-        name : of the layer, for its pattern
-        parts : (D, H, W, C) each
-        out : (D, H, W, C), a part of an array
-        weights : (out, in, 3, 3, 3) and (out,)
-        scale, need : see :meth:`Regions.runs`
-        before : done to what is read
-        relu : done to what is written
-        add : add to ``out`` instead of overwriting it; ``parts`` must not share its memory
+        def make(box: Box) -> Tensor:
+            x = self._read(layer, box, (1, 1), kind)
+            if thin:
+                return thin_convolution(x, ready, bias)
+            return _last(convolution(_first(x), ready, bias))
+
+        self._each(layer, make, lambda box: 2.0 * weight.numel() * _voxels(box))
+
+    def upsample(self, layer: Layer, weight: Tensor, bias: Tensor) -> None:
+        """A transposed 4×4×4 convolution of stride 2, padding 1; ``scale`` is that of the result.
+
+        Weights are (in, out, 4, 4, 4) and (out,).
         """
-        kind = self._type(*parts, out)
-        weight = weights[0]
-        fast = (
-            self._winograd and kind == torch.float32 and min(weight.shape[:2]) >= FEWEST_CHANNELS
-        )
-        if fast:
-            make = self._winograds(parts, weights, before)
-        elif (
-            kind == torch.float32
-            and self._in_halves
-            and (made := self._halved(parts, weights, before, out.dtype))
-        ):
-            make = made
-        else:
-            make = self._plain(parts, weights, before, kind)
+        kind = self._type(layer)
+        weight, bias = weight.to(self.device, kind), bias.to(self.device, kind)
 
-        def work(box: Box) -> None:
-            target = out[box]
-            result = make(box, None if add else target)
-            if add:
-                target.add_(result)
-            elif result is not target:
-                copy_rows(result, target)
-            if relu:
-                rectify(target)
+        def make(box: Box) -> Tensor:
+            x = self._read(layer, _halved(box), (1, 1), kind)
+            return _last(F.conv_transpose3d(_first(x), weight, bias, stride=2, padding=3))
 
-        arrange = self._together(scale)
-        if fast:
-            channels = max(weight.shape[:2])
-            arrange = partial(shortened, longest=longest_of_winograd(channels, self.piece))
-        elif self._in_halves and len(weight) >= WIDE:
-            arrange = partial(shortened, longest=lambda _: LONGEST)
-        pieces = self._pieces(name, out, scale, need, arrange, add=add)
-        for piece in pieces:
-            self._count(out[piece.box], weight, _blocks(piece.box) if fast else None)
-        self._each(pieces, work)
-        self._learn(name, out)
+        self._each(layer, make, lambda box: 2.0 * weight.numel() * _voxels(_halved(box)))
 
-    def _plain(
-        self,
-        parts: Sequence[Tensor],
-        weights: tuple[Tensor, Tensor],
-        before: Affine | None,
-        kind: torch.dtype,
-    ) -> Maker:
-        """torch's own convolution, of arrays of ``kind``; or one matrix product where results are few."""
-        before, *weights_ahead = ahead(before, *weights, kind)
-        weight, bias = (w.to(self.device, kind) for w in weights_ahead)
-        before = self._cast(before, kind)
-        if kind == torch.float32 and self._on_processor and len(weight) <= THIN:
-            return lambda box, _: thin_convolution(
-                self._read(parts, box, (1, 1), before, kind), weight, bias, self._space(kind)
-            )
-        idle = 0
-        if self._in_halves and kind == torch.bfloat16 and len(weight) <= NARROW:
-            idle = -weight.shape[1] % TOGETHER
-        ready = _ready(F.pad(weight, (0,) * 7 + (idle,)) if idle else weight)
+    def pool(self, layer: Layer, padding: int) -> None:
+        """Max-pooling 3×3×3, stride 2, of what a ReLU gives; ``scale`` is that of the result.
 
-        def make(box: Box, _: Tensor | None) -> Tensor:
-            x = self._read(parts, box, (1, 1), before, kind, idle=idle)
-            return _last(F.conv3d(_first(x), ready, bias))
-
-        return make
-
-    def _halved(
-        self,
-        parts: Sequence[Tensor],
-        weights: tuple[Tensor, Tensor],
-        before: Affine | None,
-        results: torch.dtype,
-    ) -> Maker | None:
-        """float32 in or out of products of bfloat16, with hardly a loss; None where that cannot be."""
-        if results == torch.bfloat16:
-            return self._of_float32(parts, weights) if before is None else None
-        return self._to_float32(parts, weights, before)
-
-    def _of_float32(self, parts: Sequence[Tensor], weights: tuple[Tensor, Tensor]) -> Maker:
-        """float32 → bfloat16, of few channels.
-
-        The bias is the weight of one more channel, of ones, that it may have a second half too.
+        Nothing is below zero then, so zeros may stand for the padding.  With ``padding`` 0 the
+        windows begin at each result, and the last ones end behind the volume.
         """
-        weight, bias = (w.to(self.device, torch.float32) for w in weights)
-        centre = F.pad(bias.view(-1, 1, 1, 1, 1), (1,) * 6)
-        first, second = halves(torch.cat([weight, centre], dim=1))
-        ready = _ready(torch.cat([first, first, second], dim=1))
-        ones = weight.new_ones(1).expand(*parts[0].shape[:3], 1)
 
-        def make(box: Box, _: Tensor | None) -> Tensor:
-            first, second = halves(self._read([*parts, ones], box, (1, 1), None, torch.float32))
-            return _last(F.conv3d(_first(torch.cat([first, second, first], dim=-1)), ready))
-
-        return make
-
-    def _to_float32(
-        self, parts: Sequence[Tensor], weights: tuple[Tensor, Tensor], before: Affine | None
-    ) -> Maker | None:
-        """bfloat16 → float32, of few results.
-
-        One convolution gives the first half of the results, and all that the weights' second halves make.
-        Another reads those first halves too, takes them away, and so gives what their rounding has lost.
-        """
-        kind, results = torch.bfloat16, len(weights[1])
-        if not 1 < results <= NARROW // 2 or any(part.dtype != kind for part in parts):
-            return None
-        before, weight, bias = ahead(before, *weights, kind)
-        if before is None or before.floor is None:
-            return None
-        before, at = self._cast(before, kind), weight.shape[1]
-        idle = results + -(at + results) % TOGETHER
-        both = F.pad(torch.cat(halves(weight.float())), (0,) * 7 + (idle,))
-        less = both[:results].clone()
-        less[range(results), range(at, at + results), 1, 1, 1] = -1
-        once, again = _ready(both), _ready(less)
-        biases = torch.cat(halves(bias.float()))
-        rest = (bias - biases.double().view(2, -1).sum(dim=0)).float()
-
-        def make(box: Box, _: Tensor | None) -> Tensor:
-            x = self._read(parts, box, (1, 1), before, kind, idle=idle)
-            first = _last(F.conv3d(_first(x), once, biases))
-            x[1:-1, 1:-1, 1:-1, at : at + results] = first[..., :results]
-            lost = _last(F.conv3d(_first(x), again, biases[:results]))
-            return rest + first[..., :results] + lost + first[..., results:]
-
-        return make
-
-    def _winograds(
-        self, parts: Sequence[Tensor], weights: tuple[Tensor, Tensor], before: Affine | None
-    ) -> Maker:
-        """Winograd's algorithm, in float32."""
-        kind = torch.float32
-        before, *weights_ahead = ahead(before, *weights, kind)
-        weight, bias = (w.to(self.device, kind) for w in weights_ahead)
-        before = self._cast(before, kind)
-        ready, space = transform_weight(weight), partial(self._space, kind)
-
-        def make(box: Box, place: Tensor | None) -> Tensor:
-            depth, height, width = (s.stop - s.start for s in box)
-            sides = _blocks(box)
-            x = self._read(parts, box, (1, 1), before, kind, (*sides, width))
-            if place is None or [depth, height] != sides:
-                whole = space().take("result", (*sides, width, len(weight)))
-                place = whole[:depth, :height]
-            else:
-                whole = place
-            convolve(x, ready, whole, space())
-            return place.add_(bias)
-
-        return make
-
-    def upsample(
-        self,
-        name: str,
-        parts: Sequence[Tensor],
-        out: Tensor,
-        weights: tuple[Tensor, Tensor],
-        *,
-        scale: int,
-        need: int,
-        before: Affine | None = None,
-        add: bool = False,
-    ) -> None:
-        """A transposed convolution of stride 2; ``scale`` is that of ``out``.
-
-        Its kernel is 4 (padding 1) or 2 (none).  The other parameters are those of
-        :meth:`convolve`; weights are (in, out, k, k, k) and (out,).
-        """
-        kind = self._type(*parts, out)
-        weight, bias = (w.to(self.device, kind) for w in weights)
-        before = self._cast(before, kind)
-        halo, padding = {4: (1, 3), 2: (0, 0)}[weight.shape[2]]
-        apart = parities(weight) if halo and self._on_processor and not add else None
-        pieces = self._pieces(name, out, scale, need, self._together(scale), add=add)
-
-        def work(box: Box) -> None:
-            x = self._read(parts, halved(box), (halo, halo), before, kind)
-            if apart is not None:
-                for corner, taps in apart.items():
-                    part = x[
-                        tuple(slice(a, a + n - 1) for a, n in zip(corner, x.shape, strict=False))
-                    ]
-                    every_other = tuple(slice(a, None, 2) for a in corner)
-                    out[box][every_other] = _last(F.conv3d(_first(part), taps, bias))
-                return
-            y = _last(F.conv_transpose3d(_first(x), weight, bias, 2, padding))
-            if add:
-                out[box] += y
-            else:
-                out[box] = y
-
-        for piece in pieces:
-            self._count(parts[0][halved(piece.box)], weight)
-        self._each(pieces, work)
-        self._learn(name, out)
-
-    def downsample(
-        self,
-        name: str,
-        parts: Sequence[Tensor],
-        out: Tensor,
-        weights: tuple[Tensor, Tensor],
-        *,
-        scale: int,
-        need: int,
-    ) -> None:
-        """A convolution of kernel 2 and stride 2; ``scale`` is that of ``out``."""
-        kind = self._type(*parts, out)
-        weight, bias = (w.to(self.device, kind) for w in weights)
-        pieces = self._pieces(name, out, scale, need, self._together(scale // 2))
-
-        def work(box: Box) -> None:
-            x = self._read(parts, doubled(box), (0, 0), None, kind)
-            out[box] = _last(F.conv3d(_first(x), weight, bias, 2))
-
-        for piece in pieces:
-            self._count(out[piece.box], weight)
-        self._each(pieces, work)
-        self._learn(name, out)
-
-    def pool(
-        self, name: str, part: Tensor, out: Tensor, *, scale: int, need: int, before: Affine
-    ) -> None:
-        """Max-pooling 3, stride 2, padding 1, of what a ReLU gives; ``scale`` is that of ``out``.
-
-        Nothing is below zero then, so zeros may stand for the padding.
-        """
-        before = self._cast(before, self.dtype) or before
-
-        def work(box: Box) -> None:
-            x = self._read([part], doubled(box), (1, 0), before, self.dtype)
+        def make(box: Box) -> Tensor:
+            x = self._read(layer, _doubled(box), (padding, 1 - padding), self.dtype)
             for axis in range(3):
                 n = (x.shape[axis] - 1) // 2
                 low, mid, high = (
                     x[(slice(None),) * axis + (slice(k, k + 2 * n, 2),)] for k in range(3)
                 )
-                x = largest(low, mid, high)
-            out[box] = x
+                x = torch.maximum(torch.maximum(low, mid), high)
+            return x
 
-        self._each(self._pieces(name, out, scale, need, self._together(scale // 2)), work)
-        self._learn(name, out)
+        self._each(layer, make, lambda _: 0.0)
 
-    def activate(self, part: Tensor, *, scale: int, need: int, before: Affine) -> None:
-        """Do it where it is, the surroundings of the region included."""
-        before = self._cast(before, self.dtype) or before
-
-        def work(box: Box) -> None:
-            x = part[box]
-            if before.scale is not None and before.shift is not None:
-                torch.addcmul(before.shift, x, before.scale, out=x)
-            rectify(x)
-
-        self.everywhere(scale, need, work)
-
-    def everywhere(self, scale: int, need: int, work: Callable[[Box], None]) -> None:
+    def everywhere(self, scale: int, need: int, work: Callable[[Box], object]) -> None:
         """Do something for each part of a region and of its surroundings."""
         runs = self.regions.runs(scale, need)
-        boxes = [b for run in runs for b in (*([run.box] if run.box else []), *run.around)]
-        self._each([Piece(box) for box in boxes], work)
+        self._do(
+            work, [box for run in runs for box in (*([run.box] if run.box else []), *run.around)]
+        )
 
     # -------------------------------------------------------------- pieces
-    def _together(self, finest: int) -> Arrange:
-        """Pieces as the regions have them; joined where the finest grid that is read or written is a coarse one."""
-        return joined if self._in_halves and finest > 1 else list
+    def _type(self, layer: Layer) -> torch.dtype:
+        """float32 where a layer reads or writes float32: the image goes in and comes out with all
+        its grey values."""
+        whole = any(a.dtype == torch.float32 for a in (*layer.parts, layer.out))
+        return torch.float32 if whole else self.dtype
 
-    def _pieces(
-        self,
-        name: str,
-        out: Tensor,
-        scale: int,
-        need: int,
-        arrange: Arrange,
-        *,
-        add: bool = False,
-    ) -> list[Piece]:
-        """The pieces of a layer; with them what lies around is filled, unless that was done before."""
-        runs = self.regions.runs(scale, need)
-        boxes = arrange([run.box for run in runs if run.box])
-        strips = [strip for run in runs for strip in run.around]
-        if self.patterns is None or add:
-            strips = []
+    def _each(
+        self, layer: Layer, make: Callable[[Box], Tensor], operations: Callable[[Box], float]
+    ) -> None:
+        """Make a layer, and fill what lies around its region."""
+        runs = self.regions.runs(layer.scale, layer.need)
+        pattern = None if self.patterns is None else self.patterns[layer.name]
 
-        def fill(some: Sequence[Box]) -> None:
-            for strip in some:
-                self._fill(out[strip], self.patterns[name])  # type: ignore[index]
+        def work(run: Run) -> None:
+            if run.box is not None:
+                target = layer.out[run.box].copy_(make(run.box))
+                if layer.relu:
+                    target.clamp_min_(0)
+            if pattern is not None:
+                for strip in run.around:
+                    repeat(pattern, layer.out[strip])
 
-        if not boxes:
-            fill(strips)
-        # each has its share of what is to be filled
-        return [Piece(box, partial(fill, strips[k :: len(boxes)])) for k, box in enumerate(boxes)]
-
-    def _fill(self, target: Tensor, pattern: Tensor) -> None:
-        """Repeat a pattern over a part of an array; the part begins where a pattern does."""
-        depth, height, width, channels = target.shape
-        a, b, c, _ = pattern.shape
-        i, j, k, _ = target.stride()
-        view = target.as_strided(  # one call for what three would do
-            (depth // a, a, height // b, b, width // c, c, channels),
-            (a * i, i, b * j, j, c * k, k, 1),
-        )
-        view.copy_(pattern[None, :, None, :, None, :])
-
-    def _count(self, result: Tensor, weight: Tensor, blocks: Sequence[int] | None = None) -> None:
-        """A convolution: each of the values (transposed: each of those read) meets each weight.
-
-        ``blocks``: done by Winograd's algorithm, whose blocks make that depth and height.
-        """
-        plain = 2.0 * weight.numel() * result[..., 0].numel()
-        self.tally.plain += plain
-        if blocks is None:
-            self.tally.done += plain
-        else:
-            depth, height = blocks
-            rows = values_needed(depth, height, result.shape[2], 1)
-            self.tally.done += 2.0 * 3 * rows * weight.shape[0] * weight.shape[1]
-
-    def _learn(self, name: str, out: Tensor) -> None:
+        self.operations += sum(operations(run.box) for run in runs if run.box is not None)
+        # the largest first, so that the threads are done at nearly the same time
+        self._do(work, sorted(runs, key=lambda run: -_voxels(run.box)))
         if self.patterns is None:
-            self.found[name] = out.clone()
+            self.found[layer.name] = layer.out.clone()
 
-    def _cast(self, before: Affine | None, dtype: torch.dtype) -> Affine | None:
-        if before is None:
-            return None
-        scale, shift, floor = (
-            None if part is None else part.to(self.device, dtype)
-            for part in (before.scale, before.shift, before.floor)
-        )
-        return Affine(scale, shift, floor, before.below)
+    def _do(self, work: Callable[[T], object], parts: Sequence[T]) -> None:
+        """Do it for all of them; none reads what another writes."""
 
-    def _read(
-        self,
-        parts: Sequence[Tensor],
-        box: Box,
-        halo: tuple[int, int],
-        before: Affine | None,
-        dtype: torch.dtype,
-        sides: Sequence[int] | None = None,
-        idle: int = 0,
-    ) -> Tensor:
-        """A piece and its halo, concatenated and activated; beyond the volume zeros, or the floor.
+        def alone(part: T) -> None:
+            with torch.inference_mode():  # each thread has this to itself
+                work(part)
 
-        ``sides`` are those of the result without halo, where they are longer than the box's; ``idle`` is the
-        number of channels of zeros behind the others, which the caller may write to.
-        """
-        sides = sides or [s.stop - s.start for s in box]
-        channels = sum(part.shape[3] for part in parts)
-        shape = tuple(n + sum(halo) for n in sides)
-        if idle:  # a work array of their own, in which those channels are never written to
-            padded = self._space(dtype).take(
-                f"read {channels}+{idle}", (*shape, channels + idle), zeros=True
-            )
-            x = padded[..., :channels]
-        else:
-            padded = x = self._space(dtype).take("read", (*shape, channels))
+        for _ in (map if self._crew is None else self._crew.map)(alone, parts):
+            pass
+
+    def _read(self, layer: Layer, box: Box, halo: tuple[int, int], dtype: torch.dtype) -> Tensor:
+        """A piece and its halo, concatenated and activated; zeros beyond the volume."""
+        limits = layer.parts[0].shape[:3]
+        shape = [s.stop - s.start + sum(halo) for s in box]
         lows = [s.start - halo[0] for s in box]
-        if self.patterns is None:
-            here: tuple[slice, ...] = (slice(None),) * 3
-        else:
-            limits = parts[0].shape[:3]
-            here = tuple(
-                slice(max(-a, 0), min(n, limit - a))
+        if self.patterns is None:  # opposite faces touch
+            places = [
+                torch.arange(a, a + n, device=self.device) % limit
                 for a, n, limit in zip(lows, shape, limits, strict=True)
-            )
-            padding = 0 if before is None or before.floor is None else before.floor
-            for axis, (s, n) in enumerate(zip(here, shape, strict=True)):
-                before_it = (slice(None),) * axis
-                for beyond in (slice(0, s.start), slice(s.stop, n)):
-                    if beyond.stop > beyond.start:
-                        x[(*before_it, beyond)] = padding
-        at = 0
-        for part in parts:
+            ]
+            x = torch.cat(list(layer.parts), dim=-1).to(dtype)
+            for axis, index in enumerate(places):
+                x = x.index_select(axis, index)
+            return x if layer.before is None else _activate(x, x, layer.before.to(x.device, dtype))
+        x = torch.empty(
+            *shape, sum(p.shape[3] for p in layer.parts), device=self.device, dtype=dtype
+        )
+        here = [
+            slice(max(-a, 0), min(n, limit - a))
+            for a, n, limit in zip(lows, shape, limits, strict=True)
+        ]
+        for axis, (s, n) in enumerate(zip(here, shape, strict=True)):
+            for beyond in (slice(0, s.start), slice(s.stop, n)):
+                if beyond.stop > beyond.start:
+                    x[(*(slice(None),) * axis, beyond)] = 0
+        there = tuple(slice(a + s.start, a + s.stop) for a, s in zip(lows, here, strict=True))
+        inside, at = x[tuple(here)], 0
+        before = None if layer.before is None else layer.before.to(self.device, dtype)
+        for part in layer.parts:
             end = at + part.shape[3]
-            if self.patterns is None:
-                source = part
-                for axis, (a, n) in enumerate(zip(lows, shape, strict=True)):
-                    index = torch.arange(a, a + n, device=part.device) % part.shape[axis]
-                    source = source.index_select(axis, index)
-            else:
-                source = part[
-                    tuple(slice(a + s.start, a + s.stop) for a, s in zip(lows, here, strict=True))
-                ]
-            target = x[here][..., at:end]
-            if before is not None and source.dtype != dtype:
-                # the image is in full precision, features may be in half
-                source = target.copy_(source)
+            source, target = part[there], inside[..., at:end]
             if before is None:
                 target.copy_(source)
-            elif before.floor is not None:
-                below = [channel - at for channel in before.below if at <= channel < end]
-                no_less(source, before.floor[at:end], target, below)
-            elif before.scale is None or before.shift is None:
-                rectify(source, target)
             else:
-                scale, shift = before.scale[at:end], before.shift[at:end]
-                torch.addcmul(shift, source, scale, out=target)
-                rectify(target)
+                _activate(source, target, Affine(before.scale[at:end], before.shift[at:end]))
             at = end
-        return padded
+        return x
+
+    def activate(self, features: Tensor, scale: int, need: int, before: Affine) -> None:
+        """A normalisation and its ReLU where the features are, around the region too."""
+        here = before.to(self.device, self.dtype)
+        self.everywhere(scale, need, lambda box: _activate(features[box], features[box], here))
 
 
-def _blocks(box: Box) -> list[int]:
-    """Depth and height in whole blocks of Winograd's."""
-    return [-(-(s.stop - s.start) // BLOCK) * BLOCK for s in box[:2]]
+def _activate(x: Tensor, out: Tensor, before: Affine) -> Tensor:
+    """The same number format for ``x`` and ``out``, or x is converted."""
+    return torch.addcmul(before.shift, x.to(out.dtype), before.scale, out=out).clamp_min_(0)
 
 
-def _ready(weight: Tensor) -> Tensor:
-    """Weights as features lie: channels last."""
-    return weight.contiguous(memory_format=torch.channels_last_3d)
+def repeat(pattern: Tensor, target: Tensor) -> None:
+    """Repeat a pattern over a part of an array; the part begins where a pattern does."""
+    (depth, height, width, channels), (a, b, c, _) = target.shape, pattern.shape
+    i, j, k, _ = target.stride()
+    view = target.as_strided(
+        (depth // a, a, height // b, b, width // c, c, channels),
+        (a * i, i, b * j, j, c * k, k, 1),
+    )
+    view.copy_(pattern[None, :, None, :, None, :])
+
+
+def convolution(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A convolution without padding, of (1, C, D, H, W).
+
+    Always oneDNN's where that is there: left to itself, torch takes its own for a float32 piece of
+    few channels, which needs several times as long and 27 times the memory.
+    """
+    if x.device.type == "cpu" and torch.backends.mkldnn.is_available():
+        result: Tensor = torch.mkldnn_convolution(
+            x, weight, bias, padding=(0, 0, 0), stride=(1, 1, 1), dilation=(1, 1, 1), groups=1
+        )
+        return result
+    return F.conv3d(x, weight, bias)
+
+
+def thin_convolution(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A 3×3×3 convolution with few results: one matrix product, whose 27 parts are added up.
+
+    Parameters
+    ----------
+    x : (D + 2, H + 2, W + 2, C)
+    weight, bias : (out, C, 3, 3, 3) and (out,)
+
+    Returns
+    -------
+    (D, H, W, out)
+    """
+    depth, height, width = (n - 2 for n in x.shape[:3])
+    rows = weight.permute(2, 3, 4, 0, 1).reshape(-1, x.shape[3])  # (27 · out, C)
+    parts = (rows @ x.reshape(-1, x.shape[3]).T).view(3, 3, 3, -1, *x.shape[:3])
+    result = bias.view(-1, 1, 1, 1).repeat(1, depth, height, width)
+    for i in range(3):
+        for j in range(3):
+            for k in range(3):
+                result += parts[i, j, k, :, i : i + depth, j : j + height, k : k + width]
+    return result.permute(1, 2, 3, 0)
+
+
+def _voxels(box: Box | None) -> int:
+    if box is None:
+        return 0
+    a, b, c = (s.stop - s.start for s in box)
+    return a * b * c
+
+
+def _halved(box: Box) -> Box:
+    a, b, c = (slice(s.start // 2, s.stop // 2) for s in box)
+    return a, b, c
+
+
+def _doubled(box: Box) -> Box:
+    a, b, c = (slice(s.start * 2, s.stop * 2) for s in box)
+    return a, b, c
 
 
 def _first(x: Tensor) -> Tensor:

@@ -18,8 +18,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from bmex_bids.network.models.topology import PERIOD
+
 Box = tuple[slice, slice, slice]
-PERIOD = 8  # three halvings; runs begin and end at multiples of it
 SLAB = 16  # planes and rows
 CONTEXT = 8  # voxels around the brain in which the deeper layers are computed
 
@@ -77,14 +78,6 @@ class Regions:
         if (scale, need) not in self._known:
             self._known[scale, need] = self._find(scale, need)
         return self._known[scale, need]
-
-    def voxels(self, scale: int, need: int) -> int:
-        """How many voxels of a layer are computed."""
-        return sum(
-            int(np.prod([s.stop - s.start for s in run.box]))
-            for run in self.runs(scale, need)
-            if run.box is not None
-        )
 
     def _find(self, scale: int, need: int) -> list[Run]:
         depth, height, width = self.shape

@@ -8,7 +8,6 @@ left to right, which costs nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +21,7 @@ from bmex_bids.network.models.slices import (
     MEAN,
     MULTIPLE,
     NEIGHBOURS,
+    OUTPUTS,
     TISSUES,
     VARIANCE_UNIT,
     SliceUNet,
@@ -61,6 +61,7 @@ def run_slices(
     device: torch.device,
     dtype: torch.dtype = torch.float32,
     planes: tuple[tuple[int, int, int], ...] = PLANES,
+    batch: int = BATCH,
 ) -> SliceResult:
     """Average the network's results over planes.
 
@@ -69,6 +70,7 @@ def run_slices(
     data, mask : (X, Y, Z), axes LPS; any unit, zero outside the mask, which has voxels
     device, dtype : of the convolutions: ``torch.float32`` or ``torch.bfloat16``
     planes : of :data:`PLANES`
+    batch : slices that go through the network together
     """
     scale = MEAN / max(float(data[mask].mean()), 1e-6)
     volume = torch.from_numpy(np.ascontiguousarray(data * scale, dtype=np.float32)).to(device)
@@ -79,9 +81,8 @@ def run_slices(
     scores = torch.zeros((TISSUES, *shape), device=device)
     for number, plane in enumerate(planes):
         mirrored = [0] if number % 2 else []
-        found = _along_plane(
-            network, volume.flip(mirrored), inside.flip(mirrored), plane, dtype
-        ).flip([axis + 1 for axis in mirrored])
+        stack = _Stack(volume.flip(mirrored), inside.flip(mirrored), plane)
+        found = stack.through(network, dtype, batch).flip([axis + 1 for axis in mirrored])
         correction = CORRECTION_UNIT * found[0]
         mean += correction
         square += correction**2
@@ -102,40 +103,31 @@ def _host(x: Tensor) -> Array:
     return np.asarray(x.float().cpu().numpy(), dtype=np.float32)
 
 
-def _along_plane(
-    network: SliceUNet,
-    volume: Tensor,
-    inside: Tensor,
-    plane: tuple[int, int, int],
-    dtype: torch.dtype,
-) -> Tensor:
-    """Results (OUTPUTS, X, Y, Z) of all slices across ``plane[2]``."""
-    across = plane[2]
-    order = (across, plane[0], plane[1])
-    stack = volume.permute(order)  # (slices, H, W)
-    brain = inside.permute(order).float()
-    height, width = stack.shape[1:]
-    padding = (0, -width % MULTIPLE, 0, -height % MULTIPLE)
-    stack, brain = F.pad(stack, padding), F.pad(brain, padding)
-    results: Tensor | None = None
-    with torch.inference_mode(), torch.autocast(stack.device.type, dtype, dtype != torch.float32):
-        for chosen in _batches(brain):
-            index = (chosen[:, None] + torch.arange(NEIGHBOURS, device=chosen.device)).sub(
-                NEIGHBOURS // 2
-            )
-            index = index.clamp(0, len(stack) - 1)  # (n, NEIGHBOURS)
-            x = features(stack[index], brain[index])
-            found = network(x.to(memory_format=torch.channels_last)).float()
-            if results is None:
-                results = found.new_zeros((found.shape[1], *stack.shape))
-            results[:, chosen] = found.transpose(0, 1)
-    if results is None:
-        raise ValueError("expected a mask with voxels, got an empty one")
-    back = [order.index(axis) for axis in range(3)]
-    return results[:, :, :height, :width].permute(0, *(k + 1 for k in back))
+@dataclass(frozen=True)
+class _Stack:
+    """A volume (X, Y, Z) and its mask as slices across ``plane[2]``."""
 
+    volume: Tensor
+    inside: Tensor
+    plane: tuple[int, int, int]
 
-def _batches(brain: Tensor) -> Iterator[Tensor]:
-    """Numbers of the slices with brain in them, a few at a time."""
-    filled = torch.nonzero(brain.flatten(1).any(dim=1)).flatten()
-    yield from filled.split(BATCH)
+    def through(self, network: SliceUNet, dtype: torch.dtype, batch: int) -> Tensor:
+        """Results (OUTPUTS, X, Y, Z) of all slices with brain in them, zero elsewhere."""
+        order = (self.plane[2], *self.plane[:2])
+        stack = self.volume.permute(order)  # (slices, H, W)
+        brain = self.inside.permute(order).float()
+        height, width = stack.shape[1:]
+        padding = (0, -width % MULTIPLE, 0, -height % MULTIPLE)
+        stack, brain = F.pad(stack, padding), F.pad(brain, padding)
+        results = stack.new_zeros((OUTPUTS, *stack.shape))
+        around = torch.arange(NEIGHBOURS, device=stack.device) - NEIGHBOURS // 2
+        filled = torch.nonzero(brain.flatten(1).any(dim=1)).flatten()
+        half = dtype != torch.float32
+        with torch.inference_mode(), torch.autocast(stack.device.type, dtype, enabled=half):
+            for chosen in filled.split(batch):
+                index = (chosen[:, None] + around).clamp(0, len(stack) - 1)  # (n, NEIGHBOURS)
+                x = features(stack[index], brain[index])
+                found = network(x.to(memory_format=torch.channels_last)).float()
+                results[:, chosen] = found.transpose(0, 1)
+        back = [order.index(axis) for axis in range(3)]
+        return results[:, :, :height, :width].permute(0, *(k + 1 for k in back))

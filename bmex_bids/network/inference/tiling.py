@@ -39,27 +39,6 @@ def volume_order(fed: T) -> T:
     return fed.transpose(axes) if isinstance(fed, np.ndarray) else fed.permute(axes)
 
 
-def fitted(length: int, most: int, overlap: int, multiple: int) -> int:
-    """The smallest tile that covers an axis in as few tiles as ``most`` voxels a tile need.
-
-    A tile of the full size would mostly do again what its neighbour did (104 voxels in two tiles
-    of 96; two of 64 are enough).
-
-    Parameters
-    ----------
-    length, most : of the axis and of a tile, voxels; multiples of ``multiple``
-    overlap : voxels that neighbours share
-
-    >>> fitted(104, 96, 24, 8), fitted(200, 96, 24, 8), fitted(80, 96, 24, 8)
-    (64, 88, 80)
-    """
-    if length <= most:
-        return length
-    number = -(-(length - overlap) // max(most - overlap, 1))
-    size = -(-(length + (number - 1) * overlap) // number)
-    return min(-(-size // multiple) * multiple, most)
-
-
 def starts(length: int, tile: int, step: int) -> list[int]:
     """First indices of tiles of one axis.
 
@@ -145,16 +124,6 @@ def reference_grid(
     [0, 18, 36, 40]
     """
     return boxes(shape, (patch, patch, patch), patch - stride)
-
-
-def tile_weight(tile: tuple[int, int, int], overlap: int) -> NDArray[np.float32]:
-    """Weights that rise linearly from the border over ``overlap`` voxels, never zero."""
-    ramps = []
-    for n in tile:
-        distance = np.minimum(np.arange(n), np.arange(n)[::-1]) + 1.0
-        ramps.append(np.minimum(distance / (overlap + 1), 1.0))
-    weight: NDArray[np.float32] = np.einsum("i,j,k->ijk", *ramps).astype(np.float32)
-    return weight
 
 
 @dataclass

@@ -17,56 +17,58 @@ The older Caffe release has neither, and pools without padding; ``caffe=True`` i
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
+from dataclasses import replace
+from typing import Any
+
 from torch import Tensor, nn
+
+from bmex_bids.network.models.topology import INPUT, OUTPUT, Step, evaluate
 
 DROPOUT = 0.1
 
 
-def layer_table(w: int, in_channels: int, classes: int) -> dict[str, tuple[int, int]]:
-    """Channels (in, out) of every numbered convolution, in order of evaluation."""
-    q, h = w // 4, w // 2
-    return {
-        "1": (in_channels, w),
-        # dense A, full resolution: w → 7w/4
-        "2": (w, w), "3": (w, q), "4": (w + q, q), "4_1": (w + 2 * q, q),
-        "5": (w + 3 * q, w),
-        # dense B, half: w → 5w/2
-        "6": (w, w), "7": (w, h), "8": (w + h, h), "9": (w + 2 * h, h),
-        "10": (w + 3 * h, 2 * w),
-        "11": (2 * w, 2 * w),
-        # dense C, quarter: 4w → 11w/2
-        "12": (4 * w, 4 * w), "13": (4 * w, h), "14": (4 * w + h, h), "15": (4 * w + 2 * h, h),
-        # dense D, half: 4w → 11w/2
-        "16": (4 * w, 4 * w), "17": (4 * w, h), "18": (4 * w + h, h), "19": (4 * w + 2 * h, h),
-        # dense E, half: 11w/2 → 4w → 11w/2
-        "20": (4 * w + 3 * h, 4 * w),
-        "21": (4 * w, h), "22": (4 * w + h, h), "23": (4 * w + 2 * h, h),
-        # dense F, full: 2w → 11w/4
-        "24": (2 * w, 2 * w), "25": (2 * w, q), "26": (2 * w + q, q), "27": (2 * w + 2 * q, q),
-        # dense G, full: 11w/4 → w → 7w/4
-        "28": (2 * w + 3 * q, w), "29": (w, q), "30": (w + q, q), "31": (w + 2 * q, q),
-        "32": (w + 3 * q, classes),
-    }  # fmt: skip
+def _dense(numbers: str, reads: tuple[str, ...], makes: str, scale: int, **how: Any) -> Step:
+    return Step("dense", tuple(f"conv{n}" for n in numbers.split()), reads, makes, scale, **how)
 
 
-def norm_widths(table: dict[str, tuple[int, int]]) -> dict[str, int]:
-    """Channels of each batch normalisation: of its own layer's output, or of the grown stack."""
-    names = list(table)
-    widths = {name: table[name][1] for name in names}
-    dense = {
-        "A": ("2", "3", "4", "4_1"), "B": ("6", "7", "8", "9"), "C": ("12", "13", "14", "15"),
-        "D": ("16", "17", "18", "19"),
-        "E": ("20", "21", "22", "23"), "F": ("24", "25", "26", "27"),
-        "G": ("28", "29", "30", "31"),
-    }  # fmt: skip
-    for first, *grown in dense.values():
-        total = table[first][1]
-        for name in grown:
-            total += table[name][1]
-            widths[name] = total
-    return widths
+#: the layers in order of evaluation
+STEPS = (
+    Step("conv", ("conv1",), (INPUT,), "x1", 1, after="bn1"),
+    _dense("2 3 4 4_1", ("x1",), "a", 1),
+    Step("conv", ("conv5",), ("a",), "skip1", 1, before="bn4_1"),
+    Step("pool", ("pool",), ("skip1",), "x2", 2, before="bn5"),
+    _dense("6 7 8 9", ("x2",), "b", 2, new_first=True),
+    Step("conv", ("conv10",), ("b",), "skip2", 2, before="bn9"),
+    Step("pool", ("pool",), ("skip2",), "x4", 4, before="bn10"),
+    Step("conv", ("conv11",), ("x4",), "skip3", 4),
+    Step("pool", ("pool",), ("skip3",), "x8", 8, before="bn11"),
+    Step("up", ("deconv11",), ("x8",), "y4", 4),
+    _dense("12 13 14 15", ("skip3", "y4"), "c", 4),
+    Step("up", ("deconv15",), ("c",), "y2", 2, before="bn15"),
+    _dense("16 17 18 19", ("skip2", "y2"), "d", 2, activated=True),
+    _dense("20 21 22 23", ("d",), "e", 2, before="bn19"),
+    Step("up", ("deconv23",), ("e",), "y1", 1, before="bn23"),
+    _dense("24 25 26 27", ("skip1", "y1"), "f", 1),
+    _dense("28 29 30 31", ("f",), "g", 1, before="bn27"),
+    Step("conv", ("conv32",), ("g",), OUTPUT, 1, before="bn31", after="bn32"),
+)
+#: channels of what is made, in quarters of the base width; of a dense block those of its first
+#: layer and of each of the three others
+QUARTERS = {
+    "x1": (4,), "a": (4, 1), "skip1": (4,), "b": (4, 2), "skip2": (8,), "skip3": (8,),
+    "y4": (8,), "c": (16, 2), "y2": (8,), "d": (16, 2), "e": (16, 2), "y1": (4,), "f": (8, 1),
+    "g": (4, 1),
+}  # fmt: skip
+
+
+def steps_of(*, caffe: bool = False, stem: bool = True) -> tuple[Step, ...]:
+    """The layers of a release; see :class:`ADUNet`."""
+    steps = list(STEPS)
+    if caffe:
+        steps = [replace(step, new_first=False, activated=False) for step in steps]
+    if not stem:
+        steps = [replace(steps[1], reads=(INPUT,)), *steps[2:]]
+    return tuple(steps)
 
 
 class ADUNet(nn.Module):
@@ -92,64 +94,31 @@ class ADUNet(nn.Module):
         stem: bool = True,
     ) -> None:
         super().__init__()
-        w = width
-        self.irregular = not caffe
-        self.stem = stem
-        table = layer_table(w, in_channels, classes)
-        if not stem:
-            del table["1"]
-            table["2"] = (in_channels, w)
-        for name, (n_in, n_out) in table.items():
-            self.add_module(f"conv{name}", nn.Conv3d(n_in, n_out, 3, padding=1))
-        for name, channels in norm_widths(table).items():
-            self.add_module(f"bn{name}", nn.BatchNorm3d(channels))
-        self.deconv11 = nn.ConvTranspose3d(2 * w, 2 * w, 4, stride=2, padding=1)
-        self.deconv15 = nn.ConvTranspose3d(4 * w + 3 * (w // 2), 2 * w, 4, stride=2, padding=1)
-        self.deconv23 = nn.ConvTranspose3d(4 * w + 3 * (w // 2), w, 4, stride=2, padding=1)
+        self.classes = classes
+        self.steps = steps_of(caffe=caffe, stem=stem)
+        made = {INPUT: in_channels}
+        for step in self.steps:
+            read = sum(made[name] for name in step.reads)
+            if step.kind != "pool":
+                read = self._add(step, read, width, classes)
+            made[step.makes] = read
         self.pool = nn.MaxPool3d(3, stride=2, padding=0 if caffe else 1, ceil_mode=caffe)
         self.dropout = nn.Dropout(DROPOUT)
 
-    def _conv(self, name: str, x: Tensor) -> Tensor:
-        result: Tensor = self.get_submodule(f"conv{name}")(x)
-        return result
+    def _add(self, step: Step, read: int, width: int, classes: int) -> int:
+        """Make the layers of a step that reads so many channels; return how many it makes."""
+        wide, *narrow = [n * width // 4 for n in QUARTERS.get(step.makes, ())] or [classes]
+        total = 0
+        for name, made in zip(step.layers, (wide, *narrow * 3), strict=True):
+            if step.kind == "up":
+                self.add_module(name, nn.ConvTranspose3d(read, made, 4, stride=2, padding=1))
+            else:
+                self.add_module(name, nn.Conv3d(total or read, made, 3, padding=1))
+            total += made
+            norm = name.replace("conv", "bn")
+            if step.kind != "up":
+                self.add_module(norm, nn.BatchNorm3d(total))
+        return total
 
-    def _activate(self, name: str, x: Tensor) -> Tensor:
-        return F.relu(self.get_submodule(f"bn{name}")(x))
-
-    def _dense(
-        self,
-        x: Tensor,
-        names: tuple[str, str, str, str],
-        *,
-        new_first: bool = False,
-        carry_activated: bool = False,
-    ) -> Tensor:
-        """Four convolutions that grow a stack; the closing BN → ReLU is applied."""
-        first, *grown = names
-        stack = self._conv(first, x)
-        for k, (before, name) in enumerate(zip(names, grown, strict=False)):
-            active = self._activate(before, stack)
-            new = self.dropout(self._conv(name, active))
-            old = active if carry_activated and k == 2 else stack
-            stack = torch.cat([new, old] if new_first and k == 0 else [old, new], dim=1)
-        return self._activate(names[-1], stack)
-
-    def forward(self, x: Tensor) -> Tensor:  # scale, channels of the result
-        if self.stem:
-            x = self._activate("1", self._conv("1", x))  # 1, w
-        x = self._dense(x, ("2", "3", "4", "4_1"))  # 1, 7w/4
-        skip1 = self._conv("5", x)  # 1, w
-        x = self.pool(self._activate("5", skip1))  # 1/2, w
-        x = self._dense(x, ("6", "7", "8", "9"), new_first=self.irregular)  # 1/2, 5w/2
-        skip2 = self._conv("10", x)  # 1/2, 2w
-        x = self.pool(self._activate("10", skip2))  # 1/4, 2w
-        skip3 = self._conv("11", x)  # 1/4, 2w
-        x = self.deconv11(self.pool(self._activate("11", skip3)))  # 1/4, 2w
-        x = self._dense(torch.cat([skip3, x], 1), ("12", "13", "14", "15"))  # 1/4, 11w/2
-        x = torch.cat([skip2, self.deconv15(x)], 1)  # 1/2, 4w
-        x = self._dense(x, ("16", "17", "18", "19"), carry_activated=self.irregular)  # 1/2, 11w/2
-        x = self._dense(x, ("20", "21", "22", "23"))  # 1/2, 11w/2
-        x = torch.cat([skip1, self.deconv23(x)], 1)  # 1, 2w
-        x = self._dense(x, ("24", "25", "26", "27"))  # 1, 11w/4
-        x = self._dense(x, ("28", "29", "30", "31"))  # 1, 7w/4
-        return self._activate("32", self._conv("32", x))  # 1, classes
+    def forward(self, x: Tensor) -> Tensor:
+        return evaluate(self, self.steps, x)

@@ -28,10 +28,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bmex_bids.network.models.shapes import State, channels
+
 CENTRE, BRIGHTNESS = 400.0, 150.0  # template units: of the local mean
 DETAIL = 30.0  # template units: of what is left, and of the correction
 WINDOW = 5  # voxels, edge of the cube that the local mean is taken over
-CLASSES = 4  # background, CSF, GM, WM
 
 
 def box_mean(x: Tensor, window: int = WINDOW) -> Tensor:
@@ -208,19 +209,22 @@ class CompactBMEX(nn.Module):
     """Tissue classification, then tissue-aware enhancement.
 
     ``forward`` takes template units, (N, 1, D, H, W) with sizes that are multiples of 8, and
-    returns the tissue scores (N, 4, D, H, W) before softmax and the enhanced image (N, 1, D, H, W)
+    returns the tissue scores (N, classes, D, H, W) before softmax and the enhanced image (N, 1, D, H, W)
     in template units.  ``tissue_width=0`` leaves the tissue module out (the paper's ablation); its
     scores are zero.
     """
 
-    def __init__(self, width: int = 32, tissue_width: int = 16, blocks: int = 1) -> None:
+    def __init__(
+        self, width: int = 32, tissue_width: int = 16, blocks: int = 1, classes: int = 4
+    ) -> None:
         super().__init__()
-        self.tissue = HalfUNet(2, CLASSES, tissue_width) if tissue_width else None
-        self.enhance = HalfUNet(2 + (CLASSES if tissue_width else 0), 1, width, blocks)
+        self.classes = classes
+        self.tissue = HalfUNet(2, classes, tissue_width) if tissue_width else None
+        self.enhance = HalfUNet(2 + (classes if tissue_width else 0), 1, width, blocks)
 
     def _scores(self, scaled: Tensor) -> Tensor:
         if self.tissue is None:
-            return scaled.new_zeros((scaled.shape[0], CLASSES, *scaled.shape[2:]))
+            return scaled.new_zeros((scaled.shape[0], self.classes, *scaled.shape[2:]))
         scores: Tensor = self.tissue(scaled)
         return scores
 
@@ -256,3 +260,37 @@ def whose_turn(network: nn.Module, flips: int) -> nn.Module:
     if not isinstance(network, Members):
         return network
     return network.members[flips % len(network.members)]
+
+
+def build_enhancer(state: State) -> nn.Module:
+    """The network of a file; of a file with several, ``members.0.…``, all of them."""
+    count = len({name.split(".")[1] for name in state if name.startswith("members.")})
+    if not count:
+        return _one_enhancer(state)
+    prefixes = [f"members.{k}." for k in range(count)]
+    return Members(
+        _one_enhancer(
+            {n.removeprefix(p): tensor for n, tensor in state.items() if n.startswith(p)}
+        )
+        for p in prefixes
+    )
+
+
+def _one_enhancer(state: State) -> CompactBMEX:
+    width = channels(state, "enhance.stem.weight")
+    blocks = sum(key.startswith("enhance.enc1.") and key.endswith("conv1.weight") for key in state)
+    if "tissue.stem.weight" not in state:
+        return CompactBMEX(width, 0, blocks)
+    classes = channels(state, "tissue.head.weight") // 8
+    return CompactBMEX(width, channels(state, "tissue.stem.weight"), blocks, classes)
+
+
+def build_stripper(state: State) -> HalfUNet:
+    """The stripping network of a file."""
+    return HalfUNet(
+        1,
+        1,
+        channels(state, "stem.weight"),
+        blocks=sum(name.startswith("enc1.") and name.endswith("conv1.weight") for name in state),
+        norm="mid.0.norm1.weight" in state,
+    )

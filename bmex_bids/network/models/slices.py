@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bmex_bids.network.models.shapes import State, channels
+
 #: neighbouring slices that go in; the result is for the middle one
 NEIGHBOURS = 5
 #: voxels: edge of the box of the local mean
@@ -165,3 +167,11 @@ class SliceUNet(nn.Module):
             x = self.decoder[level](x)
         x = self.head(F.silu(self.head_norm(x)))
         return F.pixel_shuffle(x.float(), 2)
+
+
+def build(state: State) -> SliceUNet:
+    """The network of a file."""
+    levels = sum(name.startswith("encoder.") and name.endswith("conv1.weight") for name in state)
+    widths = [channels(state, f"encoder.{k}.conv1.weight") for k in range(levels)]
+    attended = ATTENDED if any("attention" in name for name in state) else ()
+    return SliceUNet(widths, attended)

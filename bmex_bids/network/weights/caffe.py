@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bmex_bids.exceptions import WeightsError
+from bmex_bids.network.models.adunet import STEPS
 
 Blob = NDArray[np.float32]
 Layers = dict[str, list[Blob]]
@@ -34,16 +35,16 @@ LAYER, V1_LAYER = 100, 2
 LAYER_NAME, LAYER_BLOBS = 1, 7
 BLOB_DIMENSIONS, BLOB_DATA, BLOB_SHAPE, BLOB_DOUBLES = (1, 2, 3, 4), 5, 7, 8
 
-#: Caffe's stage of each dense block, in which convolutions are numbered 1 … 4, and the pair of
-#: layers (BatchNorm, Scale) that closes it
-BLOCKS: Mapping[tuple[str, str, str, str], tuple[str, str, str]] = {
-    ("2", "3", "4", "4_1"): ("", "bn2", "scale_conv2"),
-    ("6", "7", "8", "9"): ("conv2a-", "bn4", "scale_conv4"),
-    ("12", "13", "14", "15"): ("conv4-", "conv4_bn", "scale_conv4_fine"),
-    ("16", "17", "18", "19"): ("conv5-", "conv5_bn", "scale_conv5"),
-    ("20", "21", "22", "23"): ("conv5_2-", "conv5_2_bn", "scale_conv5_2"),
-    ("24", "25", "26", "27"): ("conv6-", "conv6_bn", "scale_conv6_fine"),
-    ("28", "29", "30", "31"): ("conv6_2-", "conv6_2_bn", "scale_conv6_2"),
+#: Caffe's stage of each dense block of ``models.adunet.STEPS``, in which convolutions are numbered
+#: 1 … 4, and the pair of layers (BatchNorm, Scale) that closes it
+BLOCKS: Mapping[str, tuple[str, str, str]] = {
+    "a": ("", "bn2", "scale_conv2"),
+    "b": ("conv2a-", "bn4", "scale_conv4"),
+    "c": ("conv4-", "conv4_bn", "scale_conv4_fine"),
+    "d": ("conv5-", "conv5_bn", "scale_conv5"),
+    "e": ("conv5_2-", "conv5_2_bn", "scale_conv5_2"),
+    "f": ("conv6-", "conv6_bn", "scale_conv6_fine"),
+    "g": ("conv6_2-", "conv6_2_bn", "scale_conv6_2"),
 }
 #: number → (Convolution, BatchNorm, Scale) outside the dense blocks
 SINGLES: Mapping[str, tuple[str, str, str]] = {
@@ -192,8 +193,10 @@ def layer_names() -> dict[str, tuple[str, ...]]:
         names[prefix.format("conv", number)] = (conv,)
         names[prefix.format("bn", number)] = (norm, scale)
 
+    dense = {step.makes: step.layers for step in STEPS if step.kind == "dense"}
     for part, label in (("tissue.", "Label"), ("recon.", "")):
-        for numbers, (stage, norm, scale) in BLOCKS.items():
+        for block, (stage, norm, scale) in BLOCKS.items():
+            numbers = [layer.removeprefix("conv") for layer in dense[block]]
             for k, number in enumerate(numbers, 1):
                 inner = (f"{stage}BatchNorm{k}", f"{stage}Scale{k}")
                 pair = inner if k < len(numbers) else (norm, scale)
@@ -209,7 +212,7 @@ def layer_names() -> dict[str, tuple[str, ...]]:
 
 
 def caffe_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a ``.caffemodel`` under our names (see ``network.bmex.BMEX``).
+    """The tensors of a ``.caffemodel`` under our names (see ``network.models.bmex.BMEX``).
 
     Caffe's BatchNorm holds sums and the factor by which to divide them (blob 2; nought means that
     there was nothing to sum); Scale holds gamma and beta.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read weight files into networks: one table of file formats, one of networks.
+"""Read weight files into networks.
 
 Nothing is ever unpickled but tensors (``weights_only=True``), so a weight file cannot run code.
 """
@@ -9,8 +9,8 @@ from __future__ import annotations
 import pickle
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import torch
@@ -19,122 +19,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bmex_bids.exceptions import OutputError, WeightsError
-from bmex_bids.network.models.bmex import BMEX
-from bmex_bids.network.models.compact import CompactBMEX, HalfUNet, Members
-from bmex_bids.network.models.lifespanstrip import LifespanStrip
-from bmex_bids.network.models.slices import ATTENDED, SliceUNet
+from bmex_bids.network.models.shapes import State
+from bmex_bids.network.variants import VARIANTS
 from bmex_bids.network.weights.caffe import caffe_state
-from bmex_bids.network.weights.registry import SLICES
-
-State = Mapping[str, Tensor]
-
-
-def from_published(name: str) -> str:
-    """The name of a published BME-X tensor in :class:`~bmex_bids.network.models.bmex.BMEX`.
-
-    >>> from_published("conv4_1_recon.weight"), from_published("bn2.running_var")
-    ('recon.conv4_1.weight', 'tissue.bn2.running_var')
-    >>> from_published("conv1_con.bias")
-    'conv1_con.bias'
-    """
-    layer, _, kind = name.rpartition(".")
-    if layer.endswith("_con"):
-        return name
-    if layer.endswith("_recon"):
-        return f"recon.{layer.removesuffix('_recon')}.{kind}"
-    return f"tissue.{layer}.{kind}"
-
-
-@dataclass(frozen=True)
-class Variant:
-    """How a family of weight files becomes a network."""
-
-    build: Callable[[State], nn.Module]  # makes the empty network; sizes are read from the tensors
-    rename: Callable[[str], str]
-
-
-def _published(state: State) -> nn.Module:
-    return BMEX(width=_width(state, "conv1.weight"))
-
-
-def _caffe(state: State) -> nn.Module:
-    return BMEX(width=_width(state, "tissue.conv1.weight"), caffe=True)
-
-
-def _lifespanstrip(state: State) -> nn.Module:
-    return LifespanStrip(width=_width(state, "conv1.weight"))
-
-
-def _width(state: State, key: str) -> int:
-    width = _channels(state, key)
-    if width < 4 or width % 4:
-        raise WeightsError(
-            f"expected a base width that is a multiple of 4 in {key!r}, got {width}; "
-            "is this a file of another network?"
-        )
-    return width
-
-
-def _compact(state: State) -> nn.Module:
-    """The compact network; of a file with several, ``members.0.…``, all of them."""
-    count = len({name.split(".")[1] for name in state if name.startswith("members.")})
-    if not count:
-        return _one_compact(state)
-    prefixes = [f"members.{k}." for k in range(count)]
-    return Members(
-        _one_compact({n.removeprefix(p): tensor for n, tensor in state.items() if n.startswith(p)})
-        for p in prefixes
-    )
-
-
-def _one_compact(state: State) -> CompactBMEX:
-    tissue = state.get("tissue.stem.weight")
-    blocks = sum(
-        1 for key in state if key.startswith("enhance.enc1.") and key.endswith("conv1.weight")
-    )
-    return CompactBMEX(
-        width=_channels(state, "enhance.stem.weight"),
-        tissue_width=0 if tissue is None else _channels(state, "tissue.stem.weight"),
-        blocks=blocks,
-    )
-
-
-def _strip(state: State) -> HalfUNet:
-    return HalfUNet(
-        1,
-        1,
-        _channels(state, "stem.weight"),
-        blocks=sum(name.startswith("enc1.") and name.endswith("conv1.weight") for name in state),
-        norm="mid.0.norm1.weight" in state,
-    )
-
-
-def _slices(state: State) -> SliceUNet:
-    levels = sum(name.startswith("encoder.") and name.endswith("conv1.weight") for name in state)
-    widths = [_channels(state, f"encoder.{k}.conv1.weight") for k in range(levels)]
-    attended = ATTENDED if any("attention" in name for name in state) else ()
-    return SliceUNet(widths, attended)
-
-
-def _channels(state: State, key: str) -> int:
-    if key not in state:
-        raise WeightsError(
-            f"expected a tensor named {key!r} in the weight file, found {len(state)} others; "
-            "is this a file of another network?"
-        )
-    if state[key].ndim == 0:
-        raise WeightsError(f"expected an array of weights named {key!r}, got one number")
-    return int(state[key].shape[0])
-
-
-VARIANTS: Mapping[str, Variant] = {
-    "bmex-pytorch": Variant(_published, from_published),
-    "bmex-caffe": Variant(_caffe, lambda name: name),  # named when the file is read
-    "lifespanstrip": Variant(_lifespanstrip, lambda name: name),
-    "bmex-compact": Variant(_compact, lambda name: name),
-    SLICES: Variant(_slices, lambda name: name),
-    "bmex-strip": Variant(_strip, lambda name: name),
-}
 
 
 def _pickled(path: Path) -> Any:
@@ -281,8 +168,12 @@ def load_network(path: Path, variant: str, ending: str | None = None) -> nn.Modu
             f"{' …' if len(unsound) > 5 else ''}; fetch it again"
         )
     with torch.device("meta"):  # shapes only: the tensors of the file become the network's
-        network = VARIANTS[variant].build(state)
-    renamed = {VARIANTS[variant].rename(name): tensor for name, tensor in state.items()}
+        network: nn.Module = resolve_name(VARIANTS[variant].build)(state)
+    rename = VARIANTS[variant].rename
+    renamed = dict(state)
+    if rename is not None:
+        new_name = resolve_name(rename)
+        renamed = {new_name(name): tensor for name, tensor in state.items()}
     expected = network.state_dict()
     counters = {name for name in expected if name.endswith(COUNTER)}
     renamed |= {name: torch.tensor(0) for name in counters - set(renamed)}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bmex_bids.exceptions import WeightsError
+from bmex_bids.network.variants import facts
 from bmex_bids.network.weights.published import (
     ENVIRONMENT,
     PublishedFile,
@@ -29,10 +30,6 @@ __all__ = ["PUBLISHED", "WeightRecord", "bundled", "select", "sha256", "verify"]
 PUBLISHED = "bmex-1.0.5"
 #: the published stripping network
 STRIPPER = "lifespanstrip-2"
-#: variant of the network over slices
-SLICES = "bmex-slices"
-#: variants that were trained with mirrored brains, and along which axes of LPS (``training.pairs``)
-MIRRORED: Mapping[str, tuple[str, ...]] = {"bmex-compact": ("x", "y"), SLICES: ("x",)}
 
 
 @dataclass(frozen=True)
@@ -69,7 +66,7 @@ class WeightRecord:
     @property
     def mirrored(self) -> tuple[str, ...]:
         """Axes of LPS along which the network knows brains mirrored; () for published weights."""
-        return MIRRORED.get(self.variant, ())
+        return facts(self.variant).mirrored
 
     def serves(self, kind: str, age_group: str | None, contrast: str | None) -> bool:
         """Whether this set is for the kind, age group and contrast asked for (None: any)."""
