@@ -131,7 +131,7 @@ def test_a_file_gives_its_network_back(record):
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_enhance_adds_the_correction_and_finds_tissues(record, precision):
     data, mask = brain()
-    result = enhance(data, mask, record, precision=precision)
+    result = enhance(data, mask, record, threads=1, precision=precision)
     box = (slice(3, -3), slice(4, -2), slice(2, -4))  # no air around the brain goes in
     direct = run_slices(random_network(), data[box], mask[box], device=CPU).correction
     near = {"float32": 1e-3, "bfloat16": 0.05}[precision] * np.abs(direct).max()
@@ -140,7 +140,7 @@ def test_enhance_adds_the_correction_and_finds_tissues(record, precision):
     assert not result.image[~mask].any()
     assert set(np.unique(result.labels[mask])) <= {1, 2, 3}
     np.testing.assert_allclose(result.probabilities[:, mask].sum(axis=0), 1, rtol=1e-4)
-    labels = classify(data, mask, record, precision=precision)
+    labels = classify(data, mask, record, threads=1, precision=precision)
     np.testing.assert_array_equal(labels, result.labels)
 
 
@@ -160,9 +160,9 @@ def out_of_memory_beyond(monkeypatch, limit):
 
 def test_short_memory_is_met_with_fewer_slices_at_once(record, monkeypatch, caplog):
     data, mask = brain()
-    whole = enhance(data, mask, record, device="cpu", precision="float32")
+    whole = enhance(data, mask, record, device="cpu", threads=1, precision="float32")
     tried = out_of_memory_beyond(monkeypatch, {"cpu": 2})
-    result = enhance(data, mask, record, device="cpu", precision="float32")
+    result = enhance(data, mask, record, device="cpu", threads=1, precision="float32")
     assert tried == [("cpu", 8), ("cpu", 4), ("cpu", 2)]
     np.testing.assert_allclose(result.image, whole.image, rtol=1e-5)
     assert len(result.passes) == 1
@@ -174,13 +174,13 @@ def test_a_gpu_without_memory_for_one_slice_gives_way_to_the_processor(
 ):
     """With a GPU that is not there."""
     data, mask = brain()
-    expected = enhance(data, mask, record, device="cpu", precision="float32")
+    expected = enhance(data, mask, record, device="cpu", threads=1, precision="float32")
     tried = out_of_memory_beyond(monkeypatch, {"cpu": 8})
     network = predict._network(record, CPU)
     monkeypatch.setattr(predict, "_network", lambda *_: network)
     monkeypatch.setattr(predict, "resolve_device", lambda _: torch.device("cuda", 0))
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    result = enhance(data, mask, record, precision="float32")
+    result = enhance(data, mask, record, threads=1, precision="float32")
     assert tried == [*[("cuda", n) for n in (8, 4, 2, 1)], ("cpu", 8)]
     assert result.device == "cpu"
     np.testing.assert_array_equal(result.image, expected.image)
@@ -190,7 +190,7 @@ def test_a_gpu_without_memory_for_one_slice_gives_way_to_the_processor(
 def test_no_memory_for_one_slice_is_told(record, monkeypatch):
     out_of_memory_beyond(monkeypatch, {})
     with pytest.raises(MemoryLimitError, match=r"one slice.*more memory, or fewer processes"):
-        enhance(*brain(), record, device="cpu")
+        enhance(*brain(), record, device="cpu", threads=1)
 
 
 def test_slices_that_go_through_together_do_not_change_each_other():
