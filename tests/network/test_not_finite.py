@@ -19,7 +19,7 @@ NETWORKS = {
     "bmex-compact": (lambda: CompactBMEX(4, 4), "tissue.stem"),
     "bmex-pytorch": (lambda: BMEX(4), "tissue.conv1"),
     "bmex-caffe": (lambda: BMEX(4, caffe=True), "tissue.conv1"),
-    "bmex-slices": (lambda: SliceUNet((8, 8)), "stem"),
+    "bmex-slices": (lambda: SliceUNet((8, 8, 8, 8)), "stem"),
 }
 STRIPPERS = {"bmex-strip", "lifespanstrip"}
 every_way = [
