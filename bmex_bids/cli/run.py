@@ -66,7 +66,7 @@ def _run(config: Config) -> int:
         code = _reports_only(config) if execution.reports_only else _participant(config)
     if "group" in config.analysis_levels:
         try:
-            _group_plan(config) if execution.dry_run else _group(config)
+            _group_dry_run(config) if execution.dry_run else _group(config)
         except NoInputError as error:
             if code == status.EXIT_DONE:
                 raise
@@ -144,6 +144,7 @@ def _dry_run(
                 threads=threads,
                 pace=speed,
                 not_taken=not_taken,
+                group=_group_plan(config) if "group" in config.analysis_levels else None,
             )
         )
     else:
@@ -225,23 +226,21 @@ def _boilerplate_only(config: Config) -> int:
     return status.EXIT_DONE
 
 
-def _group_plan(config: Config) -> None:
+def _group_dry_run(config: Config) -> None:
     """``--dry-run`` of the level ``group``: what it would read and write."""
+    if config.execution.dry_run != "json":
+        for line in plan_view.group_lines(_group_plan(config), config.paths.output_dir):
+            print(line)
+    elif "participant" not in config.analysis_levels:  # else it is part of the one JSON object
+        print(plan_view.group_json(_group_plan(config), config.paths))
+
+
+def _group_plan(config: Config) -> dict[str, int]:
+    """Contrast → how many of its images have results in the output."""
     from bmex_bids.outputs.records import find_records
 
-    if config.execution.dry_run == "json":
-        return  # the table of images alone is JSON
-    output_dir = config.paths.output_dir
-    names = [image.source.suffix for image in find_records(output_dir)]
-    for suffix in config.selection.modalities:
-        files = f"group_{suffix}.tsv and group_{suffix}.html in {output_dir}"
-        count = names.count(suffix)
-        print(
-            f"group: {count} {suffix} image{'' if count == 1 else 's'} with results; would write "
-            f"{files}"
-            if count
-            else f"group: no {suffix} image has results yet in {output_dir}"
-        )
+    names = [image.source.suffix for image in find_records(config.paths.output_dir)]
+    return {suffix: names.count(suffix) for suffix in config.selection.modalities}
 
 
 def _group(config: Config) -> None:

@@ -473,6 +473,7 @@ def check_mask(
     age_months: float | None = None,
     fetal: bool = False,
     within_mm: float = 0.0,
+    given: str = "",
 ) -> MaskCheck:
     """Refuse a mask that cannot be a brain; warn of one that is odd.
 
@@ -481,6 +482,7 @@ def check_mask(
     mask : axes LPS; non-zero is brain
     age_months, fetal : what volume is plausible
     within_mm : as for :func:`cut_sides`
+    given : file of a mask that was made elsewhere
 
     Raises
     ------
@@ -494,14 +496,19 @@ def check_mask(
         "look at the image; give a brain mask of your own, an already stripped image with "
         "--skull-strip skip, or check the age"
     )
+    where = ""
+    if given:
+        advice = "give another mask, leave out --derivatives, or check the age"
+        where = f" in {given}"
     if not inside.any():
         raise MaskError(
-            f"expected a brain mask of {low:g} to {high:g} litres, got an empty one; {advice}"
+            f"expected a brain mask of {low:g} to {high:g} litres{where}, got an empty one; "
+            f"{advice}"
         )
     if not 0.5 * low <= litres <= 1.5 * high:
         raise MaskError(
-            f"expected a brain mask of {low:g} to {high:g} litres at this age, got {litres:.3f}; "
-            f"{advice}"
+            f"expected a brain mask of {low:g} to {high:g} litres at this age{where}, got "
+            f"{litres:.3f}; {advice}"
         )
     _, components = scipy.ndimage.label(inside)
     contact = border_contact(inside)

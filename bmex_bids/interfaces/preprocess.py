@@ -187,6 +187,7 @@ class MaskBrain(SimpleInterface):
             age_months=self.inputs.age_months,
             fetal=self.inputs.fetal,
             within_mm=NETWORK_SHORT_MM if info["method"] == MaskMethod.NETWORK.value else 0.0,
+            given="" if given is None else str(given),
         )
         info |= dataclasses.asdict(check)
         info["warnings"] = [*info.pop("notes", []), *check.warnings]

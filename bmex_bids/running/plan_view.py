@@ -15,6 +15,7 @@ from bmex_bids.network.variants import facts
 from bmex_bids.running.resources import BASE_GB
 
 if TYPE_CHECKING:
+    from bmex_bids.config import Paths
     from bmex_bids.inputs.age import Age
     from bmex_bids.inputs.not_taken import NotTaken
     from bmex_bids.inputs.plan import PlannedImage
@@ -180,8 +181,12 @@ def as_json(
     threads: int,
     pace: Pace | None = None,
     not_taken: Sequence[NotTaken] = (),
+    group: Mapping[str, int] | None = None,
 ) -> str:
-    """The plan for programs: one object, ``images`` with one entry each."""
+    """The plan for programs: one object, ``images`` with one entry each.
+
+    ``group`` is as for :func:`group_lines`; None where that level is not asked for.
+    """
     pace = pace or Pace()
     images = []
     for task in tasks:
@@ -221,4 +226,39 @@ def as_json(
         "images": images,
         "not_taken": [{"name": item.name, "reason": item.reason} for item in not_taken],
     }
+    if group is not None:
+        whole["group"] = _group_table(group)
     return json.dumps(whole, indent=2, ensure_ascii=False)
+
+
+def group_lines(group: Mapping[str, int], output_dir: Path) -> Iterator[str]:
+    """The plan of the level ``group``: contrast → number of images with results."""
+    for entry in _group_table(group):
+        suffix, count = entry["suffix"], entry["images"]
+        yield (
+            f"group: {count} {suffix} image{'' if count == 1 else 's'} with results; would write "
+            f"{' and '.join(entry['outputs'])} in {output_dir}"
+            if count
+            else f"group: no {suffix} image has results yet in {output_dir}"
+        )
+
+
+def group_json(group: Mapping[str, int], paths: Paths) -> str:
+    """The same for programs, where the level ``group`` alone is asked for."""
+    whole = {
+        "bids_dir": str(paths.bids_dir),
+        "output_dir": str(paths.output_dir),
+        "group": _group_table(group),
+    }
+    return json.dumps(whole, indent=2, ensure_ascii=False)
+
+
+def _group_table(group: Mapping[str, int]) -> list[dict[str, Any]]:
+    return [
+        {
+            "suffix": suffix,
+            "images": count,
+            "outputs": [f"group_{suffix}.{kind}" for kind in ("tsv", "html") if count],
+        }
+        for suffix, count in group.items()
+    ]

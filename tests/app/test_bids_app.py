@@ -184,7 +184,12 @@ def test_a_dry_run_for_programs_is_json_and_nothing_else(bids_skeleton, brain, c
     assert "sub-01/anat/sub-01_desc-brain_mask.nii.gz" in first["outputs"]
     assert second["status"] == "skipped"
     assert "age" in second["reason"]
+    assert "group" not in plan
     assert not (Path.cwd() / "out").exists()
+    main([str(bids), "out", "participant", "group", "--dry-run=json", "--skip-bids-validation"])
+    both = json.loads(capsys.readouterr().out)  # one object for both levels
+    assert [entry["images"] for entry in both.pop("group")] == [0, 0]
+    assert both["images"][1] == second
 
 
 def test_what_a_dry_run_promises_is_what_comes(one, tmp_path, capsys):

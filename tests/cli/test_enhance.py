@@ -188,6 +188,19 @@ def test_a_mask_of_another_place(source, brain, capsys):
     assert files() == {"in.nii.gz", "far.nii.gz"}
 
 
+def test_a_mask_that_is_no_brain_is_named(source, brain, capsys):
+    """The message spoke of a mask, and advised to give one."""
+    image = brain()
+    data = np.zeros(image.shape, np.uint8)
+    data[5:8, 5:8, 5:8] = 1
+    nib.save(nib.Nifti1Image(data, image.affine), "speck.nii.gz")
+    assert enhance("in.nii.gz", "out.nii.gz", "--mask", "speck.nii.gz") == 1
+    message = capsys.readouterr().err
+    assert f"litres at this age in {Path('speck.nii.gz').absolute()}, got 0.0" in message
+    assert "give another mask, leave out --mask" in message
+    assert files() == {"in.nii.gz", "speck.nii.gz"}
+
+
 def test_a_failed_gate_is_no_success_but_the_result_is_there(source, capsys, monkeypatch):
     from bmex_bids.interfaces import quality
 

@@ -134,3 +134,35 @@ def test_a_fatal_error_of_the_validator_ends_the_run(tmp_path, monkeypatch, caps
     assert run.main([str(tmp_path / "bids"), str(tmp_path / "out"), "participant", *more]) == 4
     assert "but the validator found: MISSING_DATASET_DESCRIPTION" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def with_results(tmp_path: Path):
+    """A dataset without images, and the flags of a group level over one image's results."""
+    (tmp_path / "bids").mkdir()
+    anat = tmp_path / "out" / "sub-01" / "anat"
+    anat.mkdir(parents=True)
+    (anat / "sub-01_desc-enhanced_T1w.json").write_text('{"BMEX": {}}')
+    return [str(tmp_path / "bids"), str(tmp_path / "out"), "group"]
+
+
+def test_a_dry_run_of_the_group_level_says_what_would_be_written(with_results, tmp_path, capsys):
+    assert run.main([*with_results, "--dry-run"]) == 0
+    out = tmp_path / "out"
+    assert capsys.readouterr().out.splitlines() == [
+        f"group: 1 T1w image with results; would write group_T1w.tsv and group_T1w.html in {out}",
+        f"group: no T2w image has results yet in {out}",
+    ]
+    assert not list(out.glob("group*"))
+
+
+def test_a_dry_run_of_the_group_level_for_programs_is_one_object(with_results, tmp_path, capsys):
+    """It printed nothing."""
+    assert run.main([*with_results, "--dry-run=json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["group"] == [
+        {"suffix": "T1w", "images": 1, "outputs": ["group_T1w.tsv", "group_T1w.html"]},
+        {"suffix": "T2w", "images": 0, "outputs": []},
+    ]
+    assert plan["output_dir"] == str(tmp_path / "out")
+    assert not list((tmp_path / "out").glob("group*"))
