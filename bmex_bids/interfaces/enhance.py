@@ -98,7 +98,7 @@ class Enhance(SimpleInterface):
         if isdefined(self.inputs.tile):
             where["tile"] = self.inputs.tile
         result = enhance(data_of(image), mask, record, **where)
-        labels = {"labels": result.labels}
+        labels = {"labels": result.labels, "labels_before": result.classified}
         measuring = record
         if isdefined(self.inputs.yardstick):
             measuring = weight_record(self.inputs.yardstick)
@@ -111,7 +111,6 @@ class Enhance(SimpleInterface):
         self._results["out_file"] = write(enhanced, cwd, "enhanced.nii.gz")
         for name, found in labels.items():
             self._results[name] = write(with_data(found, image), cwd, f"{name}.nii.gz")
-        self._results.setdefault("labels_before", self._results["labels"])
         self._results["probabilities"] = [
             write(
                 with_data(result.probabilities[tissue.number], image),

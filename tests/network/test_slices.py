@@ -141,7 +141,27 @@ def test_enhance_adds_the_correction_and_finds_tissues(record, precision):
     assert set(np.unique(result.labels[mask])) <= {1, 2, 3}
     np.testing.assert_allclose(result.probabilities[:, mask].sum(axis=0), 1, rtol=1e-4)
     labels = classify(data, mask, record, threads=1, precision=precision)
-    np.testing.assert_array_equal(labels, result.labels)
+    np.testing.assert_array_equal(labels, result.classified)
+
+
+def test_tissues_alone_take_half_of_the_directions(record, monkeypatch):
+    """And the same half before and after the enhancement, so that the gate compares like with like."""
+    data, mask = brain()
+    used = []
+
+    def watched(*args, planes, **how):
+        used.append(planes)
+        return run_slices(*args, planes=planes, **how)
+
+    monkeypatch.setattr(predict, "run_slices", watched)
+    how = {"device": "cpu", "threads": 1, "precision": "float32"}
+    both = enhance(data, mask, record, **how)
+    alone = classify(data, mask, record, **how)
+    few = enhance(data, mask, record, mirroring=False, **how)
+    assert used == [PLANES, FEW_PLANES, FEW_PLANES]
+    np.testing.assert_array_equal(alone, both.classified)
+    np.testing.assert_array_equal(alone, few.labels)
+    assert (both.labels != both.classified).any()
 
 
 def out_of_memory_beyond(monkeypatch, limit):

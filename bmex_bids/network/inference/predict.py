@@ -60,6 +60,7 @@ class Enhancement:
     ----------
     image : (X, Y, Z) float32, template units, zero outside the mask
     labels : (X, Y, Z) uint8; 0 background, 1 CSF, 2 GM, 3 WM; zero outside the mask
+    classified : (X, Y, Z) uint8; the labels that :func:`classify` finds in the same image
     probabilities : (classes, X, Y, Z) float32 in the labels' order; background is 1 outside the mask
     device, precision : where and how it was computed
     mirrored : axes along which mirror images of the brain went through the network too
@@ -71,6 +72,7 @@ class Enhancement:
 
     image: NDArray[np.float32]
     labels: NDArray[np.uint8]
+    classified: NDArray[np.uint8]
     probabilities: NDArray[np.float32]
     device: str
     precision: str
@@ -123,9 +125,14 @@ def enhance(
     values = job.run(here)
     scores, image = values[:-1], values[-1]
     probabilities = tissue_probabilities(scores, here.inside)
+    labels = embed(labels_of(probabilities, here.inside), here.box, data.shape)
+    classified = labels
+    if job.few_scores is not None:
+        classified = _labels(job.few_scores, here, data.shape)
     result = Enhancement(
         image=embed(np.where(here.inside, np.clip(image, 0, None), 0), here.box, data.shape),
-        labels=embed(labels_of(probabilities, here.inside), here.box, data.shape),
+        labels=labels,
+        classified=classified,
         probabilities=np.stack(
             [
                 embed(p, here.box, data.shape, fill=float(k == 0))
@@ -153,13 +160,19 @@ def classify(
 ) -> NDArray[np.uint8]:
     """Classify the tissues of a brain and leave it at that: a part of what :func:`enhance` costs.
 
-    The labels are those of ``enhance`` for the same image, (X, Y, Z) uint8: 0 background, 1 CSF,
-    2 GM, 3 WM; zero outside the mask.  The parameters are those of ``enhance``.
+    (X, Y, Z) uint8: 0 background, 1 CSF, 2 GM, 3 WM; zero outside the mask.  They are
+    ``Enhancement.classified`` of the same image: a network over slices uses half of the directions
+    for them.  The parameters are those of ``enhance``.
     """
     job = _Job(record, replace(options, **changed), tissues_only=True)
     here = job.fed(data, mask)
-    found = labels_of(tissue_probabilities(job.run(here), here.inside), here.inside)
-    return embed(found, here.box, data.shape)
+    return _labels(job.run(here), here, data.shape)
+
+
+def _labels(scores: NDArray[np.float32], here: Fed, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """The labels of an image of ``shape`` from the scores (classes, X, Y, Z) of the brain's box."""
+    found = labels_of(tissue_probabilities(scores, here.inside), here.inside)
+    return embed(found, here.box, shape)
 
 
 class _Job:
@@ -177,6 +190,7 @@ class _Job:
             record.mirrored if options.mirroring is True else tuple(options.mirroring or ())
         )
         self.networks = 1  # that took turns
+        self.few_scores: NDArray[np.float32] | None = None  # of the slices that classify takes
         self.operations = 0.0
         self.passes: list[float] = []  # seconds
         self.most = math.inf  # voxels of a tile, or slices, at once, after memory was short
@@ -219,11 +233,14 @@ class _Job:
         return here.image_of(total)
 
     def _in_slices(self, here: Fed) -> NDArray[np.float32]:
-        """Slices of all directions when mirroring, else of three."""
+        """Slices of three directions for the tissues alone or without mirroring, else of six."""
         found = self._retrying(functools.partial(self._directions, here))
-        scores = [np.zeros_like(here.part)[np.newaxis], found.scores]
-        image = [] if self.tissues_only else [(here.part + found.correction)[np.newaxis]]
-        return np.concatenate([*scores, *image])
+        background = np.zeros_like(here.part)[np.newaxis]
+        self.few_scores = np.concatenate([background, found.few_scores])
+        if self.tissues_only:
+            return self.few_scores
+        image = (here.part + found.correction)[np.newaxis]
+        return np.concatenate([background, found.scores, image])
 
     def _retrying(self, work: Callable[[], T]) -> T:
         """The result of one pass, with less at once each time that memory is short."""
@@ -251,7 +268,7 @@ class _Job:
             here.inside,
             device=self.device,
             dtype=self.dtype,
-            planes=PLANES if self.mirrored else FEW_PLANES,
+            planes=PLANES if self.mirrored and not self.tissues_only else FEW_PLANES,
             batch=int(self._tried),
         )
 

@@ -2,8 +2,8 @@
 """A network over slices, used on a volume in six ways, whose results are averaged.
 
 A plane is spanned by an axis that may be the phase-encoding one and one of the two others.  Which
-axis the scan encoded is not known, so all six ordered pairs are used; every other one is mirrored
-left to right, which costs nothing.
+axis the scan encoded is not known, so all six ordered pairs are used; three of them mirrored left
+to right, which costs nothing.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Array = NDArray[np.float32]
 BATCH = 8
 #: (phase-encoding axis, other axis of the plane, axis across the slices) of LPS
 PLANES = ((1, 2, 0), (1, 0, 2), (0, 1, 2), (0, 2, 1), (2, 0, 1), (2, 1, 0))
-#: each axis across the slices once
+#: each axis across the slices once; the others are mirrored
 FEW_PLANES = PLANES[::2]
 
 
@@ -46,11 +46,13 @@ class SliceResult:
     correction : (X, Y, Z), to be added to the image, in its unit
     deviation : (X, Y, Z), expected error of the corrected image (standard deviation), same unit
     scores : (3, X, Y, Z), logarithms of the probabilities of CSF, GM and WM
+    few_scores : the same of :data:`FEW_PLANES` alone; zero where none of them was used
     """
 
     correction: Array
     deviation: Array
     scores: Array
+    few_scores: Array
 
 
 def run_slices(
@@ -78,24 +80,26 @@ def run_slices(
     volume = volume * inside
     shape = (data.shape[0], data.shape[1], data.shape[2])
     mean, square, variance = (torch.zeros(shape, device=device) for _ in range(3))
-    scores = torch.zeros((TISSUES, *shape), device=device)
-    for number, plane in enumerate(planes):
-        mirrored = [0] if number % 2 else []
+    few, others = (torch.zeros((TISSUES, *shape), device=device) for _ in range(2))
+    for plane in planes:
+        mirrored = [] if plane in FEW_PLANES else [0]
         stack = _Stack(volume.flip(mirrored), inside.flip(mirrored), plane)
         found = stack.through(network, dtype, batch).flip([axis + 1 for axis in mirrored])
         correction = CORRECTION_UNIT * found[0]
         mean += correction
         square += correction**2
         variance += VARIANCE_UNIT**2 * found[1].clamp(-12, 12).exp()
+        scores = others if mirrored else few
         scores += found[2:].log_softmax(dim=0)
-    count = len(planes)
+    count, of_few = len(planes), max(len(set(planes) & set(FEW_PLANES)), 1)
     mean /= count
     spread = (square / count - mean**2).clamp(min=0)
     deviation = (variance / count + spread).sqrt()
     return SliceResult(
         correction=_host(mean * inside) / np.float32(scale),
         deviation=_host(deviation * inside) / np.float32(scale),
-        scores=_host(scores / count * inside),
+        scores=_host((few + others) / count * inside),
+        few_scores=_host(few / of_few * inside),
     )
 
 
