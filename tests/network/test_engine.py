@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Layer by layer over the volume against the network's own ``forward`` over all of it at once."""
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from bmex_bids.network.engine.folding import affine, folded
-from bmex_bids.network.engine.layers import convolution, thin_convolution
+from bmex_bids.network.engine.layers import Layer, Layers, convolution, thin_convolution
 from bmex_bids.network.engine.regions import Regions
 from bmex_bids.network.engine.run import bytes_per_voxel, emptiness, run_layers, runs_in_layers
 from bmex_bids.network.models.adunet import ADUNet, steps_of
@@ -287,3 +289,126 @@ def test_emptiness_is_what_the_network_makes_of_endless_zeros():
     assert patterns["tissue.conv6"].shape == (4, 4, 4, 8)
     assert patterns["tissue.x8"].shape == (1, 1, 1, 16)
     assert emptiness(network, torch.device("cpu")) is patterns
+
+
+def one_layer(channels=5, results=8, dtype=torch.float32, *, device="cpu", regions=None):
+    """A run of layers with one whose pattern of emptiness is known, its weights and a mask."""
+    _, mask = ball((16, 16, 32))
+    regions = Regions(mask) if regions is None else regions
+    generator = torch.Generator().manual_seed(3)
+    weight = torch.randn(results, channels, 3, 3, 3, generator=generator)
+    bias = torch.randn(results, generator=generator)
+    pattern = torch.zeros(1, 1, 1, results, dtype=dtype, device=device)
+    return Layers(regions, torch.device(device), dtype, {"a": pattern}), weight, bias, mask
+
+
+@pytest.mark.parametrize("results", [3, 8])
+@pytest.mark.parametrize("float32", ["read", "written"])
+def test_what_reads_or_writes_float32_is_computed_in_float32(float32, results):
+    """So the image goes in and comes out with all its grey values, whatever the features are."""
+    run, weight, bias, mask = one_layer(results=results, dtype=torch.bfloat16)
+    x = torch.rand(*mask.shape, 5, generator=torch.Generator().manual_seed(4)) * 500
+    if float32 == "written":
+        x = x.bfloat16()
+    out = run.array(1, results, torch.float32 if float32 == "written" else None)
+    run.convolve(Layer("a", [x], out, 1, 0), weight, bias)
+    exact = F.conv3d(
+        x.double().permute(3, 0, 1, 2)[None], weight.double(), bias.double(), padding=1
+    )[0].permute(1, 2, 3, 0)
+    found, exact = out[torch.from_numpy(mask)].double(), exact[torch.from_numpy(mask)]
+    lost = (exact.bfloat16().double() - exact).abs().mean()
+    if float32 == "written":
+        assert (found - exact).abs().mean() < 0.001 * lost
+    else:  # rounded once, at the end
+        assert (found - exact.bfloat16().double()).abs().mean() < 0.1 * lost
+
+
+def test_operations_are_counted_by_hand():
+    regions = Regions(np.ones((16, 16, 32), bool), whole=True)
+    run, weight, bias, _ = one_layer(5, 8, device="meta", regions=regions)
+    x = torch.zeros(16, 16, 32, 5, device="meta")
+    run.convolve(Layer("a", [x], run.array(1, 8), 1, 0), weight.to("meta"), bias.to("meta"))
+    voxels = 16 * 16 * 32
+    assert run.operations == 2 * 27 * 5 * 8 * voxels
+    run.pool(Layer("a", [x], run.array(2, 5), 2, 0), 1)
+    assert run.operations == 2 * 27 * 5 * 8 * voxels
+    half = torch.zeros(8, 8, 16, 5, device="meta")
+    up = torch.zeros(5, 8, 4, 4, 4, device="meta")
+    run.upsample(Layer("a", [half], run.array(1, 8), 1, 0), up, bias.to("meta"))
+    assert run.operations == (2 * 27 * 5 * 8 + 2 * 64 * 5 * 8 / 8) * voxels
+
+
+def test_the_largest_pieces_come_first_and_all_around_them_is_filled(monkeypatch):
+    mask = np.zeros((24, 24, 64), bool)
+    mask[8:16, 8:16, 8:16] = mask[:8, 8:16, 8:40] = True
+    run, weight, bias, _ = one_layer(regions=Regions(mask, slab=8))
+    sizes = []
+    read = Layers._read
+
+    def watched(self, layer, box, *args):
+        sizes.append(box[2].stop - box[2].start)
+        return read(self, layer, box, *args)
+
+    monkeypatch.setattr(Layers, "_read", watched)
+    out = run.array(1, 8).fill_(torch.nan)
+    run.convolve(Layer("a", [torch.ones(24, 24, 64, 5)], out, 1, 0), weight, bias)
+    assert sizes == sorted(sizes, reverse=True)
+    assert len(set(sizes)) > 1
+    runs = run.regions.runs(1, 0)
+    assert all(
+        out[part].isfinite().all() for one in runs for part in (one.box, *one.around) if part
+    )
+    assert any((out[part] == 0).all() for one in runs for part in one.around)
+
+
+def test_influence_ends_where_layers_are_no_longer_needed():
+    """The derivative of one result: nothing beyond, and something near the edge."""
+    network = ADUNet(4).double().eval()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            module.reset_parameters()  # neither moves nor scales
+    for parameter in network.parameters():  # averages: no ReLU shuts, nothing grows
+        parameter.requires_grad_(False)
+        parameter.abs_()
+        if parameter.ndim == 5:
+            parameter.div_(parameter.sum() / parameter.shape[0])
+    field = needs(network.steps, 0)[INPUT]
+    length = 8 * (-(-(2 * field + 24) // 8))
+    # pooling hands the derivative to the larger value: towards either end
+    ramp = torch.linspace(450, 550, length).double().expand(1, 1, 8, 8, length)
+    furthest = 0
+    for image in (ramp, ramp.flip(-1)):
+        for place in range(length // 2, length // 2 + 8, 2):
+            x = image.clone().requires_grad_()
+            network(x)[0, 0, 4, 4, place].backward()
+            felt = x.grad[0, 0].abs().sum(dim=(0, 1)).nonzero().flatten()
+            furthest = max(furthest, place - int(felt.min()), int(felt.max()) - place)
+    assert field - 6 <= furthest <= field
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_features_take_the_memory_that_is_foretold(monkeypatch, dtype):
+    """Without computing them: tensors without data, and what of them is alive at a time."""
+    network = BMEX(32).to("meta").eval()
+    volume = torch.zeros(40, 48, 40, device="meta")
+    regions = Regions(np.ones(volume.shape, bool), whole=True)
+    run_layers(network, volume, regions, dtype=dtype)  # emptiness is known from here on
+    held, most = [0], [0]
+    make = Layers.array
+
+    def released(size):
+        held[0] -= size
+
+    def watched(self, *args):
+        made = make(self, *args)
+        storage = made.untyped_storage()
+        held[0] += storage.nbytes()
+        most[0] = max(most[0], held[0])
+        weakref.finalize(storage, released, storage.nbytes())
+        return made
+
+    monkeypatch.setattr(Layers, "array", watched)
+    made = run_layers(network, volume, regions, dtype=dtype)
+    assert held[0] == made.values.untyped_storage().nbytes()
+    foretold = bytes_per_voxel(network, dtype) * volume.numel()
+    assert 0.7 * foretold < most[0] <= foretold

@@ -39,7 +39,8 @@ def moved(network, seed=0):
     return network
 
 
-def test_an_untrained_network_leaves_the_brain_as_it_is(brain, make_record):
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_an_untrained_network_leaves_the_brain_as_it_is(brain, make_record, precision):
     data, mask = brain
     result = enhance(
         data,
@@ -47,12 +48,24 @@ def test_an_untrained_network_leaves_the_brain_as_it_is(brain, make_record):
         make_record(CompactBMEX(4, 4), "bmex-compact"),
         device="cpu",
         threads=1,
-        precision="float32",
+        precision=precision,
     )
     assert_allclose(result.image[mask], data[mask], rtol=1e-5)
     assert not result.image[~mask].any()
     assert result.image.dtype == np.float32
-    assert (result.device, result.precision) == ("cpu", "float32")
+    assert (result.device, result.precision) == ("cpu", precision)
+
+
+def test_bfloat16_changes_little_of_what_the_network_changes(brain, make_record):
+    data, mask = brain
+    record = small(make_record)
+    how = {"device": "cpu", "threads": 1, "mirroring": False}
+    whole, half = (
+        enhance(data, mask, record, precision=name, **how).image[mask]
+        for name in ("float32", "bfloat16")
+    )
+    error = np.sqrt(np.square(half - whole).mean())
+    assert 0 < error < 0.05 * np.sqrt(np.square(whole - data[mask]).mean())
 
 
 def test_labels_and_probabilities_keep_to_the_mask(brain, make_record):
