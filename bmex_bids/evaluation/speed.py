@@ -283,9 +283,7 @@ def network_row(
 
     total, timed = patch_count(mask), max(patches, 1)
     each = time_patches(record, timed, threads, clock)
-    kind = {"float32": torch.float32, "bfloat16": torch.bfloat16}[
-        _one_pass(*synthetic_brain((8, 8, 8)), record, threads).precision
-    ]
+    kind = getattr(torch, _one_pass(*synthetic_brain((8, 8, 8)), record, threads).precision)
     before = matrix_rate(kind, clock)
     with peak_memory() as peak:
         result = enhance(

@@ -38,6 +38,7 @@ from bmex_bids.interfaces.files import (
     write,
 )
 from bmex_bids.interfaces.preprocess import weight_record
+from bmex_bids.network.inference.options import GEOMETRIES, PRECISIONS
 from bmex_bids.network.inference.predict import classify, enhance
 
 #: voxels around the brain that interpolation may look at
@@ -57,9 +58,9 @@ class EnhanceInput(BaseInterfaceInputSpec):
     use_gpu = traits.Bool(False, usedefault=True, nohash=True)
     num_threads = traits.Int(1, usedefault=True, nohash=True)
     tile = traits.Int(desc="largest edge in voxels, a multiple of 8")
-    geometry = traits.Enum("fast", "reference", usedefault=True)
+    geometry = traits.Enum(*GEOMETRIES, usedefault=True)
     mirroring = traits.Bool(True, usedefault=True, desc="average over mirror images of the brain")
-    precision = traits.Enum("auto", "float32", "bfloat16", usedefault=True)
+    precision = traits.Enum(*PRECISIONS, usedefault=True)
     memory_mb = traits.Float(nohash=True, desc="what this process may take")
 
 

@@ -145,7 +145,7 @@ class Pass:
 def precision_of(name: str, variant: Variant, device: torch.device) -> torch.dtype:
     """The number format of a network's features; see :class:`.options.Options`."""
     if name != "auto":
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+        return getattr(torch, name)  # type: ignore[no-any-return]
     if device.type == "cpu" and not variant.bfloat16_on_processor:
         return torch.float32
     return native_dtype(device)
