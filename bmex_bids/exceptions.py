@@ -6,6 +6,7 @@ A message says three things: what was expected, what came, and what to do next.
 ::
 
     BmexError                 1   something failed
+    ├── StepError               a step of the workflow failed; the code of its reason
     ├── UsageError            2   the command line asks for something impossible
     ├── NoInputError          4   the dataset holds no image that can be processed
     ├── EnvironmentProblem    5   the machine, not the data, stands in the way
@@ -26,6 +27,14 @@ class BmexError(Exception):
     """Base class of every error raised on purpose by this package."""
 
     exit_code = 1
+
+
+class StepError(BmexError):
+    """A step of the workflow failed; the exit code is that of what it raised."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class UsageError(BmexError):

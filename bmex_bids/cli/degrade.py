@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from bmex_bids import __version__
 from bmex_bids.cli import arguments
+from bmex_bids.cli.ending import ended
 from bmex_bids.cli.files import check_distinct, check_source, check_target, same_file, sidecar_of
-from bmex_bids.exceptions import BmexError, ImageError, UsageError
-from bmex_bids.running.interrupts import exit_code
+from bmex_bids.exceptions import ImageError, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,17 +57,12 @@ class Source:
 def main(argv: Sequence[str] | None = None) -> int:
     """Degrade one image and return an exit code, as ``bmex`` has them."""
     options = build_parser().parse_args(argv)
-    try:
+
+    def work() -> int:
         _check_options(options)
-        if options.gallery:
-            return _gallery(options)
-        return _degrade(options)
-    except BmexError as error:
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt as stop:
-        print(f"{PROGRAM}: interrupted; no half-written file is left", file=sys.stderr)
-        return exit_code(stop)
+        return _gallery(options) if options.gallery else _degrade(options)
+
+    return ended(PROGRAM, work, interrupted="interrupted; no half-written file is left")
 
 
 def build_parser() -> argparse.ArgumentParser:

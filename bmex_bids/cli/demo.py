@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bmex_bids.cli.ending import ended
 from bmex_bids.exceptions import BmexError, OutputError, UsageError
 
 if TYPE_CHECKING:
@@ -39,11 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Make the dataset, enhance it, validate the output, and say what came out of it."""
     options = _parser().parse_args(argv)
     start = time.monotonic()
-    try:
-        return _demo(options, start)
-    except BmexError as error:
-        print(f"bmex-demo: {error}", file=sys.stderr)
-        return error.exit_code
+    return ended("bmex-demo", lambda: _demo(options, start))
 
 
 def _parser() -> argparse.ArgumentParser:

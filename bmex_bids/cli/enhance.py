@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from bmex_bids import __version__
 from bmex_bids.cli import arguments
 from bmex_bids.cli import parser as flags
+from bmex_bids.cli.ending import ended
 from bmex_bids.cli.files import check_distinct, check_source, check_target, sidecar_of, stem_of
 from bmex_bids.cli.streams import forgiving, say
 from bmex_bids.config import (
@@ -35,9 +36,9 @@ from bmex_bids.config import (
     Processing,
     Resources,
 )
-from bmex_bids.exceptions import BmexError, ImageError, OutputError, UsageError
+from bmex_bids.exceptions import OutputError, StepError, UsageError
+from bmex_bids.outputs.status import Status
 from bmex_bids.running import planning, preflight, process
-from bmex_bids.running.interrupts import exit_code
 from bmex_bids.running.plan_view import Task
 from bmex_bids.running.progress import Progress
 from bmex_bids.running.resources import available_cpus
@@ -80,22 +81,20 @@ class Request:
 def main(argv: Sequence[str] | None = None) -> int:
     """Enhance one image and return an exit code, as ``bmex`` has them."""
     with forgiving():
-        return _main(build_parser().parse_args(argv))
+        options = build_parser().parse_args(argv)
+        return ended(
+            PROGRAM,
+            lambda: _main(options),
+            interrupted="interrupted; no half-written file is left",
+        )
 
 
 def _main(options: argparse.Namespace) -> int:
-    try:
-        request = check(options)
-        with _temporary_folder() as folder:
-            config = configuration(options, request, folder)
-            with process.surroundings(config):
-                return _enhance(request, config)
-    except BmexError as error:
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt as stop:
-        print(f"{PROGRAM}: interrupted; no half-written file is left", file=sys.stderr)
-        return exit_code(stop)
+    request = check(options)
+    with _temporary_folder() as folder:
+        config = configuration(options, request, folder)
+        with process.surroundings(config):
+            return _enhance(request, config)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -338,7 +337,7 @@ def _announcement(request: Request, task: Task, device: str) -> Iterator[str]:
 
 
 def _run(request: Request, config: Config, task: Task, device: str) -> None:
-    """Run the image's workflow; ImageError with the step and the reason where it fails."""
+    """Run the image's workflow; StepError with the step and the reason where it fails."""
     from bmex_bids.running import engine, execution
     from bmex_bids.workflows import base
 
@@ -356,13 +355,13 @@ def _run(request: Request, config: Config, task: Task, device: str) -> None:
     execution.run(whole, listener=progress, nprocs=1, verbosity=verbosity)
     progress.end()
     (track,) = progress.tracks.values()
-    if track.status != "done":
+    if track.status is not Status.DONE:
         if verbosity:
             for path in sorted(crash_dir.glob("crash-*")):
                 print(path.read_text(encoding="utf-8", errors="replace"), file=sys.stderr)
-        reason = (track.reason or "").replace("--derivatives", "--mask")
-        raise ImageError(
-            f"{request.source.name} failed in {track.step}: {reason}; nothing was written"
+        raise StepError(
+            f"{request.source.name} failed in {track.step}: {track.reason}; nothing was written",
+            track.failure.exit_code if track.failure else EXIT_FAILED,
         )
 
 

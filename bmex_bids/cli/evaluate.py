@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from bmex_bids.cli import evaluate_benchmark, evaluate_speed, evaluate_strip
-from bmex_bids.exceptions import BmexError
+from bmex_bids.cli.ending import ended
 
 #: gain in dB that each of training's validation cells but "clean" is to have
 GOALS = {
@@ -85,12 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not words or words[0] not in {*COMMANDS, "-h", "--help"}:
         words.insert(0, "quick")  # the only one there was, before it had a name
     options = build_parser().parse_args(words)
-    try:
-        code: int = options.work(options)
-    except BmexError as error:
-        print(f"bmex-evaluate: {error}", file=sys.stderr)
-        return error.exit_code
-    return code
+    return ended("bmex-evaluate", lambda: int(options.work(options)))
 
 
 def _quick(options: argparse.Namespace) -> int:

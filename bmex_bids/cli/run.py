@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bmex_bids.cli.ending import ended
 from bmex_bids.cli.parser import parse
 from bmex_bids.cli.streams import forgiving, say
 from bmex_bids.config import Config
-from bmex_bids.exceptions import BmexError, NoInputError
-from bmex_bids.running import folders, interrupts, plan_view, planning, process, status
+from bmex_bids.exceptions import NoInputError
+from bmex_bids.running import folders, plan_view, planning, process, status
 from bmex_bids.running.plan_view import Task
 from bmex_bids.running.resources import refuse_too_little, within_machine
 
@@ -26,24 +27,18 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``bmex`` with a command line and return its exit code."""
     with forgiving():
-        return _main(argv)
+        return ended(
+            "bmex",
+            lambda: _main(argv),
+            interrupted="interrupted; what is in the output is complete, and the same command "
+            "goes on from there",
+        )
 
 
 def _main(argv: Sequence[str] | None) -> int:
-    try:
-        config = _within_machine(parse(argv))
-        with process.surroundings(config):
-            return _run(config)
-    except BmexError as error:
-        print(f"bmex: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt as stop:
-        print(
-            "bmex: interrupted; what is in the output is complete, and the same command goes on "
-            "from there",
-            file=sys.stderr,
-        )
-        return interrupts.exit_code(stop)
+    config = _within_machine(parse(argv))
+    with process.surroundings(config):
+        return _run(config)
 
 
 def _within_machine(config: Config) -> Config:
@@ -115,8 +110,8 @@ def _participant(config: Config) -> int:
     planning.try_weights(tasks)
     folders.prepare(config)
     folders.clear_abandoned(config.paths.output_dir, planned)
-    rows = process.images(config, tasks, device, not_taken, say=say)
-    return _finish(config, tasks, rows, time.monotonic() - start)
+    outcome = process.images(config, tasks, device, not_taken, say=say)
+    return _finish(config, tasks, outcome, time.monotonic() - start)
 
 
 def _refuse_nothing(planned: Sequence[PlannedImage]) -> None:
@@ -174,20 +169,21 @@ def _validate(config: Config) -> None:
         refuse_fatal(errors)
 
 
-def _finish(
-    config: Config, tasks: Sequence[Task], rows: Sequence[status.Row], seconds: float
-) -> int:
-    """Reports, methods text, a summary, and the exit code; all from the rows of the table."""
+def _finish(config: Config, tasks: Sequence[Task], outcome: status.Outcome, seconds: float) -> int:
+    """Reports, methods text, a summary, and the exit code."""
     output_dir = config.paths.output_dir
     if not config.execution.skip_boilerplate:
         _write_citation(config)
     _write_pages(config, [task.planned for task in tasks])
-    for line in status.complaints(rows):
+    for line in status.complaints(outcome.rows):
         print(f"bmex: {line}", file=sys.stderr)
     print(
-        f"{status.summary(rows)} in {seconds:.0f} s\noutput: {output_dir}\nlog: {config.log_dir}"
+        f"{status.summary(outcome.rows)} in {seconds:.0f} s",
+        f"output: {output_dir}",
+        f"log: {config.log_dir}",
+        sep="\n",
     )
-    return status.exit_code(rows)
+    return outcome.exit_code
 
 
 def _write_pages(config: Config, planned: Sequence[PlannedImage]) -> list[Path]:

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bmex_bids.exceptions import BmexError, UsageError
+from bmex_bids.cli.ending import ended
+from bmex_bids.exceptions import UsageError
 from bmex_bids.outputs.files import write_text
 from bmex_bids.settings import dumps, loads
 
@@ -130,16 +131,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run ``bmex-train`` with a command line and return its exit code."""
     options = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
-    try:
-        weights = train(options)
-    except BmexError as error:
-        print(f"bmex-train: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("bmex-train: interrupted; give the same command again to go on", file=sys.stderr)
-        return 130
-    print(f"weights: {weights}")
-    return 0
+
+    def work() -> int:
+        print(f"weights: {train(options)}")
+        return 0
+
+    again = "interrupted; give the same command again to go on"
+    return ended("bmex-train", work, interrupted=again)
 
 
 if __name__ == "__main__":

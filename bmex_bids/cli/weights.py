@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bmex_bids.exceptions import BmexError, OutputError, UsageError, WeightsError
+from bmex_bids.cli.ending import ended
+from bmex_bids.exceptions import OutputError, UsageError, WeightsError
 
 PROGRAM = "bmex-weights"
 LONGEST_S = 86400  # that a server may be silent
@@ -67,21 +68,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     run = {
         "list": _list, "fetch": _fetch, "verify": _verify, "convert": _convert, "path": _path,
     }[options.command]  # fmt: skip
-    try:
-        return run(options)
-    except BmexError as error:
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
-        return error.exit_code
-    except OSError as error:  # a folder that may not be read or written, a full disk
-        print(
-            f"{PROGRAM}: expected to read and write what was named, got: {error}; check the "
-            "permissions and the space, or choose another folder with --weights-dir",
-            file=sys.stderr,
-        )
-        return OutputError.exit_code
-    except KeyboardInterrupt:
-        print(f"{PROGRAM}: interrupted; give the same command again to go on", file=sys.stderr)
-        return 130
+
+    def work() -> int:
+        try:
+            return run(options)
+        except OSError as error:  # a folder that may not be read or written, a full disk
+            raise OutputError(
+                f"expected to read and write what was named, got: {error}; check the permissions "
+                "and the space, or choose another folder with --weights-dir"
+            ) from error
+
+    again = "interrupted; give the same command again to go on"
+    return ended(PROGRAM, work, interrupted=again)
 
 
 # ------------------------------------------------------------------ list

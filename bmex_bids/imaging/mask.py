@@ -393,7 +393,8 @@ def open_mask(mask: nib.Nifti1Image, *, radius: int = 3) -> nib.Nifti1Image:
     if not result.any():
         raise MaskError(
             "expected the stripping network to find a brain, got a mask that is empty once it is "
-            "opened; give a mask of your own with --derivatives, or try --weights bundled"
+            "opened; give a mask of your own (--derivatives of bmex, --mask of bmex-enhance), or "
+            "try --weights bundled"
         )
     return nib.Nifti1Image(result, mask.affine)
 

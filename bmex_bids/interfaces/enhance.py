@@ -17,7 +17,6 @@ from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
     File,
     OutputMultiObject,
-    SimpleInterface,
     TraitedSpec,
     isdefined,
     traits,
@@ -38,6 +37,7 @@ from bmex_bids.interfaces.files import (
     write,
 )
 from bmex_bids.interfaces.preprocess import weight_record
+from bmex_bids.interfaces.step import Step
 from bmex_bids.network.inference.options import GEOMETRIES, PRECISIONS
 from bmex_bids.network.inference.predict import classify, enhance
 
@@ -73,7 +73,7 @@ class EnhanceOutput(TraitedSpec):
     provenance = traits.Dict(desc="weights, device, precision, seconds")
 
 
-class Enhance(SimpleInterface):
+class Enhance(Step):
     """Run the network; then find the tissues of what it made, for the gate.
 
     To find them again with published weights would cost half as much as the enhancement, minutes
@@ -83,7 +83,7 @@ class Enhance(SimpleInterface):
     input_spec = EnhanceInput
     output_spec = EnhanceOutput
 
-    def _run_interface(self, runtime: Any) -> Any:
+    def work(self, folder: str) -> None:
         image = read(self.inputs.in_file)
         record = weight_record(self.inputs.weights)
         mask = data_of(read(self.inputs.mask, "uint8")) > 0
@@ -105,17 +105,16 @@ class Enhance(SimpleInterface):
             measuring = weight_record(self.inputs.yardstick)
             labels["labels_before"] = classify(data_of(image), mask, measuring, **where)
         labels["labels_after"] = classify(result.image, mask, measuring, **where)
-        cwd = runtime.cwd
         enhanced = with_data(result.image, image)
         if isdefined(self.inputs.original):
             enhanced = with_codes_of(enhanced, self.inputs.original)
-        self._results["out_file"] = write(enhanced, cwd, "enhanced.nii.gz")
+        self._results["out_file"] = write(enhanced, folder, "enhanced.nii.gz")
         for name, found in labels.items():
-            self._results[name] = write(with_data(found, image), cwd, f"{name}.nii.gz")
+            self._results[name] = write(with_data(found, image), folder, f"{name}.nii.gz")
         self._results["probabilities"] = [
             write(
                 with_data(result.probabilities[tissue.number], image),
-                cwd,
+                folder,
                 f"{tissue.label}.nii.gz",
             )
             for tissue in TISSUES
@@ -133,7 +132,6 @@ class Enhance(SimpleInterface):
             "networks": result.networks,
             "seconds": round(float(result.seconds), 2),
         }
-        return runtime
 
 
 class RestoreInput(BaseInterfaceInputSpec):
@@ -157,7 +155,7 @@ class RestoreOutput(TraitedSpec):
     probseg_native = OutputMultiObject(File(exists=True), desc="CSF, GM, WM")
 
 
-class Restore(SimpleInterface):
+class Restore(Step):
     """Back to the input's grid, its axes and its intensities.
 
     What is resampled is the correction, not the image: where the network changes nothing, the
@@ -167,7 +165,7 @@ class Restore(SimpleInterface):
     input_spec = RestoreInput
     output_spec = RestoreOutput
 
-    def _run_interface(self, runtime: Any) -> Any:
+    def work(self, folder: str) -> None:
         raw: Any = nib.load(self.inputs.original)
         grid = (tuple(raw.shape[:3]), raw.affine)
         mask = to_axes_of(read(self.inputs.mask, "uint8"), grid) > 0
@@ -194,7 +192,7 @@ class Restore(SimpleInterface):
 
         def save(data: Any, name: str, dtype: Any = np.float32) -> str:
             image = on_original_grid(data, self.inputs.original, dtype)
-            return write(image, runtime.cwd, f"{name}.nii.gz")
+            return write(image, folder, f"{name}.nii.gz")
 
         self._results["mask_native"] = save(mask, "mask_native", np.uint8)
         self._results["enhanced_native"] = save(enhanced, "enhanced_native")
@@ -204,7 +202,6 @@ class Restore(SimpleInterface):
             save(part / total * mask, f"{tissue.label}_native")
             for tissue, part in zip(TISSUES, maps, strict=True)
         ]
-        return runtime
 
 
 def to_axes_of(image: Any, grid: Any) -> Any:

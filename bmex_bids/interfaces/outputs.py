@@ -17,13 +17,13 @@ from typing import Any
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
     File,
-    SimpleInterface,
     TraitedSpec,
     traits,
 )
 
 from bmex_bids import __version__
 from bmex_bids.common.names import BidsName
+from bmex_bids.interfaces.step import Step
 from bmex_bids.metrics.gate import contrast_is_wrong
 from bmex_bids.outputs.container import container
 from bmex_bids.outputs.dataset import write_dataset
@@ -70,14 +70,14 @@ class SaveDerivativesOutput(TraitedSpec):
     out_files = traits.List(File(exists=True), desc="all images that were written")
 
 
-class SaveDerivatives(SimpleInterface):
+class SaveDerivatives(Step):
     """Write one image's derivatives and their sidecars, all of them or none."""
 
     input_spec = SaveDerivativesInput
     output_spec = SaveDerivativesOutput
     _always_run = True
 
-    def _run_interface(self, runtime: Any) -> Any:
+    def work(self, folder: str) -> None:
         planned = self.inputs.planned
         output_dir = Path(self.inputs.output_dir)
         given = planned.get("given_mask")
@@ -101,7 +101,6 @@ class SaveDerivatives(SimpleInterface):
             clear_temporaries(fills)
             write_together(fills)
         self._results["out_files"] = [str(path) for path in images]
-        return runtime
 
     def _products(
         self, folder: Path, given: Mapping[str, str] | None

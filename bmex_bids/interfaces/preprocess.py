@@ -14,7 +14,6 @@ import SimpleITK as sitk
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
     File,
-    SimpleInterface,
     TraitedSpec,
     isdefined,
     traits,
@@ -41,6 +40,7 @@ from bmex_bids.imaging.mask import (
 from bmex_bids.imaging.orientation import check_levels, conform, load_image, voxel_sizes
 from bmex_bids.imaging.resampling import resample_like, resample_to_spacing
 from bmex_bids.interfaces.files import data_of, read, with_data, write
+from bmex_bids.interfaces.step import Step
 from bmex_bids.interfaces.stripping import network_mask
 from bmex_bids.network.weights.registry import WeightRecord
 from bmex_bids.outputs.records import MaskMethod
@@ -55,19 +55,18 @@ class ConformOutput(TraitedSpec):
     original = File(exists=True, desc="the raw image, unchanged")
 
 
-class Conform(SimpleInterface):
+class Conform(Step):
     """Check a raw image and bring its axes into the working order."""
 
     input_spec = ConformInput
     output_spec = ConformOutput
 
-    def _run_interface(self, runtime: Any) -> Any:
+    def work(self, folder: str) -> None:
         raw = load_image(self.inputs.in_file)
         check_levels(raw, Path(self.inputs.in_file).name)
         image = conform(raw)
-        self._results["out_file"] = write(image, runtime.cwd, "conformed.nii.gz")
+        self._results["out_file"] = write(image, folder, "conformed.nii.gz")
         self._results["original"] = str(Path(self.inputs.in_file).absolute())
-        return runtime
 
 
 class CorrectHeadInput(BaseInterfaceInputSpec):
@@ -81,22 +80,19 @@ class CorrectHeadOutput(TraitedSpec):
     scale_file = File(exists=True, desc="JSON: lower and upper input intensity of 0…1000")
 
 
-class CorrectHead(SimpleInterface):
+class CorrectHead(Step):
     """Robust intensities 0…1000, then bias correction over the head."""
 
     input_spec = CorrectHeadInput
     output_spec = CorrectHeadOutput
 
-    def _run_interface(self, runtime: Any) -> Any:
+    def work(self, folder: str) -> None:
         limit_itk_threads(self.inputs.num_threads)
         image = read(self.inputs.in_file)
         corrected, field, scale = correct_head(image)
-        self._results["corrected"] = write(corrected, runtime.cwd, "corrected.nii.gz")
-        self._results["field"] = write(field, runtime.cwd, "field.nii.gz")
-        self._results["scale_file"] = write_json(
-            dataclasses.asdict(scale), runtime.cwd, "scale.json"
-        )
-        return runtime
+        self._results["corrected"] = write(corrected, folder, "corrected.nii.gz")
+        self._results["field"] = write(field, folder, "field.nii.gz")
+        self._results["scale_file"] = write_json(dataclasses.asdict(scale), folder, "scale.json")
 
 
 def correct_head(
@@ -149,7 +145,7 @@ class MaskBrainOutput(TraitedSpec):
     mask_info = traits.Dict(desc="volume_litres, components, border_contact, warnings, method, …")
 
 
-class MaskBrain(SimpleInterface):
+class MaskBrain(Step):
     """Find the brain: a given mask, the image's own zeros, or the stripping network; judge it.
 
     A given mask is used as it is, whatever ``skull_strip`` says; ours are cleaned first.
@@ -158,7 +154,7 @@ class MaskBrain(SimpleInterface):
     input_spec = MaskBrainInput
     output_spec = MaskBrainOutput
 
-    def _run_interface(self, runtime: Any) -> Any:
+    def work(self, folder: str) -> None:
         image = read(self.inputs.in_file)
         mode = self.inputs.skull_strip
         stripped = mode == "skip" or (mode == "auto" and is_stripped(image))
@@ -191,10 +187,9 @@ class MaskBrain(SimpleInterface):
         )
         info |= dataclasses.asdict(check)
         info["warnings"] = [*info.pop("notes", []), *check.warnings]
-        self._results["out_file"] = write(mask, runtime.cwd, "mask.nii.gz")
+        self._results["out_file"] = write(mask, folder, "mask.nii.gz")
         self._results["stripped"] = bool(stripped)
         self._results["mask_info"] = info
-        return runtime
 
 
 def given_mask_like(path: str | Path, image: nib.Nifti1Image) -> nib.Nifti1Image:
@@ -215,7 +210,7 @@ def given_mask_like(path: str | Path, image: nib.Nifti1Image) -> nib.Nifti1Image
         The mask cannot be read, is not three-dimensional or empty, or more than a tenth of it lies
         outside the image.
     """
-    advice = "give another mask, or leave out --derivatives"
+    advice = "give another mask, or none (--derivatives of bmex, --mask of bmex-enhance)"
     try:
         given = load_image(path)
     except ImageError as error:
@@ -254,13 +249,13 @@ class CorrectBrainOutput(TraitedSpec):
     field = File(exists=True, desc="grid of in_file, what the raw image was divided by in all")
 
 
-class CorrectBrain(SimpleInterface):
+class CorrectBrain(Step):
     """Bias correction within the brain, then the network's grid."""
 
     input_spec = CorrectBrainInput
     output_spec = CorrectBrainOutput
 
-    def _run_interface(self, runtime: Any) -> Any:
+    def work(self, folder: str) -> None:
         limit_itk_threads(self.inputs.num_threads)
         mask = read(self.inputs.mask)
         scale = IntensityScale(**json.loads(Path(self.inputs.scale_file).read_text()))
@@ -273,14 +268,11 @@ class CorrectBrain(SimpleInterface):
         inside = resample_to_spacing(mask, self.inputs.spacing_mm)
         brain = with_data((data_of(inside) > 0.5).astype(np.uint8), inside)
         whole = with_data(data_of(field) * data_of(read(self.inputs.field)), head)
-        self._results["native"] = write(corrected, runtime.cwd, "native.nii.gz")
-        self._results["field"] = write(whole, runtime.cwd, "field.nii.gz")
-        self._results["out_file"] = write(image, runtime.cwd, "brain.nii.gz")
-        self._results["scale_file"] = write_json(
-            dataclasses.asdict(scale), runtime.cwd, "scale.json"
-        )
-        self._results["mask_res"] = write(brain, runtime.cwd, "mask_res.nii.gz")
-        return runtime
+        self._results["native"] = write(corrected, folder, "native.nii.gz")
+        self._results["field"] = write(whole, folder, "field.nii.gz")
+        self._results["out_file"] = write(image, folder, "brain.nii.gz")
+        self._results["scale_file"] = write_json(dataclasses.asdict(scale), folder, "scale.json")
+        self._results["mask_res"] = write(brain, folder, "mask_res.nii.gz")
 
 
 class MatchHistogramInput(BaseInterfaceInputSpec):
@@ -298,13 +290,13 @@ class MatchHistogramOutput(TraitedSpec):
     intensity_json = File(exists=True, desc="input intensities → 0…1000 → template units")
 
 
-class MatchHistogram(SimpleInterface):
+class MatchHistogram(Step):
     """Match the brain's histogram to its age's reference."""
 
     input_spec = MatchHistogramInput
     output_spec = MatchHistogramOutput
 
-    def _run_interface(self, runtime: Any) -> Any:
+    def work(self, folder: str) -> None:
         image = read(self.inputs.in_file)
         mask = data_of(read(self.inputs.mask, "uint8")) > 0
         data = data_of(image)
@@ -328,9 +320,8 @@ class MatchHistogram(SimpleInterface):
             "reference_levels": levels,
             **choice,
         }
-        self._results["out_file"] = write(with_data(matched, image), runtime.cwd, "matched.nii.gz")
-        self._results["intensity_json"] = write_json(chain, runtime.cwd, "intensity.json")
-        return runtime
+        self._results["out_file"] = write(with_data(matched, image), folder, "matched.nii.gz")
+        self._results["intensity_json"] = write_json(chain, folder, "intensity.json")
 
 
 def head_region(scaled: Any) -> Any:

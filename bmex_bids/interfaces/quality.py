@@ -10,7 +10,6 @@ import numpy as np
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
     File,
-    SimpleInterface,
     TraitedSpec,
     traits,
 )
@@ -18,6 +17,7 @@ from nipype.interfaces.base import (
 from bmex_bids.imaging.mask import plausible_litres
 from bmex_bids.imaging.orientation import voxel_sizes
 from bmex_bids.interfaces.files import data_of, read
+from bmex_bids.interfaces.step import Step
 from bmex_bids.metrics.change import correlation, empty_share, mean_shift, tissue_litres
 from bmex_bids.metrics.contrast import fluid_contrast
 from bmex_bids.metrics.gate import Measures, judge
@@ -56,7 +56,7 @@ class MeasureQualityOutput(TraitedSpec):
     gate = traits.Dict(desc="verdict and rules, as they go into a sidecar")
 
 
-class MeasureQuality(SimpleInterface):
+class MeasureQuality(Step):
     """Tissue contrast before and after, the quality index, and the quality gate.
 
     The gate only labels: no verdict stops a node.
@@ -65,11 +65,10 @@ class MeasureQuality(SimpleInterface):
     input_spec = MeasureQualityInput
     output_spec = MeasureQualityOutput
 
-    def _run_interface(self, runtime: Any) -> Any:
+    def work(self, folder: str) -> None:
         measures = measure(self.inputs)
         self._results["quality"] = figures(measures)
         self._results["gate"] = judge(measures).as_table()
-        return runtime
 
 
 def measure(inputs: Any) -> Measures:

@@ -19,7 +19,6 @@ from nilearn.plotting import plot_anat
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
     File,
-    SimpleInterface,
     TraitedSpec,
     traits,
 )
@@ -35,6 +34,7 @@ from bmex_bids.common.names import BidsName
 from bmex_bids.common.tissues import TISSUES
 from bmex_bids.imaging.intensity import load_histogram
 from bmex_bids.interfaces.outputs import processing_record
+from bmex_bids.interfaces.step import Step
 from bmex_bids.outputs.files import copy_whole
 from bmex_bids.outputs.pictures import figures_folder, picture_name
 from bmex_bids.outputs.summary import summary_html
@@ -76,23 +76,22 @@ class ReportletsOutput(TraitedSpec):
     out_files = traits.List(File(exists=True), desc="pictures and the summary")
 
 
-class Reportlets(SimpleInterface):
+class Reportlets(Step):
     """Draw before and after, the mask, the tissues and the histograms; write the summary."""
 
     input_spec = ReportletsInput
     output_spec = ReportletsOutput
     _always_run = True
 
-    def _run_interface(self, runtime: Any) -> Any:
+    def work(self, folder: str) -> None:
         source = BidsName.of(self.inputs.planned["name"])
         figures = figures_folder(Path(self.inputs.output_dir), source.subject)
         written = []
         for desc, draw in drawings().items():
-            picture = Path(runtime.cwd) / picture_name(source, desc)
+            picture = Path(folder) / picture_name(source, desc)
             draw(self.inputs, picture)
             written.append(str(copy_whole(picture, figures / picture.name)))
         self._results["out_files"] = written
-        return runtime
 
 
 def drawings() -> dict[str, Callable[[Any, Path], None]]:

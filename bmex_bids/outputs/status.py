@@ -5,14 +5,32 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
+from enum import Enum
 from functools import lru_cache
 from pathlib import Path
 
 from bmex_bids.outputs.files import write_text
 
 FILE_NAME = "status.tsv"
+
+
+class Status(str, Enum):
+    """What became of an image; the text is that of the table."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    DONE = "done"
+    UNCHANGED = "unchanged"
+    FAILED = "failed"
+    NOT_RUN = "not run"
+    SKIPPED = "skipped"
+    NOT_TAKEN = "not taken"
+
+    __str__ = str.__str__
+
+
 #: statuses of an image that has its results
-WITH_RESULT = ("done", "unchanged")
+WITH_RESULT = (Status.DONE, Status.UNCHANGED)
 
 
 def write_status(path: Path, rows: Sequence[Mapping[str, str]]) -> Path:

@@ -8,6 +8,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from bmex_bids.common.failure import MARK, Failure
+
+#: how Python begins one
+TRACEBACK = "Traceback (most recent call last):"
 #: characters of a traceback or of a node's inputs that are shown, from the end
 LONGEST = 20_000
 
@@ -20,6 +24,7 @@ class Crash:
     node: str
     inputs: str
     traceback: str
+    failure: Failure | None = None
 
     @property
     def step(self) -> str:
@@ -28,12 +33,10 @@ class Crash:
 
     @property
     def reason(self) -> str:
-        """The line of the traceback that names the error; Nipype writes others below it."""
-        lines = [line.strip() for line in self.traceback.splitlines() if line.strip()]
-        named = [
-            line for line in lines if re.match(r"[\w.]*(Error|Exception|Died|Problem)\b.*: ", line)
-        ]
-        return (named or lines or ["no reason was given"])[-1]
+        """That of the record, else the end of the traceback."""
+        if self.failure is not None:
+            return str(self.failure)
+        return (self.traceback.splitlines() or ["no reason was given"])[-1].strip()
 
     def is_of(self, image: str) -> bool:
         """Whether the node worked for an image such as ``sub-01_ses-A_T1w``."""
@@ -72,12 +75,15 @@ def read_crash(path: Path) -> Crash:
     if head is None:
         return Crash(path, "", "", text.strip())
     rest = text[head.end() :].strip()
-    inputs, traceback = "", rest
-    if rest.startswith("Node inputs:"):
-        start = re.search(r"^(Traceback \(most|\w*(Error|Died|Exception)\b.*:)", rest, re.M)
-        cut = start.start() if start else len("Node inputs:")
-        inputs, traceback = rest[:cut].removeprefix("Node inputs:").strip(), rest[cut:].strip()
-    return Crash(path, head[1].strip(), inputs[-LONGEST:], traceback[-LONGEST:])
+    # a file that a job's Nipype wrote has no record
+    begin = f"\n{MARK}" if f"\n{MARK}" in rest else TRACEBACK
+    inputs, found, traceback = rest.partition(begin)
+    traceback = found.strip("\n") + traceback
+    failure = Failure.from_line(traceback.partition("\n")[0])
+    if failure is not None:
+        traceback = traceback.partition("\n")[2]
+    inputs = inputs.removeprefix("Node inputs:").strip()
+    return Crash(path, head[1].strip(), inputs[-LONGEST:], traceback.strip()[-LONGEST:], failure)
 
 
 def mangled(name: str) -> str:

@@ -25,6 +25,7 @@ import os
 import re
 import shlex
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -38,7 +39,10 @@ from nipype.pipeline import plugins as nipype_plugins
 from nipype.pipeline.engine.utils import topological_sort
 from nipype.pipeline.plugins.base import GraphPluginBase, SGELikeBatchManagerBase
 
+from bmex_bids.common.failure import UNKNOWN, Failure, is_disk_full
 from bmex_bids.exceptions import UsageError
+from bmex_bids.running import crash_files
+from bmex_bids.running.events import failure_of, last_line
 
 LOGGER = logging.getLogger(__name__)
 
@@ -49,10 +53,12 @@ POLL_S = 5.0
 RESULT_TIMEOUT_S = 60
 #: Python, torch and ITK, in 2^30 bytes, and what a node's estimate is multiplied by
 BASE_GB, MEMORY_FACTOR = 1.5, 1.5
+#: what a disk must have room for; less, and a job cannot have left its result
+PROBE_BYTES = 2**20
 #: what none of Nipype's command lines has to quote
 PLAIN = re.compile(r"[\w./+@=:,-]+")
 LOST = (
-    "JobLost: expected a job of the batch system to leave a result, found none: it was cancelled, "
+    "expected a job of the batch system to leave a result, found none: it was cancelled, "
     "killed (time limit, memory), or never ran; look at the files *.o, *.e and slurm-*.out in {}, "
     "and run the same command again"
 )
@@ -80,20 +86,32 @@ class BatchGuard:
     def _get_result(self, taskid: int) -> Any:
         try:
             result = super()._get_result(taskid)  # type: ignore[misc]
-        except Exception:  # noqa: BLE001 - whatever it is, it is of one node
-            return {"result": None, "traceback": format_exception(*sys.exc_info())}
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is of one node
+            return {
+                "result": None, "traceback": format_exception(error),
+                "failure": Failure.of(error),
+            }  # fmt: skip
         traceback = result and result.get("traceback")
         if isinstance(traceback, str):  # of a job without a result; as text, Nipype trips over it
-            batch = Path(self._pending.get(taskid, "."))  # type: ignore[attr-defined]
-            return {**result, "traceback": [LOST.format(_batch_folder(batch))]}
+            failure = _lost(self._pending.get(taskid, "."))  # type: ignore[attr-defined]
+            return {**result, "traceback": [str(failure)], "failure": failure}
         return result
+
+    def _report_crash(self, node: Any, result: Any = None) -> str | None:
+        node._result = (result or {}).get("result")
+        return crash_files.write(node)
 
     def _clean_queue(self, jobid: int, graph: Any, result: Any = None) -> Any:
         self.failed = True
         node = self.procs[jobid]  # type: ignore[attr-defined]
         if result is None:
             result = {"result": None, "traceback": format_exception(*sys.exc_info())}
-        node._traceback = result.get("traceback")
+        node._traceback = result["traceback"]
+        node.failure = (
+            result.get("failure")
+            or getattr(getattr(result["result"], "runtime", None), "failure", None)
+            or last_line("".join(result["traceback"]))
+        )
         return super()._clean_queue(jobid, graph, result=result)  # type: ignore[misc]
 
 
@@ -124,7 +142,9 @@ class GraphGuard:
         for node in nodes:
             if not has_result(node, started):
                 self.failed = True
-                node._traceback = [crash_of(node) or LOST.format(_batch_folder(node.output_dir()))]
+                if failure_of(node) is UNKNOWN:
+                    crash = crash_of(node)
+                    node.failure = last_line(crash) if crash else _lost(node.output_dir())
                 self._callback(node, "exception")
 
     def _in_queue(self) -> Iterator[str]:
@@ -251,12 +271,17 @@ def crash_of(node: Any) -> str:
     return ""
 
 
-def _batch_folder(node_folder: str | Path) -> str:
-    """Where Nipype puts the scripts of a run's jobs, and what they say."""
-    for folder in Path(node_folder).parents:
-        if (folder / "batch").is_dir():
-            return str(folder / "batch")
-    return "the work folder"
+def _lost(node_folder: str | Path) -> Failure:
+    """What is known of a job that left nothing; a full disk is the reason where it is full."""
+    try:
+        with tempfile.TemporaryFile(dir=node_folder) as file:
+            file.write(bytes(PROBE_BYTES))
+    except OSError as error:
+        if is_disk_full(error):
+            return Failure.of(error)
+    batch = [folder / "batch" for folder in Path(node_folder).parents]
+    where = next((str(folder) for folder in batch if folder.is_dir()), "the work folder")
+    return Failure("JobLost", LOST.format(where))
 
 
 def _run(command: str) -> str:

@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from nipype.pipeline.engine.nodes import NodeExecutionError
+
+from bmex_bids.common.failure import UNKNOWN, Failure
 
 TRIED_AGAIN = "its worker process died (was the memory full?); the step is tried once more, alone"
 #: what a step is called in progress lines, by the name of its node (or of its workflow)
@@ -34,7 +37,8 @@ class Event:
     node : full name of the node
     step : in words
     status : ``"start"``, ``"end"``, ``"exception"``, or ``"again"`` where a step is done once more
-    reason : of an exception or of doing it again, in one line; else None
+    reason : of doing it again, in one line; else None
+    failure : of an exception; else None
     """
 
     workflow: str
@@ -42,6 +46,7 @@ class Event:
     step: str
     status: str
     reason: str | None = None
+    failure: Failure | None = None
 
 
 Listener = Callable[[Event], None]
@@ -51,35 +56,44 @@ def tell(listener: Listener, node: Any, status: str) -> None:
     """Translate Nipype's call into an event."""
     parts = node.fullname.split(".")
     named = next((part for part in reversed(parts) if part in STEPS), None)
-    reason = None
-    if status == "exception":
-        reason = reason_of(getattr(node, "_traceback", None) or "")
-    elif status == "again":
-        reason = TRIED_AGAIN
     listener(
         Event(
             workflow=parts[1] if len(parts) > 2 else parts[0],
             node=node.fullname,
             step=STEPS[named] if named else ".".join(parts[2:]),
             status=status,
-            reason=reason,
+            reason=TRIED_AGAIN if status == "again" else None,
+            failure=failure_of(node) if status == "exception" else None,
         )
     )
 
 
-def reason_of(traceback: str | Sequence[str]) -> str:
-    """The message at the end of a traceback; the type too, unless the error is one of ours.
+def failure_of(node: Any, error: BaseException | None = None) -> Failure:
+    """Why a node failed: what was noted of it, else what its interface noted, else the error.
 
-    >>> reason_of("Traceback ...\\nbmex_bids.exceptions.MaskError: expected a mask, got none")
-    'expected a mask, got none'
-    >>> reason_of("ValueError: math domain error")
-    'ValueError: math domain error'
+    Parameters
+    ----------
+    node : its attribute ``failure``, where a plugin has set it, comes first
+    error : that running it raised; Nipype raises its own for what an interface raises
     """
-    text = traceback if isinstance(traceback, str) else "".join(traceback)
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    for line in reversed(lines):
-        found = re.match(r"(?:([\w.]+)\.)?(\w+(?:Error|Exception|Problem|Died)): (.*)", line)
-        if found:
-            home, name, message = found.groups()
-            return message if (home or "").startswith("bmex_bids.") else f"{name}: {message}"
-    return lines[-1] if lines else "no reason was given; see the crash file"
+    noted = getattr(node, "failure", None)
+    if isinstance(noted, Failure):
+        return noted
+    if error is None or isinstance(error, NodeExecutionError):
+        try:
+            noted = getattr(node.result.runtime, "failure", None)
+        except Exception:  # noqa: BLE001 - a result that cannot be read says nothing
+            noted = None
+        if isinstance(noted, Failure):
+            return noted
+    if error is None:
+        return UNKNOWN
+    if isinstance(error, NodeExecutionError):  # of an interface that is not ours
+        return last_line(str(error))
+    return Failure.of(error)
+
+
+def last_line(traceback: str) -> Failure:
+    """What is known of an error of which there is only the text."""
+    lines = traceback.strip().splitlines()
+    return Failure("", lines[-1].strip()) if lines else UNKNOWN

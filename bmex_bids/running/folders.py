@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from bmex_bids.config import Config
 from bmex_bids.exceptions import OutputError
+from bmex_bids.outputs.status import Status
 
 if TYPE_CHECKING:
     from bmex_bids.inputs.plan import PlannedImage
@@ -83,6 +84,6 @@ def _empty(folder: Path) -> None:
 def drop(folder: Path, progress: Progress) -> None:
     """Remove the intermediate files of the images that are done."""
     for workflow, track in progress.tracks.items():
-        if track.status == "done" and not track.dropped:
+        if track.status is Status.DONE and not track.dropped:
             shutil.rmtree(folder / workflow, ignore_errors=True)
             track.dropped = True

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bmex_bids.config import Config
 from bmex_bids.exceptions import BmexError
-from bmex_bids.outputs.status import read_status
+from bmex_bids.outputs.status import Status, read_status
 from bmex_bids.running.plan_view import Pace, Task, estimate
 
 #: seconds of :func:`timed_convolution` on the idle server core that ``plan_view`` counts in
@@ -56,7 +56,7 @@ def _earlier(config: Config, tasks: Sequence[Task], device: str) -> list[float]:
             continue
         for row in read_status(folder):
             task = known.get(row.get("image", ""))
-            if task is not None and row.get("status") == "done":
+            if task is not None and row.get("status") == Status.DONE:
                 try:
                     seconds = float(row.get("seconds", ""))
                 except ValueError:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bmex_bids.network.variants import facts
+from bmex_bids.outputs.status import Status
 from bmex_bids.running.resources import BASE_GB
 
 if TYPE_CHECKING:
@@ -204,9 +205,9 @@ def as_json(
                 "model": task.planned.age_group,
                 "weights": task.weights.name if task.weights else None,
                 "spacing_mm": task.planned.spacing_mm,
-                "status": "skipped"
+                "status": Status.SKIPPED
                 if not task.planned.runnable
-                else "unchanged"
+                else Status.UNCHANGED
                 if task.unchanged
                 else "to process",
                 "reason": task.planned.skip_reason,

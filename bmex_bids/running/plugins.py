@@ -13,7 +13,6 @@ Nipype's own plugins would do, but for four things:
 from __future__ import annotations
 
 import gc
-import logging
 import multiprocessing
 import os
 import signal
@@ -35,14 +34,13 @@ from nipype import config as nipype_config
 from nipype.pipeline.engine.utils import topological_sort
 from nipype.pipeline.plugins.base import PluginBase
 from nipype.pipeline.plugins.multiproc import MultiProcPlugin
-from nipype.pipeline.plugins.tools import report_crash
 from numpy.typing import NDArray
 
-from bmex_bids.running import address_space
+from bmex_bids.common.failure import Failure
+from bmex_bids.running import address_space, crash_files
 from bmex_bids.running.engine import quieten, without_old_garbage
+from bmex_bids.running.events import failure_of
 from bmex_bids.running.monitor import sampled
-
-LOGGER = logging.getLogger(__name__)
 
 #: Nipype begins no step where less than 0.01 is free, and waits for ever
 LEAST_MEMORY_GB = 0.1
@@ -82,9 +80,10 @@ class SerialPlugin(PluginBase):
             try:
                 with sampled(node):
                     node.run(updatehash=updatehash)
-            except Exception:  # noqa: BLE001 - whatever a node raises is its image's failure
-                node._traceback = format_exception(*sys.exc_info())
-                _write_crash_file(node)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is its image's failure
+                node.failure = failure_of(node, error)
+                node._traceback = format_exception(error)
+                crash_files.write(node)
                 self._status_callback(node, "exception")
                 if stop:
                     return
@@ -208,9 +207,12 @@ class PoolPlugin(MultiProcPlugin):
         try:
             result = future.result()
         except BrokenProcessPool:
-            result = {"result": None, "traceback": [f"WorkerDied: {WORKER_DIED}"], "died": True}
-        except Exception:  # noqa: BLE001 - a result that cannot be sent is that node's failure
-            result = {"result": None, "traceback": format_exception(*sys.exc_info())}
+            failure = Failure("WorkerDied", WORKER_DIED)
+            result = {"result": None, "traceback": [str(failure)], "failure": failure}
+            result["died"] = True
+        except Exception as error:  # noqa: BLE001 - what cannot be sent is that node's failure
+            result = {"result": None, "traceback": format_exception(error)}
+            result["failure"] = Failure.of(error)
         self._taskresult[taskid] = result
 
     def _get_result(self, taskid: int) -> Any:
@@ -245,13 +247,13 @@ class PoolPlugin(MultiProcPlugin):
 
     def _report_crash(self, node: Any, result: Any = None) -> str | None:
         node._result = (result or {}).get("result")
-        return _write_crash_file(node)
+        return crash_files.write(node)
 
     def _clean_queue(self, jobid: int, graph: nx.DiGraph, result: Any = None) -> Any:
         self.failed = True
         node = self.procs[jobid]
-        traceback = (result or {}).get("traceback")
-        node._traceback = traceback or format_exception(*sys.exc_info())
+        node.failure = (result or {}).get("failure") or failure_of(node, sys.exc_info()[1])
+        node._traceback = (result or {}).get("traceback") or format_exception(*sys.exc_info())
         return super()._clean_queue(jobid, graph, result=result)
 
     def _sort_jobs(self, jobids: Sequence[int], scheduler: str = "tsort") -> list[int]:
@@ -292,19 +294,6 @@ class PoolPlugin(MultiProcPlugin):
         return chosen
 
 
-def _write_crash_file(node: Any) -> str | None:
-    """Put down what is known of a node that failed; its path, or None where that cannot be done.
-
-    The image has failed either way, and its reason is told: a folder that is full, or that somebody
-    removes at this moment, must not take the other images with it.
-    """
-    try:
-        return str(report_crash(node, traceback=node._traceback))
-    except OSError as error:
-        LOGGER.warning("no crash file of %s: %s", node.fullname, error)
-        return None
-
-
 def _start_fork_server() -> None:
     """Start what starts the workers, deaf to Ctrl-C, as they will be.
 
@@ -334,8 +323,9 @@ def _run_node(node: Any, updatehash: bool, taskid: int) -> dict[str, Any]:
     try:
         with sampled(node):
             result["result"] = node.run(updatehash=updatehash)
-    except Exception:  # noqa: BLE001 - whatever a node raises is its image's failure
-        result["traceback"] = format_exception(*sys.exc_info())
+    except Exception as error:  # noqa: BLE001 - whatever a node raises is its image's failure
+        result["traceback"] = format_exception(error)
+        result["failure"] = failure_of(node, error)
         with suppress(Exception):
             result["result"] = node.result
     return result

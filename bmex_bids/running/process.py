@@ -72,8 +72,8 @@ def images(
     not_taken: Sequence[NotTaken],
     *,
     say: Callable[[str], None],
-) -> list[status.Row]:
-    """Run the workflow; keep the status table up to date; return its rows."""
+) -> status.Outcome:
+    """Run the workflow; keep the status table up to date; return its rows and the failures."""
     from bmex_bids.outputs.dataset import write_dataset
     from bmex_bids.outputs.records import read_record
     from bmex_bids.outputs.status import write_status
@@ -144,7 +144,10 @@ def images(
     finally:
         progress.end()
         write_table(progress)
-    return status.status_rows(tasks, progress, committed=committed, not_taken=not_taken)
+    return status.Outcome(
+        status.status_rows(tasks, progress, committed=committed, not_taken=not_taken),
+        [track.failure for track in progress.tracks.values() if track.failure is not None],
+    )
 
 
 def image_workflow(config: Config, task: Task, device: str) -> Any:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from bmex_bids.common.failure import UNKNOWN, Failure
+from bmex_bids.outputs.status import Status
 from bmex_bids.running.interrupts import raise_pending
 
 if TYPE_CHECKING:
@@ -24,21 +26,21 @@ class Track:
     begun: float | None = None
     seconds: float | None = None
     step: str = ""
-    failed: bool = False
     reason: str | None = None
+    failure: Failure | None = None
     said: set[str] = field(default_factory=set)
     dropped: bool = False  # its intermediate files were removed
 
     @property
-    def status(self) -> str:
-        """``"waiting"``, ``"running"``, ``"done"``, ``"failed"``, or in the end ``"not run"``."""
-        if self.failed:
-            return "failed"
+    def status(self) -> Status:
+        """Waiting, running, done, failed, or in the end not run."""
+        if self.failure is not None:
+            return Status.FAILED
         if not self.pending:
-            return "done"
+            return Status.DONE
         if self.reason is not None:
-            return "not run"
-        return "waiting" if self.begun is None else "running"
+            return Status.NOT_RUN
+        return Status.WAITING if self.begun is None else Status.RUNNING
 
 
 class Progress:
@@ -83,7 +85,7 @@ class Progress:
         if track.begun is None:
             track.begun = self._clock()
         if event.status == "start":
-            if event.step not in track.said and not track.failed:
+            if event.step not in track.said and track.failure is None:
                 track.said.add(event.step)
                 self._line(track, event.step)
             return
@@ -92,10 +94,11 @@ class Progress:
             return
         track.pending.discard(event.node)
         track.seconds = self._clock() - track.begun
-        if track.failed:
+        if track.failure is not None:
             return
         if event.status == "exception":
-            track.failed, track.step, track.reason = True, event.step, event.reason
+            track.failure = event.failure or UNKNOWN
+            track.step, track.reason = event.step, str(track.failure)
             self._line(track, f"FAILED in {track.step}: {track.reason}")
         elif not track.pending:
             self._line(track, f"done in {track.seconds:.0f} s")
@@ -103,7 +106,7 @@ class Progress:
     def end(self) -> None:
         """The run is over: what is not done will not be."""
         for track in self.tracks.values():
-            if track.status in {"waiting", "running"}:
+            if track.status in {Status.WAITING, Status.RUNNING}:
                 track.reason = "the run ended before this image was done"
 
     def _line(self, track: Track, text: str) -> None:

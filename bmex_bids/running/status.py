@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bmex_bids.outputs.status import FILE_NAME, WITH_RESULT, read_status
+from bmex_bids.exceptions import EnvironmentProblem
+from bmex_bids.outputs.status import FILE_NAME, WITH_RESULT, Status, read_status
 
 if TYPE_CHECKING:
+    from bmex_bids.common.failure import Failure
     from bmex_bids.inputs.not_taken import NotTaken
     from bmex_bids.running.plan_view import Task
     from bmex_bids.running.progress import Progress
@@ -18,7 +21,24 @@ Row = dict[str, str]
 EXIT_DONE, EXIT_FAILED, EXIT_PARTIAL = 0, 1, 3
 COLUMNS = ("image", "status", "step", "seconds", "gate", "reason")
 #: in the order of the summary
-STATUSES = ("done", "unchanged", "failed", "not run", "skipped", "not taken")
+STATUSES = (
+    Status.DONE, Status.UNCHANGED, Status.FAILED, Status.NOT_RUN, Status.SKIPPED, Status.NOT_TAKEN,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a run: the rows of its table, and why images failed."""
+
+    rows: Sequence[Row]
+    failures: Sequence[Failure] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """5 where an image failed by a fault of the machine, else that of the rows."""
+        if any(failure.exit_code == EnvironmentProblem.exit_code for failure in self.failures):
+            return EnvironmentProblem.exit_code
+        return exit_code(self.rows)
 
 
 def status_rows(
@@ -44,17 +64,17 @@ def status_rows(
         row["image"] = task.name
         track = tracks.get(task.name)
         if task.unchanged:
-            row["status"] = "unchanged"
+            row["status"] = Status.UNCHANGED
         elif track is None:
-            row |= {"status": "skipped", "reason": task.planned.skip_reason or ""}
+            row |= {"status": Status.SKIPPED, "reason": task.planned.skip_reason or ""}
         else:
             row |= {"status": track.status, "step": track.step, "reason": track.reason or ""}
             if track.seconds is not None:
                 row["seconds"] = f"{track.seconds:.1f}"
-        record = committed(task) if row["status"] in {*WITH_RESULT, "not run"} else None
+        record = committed(task) if row["status"] in {*WITH_RESULT, Status.NOT_RUN} else None
         if record is not None:
-            if row["status"] == "not run":
-                row |= {"status": "done", "step": "", "reason": ""}
+            if row["status"] == Status.NOT_RUN:
+                row |= {"status": Status.DONE, "step": "", "reason": ""}
             gate = record.get("Gate")
             if isinstance(gate, Mapping):
                 row["gate"] = str(gate.get("Verdict", ""))
@@ -63,7 +83,7 @@ def status_rows(
         rows.append(row)
     for item in not_taken:
         row = dict.fromkeys(COLUMNS, "")
-        became = "skipped" if item.asked_for else "not taken"
+        became = Status.SKIPPED if item.asked_for else Status.NOT_TAKEN
         rows.append(row | {"image": item.name, "status": became, "reason": item.reason})
     return rows
 
@@ -78,7 +98,7 @@ def left_running(log_dir: Path) -> set[str]:
     runs = [path.parent for path in log_dir.parent.glob(f"*/{FILE_NAME}")]
     others = sorted(run for run in runs if run != log_dir)
     rows = read_status(others[-1]) if others else ()
-    return {row["image"] for row in rows if row.get("status") == "running"}
+    return {row["image"] for row in rows if row.get("status") == Status.RUNNING}
 
 
 def in_order(tasks: Sequence[Task], last: Set[str]) -> list[Task]:
@@ -116,7 +136,7 @@ def exit_code(rows: Sequence[Row]) -> int:
     >>> exit_code([{"status": "done", "gate": "fail"}])
     1
     """
-    images = [row for row in rows if row["status"] != "not taken"]
+    images = [row for row in rows if row["status"] != Status.NOT_TAKEN]
     good = [row["status"] in WITH_RESULT and row["gate"] != "fail" for row in images]
     if all(good):
         return EXIT_DONE
@@ -126,7 +146,7 @@ def exit_code(rows: Sequence[Row]) -> int:
 def complaints(rows: Sequence[Row]) -> Iterator[str]:
     """A line for each image that is not as its user hoped."""
     for row in rows:
-        if row["status"] == "not taken":
+        if row["status"] == Status.NOT_TAKEN:
             continue  # the plan has said it, and the closing line says how many
         if row["status"] not in WITH_RESULT:
             where = f" in {row['step']}" if row["step"] else ""

@@ -363,7 +363,7 @@ def test_an_interrupt_inside_a_step_ends_the_run_and_not_only_its_image(
     def struck(*_: object) -> None:
         signal.raise_signal(number)
 
-    monkeypatch.setattr(Conform, "_run_interface", struck)
+    monkeypatch.setattr(Conform, "work", struck)
     bids = bids_skeleton(
         {
             **participants("01", "02"),

@@ -350,6 +350,19 @@ def test_no_room_for_temporary_files(source, capsys, monkeypatch):
     assert "set TMPDIR" in capsys.readouterr().err
 
 
+def test_no_room_in_a_step(source, capsys, monkeypatch):
+    """It was the image's failure: code 1."""
+
+    def full(*_args):
+        raise OSError(28, "No space left on device", "work/conformed.nii.gz")
+
+    monkeypatch.setattr("bmex_bids.interfaces.preprocess.write", full)
+    assert enhance("in.nii.gz", "out.nii.gz") == 5
+    said = capsys.readouterr().err
+    assert "No space left on device: work/conformed.nii.gz; free some space" in said
+    assert "nothing was written" in said
+
+
 def test_a_disk_that_is_full_at_the_end_leaves_the_old_files(source, capsys, monkeypatch):
     Path("out.nii.gz").write_text("of an earlier run")
 
@@ -383,11 +396,11 @@ import sys, time
 from bmex_bids.interfaces.preprocess import Conform
 from bmex_bids.cli.enhance import main
 
-def wait(self, runtime):
+def wait(self, folder):
     print("waiting", flush=True)
     time.sleep(60)
 
-Conform._run_interface = wait
+Conform.work = wait
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -11,8 +12,9 @@ from types import SimpleNamespace
 import pytest
 from nipype.pipeline.engine import Workflow
 
+from bmex_bids.common.failure import Failure
 from bmex_bids.exceptions import UsageError
-from bmex_bids.running import batch_plugins, engine, events, execution
+from bmex_bids.running import batch_plugins, engine, execution
 from bmex_bids.running.batch_plugins import BatchGuard, guarded, prepare, slurm_size
 
 JOBS = Path(__file__).parents[1] / "helpers" / "in_jobs"
@@ -43,6 +45,9 @@ class Fake:
             raise self.result
         return self.result
 
+    def _clean_queue(self, jobid, graph, result=None):
+        return result
+
 
 class Guarded(BatchGuard, Fake):
     pass
@@ -71,14 +76,37 @@ def test_patience_begins_anew_when_the_queue_has_answered():
 def test_a_killed_job_is_a_failure_that_nipype_can_report():
     """Its traceback is a list: as text, Nipype 1.11 adds a list to it and ends in a TypeError."""
     plugin = Guarded(result={"result": None, "traceback": "OSError: Job id (7) finished"})
-    traceback = plugin._get_result(7)["traceback"]
-    assert isinstance(traceback, list)
-    assert "cancelled, killed" in events.reason_of(traceback)
+    result = plugin._get_result(7)
+    assert isinstance(result["traceback"], list)
+    assert "cancelled, killed" in result["failure"].message
 
 
 def test_an_error_of_the_plugin_is_one_nodes_failure():
     result = Guarded(result=OSError("disk"))._get_result(7)
-    assert events.reason_of(result["traceback"]) == "OSError: disk"
+    assert str(result["failure"]) == "OSError: disk"
+
+
+def test_a_job_without_a_result_on_a_full_disk_is_the_disks_fault(monkeypatch):
+    def full(**_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(batch_plugins.tempfile, "TemporaryFile", full)
+    plugin = Guarded(result={"result": None, "traceback": "OSError: Job id (7) finished"})
+    assert plugin._get_result(7)["failure"].exit_code == 5
+
+
+def test_what_a_jobs_interface_noted_is_its_failure():
+    noted = Failure("", "no brain", 1)
+    plugin = Guarded()
+    plugin.procs = [SimpleNamespace()]
+    result = {
+        "result": SimpleNamespace(runtime=SimpleNamespace(failure=noted)),
+        "traceback": ["Traceback\n", "NodeExecutionError: step\n"],
+    }
+    plugin._clean_queue(0, None, result=result)
+    assert plugin.procs[0].failure is noted
+    plugin._clean_queue(0, None, result={"result": None, "traceback": ["x\n", "KeyError: 'y'\n"]})
+    assert str(plugin.procs[0].failure) == "KeyError: 'y'"
 
 
 def test_a_result_and_a_running_job_pass_as_they_are():
@@ -164,9 +192,9 @@ def test_every_plugin_loses_only_what_ends_badly(plugin, tmp_path, monkeypatch):
     arguments = {"n_procs": 2} if plugin == "MultiProc" else {"sbatch_args": "--mem=500M"}
     execution.run(whole, listener=events.append, plugin=(plugin, arguments))
 
-    failed = {event.workflow: event.reason for event in events if event.status == "exception"}
+    failed = {event.workflow: str(event.failure) for event in events if event.status == "exception"}
     # of a graph, the steps behind a failed one are told of, too; the first is what counts
-    first = {event.workflow: event.reason for event in reversed(events) if event.workflow in failed
+    first = {event.workflow: str(event.failure) for event in reversed(events) if event.workflow in failed
              and event.status == "exception"}  # fmt: skip
     assert set(failed) == {f"{act}_wf" for act in acts if act}
     assert first["raise_wf"] == "ValueError: a walnut is no brain"

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
 import multiprocessing
@@ -16,12 +17,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.sparse
-from nipype.interfaces.base import BaseInterfaceInputSpec, SimpleInterface, TraitedSpec, traits
+from nipype.interfaces.base import BaseInterfaceInputSpec, TraitedSpec, traits
 from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline.engine import Node, Workflow
 
 from bmex_bids.exceptions import MaskError
+from bmex_bids.interfaces import step as interfaces
+from bmex_bids.reports.crashes import read_crash
 from bmex_bids.running import engine, events, execution, plugins
+
+DISK_FULL = {"ENOSPC": errno.ENOSPC, "EDQUOT": errno.EDQUOT}
 
 
 class StepInput(BaseInterfaceInputSpec):
@@ -34,13 +39,15 @@ class StepOutput(TraitedSpec):
     value = traits.Int()
 
 
-class Step(SimpleInterface):
+class Step(interfaces.Step):
     """Add one, or fail in the way asked for."""
 
     input_spec = StepInput
     output_spec = StepOutput
 
-    def _run_interface(self, runtime):
+    def work(self, folder):
+        if self.inputs.act in DISK_FULL:
+            raise OSError(DISK_FULL[self.inputs.act], "it is full", f"{folder}/image.nii.gz")
         if self.inputs.act == "raise":
             raise MaskError("expected a brain, got a walnut; look at it")
         if self.inputs.act == "die":
@@ -54,7 +61,6 @@ class Step(SimpleInterface):
         if self.inputs.act == "wait":
             time.sleep(1.5)
         self._results["value"] = self.inputs.value + 1
-        return runtime
 
 
 def image_wf(name: str, act: str = "", n_procs: int = 1, use_gpu: bool = False) -> Workflow:
@@ -201,7 +207,7 @@ def test_a_failing_image_stops_no_other(run, nprocs):
     (failure,) = [event for event in events if event.status == "exception"]
     assert failure.workflow == "b_wf"
     assert failure.step == "preprocess: brain mask"
-    assert failure.reason == "expected a brain, got a walnut; look at it"
+    assert str(failure.failure) == "expected a brain, got a walnut; look at it"
     (crash,) = crash_dir.glob("crash-*.txt")
     assert "walnut" in crash.read_text()
 
@@ -213,7 +219,7 @@ def test_an_image_whose_crash_file_cannot_be_written_stops_no_other(run, tmp_pat
     events, _ = run(image_wf("a_wf", "raise"), image_wf("b_wf"), nprocs=nprocs)
     assert ("b_wf", "last") in ended(events)
     (failure,) = [event for event in events if event.status == "exception"]
-    assert failure.reason == "expected a brain, got a walnut; look at it"
+    assert str(failure.failure) == "expected a brain, got a walnut; look at it"
 
 
 def test_one_image_after_the_other_in_one_process(run):
@@ -286,7 +292,7 @@ def test_a_step_that_kills_its_worker_twice_fails_its_image_and_no_other(run):
     events, _ = run(image_wf("a_wf", "die"), image_wf("b_wf"), image_wf("c_wf", "wait"), nprocs=2)
     (failure,) = [event for event in events if event.status == "exception"]
     assert failure.workflow == "a_wf"
-    assert "memory was full" in failure.reason
+    assert "memory was full" in failure.failure.message
     for workflow in ("b_wf", "c_wf"):
         assert (workflow, "last") in ended(events)
 
@@ -328,16 +334,40 @@ def test_steps_are_the_nodes_that_work():
     assert execution.steps_of(part) == {"all.a_wf.conform", "all.a_wf.find_brain", "all.a_wf.last"}
 
 
-def test_the_reason_is_the_last_line_of_a_traceback():
+def test_of_an_error_that_is_text_alone_the_last_line_is_told():
     text = "Traceback\n  File x\nValueError: one\n\nDuring handling\n\tKeyError: 'two'\n"
-    assert events.reason_of(text) == "KeyError: 'two'"
-    assert events.reason_of("") == "no reason was given; see the crash file"
+    assert str(events.last_line(text)) == "KeyError: 'two'"
+    assert str(events.last_line("")) == "no reason was given; see the crash file"
+
+
+@pytest.mark.parametrize("nprocs", [1, 2])
+@pytest.mark.parametrize("act", ["ENOSPC", "EDQUOT"])
+def test_a_full_disk_in_a_step_keeps_its_class(run, nprocs, act):
+    """In the parent it was a line of text; the run ended with code 1 or 3."""
+    happened, crash_dir = run(image_wf("a_wf", act), image_wf("b_wf"), nprocs=nprocs)
+    (failure,) = [event.failure for event in happened if event.status == "exception"]
+    assert failure.kind == "OSError"
+    assert failure.exit_code == 5
+    assert failure.message.startswith("it is full: ")
+    assert failure.message.endswith("; free some space, then run the same command again")
+    (crash,) = map(read_crash, crash_dir.glob("crash-*.txt"))
+    assert crash.failure == failure
+    assert "act = " + act in crash.inputs
+    assert crash.traceback.startswith("Traceback")
+
+
+def test_another_plugin_of_nipypes_keeps_the_class(run, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(execution.batch_plugins, "RESULT_TIMEOUT_S", 1)
+    happened, _ = run(image_wf("a_wf", "ENOSPC"), plugin=("Linear", {}))
+    failures = [event.failure for event in happened if event.status == "exception"]
+    assert [failure.exit_code for failure in failures] == [5]
 
 
 class Unreadable(Step):
     """Fails, and its result cannot be had either, as on a disk that is full."""
 
-    def _run_interface(self, runtime):
+    def work(self, folder):
         raise OSError(28, "No space left on device")
 
 
@@ -346,7 +376,8 @@ def test_the_first_failure_is_told_and_not_that_of_asking_for_its_result(tmp_pat
     (tmp_path / "conform").mkdir()
     (tmp_path / "conform" / "result_conform.pklz").mkdir()  # it cannot be read
     result = plugins._run_node(node, False, 1)
-    assert "No space left on device" in events.reason_of(result["traceback"])
+    assert "No space left on device" in result["failure"].message
+    assert result["failure"].exit_code == 5
 
 
 def test_workers_are_deaf_to_ctrl_c(tmp_path):

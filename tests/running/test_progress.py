@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import pytest
 
+from bmex_bids.common.failure import Failure
 from bmex_bids.running.events import Event
 from bmex_bids.running.progress import Progress, Sparingly
 
@@ -20,7 +21,8 @@ def scene():
     def event(node: str, status: str, at: float, reason: str | None = None) -> None:
         time[0] = at
         workflow = node[0] + "_wf"
-        progress(Event(workflow, node, f"step {node[-1]}", status, reason))
+        failure = Failure("", reason) if status == "exception" else None
+        progress(Event(workflow, node, f"step {node[-1]}", status, reason, failure))
 
     return progress, event, lines
 

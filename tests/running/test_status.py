@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from bmex_bids.common.failure import Failure
 from bmex_bids.inputs.not_taken import NotTaken
 from bmex_bids.running import status
 
@@ -131,3 +132,10 @@ def test_what_is_not_taken_has_a_row_and_a_participant_that_brings_nothing_count
     assert status.exit_code([done, *rows]) == 3
     assert status.summary([done, *rows]) == "1 done, 1 skipped, 1 not taken"
     assert list(status.complaints([done, *rows])) == ["sub-02 skipped: brings nothing"]
+
+
+@pytest.mark.parametrize(("codes", "code"), [((), 3), ((1,), 3), ((1, 5), 5)])
+def test_a_failure_of_the_machine_is_the_runs(codes, code):
+    rows = [{"status": "done", "gate": ""}, {"status": "failed", "gate": ""}]
+    failures = [Failure("", "", code) for code in codes]
+    assert status.Outcome(rows, failures).exit_code == code

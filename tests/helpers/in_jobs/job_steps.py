@@ -8,8 +8,10 @@ import signal
 import subprocess
 import time
 
-from nipype.interfaces.base import BaseInterfaceInputSpec, SimpleInterface, TraitedSpec, traits
+from nipype.interfaces.base import BaseInterfaceInputSpec, TraitedSpec, traits
 from nipype.pipeline.engine import Node, Workflow
+
+from bmex_bids.interfaces import step
 
 
 class StepInput(BaseInterfaceInputSpec):
@@ -21,13 +23,13 @@ class StepOutput(TraitedSpec):
     value = traits.Int()
 
 
-class Step(SimpleInterface):
+class Step(step.Step):
     """Add one, or end in the way asked for."""
 
     input_spec = StepInput
     output_spec = StepOutput
 
-    def _run_interface(self, runtime):
+    def work(self, folder):
         if self.inputs.act == "raise":
             raise ValueError("a walnut is no brain")
         if self.inputs.act == "die":
@@ -36,7 +38,6 @@ class Step(SimpleInterface):
             subprocess.run(["scancel", os.environ["SLURM_JOB_ID"]], check=True)
             time.sleep(60)
         self._results["value"] = self.inputs.value + 1
-        return runtime
 
 
 def chain(name: str, act: str = "") -> Workflow:

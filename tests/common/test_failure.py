@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from bmex_bids.common.failure import Failure
+from bmex_bids.exceptions import ImageError, OutputError, StepError, WeightsError
+
+
+@pytest.mark.parametrize(
+    ("error", "text", "code"),
+    [
+        (ImageError("expected one,\n  got none"), "expected one, got none", 1),
+        (WeightsError("damaged"), "damaged", 5),
+        (StepError("failed", 5), "failed", 5),
+        (KeyError("x"), "KeyError: 'x'", 1),
+        (RuntimeError("first\nsecond"), "RuntimeError: first", 1),
+        (RuntimeError(), "RuntimeError: no message", 1),
+        (OSError(errno.EACCES, "denied", "/f"), "PermissionError: [Errno 13] denied: '/f'", 1),
+    ],
+)
+def test_what_a_record_says_of_an_error(error, text, code):
+    failure = Failure.of(error)
+    assert (str(failure), failure.exit_code) == (text, code)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("wrapped", [ImageError, ValueError, None])
+def test_a_full_disk_is_found_behind_what_it_caused(number, wrapped):
+    try:
+        try:
+            raise OSError(number, "full", "/f")
+        except OSError as error:
+            if wrapped is None:
+                raise
+            raise wrapped("cannot be saved") from error
+    except Exception as error:
+        failure = Failure.of(error)
+    assert failure.exit_code == 5
+    assert ("full: /f; free some space" in failure.message) is (wrapped is not ImageError)
+
+
+def test_a_full_disk_that_was_dealt_with_is_none():
+    try:
+        try:
+            raise OSError(errno.ENOSPC, "full")
+        except OSError:
+            raise ImageError("damaged") from None
+    except ImageError as error:
+        assert Failure.of(error).exit_code == 1
+
+
+def test_a_record_survives_a_file():
+    failure = Failure.of(OutputError("no room for “é”\tand tabs"))
+    assert Failure.from_line(failure.as_line()) == failure
+    assert "\n" not in failure.as_line()
+    assert Failure.from_line("Traceback (most recent call last):") is None
+    assert Failure.from_line("Failure: {") is None
