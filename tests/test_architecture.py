@@ -10,7 +10,8 @@
 7. ``interfaces``, ``training``
 8. ``inputs``, ``outputs``, ``imaging``, ``network``, ``degrade``, ``metrics``: never each other
 9. ``settings``
-10. ``common``, ``exceptions``, ``values``, ``data``, ``boilerplate``
+10. ``common``
+11. ``exceptions``, ``values``, ``data``, ``boilerplate``
 
 ``cli``, ``slurm`` and ``running`` read ``config``; nothing below does.  Third-party packages have
 homes: torch at module top only in ``network`` and ``training``, nipype in ``interfaces``,
@@ -41,7 +42,8 @@ LINES = (
     {"interfaces", "training"},
     {"inputs", "outputs", "imaging", "network", "degrade", "metrics"},
     {"settings"},
-    {"common", "exceptions", "values", "data", "boilerplate"},
+    {"common"},
+    {"exceptions", "values", "data", "boilerplate"},
     {"__init__"},  # of the package itself: the version, which all may read
 )
 #: the same inside a package: its parts, uppermost first
@@ -52,6 +54,13 @@ INSIDE = {
         {"models"},
         {"devices", "variants"},
     ),
+}
+#: of a function; public constructors may have more
+MOST_PARAMETERS = 8
+#: these have more still
+TOO_MANY = {
+    "network/engine/layers.py": {"convolve"},
+    "network/inference/predict.py": {"enhance", "classify"},
 }
 LINE = {part: number for number, parts in enumerate(LINES) for part in parts}
 
@@ -176,6 +185,25 @@ def module_of(relative: str) -> str:
     return ".".join(["bmex_bids", *parts]).removesuffix(".__init__")
 
 
+def parameters(tree: ast.Module) -> Iterator[tuple[str, int]]:
+    """Each function that is no public constructor, and how many parameters a caller may give."""
+
+    def walk(node: ast.AST, owner: str) -> Iterator[tuple[str, int]]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+                of = child.args
+                count = len(of.posonlyargs) + len(of.args) + len(of.kwonlyargs)
+                first = (of.posonlyargs + of.args)[:1]
+                count -= bool(owner and first and first[0].arg in ("self", "cls"))
+                if child.name != "__init__" or owner.startswith("_"):
+                    yield f"{owner}.{child.name}".lstrip("."), count
+                yield from walk(child, "")
+            else:
+                yield from walk(child, child.name if isinstance(child, ast.ClassDef) else owner)
+
+    yield from walk(tree, "")
+
+
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 
 
@@ -202,6 +230,31 @@ def test_a_circle_and_an_underscored_name_are_found() -> None:
     assert len(list(nx.simple_cycles(graph(sources)))) == 1
     code = "from bmex_bids.cli import run\nfrom bmex_bids.a import _x\nrun._main(run.__doc__)"
     assert list(private_names(ast.parse(code))) == ["_x", "run._main"]
+
+
+@pytest.mark.parametrize("relative", FILES)
+def test_no_function_takes_more_parameters_than_one_can_keep_apart(relative: str) -> None:
+    tree = ast.parse((PACKAGE / relative).read_text(encoding="utf-8"))
+    many = [name for name, count in parameters(tree) if count > MOST_PARAMETERS]
+    assert set(many) <= TOO_MANY.get(relative, set())
+
+
+def test_parameters_are_counted() -> None:
+    code = """
+class A:
+    def __init__(self, a, b, c): ...
+    def f(self, a, /, b, *more, c=1, **rest): ...
+class _B:
+    def __init__(self, a): ...
+def g(self, a):
+    def h(a, b): ...
+"""
+    assert list(parameters(ast.parse(code))) == [
+        ("A.f", 3),
+        ("_B.__init__", 1),
+        ("g", 2),
+        ("h", 2),
+    ]
 
 
 def test_every_part_has_a_line() -> None:

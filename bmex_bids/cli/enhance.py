@@ -352,7 +352,7 @@ def _run(request: Request, config: Config, task: Task, device: str) -> None:
     progress = Progress(
         {workflow.name: (request.source.name, execution.steps_of(workflow))}, say=say
     )
-    execution.run(whole, listener=progress, nprocs=1, verbosity=verbosity)
+    execution.run(whole, listener=progress, verbosity=verbosity)
     progress.end()
     (track,) = progress.tracks.values()
     if track.status is not Status.DONE:

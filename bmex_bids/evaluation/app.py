@@ -17,6 +17,7 @@ from bmex_bids.inputs.collect import SourceImage
 from bmex_bids.inputs.plan import plan
 from bmex_bids.interfaces.files import data_of, read
 from bmex_bids.network.weights.registry import WeightRecord, sha256
+from bmex_bids.workflows import request
 from bmex_bids.workflows.base import init_image_wf
 
 Array = NDArray[np.float32]
@@ -89,13 +90,13 @@ def through_app(
         planned = replace(planned, mask=mask, mask_source="benchmark")
     workflow = init_image_wf(
         planned,
-        bids_dir=image.parent,
-        output_dir=work / "derivatives",
-        weights=networks.enhance,
-        strip_weights=None if mask is not None else networks.strip,
-        device=networks.device,
-        mirroring=networks.mirroring,
-        omp_nthreads=networks.threads,
+        request.Networks(
+            networks.enhance,
+            None if mask is not None else networks.strip,
+            mirroring=networks.mirroring,
+        ),
+        request.Target(image.parent, work / "derivatives"),
+        request.Machine(device=networks.device, omp_nthreads=networks.threads),
     )
     workflow.remove_nodes([workflow.get_node(name) for name in LEFT_OUT])
     workflow.base_dir = str(work)

@@ -7,6 +7,7 @@ import multiprocessing
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,16 +21,30 @@ from bmex_bids.running.monitor import Monitor
 from bmex_bids.running.plugins import PoolPlugin, SerialPlugin
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What the steps of a run share.
+
+    Attributes
+    ----------
+    nprocs : one process for each step in parallel; with 1, all happens in this process
+    memory_gb, gpu_slots : of all steps that run at once; None is Nipype's own limit of memory
+    one_at_a_time : the next image begins when the one before is done
+    """
+
+    nprocs: int = 1
+    memory_gb: float | None = None
+    gpu_slots: int = 0
+    one_at_a_time: bool = False
+
+
 def run(
     workflow: Workflow,
     *,
     listener: Listener,
     order: Sequence[str] = (),
-    nprocs: int = 1,
-    memory_gb: float | None = None,
-    gpu_slots: int = 0,
+    limits: Limits = Limits(),
     verbosity: int = 0,
-    one_at_a_time: bool = False,
     plugin: tuple[str, dict[str, Any]] | None = None,
     monitor_file: Path | None = None,
 ) -> None:
@@ -40,9 +55,6 @@ def run(
     workflow : from ``init_run_wf``
     listener : called in this process for each event
     order : names of the images' workflows, the most urgent first
-    nprocs : one process for each step in parallel; with 1, all happens in this process
-    memory_gb, gpu_slots : what the steps share
-    one_at_a_time : the next image begins when the one before is done
     plugin : name and arguments of one of Nipype's plugins, instead of our own; MultiProc is our
         own, with these arguments before the others
     monitor_file : where what Nipype's resource monitor measured is put, also of a run that fails
@@ -54,17 +66,17 @@ def run(
         if name not in {"", "MultiProc"}:
             _run_elsewhere(workflow, listener, name, arguments)
         else:  # our own is Nipype's MultiProc, mended, and takes its arguments
-            _run_here(
-                workflow,
-                listener,
-                arguments,
-                order=order,
-                nprocs=nprocs,
-                memory_gb=memory_gb,
-                gpu_slots=gpu_slots,
-                verbosity=verbosity,
-                one_at_a_time=one_at_a_time,
-            )
+            own = {
+                "n_procs": limits.nprocs,
+                "n_gpu_procs": limits.gpu_slots,
+                "raise_insufficient": False,
+                "order": {name: number for number, name in enumerate(order)},
+                "verbosity": verbosity,
+                "one_at_a_time": limits.one_at_a_time,
+            }
+            if limits.memory_gb is not None:
+                own["memory_gb"] = limits.memory_gb
+            _run_here(workflow, listener, own | arguments)
     finally:
         if monitor is not None and monitor_file is not None:
             monitor.write(monitor_file)
@@ -91,33 +103,12 @@ def _run_elsewhere(
             raise
 
 
-def _run_here(
-    workflow: Workflow,
-    listener: Listener,
-    given: Mapping[str, Any],
-    *,
-    order: Sequence[str],
-    nprocs: int,
-    memory_gb: float | None,
-    gpu_slots: int,
-    verbosity: int,
-    one_at_a_time: bool,
-) -> None:
-    arguments: dict[str, Any] = {"status_callback": partial(tell, listener)}
-    if int(given.get("n_procs", nprocs)) == 1:
-        workflow.run(plugin=SerialPlugin(arguments))
+def _run_here(workflow: Workflow, listener: Listener, arguments: Mapping[str, Any]) -> None:
+    callback = {"status_callback": partial(tell, listener)}
+    if int(arguments["n_procs"]) == 1:
+        workflow.run(plugin=SerialPlugin(callback))
         return
-    arguments |= {
-        "n_procs": nprocs,
-        "n_gpu_procs": gpu_slots,
-        "raise_insufficient": False,
-        "order": {name: number for number, name in enumerate(order)},
-        "verbosity": verbosity,
-        "one_at_a_time": one_at_a_time,
-    }
-    if memory_gb is not None:
-        arguments["memory_gb"] = memory_gb
-    plugin = PoolPlugin(arguments | dict(given))
+    plugin = PoolPlugin(callback | dict(arguments))
     try:
         workflow.run(plugin=plugin)
     except RuntimeError:

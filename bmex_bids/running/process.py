@@ -131,11 +131,13 @@ def images(
                 whole,
                 listener=progress,
                 order=[workflow.name for workflow in workflows],
-                nprocs=config.resources.nprocs,
-                memory_gb=config.resources.mem_gb or 0.9 * available_memory_gb(),
-                gpu_slots=config.resources.gpu_slots if device.startswith("cuda") else 0,
+                limits=execution.Limits(
+                    nprocs=config.resources.nprocs,
+                    memory_gb=config.resources.mem_gb or 0.9 * available_memory_gb(),
+                    gpu_slots=config.resources.gpu_slots if device.startswith("cuda") else 0,
+                    one_at_a_time=config.resources.low_mem,
+                ),
                 verbosity=config.execution.verbosity,
-                one_at_a_time=config.resources.low_mem,
                 plugin=read_plugin(config.execution.plugin_file),
                 monitor_file=config.log_dir / "resource_monitor.json"
                 if config.execution.resource_monitor
@@ -153,28 +155,35 @@ def images(
 def image_workflow(config: Config, task: Task, device: str) -> Any:
     """The workflow of an image."""
     from bmex_bids.workflows.base import init_image_wf
+    from bmex_bids.workflows.request import Machine, Networks, Target
 
     if task.weights is None:
         raise ValueError(f"expected an image with weights, got {task.name} without")
-    processing = config.processing
+    processing, resources = config.processing, config.resources
     return init_image_wf(
         task.planned,
-        bids_dir=config.paths.bids_dir,
-        output_dir=config.paths.output_dir,
-        weights=task.weights,
-        strip_weights=task.strip_weights,
+        Networks(
+            task.weights,
+            task.strip_weights,
+            geometry=processing.geometry,
+            mirroring=processing.mirroring,
+            precision=processing.precision,
+        ),
+        Target(
+            config.paths.bids_dir,
+            config.paths.output_dir,
+            output_res=processing.output_res,
+            qc_only=processing.qc_only,
+            fingerprint=task.fingerprint,
+        ),
+        Machine(
+            device=device,
+            use_gpu=device.startswith("cuda"),
+            low_mem=resources.low_mem,
+            memory_limit_gb=resources.mem_gb,
+            omp_nthreads=resources.omp_nthreads,
+        ),
         skull_strip=processing.skull_strip,
-        output_res=processing.output_res,
-        qc_only=processing.qc_only,
-        fingerprint=task.fingerprint,
-        device=device,
-        use_gpu=device.startswith("cuda"),
-        low_mem=config.resources.low_mem,
-        geometry=processing.geometry,
-        mirroring=processing.mirroring,
-        precision=processing.precision,
-        memory_limit_gb=config.resources.mem_gb,
-        omp_nthreads=config.resources.omp_nthreads,
     )
 
 

@@ -46,7 +46,6 @@ class Jobs:
     container : image file of Apptainer or Singularity
     binds : paths a container needs, and whether it may write there
     variables : of the environment that tasks get
-    group : whether there is a group job
     wait_for : numbers of earlier jobs that the group job waits for, too
     version : of bmex_bids
     """
@@ -68,7 +67,6 @@ class Jobs:
     container: Path | None = None
     binds: Sequence[tuple[Path, bool]] = ()
     variables: Mapping[str, str] = field(default_factory=dict)
-    group: bool = True
     wait_for: Sequence[str] = ()
     version: str = ""
 
@@ -167,9 +165,8 @@ def submit_script(jobs: Jobs) -> str:
         lines += ["array=$(sbatch --parsable participants.sh)", "array=${array%%;*}"]
         lines += ['echo "array job $array"']
         waiting.append("$array")
-    if jobs.group:
-        after = f'--dependency="afterany:{":".join(waiting)}" ' if waiting else ""
-        lines += [f"group=$(sbatch --parsable {after}group.sh)", 'echo "group job ${group%%;*}"']
+    after = f'--dependency="afterany:{":".join(waiting)}" ' if waiting else ""
+    lines += [f"group=$(sbatch --parsable {after}group.sh)", 'echo "group job ${group%%;*}"']
     return "\n".join(lines) + "\n"
 
 

@@ -3,13 +3,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline.engine import Node, Workflow
 
 from bmex_bids.interfaces.enhance import Enhance, Restore
 from bmex_bids.interfaces.quality import MeasureQuality
+from bmex_bids.network.weights.registry import bundled, select
+from bmex_bids.workflows.request import Machine, Networks, as_table
+
+if TYPE_CHECKING:
+    from bmex_bids.inputs.plan import PlannedImage
+    from bmex_bids.network.weights.registry import WeightRecord
+
+#: edge of a tile in voxels where memory is short
+LOW_MEM_TILE = 64
 
 INPUTS = [
     "matched",
@@ -37,40 +46,18 @@ OUTPUTS = [
 
 
 def init_enhance_wf(
+    planned: PlannedImage,
+    networks: Networks,
+    machine: Machine,
     *,
-    weights: dict[str, Any],
-    yardstick: dict[str, Any] | None = None,
-    age_months: float | None = None,
-    fetal: bool = False,
-    contrast: str = "T1w",
-    device: str = "auto",
-    use_gpu: bool = False,
-    tile: int | None = None,
-    geometry: str = "fast",
-    mirroring: bool = True,
-    precision: str = "auto",
-    memory_limit_gb: float | None = None,
-    network_gb: float | None = None,
-    omp_nthreads: int = 1,
-    mem_gb: float = 1.0,
-    name: str = "enhance_wf",
+    network_gb: float,
+    mem_gb: float,
 ) -> Workflow:
     """Classify the tissues, enhance, measure, and go back to the input's grid and intensities.
 
     Parameters
     ----------
-    weights : record of the enhancement network as a dict
-    yardstick : record of the network that finds the tissues which the gate compares; None is the
-        enhancement network
-    age_months, fetal : what volume of brain is plausible
-    contrast : that the image is said to have
-    device, use_gpu : for the network
-    tile : largest edge of a tile in voxels; None is as large as memory allows
-    geometry : ``"fast"`` or ``"reference"``, see ``network.predict``
-    mirroring : average over mirror images of the brain, where the weights know them
-    precision : of the network's features, see ``network.predict``
-    memory_limit_gb : what a run may take, 2^30 bytes; tiles become smaller for it
-    network_gb : what the network takes for an image of this size; None is ``2 * mem_gb``
+    network_gb : what the network takes for an image of this size when nothing limits it
     mem_gb : what a node needs for an image of this size
 
     Inputs
@@ -91,31 +78,36 @@ def init_enhance_wf(
     gate : verdict and rules, as they go into a sidecar
     provenance : weights, device, precision, seconds
     """
-    workflow = Workflow(name=name)
+    workflow = Workflow(name="enhance_wf")
     inputnode = Node(IdentityInterface(fields=INPUTS), name="inputnode")
     network = Node(
         Enhance(
-            weights=weights,
-            device=device,
-            use_gpu=use_gpu,
-            num_threads=omp_nthreads,
-            geometry=geometry,
-            mirroring=mirroring,
-            precision=precision,
+            weights=as_table(networks.enhance),
+            device=machine.device,
+            use_gpu=machine.use_gpu,
+            num_threads=machine.omp_nthreads,
+            geometry=networks.geometry,
+            mirroring=networks.mirroring,
+            precision=networks.precision,
         ),
         name="network",
-        n_procs=omp_nthreads,
-        mem_gb=2 * mem_gb if network_gb is None else network_gb,
+        n_procs=machine.omp_nthreads,
+        mem_gb=network_gb,
     )
-    if yardstick is not None:
-        network.inputs.yardstick = yardstick
-    if memory_limit_gb is not None:
-        network.inputs.memory_mb = memory_limit_gb * 1024
-        network._mem_gb = min(network._mem_gb, memory_limit_gb)
-    if tile is not None:
-        network.inputs.tile = tile
+    measuring = yardstick(networks.enhance)
+    if measuring is not None:
+        network.inputs.yardstick = as_table(measuring)
+    if machine.memory_limit_gb is not None:
+        network.inputs.memory_mb = machine.memory_limit_gb * 1024
+        network._mem_gb = min(network._mem_gb, machine.memory_limit_gb)
+    if machine.low_mem:
+        network.inputs.tile = LOW_MEM_TILE
     quality = Node(
-        MeasureQuality(age_months=age_months, fetal=fetal, contrast=contrast),
+        MeasureQuality(
+            age_months=planned.age.months if planned.age else None,
+            fetal=planned.age_group == "fetal",
+            contrast=planned.image.suffix,
+        ),
         name="quality",
         mem_gb=mem_gb,
     )
@@ -183,3 +175,14 @@ def init_enhance_wf(
         ]
     )
     return workflow
+
+
+def yardstick(weights: WeightRecord) -> WeightRecord | None:
+    """Which network the gate's tissues are found with, where it is not the enhancement's own.
+
+    Finding tissues once more with a published network takes half as long as the enhancement; the
+    bundled one also makes what the gate says of different weights comparable.
+    """
+    if weights.variant in {record.variant for record in bundled() if record.kind == "enhance"}:
+        return None
+    return select("enhance", weights="bundled")

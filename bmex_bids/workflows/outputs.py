@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nipype.interfaces.utility import IdentityInterface
@@ -14,6 +12,7 @@ from nipype.pipeline.engine import Node, Workflow
 
 from bmex_bids.interfaces.outputs import SaveDerivatives
 from bmex_bids.outputs.sidecar import IMAGE_FIELDS, distinct_space
+from bmex_bids.workflows.request import Target
 
 if TYPE_CHECKING:
     from bmex_bids.inputs.age import Age
@@ -62,38 +61,23 @@ def given_mask(planned: PlannedImage) -> dict[str, str] | None:
     return {"name": re.sub(r"[^\w.-]", "-", name), "folder": str(folder), "path": path}
 
 
-def init_outputs_wf(
-    planned: PlannedImage,
-    *,
-    bids_dir: Path,
-    output_dir: Path,
-    output_res: Sequence[str] = ("native", "0p8"),
-    qc_only: bool = False,
-    fingerprint: Mapping[str, str] | None = None,
-    name: str = "outputs_wf",
-) -> Workflow:
+def init_outputs_wf(planned: PlannedImage, target: Target) -> Workflow:
     """Write the derivatives of one image.
-
-    Parameters
-    ----------
-    output_res, qc_only : see ``outputs.sidecar.chosen_products``
-    fingerprint : see ``outputs.resume.fingerprint``
 
     Inputs
     ------
     the fields of :data:`INPUTS`, as ``init_preprocess_wf`` and ``init_enhance_wf`` give them
     """
-    workflow = Workflow(name=name)
+    workflow = Workflow(name="outputs_wf")
     inputnode = Node(IdentityInterface(fields=INPUTS), name="inputnode")
-    table = plan_table(planned)
     save = Node(
         SaveDerivatives(
-            bids_dir=str(bids_dir),
-            output_dir=str(output_dir),
-            planned=table,
-            output_res=list(output_res),
-            qc_only=qc_only,
-            fingerprint=dict(fingerprint or {}),
+            bids_dir=str(target.bids_dir),
+            output_dir=str(target.output_dir),
+            planned=plan_table(planned),
+            output_res=list(target.output_res),
+            qc_only=target.qc_only,
+            fingerprint=dict(target.fingerprint or {}),
         ),
         name="save",
     )

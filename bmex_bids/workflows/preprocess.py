@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline.engine import Node, Workflow
@@ -16,6 +15,11 @@ from bmex_bids.interfaces.preprocess import (
     MaskBrain,
     MatchHistogram,
 )
+from bmex_bids.network.variants import facts
+from bmex_bids.workflows.request import Machine, Networks, as_table
+
+if TYPE_CHECKING:
+    from bmex_bids.inputs.plan import PlannedImage
 
 OUTPUTS = [
     "conformed",
@@ -33,40 +37,18 @@ OUTPUTS = [
 
 
 def init_preprocess_wf(
-    source: Path,
+    planned: PlannedImage,
+    networks: Networks,
+    machine: Machine,
     *,
-    contrast: str,
-    age_group: str,
-    spacing_mm: float,
-    age_months: float | None = None,
-    fetal: bool = False,
-    skull_strip: str = "auto",
-    strip_weights: dict[str, Any] | None = None,
-    mask: Path | None = None,
-    mask_source: str = "",
-    histogram_method: str = "brain",
-    order: int = 3,
-    device: str = "auto",
-    use_gpu: bool = False,
-    omp_nthreads: int = 1,
-    mem_gb: float = 1.0,
-    name: str = "preprocess_wf",
+    skull_strip: str,
+    mem_gb: float,
 ) -> Workflow:
     """Conform, correct the bias field, find the brain, resample, match the histogram.
 
     Parameters
     ----------
-    source : raw image
-    contrast, age_group : choose the histogram reference
-    spacing_mm : of the network's grid
-    age_months, fetal : what volume of brain is plausible
     skull_strip : auto, skip or force
-    strip_weights : record of the stripping network as a dict; None where it is not needed
-    mask, mask_source : a brain mask made elsewhere, used instead of ours, and whose it is
-    histogram_method : ``"brain"`` or ``"published"`` (see ``imaging.intensity.match_histogram``),
-        or ``"levels"`` (see ``imaging.levels.match_levels``)
-    order : of interpolation to the network's grid
-    device, use_gpu : for the stripping network
     mem_gb : what a node needs for an image of this size
 
     Outputs
@@ -83,43 +65,43 @@ def init_preprocess_wf(
     mask_info : how the mask was made, its volume, pieces, border contact, warnings
     stripped : whether the image came without a skull
     """
-    workflow = Workflow(name=name)
-    conform = Node(Conform(in_file=str(source)), name="conform", mem_gb=mem_gb)
+    variant = facts(networks.enhance.variant)
+    age_months = planned.age.months if planned.age else None
+    threads = machine.omp_nthreads
+    workflow = Workflow(name="preprocess_wf")
+    conform = Node(Conform(in_file=str(planned.image.path)), name="conform", mem_gb=mem_gb)
     correct_head = Node(
-        CorrectHead(num_threads=omp_nthreads),
-        name="correct_head",
-        n_procs=omp_nthreads,
-        mem_gb=mem_gb,
+        CorrectHead(num_threads=threads), name="correct_head", n_procs=threads, mem_gb=mem_gb
     )
     find_brain = Node(
         MaskBrain(
             skull_strip=skull_strip,
-            device=device,
-            use_gpu=use_gpu,
+            device=machine.device,
+            use_gpu=machine.use_gpu and skull_strip != "skip" and planned.mask is None,
             age_months=age_months,
-            fetal=fetal,
-            num_threads=omp_nthreads,
+            fetal=planned.age_group == "fetal",
+            num_threads=threads,
         ),
         name="find_brain",
-        n_procs=omp_nthreads,
+        n_procs=threads,
         mem_gb=2 * mem_gb,
     )
-    if strip_weights is not None:
-        find_brain.inputs.weights = strip_weights
-    if mask is not None:
-        find_brain.inputs.given_mask = str(mask)
-        find_brain.inputs.given_source = mask_source
+    if networks.strip is not None:
+        find_brain.inputs.weights = as_table(networks.strip)
+    if planned.mask is not None:
+        find_brain.inputs.given_mask = str(planned.mask)
+        find_brain.inputs.given_source = planned.mask_source
     correct_brain = Node(
-        CorrectBrain(spacing_mm=spacing_mm, order=order, num_threads=omp_nthreads),
+        CorrectBrain(spacing_mm=planned.spacing_mm, order=variant.order, num_threads=threads),
         name="correct_brain",
-        n_procs=omp_nthreads,
+        n_procs=threads,
         mem_gb=mem_gb,
     )
     match = Node(
         MatchHistogram(
-            age_group=age_group,
-            contrast=contrast,
-            method=histogram_method,
+            age_group=planned.age_group,
+            contrast=planned.image.suffix,
+            method=variant.histogram_method,
             age_months=age_months,
         ),
         name="match_histogram",

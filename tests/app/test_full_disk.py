@@ -10,6 +10,8 @@ import pytest
 from app_runs import bmex, participants, status_of
 
 from bmex_bids.cli.run import main
+from bmex_bids.interfaces import preprocess
+from bmex_bids.outputs.pictures import PICTURES
 
 
 @pytest.fixture(autouse=True)
@@ -50,10 +52,14 @@ def test_in_a_step(bids_skeleton, brain, tmp_path, monkeypatch, capsys):
         {**participants("01", "02"), "sub-01/anat/sub-01_T1w.nii.gz": brain(),
          "sub-02/anat/sub-02_T1w.nii.gz": brain()}
     )  # fmt: skip
-    assert bmex(bids, "--participant-label", "01", "--qc-only") == 0
-    monkeypatch.setattr("bmex_bids.interfaces.preprocess.write", no_room)
+    original = preprocess.write
+
+    def write(image, folder, name):
+        return no_room() if "sub_02" in folder else original(image, folder, name)
+
+    monkeypatch.setattr(preprocess, "write", write)
     assert bmex(bids, "--qc-only") == 5
-    assert [row["status"] for row in status_of(tmp_path / "out")] == ["unchanged", "failed"]
+    assert [row["status"] for row in status_of(tmp_path / "out")] == ["done", "failed"]
     said = "".join(capsys.readouterr())
     assert "Disk quota exceeded: /work/image.nii.gz; free some space" in said
     assert "Disk quota exceeded" in (tmp_path / "out/sub-02.html").read_text()
@@ -70,12 +76,16 @@ def test_in_what_a_run_writes(one, full, capsys, word):
     assert "No space left on device" in "".join(capsys.readouterr())
 
 
-@pytest.mark.parametrize("word", ["sub-01.html", "CITATION", "group_T1w.tsv", "group_T1w.html"])
-def test_in_pages_and_tables(one, full, capsys, word):
+def test_in_pages_and_tables(one, full, capsys, monkeypatch):
+    monkeypatch.setattr("bmex_bids.outputs.pictures.PICTURES", {"summary": PICTURES["summary"]})
     assert bmex(one, "--qc-only") == 0
-    full(word)
-    assert main([str(one), "out", "participant", "group", "--nprocs", "1", "--qc-only"]) == 5
-    assert "No space left on device" in capsys.readouterr().err
+    for word in ("sub-01.html", "CITATION", "group_T1w.tsv", "group_T1w.html"):
+        full(word)
+        assert main([str(one), "out", "participant", "group", "--nprocs", "1", "--qc-only"]) == 5
+        said = capsys.readouterr()
+        assert "No space left on device" in said.err
+        assert word in said.err
+        assert "unchanged" in said.out
 
 
 def test_somewhere_else(one, monkeypatch, capsys):
@@ -83,4 +93,3 @@ def test_somewhere_else(one, monkeypatch, capsys):
     monkeypatch.setattr("bmex_bids.running.planning.survey", no_room)
     assert bmex(one) == 5
     assert "bmex: OSError: Disk quota exceeded" in capsys.readouterr().err
-

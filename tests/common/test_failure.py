@@ -29,27 +29,27 @@ def test_what_a_record_says_of_an_error(error, text, code):
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 @pytest.mark.parametrize("wrapped", [ImageError, ValueError, None])
 def test_a_full_disk_is_found_behind_what_it_caused(number, wrapped):
-    try:
+    def fail():
         try:
             raise OSError(number, "full", "/f")
         except OSError as error:
             if wrapped is None:
                 raise
             raise wrapped("cannot be saved") from error
-    except Exception as error:
-        failure = Failure.of(error)
+
+    with pytest.raises((OSError, ImageError, ValueError)) as caught:
+        fail()
+    failure = Failure.of(caught.value)
     assert failure.exit_code == 5
     assert ("full: /f; free some space" in failure.message) is (wrapped is not ImageError)
 
 
 def test_a_full_disk_that_was_dealt_with_is_none():
-    try:
-        try:
-            raise OSError(errno.ENOSPC, "full")
-        except OSError:
-            raise ImageError("damaged") from None
-    except ImageError as error:
-        assert Failure.of(error).exit_code == 1
+    error = ImageError("damaged")
+    error.__context__ = OSError(errno.ENOSPC, "full")
+    assert Failure.of(error).exit_code == 5
+    error.__suppress_context__ = True  # raised "from None"
+    assert Failure.of(error).exit_code == 1
 
 
 def test_a_record_survives_a_file():

@@ -17,7 +17,7 @@ from bmex_bids.network.inference import deepbet, lifespanstrip
 from bmex_bids.network.models.adunet import ADUNet
 from bmex_bids.network.weights.registry import select
 from bmex_bids.network.weights.template import template_values
-from bmex_bids.workflows.base import as_table
+from bmex_bids.workflows.request import as_table
 
 
 @pytest.fixture

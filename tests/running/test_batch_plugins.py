@@ -192,7 +192,9 @@ def test_every_plugin_loses_only_what_ends_badly(plugin, tmp_path, monkeypatch):
     arguments = {"n_procs": 2} if plugin == "MultiProc" else {"sbatch_args": "--mem=500M"}
     execution.run(whole, listener=events.append, plugin=(plugin, arguments))
 
-    failed = {event.workflow: str(event.failure) for event in events if event.status == "exception"}
+    failed = {
+        event.workflow: str(event.failure) for event in events if event.status == "exception"
+    }
     # of a graph, the steps behind a failed one are told of, too; the first is what counts
     first = {event.workflow: str(event.failure) for event in reversed(events) if event.workflow in failed
              and event.status == "exception"}  # fmt: skip

@@ -94,7 +94,11 @@ def monitored(tmp_path):
         try:
             with suppress(KeyboardInterrupt):
                 execution.run(
-                    whole, listener=listener, nprocs=nprocs, monitor_file=target, plugin=plugin
+                    whole,
+                    listener=listener,
+                    limits=execution.Limits(nprocs),
+                    monitor_file=target,
+                    plugin=plugin,
                 )
         finally:
             engine.configure(crash_dir=tmp_path / "crash")
@@ -167,7 +171,7 @@ def test_the_monitor_knows_steps_whose_folders_are_removed(monitored, tmp_path):
 def run(tmp_path):
     """Run workflows; return the events and the folder of crash files."""
 
-    def go(*workflows, nprocs=1, stop=False, **limits):
+    def go(*workflows, nprocs=1, stop=False, plugin=None, **limits):
         engine.configure(crash_dir=tmp_path / "crash", stop_on_first_crash=stop)
         whole = Workflow(name="all", base_dir=str(tmp_path / "work"))
         whole.add_nodes(list(workflows))
@@ -176,8 +180,8 @@ def run(tmp_path):
             whole,
             listener=events.append,
             order=[workflow.name for workflow in workflows],
-            nprocs=nprocs,
-            **limits,
+            limits=execution.Limits(nprocs, **limits),
+            plugin=plugin,
         )
         return events, tmp_path / "crash"
 

@@ -15,6 +15,8 @@ from bmex_bids.inputs.collect import SourceImage
 from bmex_bids.inputs.plan import PlannedImage
 from bmex_bids.network.weights.registry import WeightRecord
 from bmex_bids.workflows import base
+from bmex_bids.workflows.enhance import yardstick
+from bmex_bids.workflows.request import Machine, Networks, Target
 
 RECORD = WeightRecord(
     name="some",
@@ -49,12 +51,18 @@ def planned(make_image, tmp_path):
 @pytest.fixture
 def build(tmp_path):
     def make(planned: PlannedImage, **options):
+        """With each option where it belongs."""
+        kinds = (Networks, Target, Machine)
+        known = [{field.name for field in dataclasses.fields(kind)} for kind in kinds]
+        networks, target, machine = (
+            {name: value for name, value in options.items() if name in names} for names in known
+        )
         return base.init_image_wf(
             planned,
-            bids_dir=tmp_path / "bids",
-            output_dir=tmp_path / "out",
-            weights=RECORD,
-            **options,
+            Networks(**{"enhance": RECORD, **networks}),
+            Target(tmp_path / "bids", tmp_path / "out", **target),
+            Machine(**machine),
+            **{n: v for n, v in options.items() if not any(n in names for names in known)},
         )
 
     return make
@@ -159,10 +167,14 @@ def test_a_given_mask_reaches_its_node_and_needs_no_gpu(planned, build, tmp_path
     assert not node.is_gpu_node()
 
 
-def test_published_weights_get_the_published_preparation():
-    published = dataclasses.replace(RECORD, variant="bmex-pytorch")
-    assert base.input_preparation(published) == {"histogram_method": "published", "order": 1}
-    assert base.input_preparation(RECORD) == {"histogram_method": "brain", "order": 3}
+@pytest.mark.parametrize(
+    ("variant", "prepared"), [("bmex-pytorch", ("published", 1)), ("bmex-compact", ("brain", 3))]
+)
+def test_published_weights_get_the_published_preparation(planned, build, variant, prepared):
+    nodes, _ = expanded(build(planned(), enhance=dataclasses.replace(RECORD, variant=variant)))
+    stage = "sub_01_T1w_wf.preprocess_wf"
+    match, brain = nodes[f"{stage}.match_histogram"], nodes[f"{stage}.correct_brain"]
+    assert (match.inputs.method, brain.inputs.order) == prepared
 
 
 def test_an_image_without_an_age_group_is_no_work(planned, build):
@@ -171,7 +183,7 @@ def test_an_image_without_an_age_group_is_no_work(planned, build):
 
 
 def test_tissues_of_published_weights_are_compared_by_the_bundled_network():
-    assert base.yardstick(RECORD) is None  # as small itself
-    found = base.yardstick(dataclasses.replace(RECORD, variant="bmex-pytorch"))
-    assert found["variant"] == "bmex-compact"
-    assert Path(found["path"]).is_file()
+    assert yardstick(RECORD) is None  # as small itself
+    found = yardstick(dataclasses.replace(RECORD, variant="bmex-pytorch"))
+    assert found.variant == "bmex-compact"
+    assert Path(found.path).is_file()

@@ -19,6 +19,7 @@ from bmex_bids.inputs.age import Age
 from bmex_bids.inputs.collect import SourceImage
 from bmex_bids.inputs.plan import PlannedImage
 from bmex_bids.workflows.outputs import init_outputs_wf, plan_table
+from bmex_bids.workflows.request import Target
 
 FIELDS = ("enhanced_res", "enhanced_native", "preproc_native", "mask_native", "dseg_native")
 FETAL = "sub-03_ses-V01"
@@ -93,7 +94,7 @@ def results(make_image, tmp_path):
 
 
 def save(planned: PlannedImage, bids: Path, out: Path, results: dict) -> list[Path]:
-    workflow = init_outputs_wf(planned, bids_dir=bids, output_dir=out)
+    workflow = init_outputs_wf(planned, Target(bids, out))
     node = workflow.get_node("save").interface
     for field, value in results.items():
         setattr(node.inputs, field, value)
