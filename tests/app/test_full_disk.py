@@ -67,7 +67,7 @@ def test_in_a_step(bids_skeleton, brain, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     "word",
-    ["status.tsv", "dataset_description.json", "_desc-enhanced_T1w.json", "_desc-summary", "logs"],
+    ["status.tsv", "dataset_description.json", "/anat/", "_desc-summary", "logs"],
 )
 def test_in_what_a_run_writes(one, full, capsys, word):
     """Status table, description of the dataset, sidecar, picture, the run's own folder."""

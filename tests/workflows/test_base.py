@@ -15,7 +15,7 @@ from bmex_bids.inputs.collect import SourceImage
 from bmex_bids.inputs.plan import PlannedImage
 from bmex_bids.network.weights.registry import WeightRecord
 from bmex_bids.workflows import base
-from bmex_bids.workflows.enhance import yardstick
+from bmex_bids.workflows.enhance import LOW_MEM_TILE, yardstick
 from bmex_bids.workflows.request import Machine, Networks, Target
 
 RECORD = WeightRecord(
@@ -135,9 +135,10 @@ def test_the_network_asks_for_what_its_kind_takes_and_keeps_to_the_limit(planned
     assert free.inputs.precision == "auto"
     assert free.inputs.device == "auto"
     assert free.inputs.tile is Undefined
-    small = network(low_mem=True, device="cuda:1")
-    assert small.inputs.tile == base.LOW_MEM_TILE
+    small = network(low_mem=True, device="cuda:1", omp_nthreads=3)
+    assert small.inputs.tile == LOW_MEM_TILE
     assert small.inputs.device == "cuda:1"
+    assert (small.inputs.num_threads, small.n_procs) == (3, 3)
     held = network(memory_limit_gb=0.5, geometry="reference", mirroring=False, precision="float32")
     assert held.mem_gb == 0.5
     assert held.inputs.memory_mb == 512

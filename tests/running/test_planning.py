@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Changes after which an image is done again."""
+
+from __future__ import annotations
+
+import dataclasses
+from types import SimpleNamespace
+
+import pytest
+
+from bmex_bids.cli.parser import parse
+from bmex_bids.inputs.age import Age
+from bmex_bids.inputs.collect import SourceImage
+from bmex_bids.inputs.plan import PlannedImage
+from bmex_bids.running import planning
+
+
+@pytest.fixture
+def bids(tmp_path):
+    anat = tmp_path / "bids" / "sub-01" / "anat"
+    anat.mkdir(parents=True)
+    (anat / "sub-01_T1w.nii.gz").write_bytes(b"voxels")
+    (tmp_path / "mask.nii.gz").write_bytes(b"mask")
+    return tmp_path / "bids"
+
+
+@pytest.fixture
+def image(bids):
+    path = bids / "sub-01/anat/sub-01_T1w.nii.gz"
+    source = SourceImage(path, {"sub": "01"}, "T1w", {"EchoTime": 0.003}, bids)
+    age = Age(30.0, False, "30", "months", "participants.tsv", "age")
+    return PlannedImage(source, age, "month24", 0.8, "0p8", "sub-01/anat")
+
+
+@pytest.fixture
+def fingerprint(bids, tmp_path, monkeypatch):
+    """Of an image, some flags and the checksums of two networks."""
+
+    def of(image, *flags, sums=("a", "b")):
+        enhance, strip = (
+            SimpleNamespace(sha256=text, mirrored=("x",), companions=()) for text in sums
+        )
+        monkeypatch.setattr(planning, "weights_of", lambda *_: enhance)
+        monkeypatch.setattr(planning, "strip_weights_of", lambda *_: strip)
+        config = parse([str(bids), str(tmp_path / "out"), "participant", *flags])
+        return planning.task(config, image).fingerprint
+
+    return of
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--skull-strip", "force"), ("--no-mirroring",), ("--precision", "float32"),
+        ("--geometry", "reference"), ("--qc-only",), ("--output-res", "0p8"),
+    ],
+    ids="".join,
+)  # fmt: skip
+def test_a_flag_that_changes_the_result_does_an_image_again(image, fingerprint, flags):
+    assert fingerprint(image, *flags)["Configuration"] != fingerprint(image)["Configuration"]
+
+
+@pytest.mark.parametrize("flags", [("--nprocs", "1"), ("-v",), ("--low-mem",)], ids="".join)
+def test_a_flag_that_does_not_leaves_it(image, fingerprint, flags):
+    assert fingerprint(image, *flags) == fingerprint(image)
+
+
+def test_so_does_what_is_known_of_the_image(image, fingerprint):
+    before = fingerprint(image)
+    older = dataclasses.replace(image.age, months=31.0)
+    for other in (
+        dataclasses.replace(image, age=older),
+        dataclasses.replace(image, age_group="month18"),
+        dataclasses.replace(image, image=dataclasses.replace(image.image, metadata={})),
+    ):
+        assert fingerprint(other)["Configuration"] != before["Configuration"]
+
+
+def test_so_do_the_voxels_of_image_and_mask(image, fingerprint, tmp_path):
+    before = fingerprint(image)
+    masked = dataclasses.replace(image, mask=tmp_path / "mask.nii.gz", mask_source="mine: mask")
+    with_mask = fingerprint(masked)
+    assert with_mask["Input"] != before["Input"]
+    (tmp_path / "mask.nii.gz").write_bytes(b"another mask")
+    assert fingerprint(masked)["Input"] != with_mask["Input"]
+    image.image.path.write_bytes(b"other voxels")
+    assert fingerprint(image)["Input"] != before["Input"]
+
+
+@pytest.mark.parametrize("sums", [("A", "b"), ("a", "B")])
+def test_so_does_each_network(image, fingerprint, sums):
+    assert fingerprint(image, sums=sums)["Weights"] != fingerprint(image)["Weights"]
