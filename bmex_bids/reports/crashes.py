@@ -12,6 +12,8 @@ from bmex_bids.common.failure import MARK, Failure
 
 #: how Python begins one
 TRACEBACK = "Traceback (most recent call last):"
+#: how the notes begin that Nipype may write below a traceback
+NOTES = ("When creating this crashfile", "During the creation of this crashfile")
 #: characters of a traceback or of a node's inputs that are shown, from the end
 LONGEST = 20_000
 
@@ -36,7 +38,10 @@ class Crash:
         """That of the record, else the end of the traceback."""
         if self.failure is not None:
             return str(self.failure)
-        return (self.traceback.splitlines() or ["no reason was given"])[-1].strip()
+        text = self.traceback
+        for note in NOTES:
+            text = text.partition(note)[0]
+        return (text.strip().splitlines() or ["no reason was given"])[-1].strip()
 
     def is_of(self, image: str) -> bool:
         """Whether the node worked for an image such as ``sub-01_ses-A_T1w``."""

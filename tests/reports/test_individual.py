@@ -14,6 +14,7 @@ import pytest
 from nipype import Function, Node
 from nipype.pipeline.plugins.tools import report_crash
 
+from bmex_bids.common.failure import Failure
 from bmex_bids.reports.crashes import read_crash
 from bmex_bids.reports.individual import (
     Page,
@@ -21,6 +22,7 @@ from bmex_bids.reports.individual import (
     pages_there,
     write_subject_report,
 )
+from bmex_bids.running import crash_files
 
 PICTURES = ("enhancement", "brainmask", "tissues", "histogram")
 
@@ -75,8 +77,8 @@ def run(tmp_path):
     return make
 
 
-def crash(folder, workflow, reason):
-    """A crash file as Nipype writes it."""
+def crash(folder, workflow, reason, *, record=True):
+    """A crash file as a plugin of ours writes it; ``record`` False: as a job's Nipype does."""
     node = Node(Function(input_names=["value"], output_names=["out"]), name="find_brain")
     node.inputs.value = {"a <b>": 1}
     node._hierarchy = f"run_wf.{workflow}.preprocess_wf"
@@ -89,7 +91,11 @@ def crash(folder, workflow, reason):
     }
     node.base_dir = str(folder / "work")
     traceback = ["Traceback (most recent call last):\n", "  File 'x'\n", f"ValueError: {reason}\n"]
-    report_crash(node, traceback=traceback)
+    if record:
+        node.failure, node._traceback = Failure("ValueError", reason), traceback
+        crash_files.write(node)
+    else:
+        report_crash(node, traceback=traceback)
 
 
 def linked(page):
@@ -296,6 +302,19 @@ def test_a_crash_without_a_row_is_shown_once(tmp_path, run):
     assert text.count("Traceback</summary>") == 1
     assert "run_wf.sub_01_ses_A_T1w_wf" in text
     assert 'Errors <span class="badge fail">1</span>' in text
+
+
+@pytest.mark.parametrize("record", [True, False])
+def test_a_crash_file_says_why_with_what_and_where(tmp_path, record):
+    crash(tmp_path, "sub_01_T1w_wf", "expected a brain", record=record)
+    (path,) = tmp_path.glob("crash-*.txt")
+    found = read_crash(path)
+    assert found.reason == "ValueError: expected a brain"
+    assert found.step == "preprocess_wf.find_brain"
+    assert "value = " in found.inputs
+    assert "Failure" not in found.inputs
+    assert found.traceback.startswith("Traceback (most recent call last):\n  File 'x'")
+    assert (found.failure is not None) is record
 
 
 def test_a_strange_crash_file_is_all_traceback(tmp_path):
