@@ -302,6 +302,12 @@ class Processing:
     )
 
 
+A_NUMBER_OF_PROCESSORS: dict[str, Any] = {
+    "default": 1, "unset": None, "debug": 1, "group": PERFORMANCE,
+    "read": values.number(int, at_least=1), "metavar": "N",
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Resources:
     """How much of the machine may be used; ``mem_gb`` None is all there is."""
@@ -311,22 +317,12 @@ class Resources:
         "--n-cpus",
         "--nthreads",
         "--n-procs",
-        default=1,
-        unset=None,
-        debug=1,
-        group=PERFORMANCE,
-        read=values.number(int, at_least=1),
-        metavar="N",
+        **A_NUMBER_OF_PROCESSORS,
         help="processors to use (default: all that the machine, container and SLURM allow)",
     )
     omp_nthreads: int = setting(
         "--omp-nthreads",
-        default=1,
-        unset=None,
-        debug=1,
-        group=PERFORMANCE,
-        read=values.number(int, at_least=1),
-        metavar="N",
+        **A_NUMBER_OF_PROCESSORS,
         help=f"processors for one step (default: nprocs, at most {MOST_THREADS})",
     )
     mem_gb: float | None = setting(

@@ -93,6 +93,15 @@ def add_shared(parser: argparse._ActionsContainer, option: str, **changes: Any) 
     add(parser, found.setting, found.default, **changes)
 
 
+def add_networks(parser: argparse._ActionsContainer) -> None:
+    """Which weights are measured, and where they run."""
+    parser.add_argument("--weights", default="bundled", help="weight set (default: %(default)s)")
+    parser.add_argument(
+        "--weights-dir", type=Path, metavar="DIR", help="folder with published weights"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+
+
 class ShowVersion(argparse.Action):
     """``--version``: one line (argparse's own action would break a long one), and the end."""
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from bmex_bids.cli import evaluate_benchmark, evaluate_speed, evaluate_strip
+from bmex_bids.cli import arguments, evaluate_benchmark, evaluate_speed, evaluate_strip
 from bmex_bids.cli.ending import ended
 
 #: gain in dB that each of training's validation cells but "clean" is to have
@@ -34,11 +34,7 @@ def add_quick(parser: argparse.ArgumentParser) -> None:
         "--data", type=Path, default=Path("../shared/data"), metavar="DIR",
         help="folder with lifespan-bids and label-maps (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument("--weights", default="bundled", help="weight set (default: %(default)s)")
-    parser.add_argument(
-        "--weights-dir", type=Path, metavar="DIR", help="folder with published weights"
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    arguments.add_networks(parser)
     parser.add_argument("--threads", type=int, help="of the processor (default: all)")
     parser.add_argument("--only", choices=["enhance", "strip"], help="half of it")
     parser.set_defaults(work=_quick)

@@ -6,6 +6,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from bmex_bids.cli import arguments
+
 DICE_GOAL, LOST_GOAL_ML = 0.97, 1.0
 
 
@@ -24,11 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, required=True, metavar="DIR",
         help="folder for our masks, and a picture of each head with both outlines",
     )  # fmt: skip
-    parser.add_argument("--weights", default="bundled", help="weight set (default: %(default)s)")
-    parser.add_argument(
-        "--weights-dir", type=Path, metavar="DIR", help="folder with published weights"
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    arguments.add_networks(parser)
     parser.add_argument("--threads", type=int, default=1, help="of the processor (default: 1)")
     parser.set_defaults(work=_work)
 
