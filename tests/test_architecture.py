@@ -57,6 +57,9 @@ INSIDE = {
 }
 #: of a function; public constructors may have more
 MOST_PARAMETERS = 8
+#: of a file that is no table
+MOST_LINES = 500
+TOO_LONG = {"config.py", "network/engine/layers.py", "network/inference/predict.py"}
 #: these have more still
 TOO_MANY = {
     "network/engine/layers.py": {"convolve"},
@@ -237,6 +240,12 @@ def test_no_function_takes_more_parameters_than_one_can_keep_apart(relative: str
     tree = ast.parse((PACKAGE / relative).read_text(encoding="utf-8"))
     many = [name for name, count in parameters(tree) if count > MOST_PARAMETERS]
     assert set(many) <= TOO_MANY.get(relative, set())
+
+
+@pytest.mark.parametrize("relative", FILES)
+def test_no_file_is_longer_than_one_can_read(relative: str) -> None:
+    lines = (PACKAGE / relative).read_text(encoding="utf-8").count("\n")
+    assert lines <= MOST_LINES or relative in TOO_LONG
 
 
 def test_parameters_are_counted() -> None:

@@ -30,15 +30,10 @@ from bmex_bids.imaging.intensity import (
     rescale_robust,
 )
 from bmex_bids.imaging.levels import match_levels, reference_levels
-from bmex_bids.imaging.mask import (
-    brain_voxels,
-    check_mask,
-    clean_mask,
-    is_stripped,
-    left_out,
-)
+from bmex_bids.imaging.mask import check_mask, clean_mask, left_out
 from bmex_bids.imaging.orientation import check_levels, conform, load_image, voxel_sizes
 from bmex_bids.imaging.resampling import resample_like, resample_to_spacing
+from bmex_bids.imaging.stripped import brain_voxels, is_stripped
 from bmex_bids.interfaces.files import data_of, read, with_data, write
 from bmex_bids.interfaces.step import Step
 from bmex_bids.interfaces.stripping import network_mask

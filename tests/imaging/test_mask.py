@@ -11,18 +11,16 @@ from bmex_bids.imaging.mask import (
     SIDES,
     blend_into_head,
     border_contact,
-    brain_voxels,
     check_mask,
     clean_mask,
     cut_sides,
-    head_signs,
     hysteresis_mask,
-    is_stripped,
     left_out,
     open_mask,
     plausible_litres,
 )
 from bmex_bids.imaging.resampling import resample_to_spacing
+from bmex_bids.imaging.stripped import brain_voxels, head_signs, is_stripped
 
 LIFESPAN = ["1/V01/T1w", "1/V02/T1w", *(f"{n}/V01/T1w" for n in range(2, 9)), "9/V01/T2w"]
 

@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether an image shows a head or a brain alone, and where the brain then is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import scipy.ndimage
+from numpy.typing import NDArray
+
+from bmex_bids.common.boxes import bounding_box
+from bmex_bids.imaging.mask import FETAL_LITRES, LARGEST_BRAIN, Array, Mask, close_gaps
+from bmex_bids.imaging.orientation import voxel_sizes
+
+#: how :func:`is_stripped` looks and decides, see :class:`HeadSigns`
+SIGNS_MM = 2.0
+SIGMAS = 6.0
+BRIGHTEST = 99.9  # percentile; a fetus' brain may be less than 2 % of the field of view
+FURROW_MM = 10.0
+DEEPEST_MM = 40
+FLAT_LIMIT = 0.15
+SHELL_LIMIT = 0.08
+NOISE_LIMIT = 0.03
+#: share of an image's range within which a background counts as constant
+NEARLY = 1e-4
+#: how :func:`brain_voxels` recognises a resampled brain: share of its outermost layer that may be
+#: next to nothing (sharply cut: up to 0.01; linear 0.19, splines and Lanczos 1.00), what that is,
+#: and where the edge of such a brain is, as shares of the brain's median brightness
+SOFT_RIM, NEXT_TO_NOTHING, EDGE = 0.05, 0.02, 0.2
+
+
+@dataclass(frozen=True)
+class HeadSigns:
+    """What tells a head from a brain, measured by :func:`head_signs`.
+
+    litres : volume of the foreground, its furrows and gaps closed
+    flat : the largest cut face: area of the foreground's outermost plane, as a share of its widest
+        cross-section, beyond what a ball would show there; 0 for a brain, 0.2 to 0.9 for a
+        neck or an edge of the field of view
+    dark_shell : share of the directions from the centre, 0…1, in which a dark shell (bone) lies
+        between two bright ones (scalp and brain)
+    noise : standard deviation of the background, as a share of the brightest; 0 where it is
+        constant. The air around a head has noise, what a stripper leaves has little or none
+    """
+
+    litres: float
+    flat: float
+    dark_shell: float
+    noise: float
+
+
+def is_stripped(image: nib.Nifti1Image) -> bool:
+    """Whether an image shows a brain without its head.
+
+    A head gives itself away by its size, by a cut face (neck, edge of the field of view), or by
+    its skull, see :class:`HeadSigns`; a brain must show none of these.  What lies outside may be
+    zero, another constant or faint noise.  In doubt the answer is no: the stripping network does
+    little harm to a brain, a head taken for a brain spoils all that follows.
+    """
+    signs = head_signs(image)
+    return (
+        signs is not None
+        and FETAL_LITRES[0] <= signs.litres <= LARGEST_BRAIN
+        and signs.flat <= FLAT_LIMIT
+        and signs.dark_shell <= SHELL_LIMIT
+        and signs.noise <= NOISE_LIMIT
+    )
+
+
+def head_signs(image: nib.Nifti1Image) -> HeadSigns | None:
+    """Measure on a grid of about 2 mm; ``None`` where there is nothing, or nothing but object."""
+    data = np.asarray(image.dataobj)
+    data, spacing = _thinned(data, voxel_sizes(image.affine))
+    level, tolerance = _background(data)
+    if tolerance == 0:
+        bright = np.abs(data.astype(np.float32) - np.float32(level))
+        foreground = _without_specks(_beyond_ringing(bright))
+        noise = 0.0
+    else:  # the mean of 27 voxels shows a dim scalp in the noise
+        bright = data.astype(np.float32) - np.float32(level)
+        noise = tolerance / SIGMAS / max(float(np.percentile(bright, BRIGHTEST)), 1e-12)
+        smooth = scipy.ndimage.uniform_filter(bright, 3)
+        level, tolerance = _background(smooth)
+        foreground = _without_specks(smooth > level + tolerance)
+    if not foreground.any() or foreground.all():
+        return None
+    box = bounding_box(foreground)
+    closed = close_gaps(foreground[box], spacing, FURROW_MM)
+    hull = np.asarray(scipy.ndimage.binary_fill_holes(closed))
+    return HeadSigns(
+        litres=float(hull.sum()) * float(np.prod(spacing)) / 1e6,
+        flat=_flatness(hull),
+        dark_shell=_dark_shell(bright[box], hull, spacing),
+        noise=noise,
+    )
+
+
+def brain_voxels(image: nib.Nifti1Image) -> Mask:
+    """The voxels of a stripped image that are not its background, (X, Y, Z).
+
+    The background is zero, another constant, or noise; dark voxels within the brain may be
+    missing (:func:`clean_mask` fills them), specks outside may be there (it drops them).
+    """
+    data = np.asarray(image.dataobj)
+    level, tolerance = _background(_thinned(data, voxel_sizes(image.affine))[0])
+    if tolerance == 0:
+        return _beyond_ringing(np.abs(data.astype(np.float32) - np.float32(level)))
+    return np.asarray(data > level + tolerance)
+
+
+def _beyond_ringing(bright: Array) -> Mask:
+    """What differs from a constant background, without the seam that a resampling leaves around.
+
+    A mask cuts a brain off sharply, at fluid or tissue.  Interpolation lets it fade out over a
+    voxel (linear) or ring over many (splines, Lanczos): then much of the outermost layer is next
+    to nothing, and the edge lies where the brightness is a fifth of the brain's.
+
+    Parameters
+    ----------
+    bright : (X, Y, Z), distance from the background's level, 0 and above
+    """
+    found = np.asarray(bright > 0)
+    if not found.any():
+        return found
+    typical = float(np.median(bright[bright > 0.1 * np.percentile(bright[found], 99)]))
+    rim = bright[found & ~scipy.ndimage.binary_erosion(found)]
+    if (rim < NEXT_TO_NOTHING * typical).mean() <= SOFT_RIM:
+        return found
+    return np.asarray(bright > EDGE * typical)
+
+
+def _thinned(
+    data: NDArray[Any], spacing: tuple[float, ...]
+) -> tuple[NDArray[Any], tuple[float, ...]]:
+    """Every n-th voxel, about 2 mm apart; without means, so that a constant stays one."""
+    step = [max(1, int(SIGNS_MM / s + 1e-3)) for s in spacing]
+    thin = data[
+        tuple(
+            slice(n // 2 if n // 2 < size else 0, None, n)
+            for n, size in zip(step, data.shape, strict=True)
+        )
+    ]
+    return thin, tuple(s * n for s, n in zip(spacing, step, strict=True))
+
+
+def _background(data: NDArray[Any]) -> tuple[float, float]:
+    """Level of the background, and how far from it a voxel is no longer background (0: exact).
+
+    Judged on the array's six faces, where an object seldom is: one value on most of them is a
+    constant; else the three darkest are noise, and six of its standard deviations are the limit.
+    Where they are no darker than the object, there is no background to be seen but zeros.
+    """
+    faces = [np.take(data, end, axis=axis).ravel() for axis in range(3) for end in (0, -1)]
+    values, counts = np.unique(np.concatenate(faces), return_counts=True)
+    if counts.max() > 0.5 * counts.sum():
+        return float(values[counts.argmax()]), 0.0
+    top = float(np.percentile(data, BRIGHTEST))
+    middle = float(np.median(values.repeat(counts)))
+    nearly = np.abs(values - middle) <= NEARLY * abs(top - middle)
+    if counts[nearly].sum() > 0.5 * counts.sum():  # what is left of a spline's ringing
+        return middle, 0.0
+    darkest = sorted(faces, key=lambda face: float(np.median(face)))[:3]
+    noise = np.concatenate(darkest).astype(np.float64)
+    level = float(np.median(noise))
+    spread = 1.4826 * float(np.median(np.abs(noise - level)))
+    if level + SIGMAS * spread >= top:
+        return 0.0, 0.0
+    return level, max(SIGMAS * spread, 0.02 * (top - level))
+
+
+def _without_specks(mask: Mask) -> Mask:
+    """Without pieces of less than 1 % of the largest."""
+    pieces, count = scipy.ndimage.label(mask)
+    if count <= 1:
+        return mask
+    sizes = np.bincount(pieces.ravel())
+    sizes[0] = 0
+    return np.asarray((sizes >= 0.01 * sizes.max())[pieces])
+
+
+def _flatness(mask: Mask) -> float:
+    """Largest share that an outermost plane has of the widest one, less that of a ball."""
+    box = mask[bounding_box(mask)]
+    found = []
+    for axis in range(3):
+        areas = box.sum(axis=tuple(k for k in range(3) if k != axis)).astype(float)
+        radius = max(areas.size / 2, 1.0)
+        cap = (2 * radius - 1) / radius**2  # of a ball, one voxel below its top
+        found += [areas[0] / areas.max() - cap, areas[-1] / areas.max() - cap]
+    return float(max(found))
+
+
+def _directions(count: int) -> NDArray[np.float64]:
+    """Unit vectors, (count, 3), spread evenly over all directions (a Fibonacci spiral)."""
+    place = np.arange(count) + 0.5
+    polar, azimuth = np.arccos(1 - 2 * place / count), np.pi * (1 + 5**0.5) * place
+    return np.stack(
+        [np.cos(azimuth) * np.sin(polar), np.sin(azimuth) * np.sin(polar), np.cos(polar)], axis=1
+    )
+
+
+def _dark_shell(bright: Array, hull: Mask, spacing: tuple[float, ...]) -> float:
+    """Share of 60 patches of the surface below which a dark shell lies between bright ones.
+
+    Within a patch the profiles of some thirty rays are averaged by their depth below the surface:
+    a skull keeps its depth from ray to ray, furrows of a brain do not.
+    """
+    rays, patches = _directions(2000), _directions(60)
+    member = (rays @ patches.T).argmax(axis=1)
+    scale = np.array(spacing)[:, None, None]
+    corner = np.linalg.norm(np.array(hull.shape) * spacing)
+    steps = np.arange(0, corner, 1.0)
+    centre = np.array(scipy.ndimage.center_of_mass(hull))[:, None, None]
+    points = centre + rays.T[:, :, None] * steps / scale
+    inside = scipy.ndimage.map_coordinates(hull.astype(np.uint8), points, order=0) > 0
+    last = np.where(inside.any(axis=1), steps.size - 1 - inside[:, ::-1].argmax(axis=1), -1)
+    at = last[:, None] - np.arange(DEEPEST_MM)  # from the surface inwards, 1 mm apart
+    points = centre + rays.T[:, :, None] * np.maximum(at, 0) / scale
+    values = scipy.ndimage.map_coordinates(bright, points, order=1)
+    seen = at >= 5
+    bright_level = float(np.percentile(bright[hull], 75))
+    found = judged = 0
+    for patch in range(len(patches)):
+        own = (member == patch)[:, None] & seen
+        number = own.sum(axis=0)
+        depth = int((number > 0).sum())  # the depths seen are the first ones
+        if depth < 4:
+            continue
+        profile = np.where(own, values, 0).sum(axis=0)[:depth] / number[:depth]
+        judged += 1
+        found += _has_dip(profile / max(bright_level, 1e-12))
+    return found / max(judged, 1)
+
+
+def _has_dip(profile: NDArray[np.floating[Any]]) -> bool:
+    """Whether some depth is less than half as bright as what lies outside and inside of it."""
+    for depth in range(2, min(DEEPEST_MM - 16, profile.size - 1)):
+        rim = min(profile[:depth].max(), profile[depth + 1 : depth + 16].max())
+        if rim > 0.25 and profile[depth] < 0.5 * rim:
+            return True
+    return False
