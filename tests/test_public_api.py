@@ -49,6 +49,7 @@ def test_exit_codes() -> None:
     }
     assert codes == {
         "BmexError": 1,
+        "StepError": 1,
         "UsageError": 2,
         "NoInputError": 4,
         "EnvironmentProblem": 5,
