@@ -114,6 +114,9 @@ def main(words: list[str]) -> int:
             )
             if word == "CANNOT RUN":
                 print(log.read_text(encoding="utf-8")[-1500:], flush=True)
+            elif word == "noticed":  # by what: tests that fail without a change notice nothing
+                lines = log.read_text(encoding="utf-8").splitlines()
+                print(*(f"    {line}" for line in lines if line.startswith("FAILED")), flush=True)
             if word != "noticed":
                 left.append(row)
     print(f"\n{len(left)} of {len(chosen)} survive")
