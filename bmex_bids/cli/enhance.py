@@ -249,12 +249,13 @@ def plan_image(request: Request, config: Config) -> PlannedImage:
     """The image as the only one of a dataset that is its folder; UsageError for a wrong age."""
     from bmex_bids.inputs.collect import SourceImage
     from bmex_bids.inputs.plan import plan
+    from bmex_bids.inputs.sidecars import read_json
 
     image = SourceImage(
         path=request.source,
         entities={"sub": _label(request.source)},
         suffix=request.contrast,
-        metadata=_metadata(sidecar_of(request.source)),
+        metadata=read_json(sidecar_of(request.source)),
         root=request.source.parent,
     )
     (planned,) = plan(
@@ -287,13 +288,6 @@ def _label(source: Path) -> str:
     """
     found = re.match(r"sub-([0-9A-Za-z]+)(?:_|$)", stem_of(source))
     return found[1] if found else re.sub(r"[^0-9A-Za-z]", "", stem_of(source)) or "image"
-
-
-def _metadata(path: Path) -> dict[str, Any]:
-    """What the JSON file beside the image says; nothing where there is none."""
-    from bmex_bids.inputs.sidecars import read_json
-
-    return read_json(path)
 
 
 def _enhance(request: Request, config: Config) -> int:

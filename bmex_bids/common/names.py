@@ -6,6 +6,7 @@ A name is a list of entities (``key-label``), a suffix and an extension, joined 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -106,3 +107,12 @@ def subject_folder(subject: str, session: str | None = None) -> str:
     ('sub-01', 'sub-01/ses-A')
     """
     return f"sub-{subject}" + (f"/ses-{session}" if session else "")
+
+
+def node_name(name: str) -> str:
+    """A name as the names of Nipype's nodes and workflows have it.
+
+    >>> node_name("sub-01_ses-A_T1w")
+    'sub_01_ses_A_T1w'
+    """
+    return re.sub(r"\W", "_", name)

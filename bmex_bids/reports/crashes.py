@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from bmex_bids.common.failure import MARK, Failure
+from bmex_bids.common.names import node_name
 
 #: how Python begins one
 TRACEBACK = "Traceback (most recent call last):"
@@ -45,12 +46,12 @@ class Crash:
 
     def is_of(self, image: str) -> bool:
         """Whether the node worked for an image such as ``sub-01_ses-A_T1w``."""
-        return f"{mangled(image)}_wf" in self.node.split(".")
+        return f"{node_name(image)}_wf" in self.node.split(".")
 
     def is_of_session(self, subject: str, session: str | None) -> bool:
         """Whether the node worked for a participant and session; None is without sessions."""
         stem = f"sub-{subject}" + (f"_ses-{session}" if session else "")
-        prefix = mangled(stem) + "_"
+        prefix = node_name(stem) + "_"
         return any(
             part.startswith(prefix) and (session or not part.startswith(f"{prefix}ses_"))
             for part in self.node.split(".")
@@ -89,12 +90,3 @@ def read_crash(path: Path) -> Crash:
         traceback = traceback.partition("\n")[2]
     inputs = inputs.removeprefix("Node inputs:").strip()
     return Crash(path, head[1].strip(), inputs[-LONGEST:], traceback.strip()[-LONGEST:], failure)
-
-
-def mangled(name: str) -> str:
-    """A name as the names of Nipype's workflows have it.
-
-    >>> mangled("sub-01_ses-A_T1w")
-    'sub_01_ses_A_T1w'
-    """
-    return re.sub(r"\W", "_", name)

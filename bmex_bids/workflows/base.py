@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 from nipype.pipeline.engine import Workflow
 
 from bmex_bids import __version__
+from bmex_bids.common.names import node_name
 from bmex_bids.interfaces.files import voxel_count
 from bmex_bids.network.variants import facts
 from bmex_bids.workflows.enhance import init_enhance_wf
@@ -100,7 +100,7 @@ def workflow_name(image: str) -> str:
     >>> workflow_name("sub-0001_ses-V01_T1w")
     'sub_0001_ses_V01_T1w_wf'
     """
-    return re.sub(r"\W", "_", image) + "_wf"
+    return f"{node_name(image)}_wf"
 
 
 def network_gb(path: Path, spacing_mm: float, variant: str) -> float:
