@@ -33,7 +33,8 @@ COPIED = (
 )  # fmt: skip
 LIBRARIES = (
     "numpy", "scipy.ndimage", "scipy.stats", "torch", "nibabel", "matplotlib", "nipype",
-    "nipype.pipeline.engine", "bids", "nireports.assembler", "SimpleITK", "skimage.metrics",
+    "nipype.pipeline.engine", "bids.layout", "nireports.assembler", "nilearn.plotting",
+    "nireports.reportlets.mosaic", "SimpleITK", "skimage.metrics", "safetensors.torch",
 )  # fmt: skip
 
 
@@ -59,6 +60,7 @@ def outcome(tree: Path, row: dict[str, str], log: Path) -> int:
     path = tree / "bmex_bids" / row["file"]
     source = path.read_text(encoding="utf-8")
     path.write_text(mutated(source, row), encoding="utf-8")
+    _forget_bytecode(path)
     try:
         child = os.fork()
         if not child:
@@ -66,7 +68,14 @@ def outcome(tree: Path, row: dict[str, str], log: Path) -> int:
         _, status = os.waitpid(child, 0)
     finally:
         path.write_text(source, encoding="utf-8")
+        _forget_bytecode(path)
     return os.waitstatus_to_exitcode(status)
+
+
+def _forget_bytecode(path: Path) -> None:
+    """Of a source that changes twice within a second, Python would take what it compiled first."""
+    for compiled in (path.parent / "__pycache__").glob(f"{path.stem}.*.pyc"):
+        compiled.unlink()
 
 
 def _test(tree: Path, tests: str, log: Path) -> None:
@@ -77,8 +86,7 @@ def _test(tree: Path, tests: str, log: Path) -> None:
             os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
         os.chdir(tree)
         sys.path.insert(0, str(tree))
-        os.environ |= {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
-        sys.dont_write_bytecode = True
+        os.environ["PYTHONPATH"] = str(tree)
         quiet = ["-q", "-x", "-p", "no:cacheprovider", "-W", "ignore:Module already imported"]
         code = int(pytest.main([*quiet, *shlex.split(tests)]))
     finally:
