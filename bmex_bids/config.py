@@ -37,6 +37,8 @@ MOST_THREADS = 8
 TASK_CPUS, TASK_MEM_GB = 4, 8
 #: grids of the enhanced image, in the order they are written
 GRIDS = ("native", "0p8")
+#: maps of the expected error
+UNCERTAINTIES = ("learnt", "off")
 
 #: reasons why a configuration file does not set something
 WHICH_DATA = "the command line names the data, as with fMRIPrep"
@@ -193,6 +195,7 @@ class Processing:
     derivatives : ``NAME=PATH`` of datasets with brain masks made elsewhere
     output_res : grids the enhanced image is written on, ``"native"`` and ``"0p8"``
     qc_only : write the quality measures and no image
+    uncertainty : ``"learnt"`` writes the map of the expected error, ``"off"`` does not
     """
 
     skull_strip: str = setting(
@@ -299,6 +302,15 @@ class Processing:
         switch=True,
         fingerprint=True,
         help="write quality measures and report only, no image",
+    )
+    uncertainty: str = setting(
+        "--uncertainty",
+        default="learnt",
+        group=OUTPUTS,
+        choices=UNCERTAINTIES,
+        fingerprint=True,
+        help="map of the expected error of the enhanced image (desc-uncertainty), where the weights "
+        "have learnt it; off leaves it out (default: learnt)",
     )
 
 

@@ -41,6 +41,7 @@ FULL = Config(
         weights_dir=Path("/weights"),
         output_res=("0p8",),
         qc_only=True,
+        uncertainty="off",
     ),
     resources=Resources(nprocs=4, omp_nthreads=2, mem_gb=1.5, low_mem=True, gpu_slots=2),
     execution=Execution(

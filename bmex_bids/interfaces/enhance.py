@@ -70,6 +70,10 @@ class EnhanceOutput(TraitedSpec):
     labels_before = File(exists=True, desc="the same by the yardstick, in the matched image")
     labels_after = File(exists=True, desc="the same by the yardstick, in the enhanced image")
     probabilities = OutputMultiObject(File(exists=True), desc="CSF, GM, WM")
+    deviation = traits.List(
+        File(exists=True),
+        desc="expected error, template units; empty where the network has not learnt it",
+    )
     provenance = traits.Dict(desc="weights, device, precision, seconds")
 
 
@@ -111,6 +115,11 @@ class Enhance(Step):
         self._results["out_file"] = write(enhanced, folder, "enhanced.nii.gz")
         for name, found in labels.items():
             self._results[name] = write(with_data(found, image), folder, f"{name}.nii.gz")
+        self._results["deviation"] = [
+            write(with_data(found, image), folder, "deviation.nii.gz")
+            for found in (result.deviation,)
+            if found is not None
+        ]
         self._results["probabilities"] = [
             write(
                 with_data(result.probabilities[tissue.number], image),
@@ -144,6 +153,7 @@ class RestoreInput(BaseInterfaceInputSpec):
     matched = File(exists=True, mandatory=True, desc="network grid, template units, before")
     enhanced = File(exists=True, mandatory=True, desc="network grid, template units, after")
     probabilities = traits.List(File(exists=True), mandatory=True, desc="CSF, GM, WM")
+    deviation = traits.List(File(exists=True), desc="network grid, template units; may be empty")
     intensity_json = File(exists=True, mandatory=True)
 
 
@@ -153,6 +163,7 @@ class RestoreOutput(TraitedSpec):
     mask_native = File(exists=True, desc="uint8")
     dseg_native = File(exists=True, desc="0 none, 1 GM, 2 WM, 3 CSF")
     probseg_native = OutputMultiObject(File(exists=True), desc="CSF, GM, WM")
+    uncertainty_native = traits.List(File(exists=True), desc="template units; may be empty")
 
 
 class Restore(Step):
@@ -175,13 +186,15 @@ class Restore(Step):
         )
         after = read(self.inputs.enhanced)
         change = with_data(data_of(after) - data_of(read(self.inputs.matched)), after)
+        paths = [*self.inputs.probabilities, *(self.inputs.deviation or [])]
         correction, *maps = resampled_inside(
-            [change, *(read(path) for path in self.inputs.probabilities)],
+            [change, *(read(path) for path in paths)],
             read(self.inputs.mask_res),
             grid,
             mask,
-            orders=(3, 1, 1, 1),
+            orders=(3, *(1 for _ in paths)),
         )
+        maps, deviation = maps[: len(TISSUES)], maps[len(TISSUES) :]
         maps = [np.clip(part, 0, None) for part in maps]
         total = np.maximum(np.sum(maps, axis=0), np.float32(1e-6))
         tissue = np.where(mask, np.argmax(maps, axis=0) + 1, 0)
@@ -201,6 +214,9 @@ class Restore(Step):
         self._results["probseg_native"] = [
             save(part / total * mask, f"{tissue.label}_native")
             for tissue, part in zip(TISSUES, maps, strict=True)
+        ]
+        self._results["uncertainty_native"] = [
+            save(np.clip(part, 0, None), "uncertainty_native") for part in deviation
         ]
 
 

@@ -50,6 +50,7 @@ class Common(BaseInterfaceInputSpec):
     stripped = traits.Bool(mandatory=True)
     output_res = traits.List(traits.Str(), ["native", "0p8"], usedefault=True)
     qc_only = traits.Bool(False, usedefault=True)
+    uncertainty = traits.Str("learnt", usedefault=True)
     fingerprint = traits.Dict(desc="what the products are made from; see outputs.resume")
 
 
@@ -112,7 +113,9 @@ class SaveDerivatives(Step):
             planned, inputs.provenance, inputs.mask_info, inputs.quality, inputs.gate
         )
         images, tables = {}, {}
-        for product in chosen_products(inputs.output_res, inputs.qc_only):
+        for product in chosen_products(inputs.output_res, inputs.qc_only, inputs.uncertainty):
+            if product.kind == "uncertainty" and not inputs.uncertainty_native:
+                continue  # these weights have not learnt it
             if product.kind in TISSUE_KINDS and contrast_is_wrong(inputs.gate):
                 continue  # grey and white matter would be interchanged
             table_path, image_path = (

@@ -18,7 +18,13 @@ from bmex_bids.imaging.mask import plausible_litres
 from bmex_bids.imaging.orientation import voxel_sizes
 from bmex_bids.interfaces.files import data_of, read
 from bmex_bids.interfaces.step import Step
-from bmex_bids.metrics.change import correlation, empty_share, mean_shift, tissue_litres
+from bmex_bids.metrics.change import (
+    correlation,
+    empty_share,
+    estimated_error,
+    mean_shift,
+    tissue_litres,
+)
 from bmex_bids.metrics.contrast import fluid_contrast
 from bmex_bids.metrics.gate import Measures, judge
 from bmex_bids.metrics.tissue import quality_index, tct
@@ -33,6 +39,8 @@ FIGURES = (
     "mean_shift",
     "empty_share",
     "fluid_contrast",
+    "estimated_error_before",
+    "estimated_error_after",
 )
 
 
@@ -43,6 +51,7 @@ class MeasureQualityInput(BaseInterfaceInputSpec):
     labels_before = File(exists=True, mandatory=True, desc="of the matched image, to compare")
     labels_after = File(exists=True, mandatory=True, desc="of the enhanced image, found likewise")
     mask_res = File(exists=True, mandatory=True, desc="network grid")
+    deviation = traits.List(File(exists=True), desc="expected error, template units; or none")
     corrected = File(exists=True, mandatory=True, desc="the head, 0…1000")
     mask = File(exists=True, mandatory=True, desc="on the grid of corrected")
     mask_info = traits.Dict(mandatory=True, desc="volume, pieces, border contact")
@@ -81,6 +90,9 @@ def measure(inputs: Any) -> Measures:
     )
     voxel_mm3 = float(np.prod(voxel_sizes(image.affine)))
     info = inputs.mask_info
+    errors: tuple[float | None, float | None] = (None, None)
+    for path in inputs.deviation or []:
+        errors = estimated_error(before, after, data_of(read(path)), inside > 0)
     corrected = read(inputs.corrected)
     head, mask = data_of(corrected), data_of(read(inputs.mask, "uint8")) > 0
     return Measures(
@@ -98,6 +110,8 @@ def measure(inputs: Any) -> Measures:
         tct_before=tct(before, labels),
         tct_after=tct(after, labels),
         qi=quality_index(before, after, labels),
+        estimated_error_before=errors[0],
+        estimated_error_after=errors[1],
     )
 
 

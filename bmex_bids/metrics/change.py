@@ -71,3 +71,33 @@ def tissue_litres(labels: NDArray[np.integer[Any]], voxel_mm3: float) -> dict[st
     """Volumes of CSF, GM and WM in litres; labels are the network's (1 CSF, 2 GM, 3 WM)."""
     counts = np.bincount(labels.ravel(), minlength=4)
     return {tissue.label: float(counts[tissue.number]) * voxel_mm3 / 1e6 for tissue in TISSUES}
+
+
+def estimated_error(
+    before: Array, after: Array, deviation: Array, mask: Mask
+) -> tuple[float, float]:
+    """How far an image and its enhancement are from one without faults, as the network sees it.
+
+    The enhanced image is the mean of what the network holds possible, ``deviation`` its standard
+    deviation.  So the mean squared error is expected to be the mean of ``deviation²`` after, and of
+    ``(after − before)² + deviation²`` before.  Roots of both, over the brain's mean intensity:
+    0 is free of faults.
+
+    Parameters
+    ----------
+    before, after, deviation : (X, Y, Z), one unit
+    mask : (X, Y, Z), the brain
+
+    Returns
+    -------
+    before, after : NaN where the mask is empty or its mean is not above zero
+    """
+    inside = np.asarray(mask, dtype=bool)
+    if not inside.any() or float(before[inside].mean()) <= 0:
+        return math.nan, math.nan
+    first, second, spread = (
+        np.asarray(v[inside], dtype=np.float64) for v in (before, after, deviation)
+    )
+    left = float((spread**2).mean())
+    start = float(((second - first) ** 2).mean()) + left
+    return math.sqrt(start) / float(first.mean()), math.sqrt(left) / float(first.mean())

@@ -112,6 +112,11 @@ FLUID_CONTRAST = {
 CONTRAST_RULE = "contrast"
 
 
+#: Expected error of the enhanced image over the brain's mean, of networks that have learnt it.
+#: Clean images have 0.03 to 0.05, minor motion up to 0.09, moderate motion 0.06 to 0.19.
+ESTIMATED_ERROR = Limits(warn_above=0.10)
+
+
 @dataclass(frozen=True)
 class Measures:
     """What the gate looks at; ``None`` or NaN is "not measured".
@@ -131,6 +136,8 @@ class Measures:
     qi : ``tct_before / tct_after``
     contrast : that the image is said to have, ``"T1w"`` or ``"T2w"``
     fluid_contrast : below 0 where its fluid is darker than tissue, above where it is brighter
+    estimated_error_before, estimated_error_after : the network's estimate of how far the input and
+        the enhanced image are from an image without faults, share of the brain's mean
     """
 
     volume_litres: float | None = None
@@ -147,6 +154,8 @@ class Measures:
     qi: float | None = None
     contrast: str | None = None
     fluid_contrast: float | None = None
+    estimated_error_before: float | None = None
+    estimated_error_after: float | None = None
 
 
 @dataclass(frozen=True)
@@ -265,6 +274,7 @@ def judge(measures: Measures) -> Gate:
             low="look at the input: it was poor, so much of the result is the network's estimate",
             high="look at the enhanced image: it has less tissue contrast than the input",
         ),
+        *_estimated_error(measures),
     )
     return Gate(max((rule.verdict for rule in rules), key=VERDICTS.index), rules)
 
@@ -288,6 +298,22 @@ def relative_change(
     return {
         name: (b - a) / max(a, least) for name, a, b in zip(LABELS, first, second, strict=True)
     }
+
+
+def _estimated_error(measures: Measures) -> tuple[Rule, ...]:
+    """No rule where the network has not learnt its error."""
+    value = measures.estimated_error_after
+    if value is None:
+        return ()
+    return (
+        _number(
+            "estimated error",
+            value,
+            ESTIMATED_ERROR,
+            text="the error left in the enhanced image is estimated at {:.1%} of the brain's mean",
+            high="look for motion in the input; much of it is still in the enhanced image",
+        ),
+    )
 
 
 def _known(value: float | None) -> float | None:

@@ -41,7 +41,8 @@ class Product:
     Attributes
     ----------
     field : of the workflow
-    place : in the field's list, where it holds one file a tissue
+    place : in the field's list, where it holds one file a tissue, or a file that not all weights
+        make
     entities : that its name has beside the source's
     suffix : None takes the source's
     grid : ``"native"`` or ``"res"``
@@ -89,6 +90,11 @@ PRODUCTS: tuple[Product, ...] = (
         )
         for place, tissue in enumerate(TISSUES)
     ),
+    Product(
+        "uncertainty_native", {"desc": "uncertainty"}, None, "native", "uncertainty",
+        "Expected error of desc-enhanced (standard deviation), in its units, as the network "
+        "learnt it from errors in training; zero outside the brain mask", 0,
+    ),
 )  # fmt: skip
 
 #: the fields of the workflow that become files
@@ -102,7 +108,9 @@ QUALITY = Product(
 )  # fmt: skip
 
 
-def chosen_products(output_res: Sequence[str], qc_only: bool = False) -> tuple[Product, ...]:
+def chosen_products(
+    output_res: Sequence[str], qc_only: bool = False, uncertainty: str = "learnt"
+) -> tuple[Product, ...]:
     """What is written of an image; the first one's sidecar is the image's record.
 
     Parameters
@@ -110,6 +118,7 @@ def chosen_products(output_res: Sequence[str], qc_only: bool = False) -> tuple[P
     output_res : ``"native"`` and ``"0p8"``: grids of the enhanced image; masks and tissues are
         on the input's grid in any case
     qc_only : the quality measures and nothing else
+    uncertainty : ``"learnt"``, or ``"off"``: no map of it
 
     >>> [product.field for product in chosen_products(["0p8"])][:2]
     ['enhanced_res', 'mask_native']
@@ -121,6 +130,8 @@ def chosen_products(output_res: Sequence[str], qc_only: bool = False) -> tuple[P
         left_out |= {"enhanced_native", "preproc_native"}
     if "0p8" not in output_res:
         left_out.add("enhanced_res")
+    if uncertainty == "off":
+        left_out.add("uncertainty_native")
     return tuple(product for product in PRODUCTS if product.field not in left_out)
 
 
@@ -187,6 +198,8 @@ def sidecar(
     if product.kind in {"image", "preproc"}:
         result.update(finite({k: v for k, v in metadata.items() if k not in NOT_CARRIED}))
         result["SkullStripped"] = product.kind == "image" or stripped_input
+    if product.kind == "uncertainty":
+        result["SkullStripped"] = True
     if product.kind == "mask":
         result["Type"] = "Brain"
     if product.kind == "dseg":

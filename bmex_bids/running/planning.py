@@ -92,7 +92,7 @@ def task(config: Config, image: PlannedImage, *, quick: bool = False) -> Task:
         return Task(image)
     processing = config.processing
     weights = weights_of(config, image)
-    products = chosen_products(processing.output_res, processing.qc_only)
+    products = chosen_products(processing.output_res, processing.qc_only, processing.uncertainty)
     space = distinct_space(image.image.path, image.image.bids_name)
     names = [
         product_name(

@@ -174,6 +174,7 @@ def image_workflow(config: Config, task: Task, device: str) -> Any:
             config.paths.output_dir,
             output_res=processing.output_res,
             qc_only=processing.qc_only,
+            uncertainty=processing.uncertainty,
             fingerprint=task.fingerprint,
         ),
         Machine(

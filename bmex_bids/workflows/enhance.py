@@ -74,6 +74,7 @@ def init_enhance_wf(
     mask_native : input grid, uint8
     dseg_native : input grid, 0 none, 1 GM, 2 WM, 3 CSF
     probseg_native : input grid, [CSF, GM, WM]
+    uncertainty_native : input grid, template units; empty where the network has not learnt it
     quality : tct_before, tct_after, qi, what else was measured; None where it could not be
     gate : verdict and rules, as they go into a sidecar
     provenance : weights, device, precision, seconds
@@ -136,6 +137,7 @@ def init_enhance_wf(
                     ("labels", "labels"),
                     ("labels_before", "labels_before"),
                     ("labels_after", "labels_after"),
+                    ("deviation", "deviation"),
                 ],
             ),
             (
@@ -155,7 +157,15 @@ def init_enhance_wf(
                 ],
             ),
             (inputnode, restore, [("intensity_json", "intensity_json")]),
-            (network, restore, [("out_file", "enhanced"), ("probabilities", "probabilities")]),
+            (
+                network,
+                restore,
+                [
+                    ("out_file", "enhanced"),
+                    ("probabilities", "probabilities"),
+                    ("deviation", "deviation"),
+                ],
+            ),
             (
                 network,
                 outputnode,

@@ -77,6 +77,7 @@ def init_outputs_wf(planned: PlannedImage, target: Target) -> Workflow:
             planned=plan_table(planned),
             output_res=list(target.output_res),
             qc_only=target.qc_only,
+            uncertainty=target.uncertainty,
             fingerprint=dict(target.fingerprint or {}),
         ),
         name="save",

@@ -57,7 +57,7 @@ class Target:
     Attributes
     ----------
     bids_dir, output_dir : the two datasets
-    output_res, qc_only : what is written; see ``outputs.sidecar.chosen_products``
+    output_res, qc_only, uncertainty : what is written; see ``outputs.sidecar.chosen_products``
     fingerprint : what the products are made from; see ``outputs.resume``
     """
 
@@ -65,6 +65,7 @@ class Target:
     output_dir: Path
     output_res: Sequence[str] = ("native", "0p8")
     qc_only: bool = False
+    uncertainty: str = "learnt"
     fingerprint: Mapping[str, str] | None = None
 
 

@@ -178,6 +178,7 @@ SPELLINGS = [
     ("--weights", ["bundled"], "processing.weights", "bundled"),
     ("--output-res --output_res", ["0p8"], "processing.output_res", ("0p8",)),
     ("--qc-only --qc_only", [], "processing.qc_only", True),
+    ("--uncertainty", ["off"], "processing.uncertainty", "off"),
     ("--dry-run --dry_run", [], "execution.dry_run", "table"),
     ("--dry-run --dry_run", ["json"], "execution.dry_run", "json"),
     ("--stop-on-first-crash --stop_on_first_crash", [], "execution.stop_on_first_crash", True),

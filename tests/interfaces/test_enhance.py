@@ -153,6 +153,7 @@ def test_restore_returns_to_the_grid_and_the_intensities_of_the_input(
             save(grey, "gm.nii.gz"),
             save(np.zeros_like(grey), "wm.nii.gz"),
         ],
+        deviation=[save(np.where(inside, 7, 0), "deviation.nii.gz")],
         intensity_json=str(tmp_path / "chain.json"),
     ).run()
 
@@ -180,6 +181,8 @@ def test_restore_returns_to_the_grid_and_the_intensities_of_the_input(
     np.testing.assert_allclose(csf, box * 0.25, atol=1e-6)
     np.testing.assert_allclose(gm, box * 0.75, atol=1e-6)
     assert not wm.any()
+    (deviation,) = (load(path) for path in result.outputs.uncertainty_native)
+    np.testing.assert_allclose(deviation, box * 7, atol=1e-5)
 
 
 @pytest.mark.parametrize("yardstick", [False, True])
@@ -201,6 +204,7 @@ def test_tissues_are_found_again_in_what_the_network_made(
             device="cpu",
             precision="float32",
             seconds=1.0,
+            deviation=np.where(mask, 5, 0).astype(np.float32) if yardstick else None,
         )
 
     def classify(data, mask, record, **where):
@@ -251,6 +255,8 @@ def test_tissues_are_found_again_in_what_the_network_made(
     np.testing.assert_array_equal(load(outputs.labels_before), half * (2 if yardstick else 4))
     np.testing.assert_array_equal(load(outputs.labels_after), half * 3)  # of 2 + 1, not of 2
     assert (load(outputs.out_file) == 3).all()
+    # a network that has not learnt its error writes none
+    assert [load(path).max() for path in outputs.deviation] == ([5] if yardstick else [])
 
 
 def test_the_networks_grid_has_the_codes_of_the_raw_image(make_image, tmp_path, monkeypatch):

@@ -59,6 +59,7 @@ def node(tmp_path, planned):
         output_dir=str(tmp_path / "out"),
         planned=planned,
         probseg_native=[image(f"prob{k}", 10 + k) for k in range(3)],
+        uncertainty_native=[image("deviation", 20)],
         mask_info=MASK_INFO,
         quality={"tct_before": 1.0, "tct_after": None, "qi": float("nan")},
         gate=GATE,
@@ -82,10 +83,11 @@ def test_every_derivative_is_written_beside_its_sidecar(node, tmp_path, monkeypa
         f"{start}_label-CSF_desc-enhanced_probseg": 10,
         f"{start}_label-GM_desc-enhanced_probseg": 11,
         f"{start}_label-WM_desc-enhanced_probseg": 12,
+        f"{start}_desc-uncertainty_T1w": 20,
     }
     expected = {f"{name}.{ext}" for name in values for ext in ("nii.gz", "json")}
     assert {path.name for path in folder.iterdir()} == expected
-    assert len(result.outputs.out_files) == 8
+    assert len(result.outputs.out_files) == 9
     for name, value in values.items():
         assert (np.asarray(nib.load(folder / f"{name}.nii.gz").dataobj) == value).all()
         table = json.loads((folder / f"{name}.json").read_text())
@@ -93,6 +95,18 @@ def test_every_derivative_is_written_beside_its_sidecar(node, tmp_path, monkeypa
         assert table["BMEX"]["Gate"] == GATE  # and a failing one stops no output
         assert table["BMEX"]["Quality"] == {"tct_before": 1.0, "tct_after": None, "qi": None}
     assert (tmp_path / "out" / "dataset_description.json").is_file()
+
+
+@pytest.mark.parametrize("changed", [{"uncertainty": "off"}, {"uncertainty_native": []}])
+def test_no_map_of_the_uncertainty_where_it_is_not_asked_for_or_not_known(
+    node, tmp_path, monkeypatch, changed
+):
+    monkeypatch.chdir(tmp_path)
+    node.inputs.trait_set(**changed)
+    names = [Path(path).name for path in node.run().outputs.out_files]
+    assert len(names) == 8
+    assert not [name for name in names if "uncertainty" in name]
+    assert not list(tmp_path.glob("out/**/*uncertainty*"))
 
 
 def test_of_an_image_of_another_contrast_no_tissues_are_written(node, tmp_path, monkeypatch):
@@ -103,7 +117,7 @@ def test_of_an_image_of_another_contrast_no_tissues_are_written(node, tmp_path, 
     names = {path.name for path in (tmp_path / "out" / "sub-01" / "ses-A" / "anat").iterdir()}
     assert not [name for name in names if "dseg" in name or "probseg" in name]
     assert "sub-01_ses-A_run-2_desc-brain_mask.nii.gz" in names
-    assert len(names) == 2 * 4
+    assert len(names) == 2 * 5
 
 
 @pytest.mark.parametrize("output_res", [["native", "0p8"], ["0p8"]])
@@ -126,7 +140,7 @@ def test_the_record_is_written_last(node, tmp_path, monkeypatch, output_res):
     assert renamed[-1] == record
     others = {path.name for path in renamed[:-1]}
     assert set(tables[record]["BMEX"]["Outputs"]) == others
-    assert len(others) == (15 if "native" in output_res else 11)
+    assert len(others) == (17 if "native" in output_res else 13)
 
 
 def test_a_given_mask_is_a_source_and_its_dataset_is_linked(node, tmp_path, monkeypatch):

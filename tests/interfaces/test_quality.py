@@ -43,6 +43,10 @@ def quality(head_phantom, tmp_path, monkeypatch):
             path = tmp_path / f"{name}.nii.gz"
             nib.save(nib.Nifti1Image(changed.pop(name, data), phantom.image.affine), path)
             inputs[name] = str(path)
+        if (deviation := changed.pop("deviation", None)) is not None:
+            path = tmp_path / "deviation.nii.gz"
+            nib.save(nib.Nifti1Image(deviation, phantom.image.affine), path)
+            inputs["deviation"] = [str(path)]
         outputs = MeasureQuality(**(inputs | changed)).run().outputs
         json.dumps([outputs.quality, outputs.gate], allow_nan=False)  # fit for a sidecar
         rules = {rule["Rule"]: rule["Verdict"] for rule in outputs.gate["Rules"]}
@@ -153,3 +157,23 @@ def test_a_mask_of_which_nothing_is_known_is_a_warning(quality):
     assert [name for name, found in rules.items() if found == "warn"] == [
         "mask volume", "mask components", "mask at border",
     ]  # fmt: skip
+
+
+def test_the_error_that_a_network_expects_is_a_figure_and_a_rule(quality):
+    inside = quality.phantom.mask
+    brain = quality.images["before"]
+    mean = float(brain[inside].mean())
+    deviation = np.where(inside, 0.08 * mean, 0).astype(np.float32)
+    after = np.where(inside, brain + np.float32(0.06 * mean), brain)
+    figures, _, rules = quality(after=after, deviation=deviation)
+    assert figures["estimated_error_before"] == pytest.approx(0.1, rel=1e-3)
+    assert figures["estimated_error_after"] == pytest.approx(0.08, rel=1e-3)
+    assert rules["estimated error"] == "pass"
+    _, _, rules = quality(deviation=2 * deviation)
+    assert rules["estimated error"] == "warn"
+
+
+def test_a_network_that_does_not_know_its_error_has_no_rule_for_it(quality):
+    figures, _, rules = quality()
+    assert figures["estimated_error_before"] is None
+    assert "estimated error" not in rules

@@ -4,7 +4,13 @@ import math
 import numpy as np
 import pytest
 
-from bmex_bids.metrics.change import correlation, empty_share, mean_shift, tissue_litres
+from bmex_bids.metrics.change import (
+    correlation,
+    empty_share,
+    estimated_error,
+    mean_shift,
+    tissue_litres,
+)
 
 MASK = np.array([False, True, True, True, True])
 
@@ -72,3 +78,16 @@ def test_tissue_litres_by_hand():
     expected = {"CSF": 0.5e-6, "GM": 1e-6, "WM": 1.5e-6}
     assert tissue_litres(labels, 0.5) == pytest.approx(expected)
     assert tissue_litres(labels * 0, 0.5) == {"CSF": 0, "GM": 0, "WM": 0}
+
+
+def test_the_estimated_error_by_hand():
+    before, after = np.array([100.0, 300.0]), np.array([130.0, 300.0])
+    deviation, mask = np.array([40.0, 0.0]), np.array([True, True])
+    found = estimated_error(before, after, deviation, mask)
+    assert found == pytest.approx((np.sqrt((30**2 + 40**2) / 2) / 200, np.sqrt(40**2 / 2) / 200))
+
+
+def test_an_estimated_error_without_a_brain_is_nan():
+    zero = np.zeros(2)
+    assert np.isnan(estimated_error(zero, zero, zero, np.array([True, True]))).all()
+    assert np.isnan(estimated_error(zero, zero, zero, np.array([False, False]))).all()

@@ -29,6 +29,7 @@ GOOD = Measures(
     qi=0.94,
     contrast="T1w",
     fluid_contrast=-0.6,
+    estimated_error_after=0.04,
 )
 A_LITTLE = 1e-6
 
@@ -50,7 +51,7 @@ def only(**changed):
 def test_a_good_brain_passes_every_rule():
     found = judge(GOOD)
     assert found.verdict == "pass"
-    assert len(found.rules) == 11
+    assert len(found.rules) == 12
     assert {rule.verdict for rule in found.rules} == {"pass"}
     assert found.reasons == ()
 
@@ -141,12 +142,28 @@ def test_tissues_that_cannot_be_compared_are_a_warning(before, after):
         field.name
         for field in dataclasses.fields(Measures)
         if field.name not in {"litres_for_age", "tissues_before", "tissues_after", "contrast"}
+        and field.name != "estimated_error_before"  # a figure without a rule
     ],
 )
 def test_a_figure_that_is_missing_is_a_warning_with_a_reason(measure, missing):
+    if measure == "estimated_error_after" and missing is None:
+        return  # the network has not learnt it: see below
     found = only(**{measure: missing})
     assert (found.verdict, found.value) == ("warn", None)
     assert "could not be measured" in found.reason
+
+
+def test_an_estimated_error_warns_and_never_fails():
+    assert verdicts(estimated_error_after=0.1)["estimated error"] == "pass"
+    for value in (0.1 + A_LITTLE, 5.0):
+        found = only(estimated_error_after=value)
+        assert (found.name, found.verdict, found.value) == ("estimated error", "warn", value)
+
+
+def test_a_network_that_has_not_learnt_its_error_is_not_judged_by_it():
+    found = judge(dataclasses.replace(GOOD, estimated_error_after=None))
+    assert found.verdict == "pass"
+    assert "estimated error" not in {rule.name for rule in found.rules}
 
 
 @pytest.mark.parametrize("usual", [None, (math.nan, 2.0)])

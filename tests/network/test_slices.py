@@ -133,9 +133,12 @@ def test_enhance_adds_the_correction_and_finds_tissues(record, precision):
     data, mask = brain()
     result = enhance(data, mask, record, threads=1, precision=precision)
     box = (slice(3, -3), slice(4, -2), slice(2, -4))  # no air around the brain goes in
-    direct = run_slices(random_network(), data[box], mask[box], device=CPU).correction
+    found = run_slices(random_network(), data[box], mask[box], device=CPU)
+    direct = found.correction
     near = {"float32": 1e-3, "bfloat16": 0.05}[precision] * np.abs(direct).max()
     np.testing.assert_allclose(result.image[box], (data[box] + direct).clip(0), atol=near)
+    np.testing.assert_allclose(result.deviation[box], found.deviation, rtol=0.1)
+    assert not result.deviation[~mask].any()
     assert result.precision == precision
     assert not result.image[~mask].any()
     assert set(np.unique(result.labels[mask])) <= {1, 2, 3}

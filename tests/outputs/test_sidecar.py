@@ -36,6 +36,7 @@ def made(field, **changes):
         ("probseg_native[0]", "label-CSF_desc-enhanced_probseg"),
         ("probseg_native[1]", "label-GM_desc-enhanced_probseg"),
         ("probseg_native[2]", "label-WM_desc-enhanced_probseg"),
+        ("uncertainty_native[0]", "desc-uncertainty_T2w"),
     ],
 )
 @pytest.mark.parametrize("stem", ["sub-01", "sub-01_ses-A_acq-mprage_run-2"])
@@ -48,7 +49,7 @@ def test_names_keep_the_entities_of_the_source(field, name, stem):
 def test_every_product_is_named_above_and_names_differ():
     source = BidsName.of("sub-01_T1w")
     names = {product_name(product, source, "0p8", ".nii.gz") for product in PRODUCTS}
-    assert len(names) == len(PRODUCTS) == 8
+    assert len(names) == len(PRODUCTS) == 9
 
 
 @pytest.mark.parametrize("field", list(BY_FIELD))

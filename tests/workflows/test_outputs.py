@@ -76,6 +76,7 @@ def results(make_image, tmp_path):
         **{name: image(name) for name in FIELDS[:3]},
         **{name: image(name, "uint8") for name in FIELDS[3:]},
         "probseg_native": [image(f"prob{k}") for k in range(3)],
+        "uncertainty_native": [image("deviation")],
         "mask_info": {"volume_litres": 1.0, "components": 1, "method": "given", "warnings": []},
         "quality": {"tct_before": 1.0, "tct_after": 2.0, "qi": 0.5},
         "gate": {"Verdict": "pass", "Rules": []},
@@ -128,7 +129,7 @@ def test_all_names_are_valid_and_none_is_used_twice(raw, results, tmp_path, monk
         for suffix in suffixes
         for path in save(plan(stem, suffix), bids, out, results)
     ]
-    assert len(set(written)) == len(written) == 8 * 11
+    assert len(set(written)) == len(written) == 9 * 11
     for path in written:
         assert path.is_file()
         assert path.with_name(path.name.replace(".nii.gz", ".json")).is_file()
@@ -180,7 +181,7 @@ def test_a_result_that_cannot_be_copied_leaves_nothing(raw, results, tmp_path, m
         save(plan("sub-01", "T1w"), bids, tmp_path / "out", results)
     assert list((tmp_path / "out/sub-01/anat").iterdir()) == []
     monkeypatch.setattr(shutil, "copyfile", real)
-    assert len(save(plan("sub-01", "T1w"), bids, tmp_path / "out", results)) == 8
+    assert len(save(plan("sub-01", "T1w"), bids, tmp_path / "out", results)) == 9
 
 
 def test_the_plan_is_plain_values(raw):

@@ -62,6 +62,8 @@ class Enhancement:
     labels : (X, Y, Z) uint8; 0 background, 1 CSF, 2 GM, 3 WM; zero outside the mask
     classified : (X, Y, Z) uint8; the labels that :func:`classify` finds in the same image
     probabilities : (classes, X, Y, Z) float32 in the labels' order; background is 1 outside the mask
+    deviation : (X, Y, Z) float32, expected error of the image (standard deviation), template units,
+        zero outside the mask; None from a network that has not learnt it
     device, precision : where and how it was computed
     mirrored : axes along which mirror images of the brain went through the network too
     networks : how many took turns with them
@@ -81,6 +83,7 @@ class Enhancement:
     networks: int = 1
     operations: float = 0.0
     passes: tuple[float, ...] = ()
+    deviation: NDArray[np.float32] | None = None
 
 
 def _network(record: WeightRecord, device: torch.device) -> nn.Module:
@@ -139,6 +142,7 @@ def enhance(
                 for k, p in enumerate(probabilities)
             ]
         ),
+        deviation=None if job.deviation is None else embed(job.deviation, here.box, data.shape),
         device=_describe(job.device),
         precision=str(job.dtype).removeprefix("torch."),
         seconds=job.options.clock() - begun,
@@ -191,6 +195,7 @@ class _Job:
         )
         self.networks = 1  # that took turns
         self.few_scores: NDArray[np.float32] | None = None  # of the slices that classify takes
+        self.deviation: NDArray[np.float32] | None = None  # of the brain's box
         self.operations = 0.0
         self.passes: list[float] = []  # seconds
         self.most = math.inf  # voxels of a tile, or slices, at once, after memory was short
@@ -235,6 +240,7 @@ class _Job:
     def _in_slices(self, here: Fed) -> NDArray[np.float32]:
         """Slices of three directions for the tissues alone or without mirroring, else of six."""
         found = self._retrying(functools.partial(self._directions, here))
+        self.deviation = found.deviation
         background = np.zeros_like(here.part)[np.newaxis]
         self.few_scores = np.concatenate([background, found.few_scores])
         if self.tissues_only:
