@@ -245,35 +245,40 @@ def _several(
 class Bar:
     """Progress on the error stream: a bar on a terminal, a line each tenth elsewhere."""
 
-    WIDTH = 30
-
     def __init__(self) -> None:
         self._begun: dict[str, tuple[float, int]] = {}
         self._shown: dict[str, int] = {}
-        self._open = False
+        self._bars: dict[str, Any] = {}
 
     def __call__(self, name: str, done: int, total: int | None) -> None:
+        if sys.stderr.isatty():
+            self._draw(name, done, total)
+            return
         now = time.monotonic()
         begun, first = self._begun.setdefault(name, (now, done))
         rate = (done - first) / max(now - begun, 1e-3) / 1e6
-        size = f"{done / 1e6:.1f}" + (f" of {total / 1e6:.1f}" if total else "")
-        text = f"{name}: {size} MB" + (f", {rate:.1f} MB/s" if done > first else "")
-        if sys.stderr.isatty():
-            filled = self.WIDTH * done // total if total else 0
-            bar = f"[{'#' * filled:<{self.WIDTH}}] " if total else ""
-            print(f"\r{bar}{text}\x1b[K", end="", file=sys.stderr, flush=True)
-            self._open = True
-            return
         tenth = 10 * done // total if total else done // 100_000_000
         if self._shown.get(name) != tenth:
             self._shown[name] = tenth
+            size = f"{done / 1e6:.1f}" + (f" of {total / 1e6:.1f}" if total else "")
+            text = f"{name}: {size} MB" + (f", {rate:.1f} MB/s" if done > first else "")
             print(text, file=sys.stderr, flush=True)
 
+    def _draw(self, name: str, done: int, total: int | None) -> None:
+        from tqdm import tqdm
+
+        if name not in self._bars:
+            self._bars[name] = tqdm(
+                desc=name, total=total, initial=done, unit="B", unit_scale=True, file=sys.stderr
+            )
+        bar = self._bars[name]
+        bar.update(done - bar.n)
+
     def end(self) -> None:
-        """Leave the bar's line."""
-        if self._open:
-            print(file=sys.stderr)
-            self._open = False
+        """Leave the bars' lines."""
+        for bar in self._bars.values():
+            bar.close()
+        self._bars.clear()
 
 
 def _end(progress: Any) -> None:

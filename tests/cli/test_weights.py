@@ -182,7 +182,8 @@ def test_progress_on_a_terminal_is_a_bar(capsys, monkeypatch):
     bar("x.pt", 1_000_000, 4_000_000)
     bar.end()
     err = capsys.readouterr().err
-    assert "\r[#######                       ] x.pt: 1.0 of 4.0 MB" in err
+    assert "x.pt:  25%|" in err
+    assert "1.00M/4.00M" in err
     assert err.endswith("\n")
 
 
