@@ -13,8 +13,9 @@ wiring           workflows/   workflows/      workflows/   inside       workflow
                  base         preprocess      enhance      enhance      outputs      report
 ===============  ===========  ==============  ===========  ===========  ===========  ==============
 
-``cli`` is the only layer that reads ``config``, prints or exits; ``degrade``, ``training`` and
-``evaluation`` make and judge the weights.  Importing this package loads nothing heavy.
+``cli`` is the only layer that prints or exits; :func:`enhance` of ``api`` is the same for
+notebooks.  ``degrade``, ``training`` and ``evaluation`` make and judge the weights.  Importing
+this package loads nothing heavy.
 """
 
 from __future__ import annotations
@@ -25,14 +26,15 @@ from typing import Any
 from bmex_bids.exceptions import BmexError
 
 __version__ = "0.1.0"
-__all__ = ["BmexError", "__version__", "collect", "enhance", "plan", "select"]
+__all__ = ["BmexError", "Enhanced", "__version__", "collect", "enhance", "plan", "select"]
 
 #: public functions and where they live; loaded when first asked for
 _HOMES = {
     "collect": "bmex_bids.inputs.collect",
     "plan": "bmex_bids.inputs.plan",
     "select": "bmex_bids.network.weights.registry",
-    "enhance": "bmex_bids.network.inference.predict",
+    "enhance": "bmex_bids.api",
+    "Enhanced": "bmex_bids.api",
 }
 
 

@@ -95,7 +95,7 @@ class Selection:
         several="words",
         tidy=values.labels("sub-"),
         metavar="LABEL",
-        help="only these participants, with or without sub-",
+        help="only these participants, with or without sub-, parted by spaces or commas",
     )
     sessions: tuple[str, ...] | None = setting(
         "--session-label",
@@ -109,6 +109,7 @@ class Selection:
     )
     runs: tuple[str, ...] | None = setting(
         "--run-label",
+        "--run-id",
         default=None,
         group=FILTER,
         several="words",
@@ -117,6 +118,7 @@ class Selection:
         help="only these runs",
     )
     modalities: tuple[str, ...] = setting(
+        "-m",
         "--modalities",
         default=("T1w", "T2w"),
         group=FILTER,
@@ -200,6 +202,7 @@ class Processing:
 
     skull_strip: str = setting(
         "--skull-strip",
+        "--skull-strip-t1w",
         default="auto",
         group=PROCESSING,
         choices=("auto", "skip", "force"),

@@ -52,13 +52,14 @@ def memory(text: str) -> float:
 
 
 def labels(prefix: str) -> Callable[[Iterable[str]], tuple[str, ...]]:
-    """BIDS labels without their prefix and doubles, sorted.
+    """BIDS labels without their prefix and doubles, sorted; a comma parts labels too.
 
-    >>> labels("sub-")(["sub-02", "01", "02"])
-    ('01', '02')
+    >>> labels("sub-")(["sub-02,sub-03", "01", "02"])
+    ('01', '02', '03')
     """
 
     def tidy(values: Iterable[str]) -> tuple[str, ...]:
-        return tuple(sorted({value.removeprefix(prefix) for value in values}))
+        parts = [part.strip() for value in values for part in value.split(",")]
+        return tuple(sorted({part.removeprefix(prefix) for part in parts if part}))
 
     return tidy

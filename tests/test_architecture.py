@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The import rule, read from the syntax tree: a package imports only from lower lines.
 
-1. ``cli``
+1. ``cli``, ``api``
 2. ``slurm``
 3. ``running``
 4. ``evaluation``, which judges ``workflows`` and what ``training`` makes
@@ -33,7 +33,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "bmex_bids"
 
 LINES = (
     {"__main__"},
-    {"cli"},
+    {"cli", "api"},
     {"slurm"},
     {"running"},
     {"evaluation"},  # judges the app's workflows

@@ -25,7 +25,7 @@ def setup_cfg() -> configparser.ConfigParser:
     return parser
 
 
-PUBLIC = ["BmexError", "__version__", "collect", "enhance", "plan", "select"]
+PUBLIC = ["BmexError", "Enhanced", "__version__", "collect", "enhance", "plan", "select"]
 
 
 def test_public_names_are_these() -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,11 @@ def spellings(flags: Sequence[str]) -> list[str]:
 def entry(option: str) -> Entry:
     """The setting with an option's name (argparse's ``dest``)."""
     return next(item for item in ENTRIES if item.setting.option == option)
+
+
+def entry_named(name: str) -> Entry:
+    """The setting with a field's name."""
+    return next(item for item in ENTRIES if item.name == name)
 
 
 def add(
@@ -100,6 +106,34 @@ def add_networks(parser: argparse._ActionsContainer) -> None:
         "--weights-dir", type=Path, metavar="DIR", help="folder with published weights"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that names the flag which an unknown one may have been meant for."""
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """The options; unknown arguments end the program with code 2."""
+        options, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            flags = [flag for flag in self._option_string_actions if "_" not in flag]
+            hints = [near for word in unknown if (near := did_you_mean(word, flags))]
+            hint = f"; did you mean {', '.join(dict.fromkeys(hints))}?" if hints else ""
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+        return options
+
+
+def did_you_mean(word: str, flags: Sequence[str]) -> str | None:
+    """The flag that is spelt most like a word; None where none is like it.
+
+    >>> did_you_mean("--particpant_lable", ["--participant-label", "--age-months"])
+    '--participant-label'
+    """
+    given = word.partition("=")[0].replace("_", "-").lower()
+    if not given.startswith("--"):
+        return None
+    longer = [flag for flag in flags if flag.startswith(given)]
+    near = longer[:1] or difflib.get_close_matches(given, flags, 1, 0.7)
+    return near[0] if near else None
 
 
 class ShowVersion(argparse.Action):

@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any
 from bmex_bids import __version__
 from bmex_bids.cli import arguments
 from bmex_bids.cli.ending import ended
-from bmex_bids.cli.files import check_distinct, check_source, check_target, same_file, sidecar_of
+from bmex_bids.cli.files import check_distinct, check_target, same_file
+from bmex_bids.common.names import sidecar_of
 from bmex_bids.exceptions import ImageError, UsageError
+from bmex_bids.running.single import check_source
 
 if TYPE_CHECKING:
     import numpy as np

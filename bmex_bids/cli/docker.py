@@ -26,10 +26,12 @@ from pathlib import Path
 from typing import Any
 
 from bmex_bids import __version__
+from bmex_bids.cli import foreign
 from bmex_bids.cli import parser as flags
 from bmex_bids.config import ENTRIES, Paths
 from bmex_bids.exceptions import BmexError, EnvironmentProblem, OutputError, UsageError
 from bmex_bids.network.weights.published import weights_folder
+from bmex_bids.running.planning import is_weights_folder
 from bmex_bids.settings import Place, absolute
 
 DOCKER_LIKE = ("docker", "podman")
@@ -102,8 +104,11 @@ def run(
     execute : takes the command's place in tests
     """
     parser = build_parser(program, preferred)
-    options = parser.parse_args(argv)
     try:
+        argv, notes = foreign.translate(sys.argv[1:] if argv is None else argv)
+        for note in notes:
+            print(f"{program}: {note}", file=sys.stderr)
+        options = parser.parse_args(argv)
         call, to_make = prepare(parser, options, preferred)
         command = command_line(call)
         if getattr(options, "dry_run", "") == COMMAND:
@@ -253,7 +258,7 @@ def _file_options(path: Path | None) -> Mapping[str, Any]:
 def _located(dest: str, value: Any) -> Any:
     """A value of the command line as the container is told it: paths absolute, and there."""
     setting = SETTINGS.get(dest)
-    if dest == "weights" and flags.is_weights_folder(value):
+    if dest == "weights" and is_weights_folder(value):
         return absolute(Path(value))
     if setting is None or setting.place is None:
         return value

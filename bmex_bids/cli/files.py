@@ -7,24 +7,9 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from bmex_bids.common.names import sidecar_of
 from bmex_bids.exceptions import OutputError, UsageError
-
-EXTENSIONS = (".nii.gz", ".nii")
-
-
-def check_source(name: str, path: Path) -> None:
-    """Refuse what is not there or by its name no NIfTI image (UsageError)."""
-    if not path.is_symlink() and not path.is_file():
-        what = "a folder" if path.is_dir() else "nothing"
-        raise UsageError(
-            f"expected an image for {name} at {path}, found {what}; check the path, and inside a "
-            "container whether it is mounted"
-        )
-    if not path.name.endswith(EXTENSIONS) or path.name in EXTENSIONS:
-        raise UsageError(
-            f"expected a NIfTI image whose name ends in .nii.gz or .nii for {name}, got "
-            f"{path.name}; convert it first (DICOM: dcm2niix; FreeSurfer: mri_convert)"
-        )
+from bmex_bids.inputs.on_disk import EXTENSIONS
 
 
 def check_target(flag: str, path: Path) -> None:
@@ -85,17 +70,3 @@ def same_file(path: Path, taken: Mapping[Path, str]) -> str | None:
         if path.exists() and other.exists() and path.samefile(other):
             return name
     return None
-
-
-def sidecar_of(image: Path) -> Path:
-    """The JSON file beside an image.
-
-    >>> sidecar_of(Path("a.b.nii.gz")).name, sidecar_of(Path("c.nii")).name
-    ('a.b.json', 'c.json')
-    """
-    return image.with_name(f"{stem_of(image)}.json")
-
-
-def stem_of(image: Path) -> str:
-    """The name of an image without its extension."""
-    return image.name.removesuffix(".gz").removesuffix(".nii")

@@ -4,20 +4,20 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import typing
-import uuid
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from bmex_bids import __version__
-from bmex_bids.cli import arguments
+from bmex_bids.cli import arguments, foreign
+from bmex_bids.cli.streams import say
 from bmex_bids.config import ENTRIES, GROUPS, MOST_THREADS, OTHER, TASK_CPUS, Config, Paths
 from bmex_bids.exceptions import UsageError
-from bmex_bids.network.weights.registry import PUBLISHED, weight_names
+from bmex_bids.running.planning import given_weights, new_run_id
 from bmex_bids.running.resources import available_cpus
-from bmex_bids.settings import Place, Setting, absolute
+from bmex_bids.settings import Place, Setting
 
 CONFIG_FILE = Setting(
     ("--config-file",),
@@ -49,6 +49,9 @@ def parse(argv: Sequence[str] | None = None) -> Config:
     UsageError
         A path does not exist or lies where it must not, or a configuration file cannot be read.
     """
+    argv, notes = foreign.translate(sys.argv[1:] if argv is None else argv)
+    for note in notes:
+        say(note, sys.stderr)
     parser = build_parser()
     first, _ = _file_flag().parse_known_args(argv)
     if first.config_file is not None:
@@ -60,7 +63,7 @@ def parse(argv: Sequence[str] | None = None) -> Config:
                 setattr(options, entry.setting.option, entry.setting.debug)
     options.nprocs = options.nprocs or (TASK_CPUS if options.submit else available_cpus())
     options.omp_nthreads = min(options.omp_nthreads or MOST_THREADS, options.nprocs)
-    options.weights, options.weights_dir = weights_of(options.weights, options.weights_dir)
+    options.weights, options.weights_dir = given_weights(options.weights, options.weights_dir)
     config = configuration(options)
     check_paths(config.paths)
     return config
@@ -118,7 +121,7 @@ def _file_flag() -> argparse.ArgumentParser:
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of ``bmex``; its groups are named as fMRIPrep names them."""
-    parser = argparse.ArgumentParser(
+    parser = arguments.Parser(
         prog="bmex",
         description="Enhance the T1w and T2w images of a BIDS dataset: less motion, less noise, "
         "finer slices, with tissue maps and a report.",
@@ -126,7 +129,8 @@ def build_parser() -> argparse.ArgumentParser:
         "images are done, others failed, were skipped or did not pass the quality gate; 4 no "
         "usable input; 5 the machine stands in the way (weights, device, permission, disk). "
         "OUTPUT/logs/<run>/status.tsv has one row per image. The same command again does only "
-        "what is missing or changed.",
+        "what is missing or changed. Also taken, from other BIDS Apps, with a line that says what "
+        f"became of it: {', '.join(item.flags[-1] for item in foreign.FOREIGN)} and others.",
         allow_abbrev=False,
     )
     for entry in ENTRIES:
@@ -145,11 +149,6 @@ def build_parser() -> argparse.ArgumentParser:
     for setting in NO_EFFECT:
         arguments.add(group, setting)
     return parser
-
-
-def new_run_id() -> str:
-    """Time and a random part: ``20251121-080534_1f0c9a7e``; sorts by time, never collides."""
-    return f"{datetime.now().astimezone():%Y%m%d-%H%M%S}_{uuid.uuid4().hex[:8]}"
 
 
 def check_paths(paths: Paths) -> None:
@@ -176,18 +175,3 @@ def check_paths(paths: Paths) -> None:
             f"expected a work folder outside the output {output_dir}, which is to be a valid BIDS "
             f"dataset, got {work_dir}; name another with -w"
         )
-
-
-def weights_of(name: str, folder: Path | None) -> tuple[str, Path | None]:
-    """``--weights DIR`` means: the published files of this folder and no others."""
-    folder = None if folder is None else absolute(folder)
-    if folder is None and is_weights_folder(name):
-        return PUBLISHED, absolute(Path(name))
-    if folder is not None and not folder.is_dir():
-        raise UsageError(f"expected a folder of weights at {folder}, found none; check the path")
-    return name, folder
-
-
-def is_weights_folder(name: str) -> bool:
-    """Whether ``--weights`` names a folder; one with the name of a set needs ``./`` before it."""
-    return name not in weight_names() and Path(name).expanduser().is_dir()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 #: entities of derivatives, in the order of the BIDS specification; those of raw images come first
 DERIVATIVE_ORDER = ("space", "split", "chunk", "seg", "res", "den", "label", "desc")
@@ -116,3 +117,17 @@ def node_name(name: str) -> str:
     'sub_01_ses_A_T1w'
     """
     return re.sub(r"\W", "_", name)
+
+
+def sidecar_of(image: Path) -> Path:
+    """The JSON file beside an image.
+
+    >>> sidecar_of(Path("a.b.nii.gz")).name, sidecar_of(Path("c.nii")).name
+    ('a.b.json', 'c.json')
+    """
+    return image.with_name(f"{stem_of(image)}.json")
+
+
+def stem_of(image: Path) -> str:
+    """The name of an image without its extension."""
+    return image.name.removesuffix(".gz").removesuffix(".nii")

@@ -3,14 +3,19 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bmex_bids.config import Config
 from bmex_bids.exceptions import UsageError
+from bmex_bids.network.weights.registry import PUBLISHED, weight_names
 from bmex_bids.running import preflight
 from bmex_bids.running.plan_view import Task
 from bmex_bids.running.resources import available_memory_gb, refuse_too_little, too_little
+from bmex_bids.settings import absolute
 
 if TYPE_CHECKING:
     from bmex_bids.inputs.not_taken import NotTaken
@@ -184,3 +189,23 @@ def try_weights(tasks: Sequence[Task]) -> None:
     for path, variant in sorted({(r.path, r.variant) for r in records if r is not None}):
         if variant != DEEPBET:  # its package loads it
             load_network(path, variant)
+
+
+def new_run_id() -> str:
+    """Time and a random part: ``20251121-080534_1f0c9a7e``; sorts by time, never collides."""
+    return f"{datetime.now().astimezone():%Y%m%d-%H%M%S}_{uuid.uuid4().hex[:8]}"
+
+
+def given_weights(name: str, folder: Path | None) -> tuple[str, Path | None]:
+    """``--weights DIR`` means: the published files of this folder and no others."""
+    folder = None if folder is None else absolute(folder)
+    if folder is None and is_weights_folder(name):
+        return PUBLISHED, absolute(Path(name))
+    if folder is not None and not folder.is_dir():
+        raise UsageError(f"expected a folder of weights at {folder}, found none; check the path")
+    return name, folder
+
+
+def is_weights_folder(name: str) -> bool:
+    """Whether ``--weights`` names a folder; one with the name of a set needs ``./`` before it."""
+    return name not in weight_names() and Path(name).expanduser().is_dir()

@@ -20,7 +20,7 @@ import pytest
 from app_runs import bmex, participants
 from scipy.stats import spearmanr
 
-from bmex_bids.cli.enhance import Request, conclusion, main
+from bmex_bids.cli.enhance import conclusion, main
 
 
 @pytest.fixture(autouse=True)
@@ -130,7 +130,6 @@ def test_the_same_voxels_as_bmex_on_a_dataset(bids_skeleton, brain):
 
 
 def test_what_is_said_at_the_end():
-    request = Request(Path("i.nii"), "T1w", {"enhanced_native": Path("/x/o.nii")})
     rules = [
         {"Rule": "a", "Verdict": "warn", "Reason": "a little small"},
         {"Rule": "b", "Verdict": "pass", "Reason": "fine"},
@@ -140,7 +139,7 @@ def test_what_is_said_at_the_end():
         "Warnings": ["near another model"],
         "Gate": {"Verdict": "warn", "Rules": rules},
     }
-    lines = list(conclusion(request, record))
+    lines = list(conclusion({"OUT": Path("/x/o.nii")}, record))
     assert [line for line, _ in lines] == [
         "enhanced: /x/o.nii",
         "tissue contrast (TCT): 1.23 -> 2.47; quality index (QI, one over the other): 0.50",

@@ -3,14 +3,18 @@ from __future__ import annotations
 
 import configparser
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
 
 import bmex_bids
-from bmex_bids.cli.parser import new_run_id, parse
+from bmex_bids.cli.foreign import FOREIGN
+from bmex_bids.cli.parser import parse
+from bmex_bids.config import ENTRIES
 from bmex_bids.exceptions import UsageError
 from bmex_bids.network.weights.registry import bundled
+from bmex_bids.running.planning import new_run_id
 from bmex_bids.values import memory
 
 BUNDLED = next(record.name for record in bundled() if record.kind == "enhance")
@@ -93,7 +97,9 @@ def test_a_folder_that_happens_to_be_called_as_a_set_changes_nothing(places, nam
         (["--mem-mb", "lots"], "memory such as"),
         (["--skull-strip", "maybe"], "invalid choice"),
         (["--no-such-flag"], "unrecognized arguments"),
-        (["--partic", "01"], "unrecognized arguments"),  # abbreviations are not guessed
+        (["--partic", "01"], "did you mean --participant-label?"),  # abbreviations are not guessed
+        (["--particpant_lable", "01"], "did you mean --participant-label?"),
+        (["--output_resolution=0p8"], "did you mean --output-res?"),
     ],
 )
 def test_a_faulty_flag_ends_with_2_and_says_what_is_expected(places, flags, words, capsys):
@@ -150,10 +156,11 @@ def test_the_version_is_that_of_setup_cfg():
 
 # every flag of BIDS_APP.md §1 with every spelling, and where it ends up
 SPELLINGS = [
+    ("--participant-label", ["sub-02,01"], "selection.participants", ("01", "02")),
     ("--participant-label --participant_label", ["sub-01"], "selection.participants", ("01",)),
     ("--session-label --session_label --session-id", ["ses-A"], "selection.sessions", ("A",)),
-    ("--run-label --run_label", ["run-1"], "selection.runs", ("1",)),
-    ("--modalities", ["T2w"], "selection.modalities", ("T2w",)),
+    ("--run-label --run_label --run-id --run_id", ["run-1"], "selection.runs", ("1",)),
+    ("--modalities -m", ["T2w"], "selection.modalities", ("T2w",)),
     ("--skip-bids-validation --skip_bids_validation", [], "execution.skip_bids_validation", True),
     ("--clean-workdir --clean_workdir", [], "execution.clean_workdir", True),
     ("--nprocs --n-cpus --n_cpus --nthreads --n-procs", ["3"], "resources.nprocs", 3),
@@ -168,7 +175,12 @@ SPELLINGS = [
     ("--age-months --age_months", ["0"], "age.months", 0.0),
     ("--fetal", [], "age.fetal", True),
     ("--strict-ages --strict_ages", [], "age.strict", True),
-    ("--skull-strip --skull_strip", ["force"], "processing.skull_strip", "force"),
+    (
+        "--skull-strip --skull-strip-t1w --skull_strip_t1w",
+        ["force"],
+        "processing.skull_strip",
+        "force",
+    ),
     (
         "--brain-extraction --brain_extraction",
         ["deepbet"],
@@ -302,3 +314,52 @@ def test_help_is_grouped_as_fmriprep_groups_it(capsys):
         "Other options",
     ):
         assert heading in text
+
+
+@pytest.mark.parametrize("flag", [flag for item in FOREIGN for flag in item.flags])
+@pytest.mark.parametrize("written", ["hyphens", "underscores", "equals"])
+def test_flags_of_other_apps_are_taken_each_with_a_line(places, capsys, flag, written):
+    item = next(item for item in FOREIGN if flag in item.flags)
+    said = flag if written == "hyphens" else re.sub(r"(?<=\w)-(?=\w)", "_", flag)
+    word = {"--age": "18m"}.get(flag, "2")
+    words = [word] if item.words in {"1", "*"} else []
+    if written == "equals" and words:
+        parse([*places, f"{said}={word}", "--fetal"])
+    else:
+        parse([*places, said, *words, "--fetal"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"{said}: {item.said}"
+
+
+@pytest.mark.parametrize(
+    ("flags", "field", "expected"),
+    [
+        (["--age", "18m"], "age.months", 18.0),
+        (["--age", "1.5 years"], "age.months", 18.0),
+        (["--gpu"], "processing.device", "cuda"),
+        (["--gpu", "1"], "processing.device", "cuda:1"),
+        (["--mem_gb", "1.5"], "resources.mem_gb", 1.5),
+        (["--mem-gb=2"], "resources.mem_gb", 2.0),
+        (["--ants-nthreads", "1"], "resources.omp_nthreads", 1),
+        (["--float32"], "processing.precision", "float32"),
+        (
+            ["--output-spaces", "MNI152NLin6Asym:res-2", "T1w", "--low-mem"],
+            "resources.low_mem",
+            True,
+        ),
+    ],
+)
+def test_flags_of_other_apps_become_ours(places, flags, field, expected):
+    section, name = field.split(".")
+    assert getattr(getattr(parse([*places, *flags]), section), name) == expected
+
+
+@pytest.mark.parametrize("text", ["30", "thirty", "18 moons"])
+def test_an_age_without_its_unit_is_refused(places, text):
+    with pytest.raises(UsageError, match="such as 18m, 6w or 30y"):
+        parse([*places, "--age", text])
+
+
+def test_ours_are_never_taken_for_another_apps():
+    ours = {flag for entry in ENTRIES for flag in entry.setting.flags}
+    assert not ours & {flag for item in FOREIGN for flag in item.flags}

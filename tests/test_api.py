@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``from bmex_bids import enhance``: the same result as ``bmex-enhance``, in Python."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from bmex_bids import BmexError, Enhanced, enhance
+from bmex_bids.cli.enhance import main
+
+
+@pytest.fixture(autouse=True)
+def surroundings(tiny_records, monkeypatch, tmp_path):
+    """The tiny network, one picture, and folders of the test's own, the temporary one too."""
+    from bmex_bids.interfaces import reportlets
+
+    only = {"summary": reportlets.write_summary}
+    monkeypatch.setattr(reportlets, "drawings", lambda: only)
+    monkeypatch.setattr("bmex_bids.network.weights.registry.bundled", lambda: tiny_records)
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+
+
+def test_a_path_gives_what_the_command_line_gives(brain):
+    raw = brain("PIR", oblique=12)
+    nib.save(raw, "sub-07_ses-A_T1w.nii.gz")
+    Path("sub-07_ses-A_T1w.json").write_text(json.dumps({"EchoTime": 0.003}))
+    before = {path: path.read_bytes() for path in Path().glob("sub-*")}
+    lines: list[str] = []
+    result = enhance(
+        "sub-07_ses-A_T1w.nii.gz",
+        age_months=0.5,
+        report=True,
+        progress=lines.append,
+        skull_strip="skip",
+        omp_nthreads=1,
+    )
+    assert list(Path("tmp").iterdir()) == []
+    assert before == {path: path.read_bytes() for path in Path().glob("sub-*")}
+    assert "age 0.5 months, model month0, weights tiny" in lines[0]
+    assert "done in" in lines[-1]
+
+    flags = ["--age-months", "0.5", "--omp-nthreads", "1", "--skull-strip", "skip"]
+    assert main(["sub-07_ses-A_T1w.nii.gz", "cli.nii.gz", *flags]) == 0
+    theirs = nib.load("cli.nii.gz")
+    np.testing.assert_array_equal(result.images["enhanced"].dataobj, theirs.dataobj)
+    np.testing.assert_array_equal(result.images["enhanced"].affine, theirs.affine)
+    record = json.loads(Path("cli.json").read_text())
+    assert result.quality == record["BMEX"]["Quality"]
+    assert result.gate == record["BMEX"]["Gate"]
+    assert result.provenance["EchoTime"] == 0.003
+    assert result.provenance["Sources"] == ["sub-07_ses-A_T1w.nii.gz"]
+    assert result.provenance["Age"]["months"] == 0.5
+    assert set(result.images) >= {"enhanced", "enhanced_res", "head", "mask", "pCSF", "pGM", "pWM"}
+    assert result.images["mask"].shape == raw.shape
+    assert set(np.unique(result.tissues.dataobj)) <= {0, 1, 2, 3}
+
+    written = result.save("out")
+    assert {path.name for path in Path("out").iterdir()} == {path.name for path in written}
+    saved = nib.load("out/sub-07_ses-A_desc-enhanced_T1w.nii.gz")
+    np.testing.assert_array_equal(saved.dataobj, theirs.dataobj)
+    sidecar = json.loads(Path("out/sub-07_ses-A_desc-enhanced_T1w.json").read_text())
+    for table in (sidecar, record):
+        del table["BMEX"]["NetworkSeconds"]
+    assert sidecar == record
+    assert "Methods" in Path("out/sub-07_ses-A.html").read_text()
+
+    shown = result._repr_html_()
+    assert "data:image/png;base64," in shown
+    assert "tiny" in shown
+    assert result.picture().startswith(b"\x89PNG")
+    assert "pGM" not in repr(result)  # no megabytes of bytes in a notebook
+
+
+def test_an_image_in_memory_with_a_mask_in_memory(brain):
+    raw = brain(contrast="T2w")
+    data = np.asarray(raw.dataobj).astype(np.float32)
+    image = nib.MGHImage(data, raw.affine)  # any class of nibabel's
+    mask = nib.Nifti1Image((data > 0).astype(np.uint8), raw.affine)
+    result = enhance(image, age_months=6.5, fetal=True, contrast="T2w", mask=mask, omp_nthreads=1)
+    assert isinstance(result, Enhanced)
+    assert result.name == "image"
+    np.testing.assert_array_equal(result.images["mask"].dataobj, mask.dataobj)
+    assert result.provenance["Mask"]["method"] == "given"
+    assert result.page is None
+    np.testing.assert_array_equal(image.dataobj, data)
+    assert list(Path("tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"image": 3}, TypeError, "expected a path or an image of nibabel for image"),
+        ({"image": "no.nii.gz"}, BmexError, "found nothing; check the path"),
+        ({"mask": "no.nii.gz"}, BmexError, "an image for mask"),
+        ({"age_months": "six"}, BmexError, "age_months: expected a number of 0 or more"),
+        ({"age_months": 3000}, BmexError, "expected an age of 0 to 130 years"),
+        ({"wieghts": "bundled"}, BmexError, "did you mean weights"),
+        ({"skull_strip": "no"}, BmexError, "expected skull_strip of auto, skip, force"),
+        ({"device": "gpu"}, BmexError, "device: expected auto, cpu"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_done(brain, changes, error, words):
+    nib.save(brain(), "in.nii.gz")
+    arguments = {"image": "in.nii.gz", "age_months": 1} | changes
+    with pytest.raises(error, match=words):
+        enhance(**arguments)
+    assert list(Path("tmp").iterdir()) == []
