@@ -403,7 +403,7 @@ class Execution:
         group=SUBSET,
         switch=True,
         command_line_only=WHAT_NOW,
-        help="only write the methods text, from what is in the output",
+        help="only write the methods text and the provenance, from what is in the output",
     )
     md_only_boilerplate: bool = setting(
         "--md-only-boilerplate",
@@ -473,8 +473,8 @@ class Execution:
         default=False,
         group=OUTPUTS,
         switch=True,
-        help="do not write the methods text, which reads the whole output; a later run with "
-        "--boilerplate-only writes it",
+        help="do not write the methods text and the provenance, which read the whole output; a "
+        "later run with --boilerplate-only writes them",
     )
     verbosity: int = setting(
         "-v",
@@ -594,11 +594,13 @@ class Config:
     ----------
     run_id : names the folder ``OUTPUT/logs/<run_id>``
     version : of bmex_bids
+    command : the command line, for people
     """
 
     run_id: str
     version: str
     paths: Paths
+    command: str = ""
     analysis_levels: tuple[str, ...] = setting(
         "analysis_level",
         default=("participant",),

@@ -196,6 +196,14 @@ def loads(kind: type[Section], text: str, where: str, default: Section | None = 
     return _build(kind, table, where, default)
 
 
+def read_table(path: Path) -> dict[str, Any]:
+    """A TOML file; empty where it cannot be read."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
 def _table(settings: Any) -> dict[str, Any]:
     """What TOML can hold; a field that is None is left out."""
     table: dict[str, Any] = {}

@@ -152,9 +152,11 @@ def _whole_numbers(values: NDArray[Any], affine: NDArray[Any]) -> nib.Nifti1Imag
 
 def _dataset_texts() -> dict[str, str]:
     """The text files of the dataset, by their paths."""
+    from bmex_bids.outputs.dataset import BIDS_VERSION
+
     description = {
         "Name": "MNI152 template with simulated head motion and noise",
-        "BIDSVersion": "1.10.0",
+        "BIDSVersion": BIDS_VERSION,
         "DatasetType": "raw",
         "License": "The template: Copyright (C) 1993-2004 Louis Collins, McConnell Brain Imaging "
         "Centre, Montreal Neurological Institute, McGill University; free use with this notice",

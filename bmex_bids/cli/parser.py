@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import shlex
 import sys
 import typing
 from collections.abc import Sequence
@@ -49,7 +51,8 @@ def parse(argv: Sequence[str] | None = None) -> Config:
     UsageError
         A path does not exist or lies where it must not, or a configuration file cannot be read.
     """
-    argv, notes = foreign.translate(sys.argv[1:] if argv is None else argv)
+    given = sys.argv[1:] if argv is None else argv
+    argv, notes = foreign.translate(given)
     for note in notes:
         say(note, sys.stderr)
     parser = build_parser()
@@ -64,7 +67,7 @@ def parse(argv: Sequence[str] | None = None) -> Config:
     options.nprocs = options.nprocs or (TASK_CPUS if options.submit else available_cpus())
     options.omp_nthreads = min(options.omp_nthreads or MOST_THREADS, options.nprocs)
     options.weights, options.weights_dir = given_weights(options.weights, options.weights_dir)
-    config = configuration(options)
+    config = dataclasses.replace(configuration(options), command=shlex.join(["bmex", *given]))
     check_paths(config.paths)
     return config
 

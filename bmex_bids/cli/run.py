@@ -173,7 +173,7 @@ def _finish(config: Config, tasks: Sequence[Task], outcome: status.Outcome, seco
     """Reports, methods text, a summary, and the exit code."""
     output_dir = config.paths.output_dir
     if not config.execution.skip_boilerplate:
-        _write_citation(config)
+        _write_texts(config)
     _write_pages(config, [task.planned for task in tasks])
     for line in status.complaints(outcome.rows):
         print(f"bmex: {line}", file=sys.stderr)
@@ -197,15 +197,18 @@ def _write_pages(config: Config, planned: Sequence[PlannedImage]) -> list[Path]:
     ]
 
 
-def _write_citation(config: Config) -> list[Path]:
-    """The methods text, from what the output says was done."""
+def _write_texts(config: Config) -> list[Path]:
+    """The methods text and the provenance, from what the output says was done."""
+    from bmex_bids.outputs.provenance import write_provenance
     from bmex_bids.reports.methods import collect_facts, write_citation
 
-    return write_citation(
-        config.paths.output_dir,
-        collect_facts(config.paths.output_dir),
+    output_dir = config.paths.output_dir
+    methods = write_citation(
+        output_dir,
+        collect_facts(output_dir),
         markdown_only=config.execution.md_only_boilerplate,
     )
+    return [*methods, *write_provenance(output_dir)]
 
 
 def _reports_only(config: Config) -> int:
@@ -216,8 +219,8 @@ def _reports_only(config: Config) -> int:
 
 
 def _boilerplate_only(config: Config) -> int:
-    """``--boilerplate-only``: the methods text, from what is in the output."""
-    for path in _write_citation(config):
+    """``--boilerplate-only``: the methods text and the provenance, from what is in the output."""
+    for path in _write_texts(config):
         print(path)
     return status.EXIT_DONE
 

@@ -109,3 +109,16 @@ def header_of(path: str | Path) -> tuple[tuple[int, ...], tuple[float, ...]] | N
     if len(shape) < 3 or min(shape) < 1 or not all(0 < zoom < math.inf for zoom in zooms):
         return None
     return shape, zooms
+
+
+def geometry_of(path: str | Path) -> dict[str, Any]:
+    """The grid of a raw image, as a sidecar holds it: voxels, their sizes in mm, axes as stored."""
+    size = header_of(path)
+    if size is None:
+        return {}
+    image: Any = nib.load(path)
+    return {
+        "Shape": list(size[0]),
+        "VoxelSizes": [round(zoom, 4) for zoom in size[1]],
+        "Orientation": "".join(map(str, nib.aff2axcodes(image.affine))),
+    }

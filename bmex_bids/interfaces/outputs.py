@@ -23,12 +23,14 @@ from nipype.interfaces.base import (
 
 from bmex_bids import __version__
 from bmex_bids.common.names import BidsName
+from bmex_bids.interfaces.files import geometry_of
 from bmex_bids.interfaces.step import Step
 from bmex_bids.metrics.gate import contrast_is_wrong
 from bmex_bids.outputs.container import container
 from bmex_bids.outputs.dataset import write_dataset
 from bmex_bids.outputs.files import as_json, clear_temporaries, write_together
 from bmex_bids.outputs.lock import alone
+from bmex_bids.outputs.provenance import MADE_BY, activity_id, environment
 from bmex_bids.outputs.records import KEY
 from bmex_bids.outputs.resume import checksum, text_checksum
 from bmex_bids.outputs.sidecar import IMAGE_FIELDS, Product, chosen_products, product_name, sidecar
@@ -85,11 +87,18 @@ class SaveDerivatives(Step):
         links = {given["name"]: Path(given["folder"])} if given else {}
         write_dataset(Path(self.inputs.bids_dir), output_dir, links)
         images, tables = self._products(output_dir / planned["folder"], given)
+        sums = {path: checksum(source) for path, source in images.items()}
+        made_by = activity_id(planned["name"], next(iter(tables.values()))[KEY])
+        for path, table in tables.items():
+            table[MADE_BY] = made_by
+            image = path.with_name(path.name.replace(".json", ".nii.gz"))
+            if image in sums:
+                table["Digest"] = {"sha256": sums[image]}
         main, *others = tables
         texts = {path: as_json(tables[path]) for path in others}
         tables[main][KEY] |= {
             "Fingerprint": dict(self.inputs.fingerprint or {}),
-            "Outputs": {path.name: checksum(source) for path, source in images.items()}
+            "Outputs": {path.name: text for path, text in sums.items()}
             | {path.name: text_checksum(text) for path, text in texts.items()},
         }
         texts[main] = as_json(tables[main])  # last: it says that all the others are there
@@ -112,6 +121,7 @@ class SaveDerivatives(Step):
         record = processing_record(
             planned, inputs.provenance, inputs.mask_info, inputs.quality, inputs.gate
         )
+        record["Input"] = geometry_of(Path(inputs.bids_dir) / planned["source"])
         images, tables = {}, {}
         for product in chosen_products(inputs.output_res, inputs.qc_only, inputs.uncertainty):
             if product.kind == "uncertainty" and not inputs.uncertainty_native:
@@ -162,6 +172,7 @@ def processing_record(
     return {
         "Version": __version__,
         **({"Container": image} if image else {}),
+        "Environment": environment(),
         "Age": planned["age"],
         "Model": planned["age_group"],
         "Weights": {

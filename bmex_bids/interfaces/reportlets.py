@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import nibabel as nib
 import numpy as np
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from nilearn.plotting import plot_anat
 from nipype.interfaces.base import (
@@ -49,6 +50,13 @@ WIDTH = 11.0
 ROOM = 1.06
 #: of outlines, in points
 LINE_WIDTH = 1.2
+#: height of the bar above a picture, in its units
+BAR = 24
+#: of a difference: darker, the same, brighter; on black
+CHANGE_COLOURS = ("#8ecae6", "#1f6fb2", "#000000", "#c2410c", "#ffd166")
+#: end of its scale at least, in units of the reference: rounding is not to look like a change
+LEAST_CHANGE = 10.0
+CHANGE = LinearSegmentedColormap.from_list("bmex-change", CHANGE_COLOURS)
 #: of a histogram, in units of the reference
 BIN = 5
 #: of the reference in a histogram
@@ -99,6 +107,7 @@ def drawings() -> dict[str, Callable[[Any, Path], None]]:
     return {
         "summary": write_summary,
         "enhancement": draw_before_after,
+        "difference": draw_difference,
         "brainmask": draw_mask,
         "tissues": draw_tissues,
         "histogram": draw_histogram,
@@ -171,7 +180,7 @@ def draw_before_after(inputs: Any, target: Path) -> None:
     cuts = cuts_from_bbox(box, cuts=CUTS)
     limits = window(before, after)
 
-    def panel(image: Any, name: str, label: str) -> list[Any]:
+    def panel(image: Any, name: str) -> list[Any]:
         rows = []
         for axis in AXES:
             with canvas(image, axis) as figure:
@@ -180,7 +189,7 @@ def draw_before_after(inputs: Any, target: Path) -> None:
                     name,
                     order=(axis,),  # type: ignore[arg-type] # a row has its own figure
                     cuts=cuts,
-                    label=label if axis == AXES[0] else None,
+                    label=None,  # it would lie on the picture: the bar says it
                     estimate_brightness=False,
                     compress=False,
                     plot_params={**limits, "figure": figure},
@@ -188,26 +197,102 @@ def draw_before_after(inputs: Any, target: Path) -> None:
         return rows
 
     compose_view(
-        panel(before, "fixed-image", "before"),
-        panel(after, "moving-image", "after"),
+        panel(before, "fixed-image"),
+        panel(after, "moving-image"),
         out_file=str(target),
     )
-    target.write_text(settled_flicker(target.read_text(encoding="utf-8")), encoding="utf-8")
+    svg = settled_flicker(target.read_text(encoding="utf-8"), picture_id(target.stem))
+    target.write_text(svg, encoding="utf-8")
 
 
-def settled_flicker(svg: str) -> str:
+def settled_flicker(svg: str, name: str = "hold") -> str:
     """The flicker of nireports, but one that rests at both ends and stops at *after*.
 
     Theirs is a steady fade that halts wherever it is when the pointer leaves, so that a mixture
-    of both images stays on the page.  Nothing else of the picture is changed.
+    of both images stays on the page.  A bar above says which image is seen, and has two buttons
+    that hold one; nothing else of the picture is changed.
+
+    Parameters
+    ----------
+    name : of the buttons, which are one group on a page
     """
     style = """<style type="text/css">
 @keyframes bmex-flicker { 0%, 35% {opacity: 1;} 65%, 100% {opacity: 0;} }
 .foreground-svg:hover { animation: bmex-flicker 0.9s linear infinite alternate; }
+svg:has(.bmex-hold [value=before]:checked) .foreground-svg { opacity: 0; animation: none; }
+.bmex-word { font: 600 13px sans-serif; fill: #1f2328; }
+.bmex-hold { display: flex; justify-content: flex-end; gap: 6px; margin: 0; padding: 1px 4px; }
+.bmex-hold label { font: 12px/18px sans-serif; padding: 0 9px; border-radius: 4px; cursor: pointer;
+  border: 1px solid #0969da; color: #0969da; background: #fff; }
+.bmex-hold label:has(:checked) { background: #0969da; color: #fff; }
+.bmex-hold label:focus-within { outline: 2px solid #1f2328; }
+.bmex-hold input { appearance: none; width: 0; height: 0; margin: 0; outline: 0; }
 </style>"""
-    return re.sub(
+    svg = re.sub(
         r"<style[^>]*>\s*@keyframes flickerAnimation.*?</style>", style, svg, count=1, flags=re.S
     )
+    for part, word in (("background", "before"), ("foreground", "after")):
+        svg = svg.replace(
+            f'<g class="{part}-svg">',
+            f'<g class="{part}-svg"><rect y="-{BAR}" width="100" height="{BAR}" fill="#fff"/>'
+            f'<text class="bmex-word" x="2" y="-7">{word}</text>',
+            1,
+        )
+    buttons = "".join(
+        f'<label><input type="radio" name="{name}" value="{word}"{checked}/>{word}</label>'
+        for word, checked in (("before", ""), ("after", ' checked="checked"'))
+    )
+    form = f'<form xmlns="http://www.w3.org/1999/xhtml" class="bmex-hold">{buttons}</form>'
+    return with_bar(
+        svg,
+        f'<foreignObject x="100" y="-{BAR}" width="$rest" height="{BAR}">{form}</foreignObject>',
+    )
+
+
+def with_bar(svg: str, content: str) -> str:
+    """A picture with a bar above it, :data:`BAR` high; a picture without a size is left as it is.
+
+    Parameters
+    ----------
+    content : what the bar holds, as SVG; ``$rest`` stands for the picture's width less 100
+    """
+    found = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)
+    if found is None:
+        return svg
+    width, height = float(found[1]), float(found[2])
+    svg = svg.replace(found[0], f'viewBox="0 -{BAR} {width:g} {height + BAR:g}"', 1)
+    end = svg.rindex("</svg>")
+    return svg[:end] + content.replace("$rest", f"{width - 100:g}") + svg[end:]
+
+
+def draw_difference(inputs: Any, target: Path) -> None:
+    """The enhanced image minus the matched input, in the brain; darker is blue, brighter orange."""
+    before, after, box = (
+        cropped(path, inputs.mask_res)
+        for path in (inputs.matched, inputs.enhanced_res, inputs.mask_res)
+    )
+    inside = np.asarray(box.dataobj) > 0
+    change = np.asarray(after.dataobj, np.float32) - np.asarray(before.dataobj, np.float32)
+    change[~inside] = 0
+    reach = max(float(np.percentile(np.abs(change[inside]), 99.5)), LEAST_CHANGE)
+    image = nib.Nifti1Image(change, after.affine)
+    limits = {"vmin": -reach, "vmax": reach, "cmap": CHANGE, "black_bg": True}
+    _contours(image, [], box, target, colors=[], limits=limits)
+    stops = "".join(
+        f'<stop offset="{place:g}" stop-color="{colour}"/>'
+        for place, colour in zip(
+            np.linspace(0, 1, len(CHANGE_COLOURS)), CHANGE_COLOURS, strict=True
+        )
+    )
+    scale = picture_id(f"{target.stem}-scale")
+    key = (
+        f'<linearGradient id="{scale}">{stops}</linearGradient>'
+        f'<g font-family="sans-serif" font-size="12" fill="#1f2328">'
+        f'<text x="52" y="-7" text-anchor="end">−{reach:.0f}</text>'
+        f'<rect x="58" y="-18" width="160" height="12" fill="url(#{scale})"/>'
+        f'<text x="224" y="-7">+{reach:.0f} units of the reference</text></g>'
+    )
+    target.write_text(with_bar(target.read_text(encoding="utf-8"), key), encoding="utf-8")
 
 
 def draw_mask(inputs: Any, target: Path) -> None:
@@ -230,13 +315,26 @@ def draw_tissues(inputs: Any, target: Path) -> None:
     _contours(image, parts, mask, target, colors=["#ffd166", "#06d6a0"])
 
 
-def _contours(image: Any, parts: list[Any], box: Any, target: Path, *, colors: list[str]) -> None:
+def _contours(
+    image: Any,
+    parts: list[Any],
+    box: Any,
+    target: Path,
+    *,
+    colors: list[str],
+    limits: Mapping[str, Any] | None = None,
+) -> None:
     """Outlines of masks on an image, cut along three axes.
 
     nireports' ``plot_segs`` has lines of half a point, which are lost on a page of this width.
+
+    Parameters
+    ----------
+    limits : how the image is drawn; None is :func:`window`
     """
     image, box, *parts = (upright(part) for part in (image, box, *parts))
-    cuts, limits = cuts_from_bbox(box, cuts=CUTS), window(image)
+    cuts = cuts_from_bbox(box, cuts=CUTS)
+    limits = window(image) if limits is None else limits
     rows = []
     for axis in AXES:
         with canvas(image, axis) as figure:

@@ -20,14 +20,14 @@ from bmex_bids.outputs.lock import alone
 LOGGER = logging.getLogger(__name__)
 
 NAME = "bmex_bids: enhanced structural brain MRI"
-BIDS_VERSION = "1.10.0"
+BIDS_VERSION = "1.11.1"
 CODE_URL = "https://github.com/bmex-bids/bmex_bids"
 ACKNOWLEDGE = (
     "Please cite Sun et al., Nat. Biomed. Eng. 9:521-538 (2025), doi:10.1038/s41551-024-01283-7, "
     "and say which weights were used (the sidecars name them)."
 )
 #: without trailing slashes: validator 3.0.2 does not take "figures/" to cover nested folders
-#: (and a sidecar without an image, which --qc-only writes, is an error to it)
+#: (and a sidecar without an image, which --qc-only writes, is an error to it); it knows no prov yet
 IGNORED = (
     "*.html",
     "logs",
@@ -35,6 +35,7 @@ IGNORED = (
     "sub-*/figures",
     "sub-*/ses-*/figures",
     "group_*",
+    "prov",
     "work",
     "*_desc-quality_*.json",
 )

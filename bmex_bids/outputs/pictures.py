@@ -42,9 +42,15 @@ PICTURES: Mapping[str, Picture] = {
         ".svg",
         "Before and after",
         "Move the pointer over the picture to alternate between the matched input and the "
-        "enhanced image. Both have the same display range. Noise and blur should decrease; "
-        "anatomy must not change.",
+        "enhanced image, or hold one of them with the buttons. Both have the same display range. "
+        "Noise and blur should decrease; anatomy must not change.",
         animated=True,
+    ),
+    "difference": Picture(
+        ".svg",
+        "Difference",
+        "The enhanced image minus the matched input. Noise should look like noise; an outline of "
+        "anatomy means that edges were changed.",
     ),
     "brainmask": Picture(
         ".svg",

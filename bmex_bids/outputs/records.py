@@ -94,12 +94,20 @@ class ImageRecords:
         since = max(times.values(), default=0.0) - TOGETHER_S
         return [self.paths[kind] for kind in sorted(kinds, key=lambda kind: times[kind] < since)]
 
-    def record(self) -> dict[str, Any]:
-        """The first that can be read; empty where none can."""
+    def sidecar(self) -> dict[str, Any]:
+        """The first that can be read and has a record; empty where none can."""
         for path in self.latest_first():
-            if record := read_record(path):
-                return record
+            try:
+                sidecar = read_sidecar(path)
+            except RecordError:
+                continue
+            if sidecar[KEY]:
+                return sidecar
         return {}
+
+    def record(self) -> dict[str, Any]:
+        """The record of :meth:`sidecar`; empty where there is none."""
+        return table_of(self.sidecar(), KEY)
 
 
 def find_records(

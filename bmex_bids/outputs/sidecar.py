@@ -17,8 +17,11 @@ from bmex_bids.outputs.records import KEY
 NOT_CARRIED = frozenset(
     {
         "Description",
+        "Digest",
+        "GeneratedBy",
         "IntendedFor",
         "RawSources",
+        "SidecarGeneratedBy",
         "SkullStripped",
         "Sources",
         "Units",

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from bmex_bids.common.tissues import TISSUES
 from bmex_bids.outputs.pages import render
 from bmex_bids.outputs.records import MaskMethod, table_of
 
@@ -46,6 +47,15 @@ def summary_html(record: Mapping[str, Any], *, contrast: str = "") -> str:
             MaskMethod.words_of(mask.get("method")),
             "" if pieces is None else f"{pieces} component{'s' * (pieces != 1)}",
         ),
+        **{
+            tissue.name.capitalize(): _change(
+                *(
+                    quality.get(f"{tissue.label.lower()}_litres_{when}")
+                    for when in ("before", "after")
+                )
+            )
+            for tissue in TISSUES
+        },
         "Software": _joined(
             _labelled("bmex_bids", record.get("Version")),
             _labelled("image", container.get("Tag")),
@@ -94,6 +104,18 @@ def _age_of(age: Mapping[str, Any]) -> tuple[str, str]:
     if not re.search("[a-z]", value, re.I):
         value = f"{value} {re.sub('gestational[_ ]', '', unit)}"
     return value, f"{note}{months}"
+
+
+def _change(before: float | None, after: float | None) -> str:
+    """Two volumes in litres, and by how much the second differs.
+
+    >>> _change(0.5, 0.51)
+    '0.500 → 0.510 L (+2.0 %)'
+    """
+    if before is None or after is None:
+        return ""
+    share = f" ({100 * (after / before - 1):+.1f} %)" if before > 0 else ""
+    return f"{before:.3f} → {after:.3f} L{share}"
 
 
 def _figure(value: float | None) -> str:

@@ -22,9 +22,10 @@ from bmex_bids.common.names import BidsName
 from bmex_bids.outputs.files import write_text
 from bmex_bids.outputs.pages import render
 from bmex_bids.outputs.pictures import PICTURES, Picture, figures_folder
-from bmex_bids.outputs.records import find_records, table_of
+from bmex_bids.outputs.records import KEY, find_records, table_of
 from bmex_bids.outputs.status import WITH_RESULT, latest_first, read_status
 from bmex_bids.outputs.summary import summary_html
+from bmex_bids.reports.about import about_image, about_run
 from bmex_bids.reports.crashes import find_crashes
 
 #: formats of the methods text that are shown as source
@@ -60,19 +61,24 @@ class Image:
     Attributes
     ----------
     row : of ``status.tsv``; empty without
-    record : see ``outputs.records``; empty without
+    sidecar : see ``outputs.records``; empty without
     figures : desc → picture or fragment
     """
 
     name: str
     row: Mapping[str, str] = field(default_factory=dict)
-    record: Mapping[str, Any] = field(default_factory=dict)
+    sidecar: Mapping[str, Any] = field(default_factory=dict)
     figures: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def status(self) -> str:
         """Of the row; empty without."""
         return self.row.get("status") or ""
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What was done to it; empty without a sidecar."""
+        return table_of(self.sidecar, KEY)
 
     @property
     def is_bad(self) -> bool:
@@ -172,6 +178,8 @@ def subject_page(
         for image in images
         if image.is_bad
     ]
+    # the text is about images with results: a page without any would describe the others'
+    nothing = bool(images) and all(image.is_bad and not image.record for image in images)
     return render(
         "subject.html.j2",
         page=page,
@@ -181,7 +189,11 @@ def subject_page(
         run_id=run_id,
         output_dir=output_dir,
         inline=inline_svg if standalone else None,
-        methods=methods_texts(output_dir / "logs"),
+        methods={} if nothing else methods_texts(output_dir / "logs"),
+        about={
+            "run": about_run(output_dir, run_id),
+            "images": [(image, rows) for image in images if (rows := about_image(image.sidecar))],
+        },
         sessions=other_sessions(output_dir, page, [row["image"] for row in reason_rows]),
         groups=sorted(path.name for path in output_dir.glob("group_T[12]w.html")),
         version=__version__,
@@ -198,13 +210,13 @@ def find_images(output_dir: Path, page: Page, rows: Sequence[Mapping[str, str]])
     """All images of a page: with a row, a picture or a record."""
     row_of = {row["image"]: row for row in rows if page.owns(row["image"])}
     figures = find_figures(output_dir, page)
-    records = {
-        str(image.source): image.record()
+    sidecars = {
+        str(image.source): image.sidecar()
         for image in find_records(output_dir, page.subject, page.session)
     }
     return [
-        Image(name, row_of.get(name, {}), records.get(name, {}), figures.get(name, {}))
-        for name in sorted({*row_of, *figures, *records}, key=_natural)
+        Image(name, row_of.get(name, {}), sidecars.get(name, {}), figures.get(name, {}))
+        for name in sorted({*row_of, *figures, *sidecars}, key=_natural)
     ]
 
 
@@ -250,12 +262,17 @@ def other_sessions(output_dir: Path, page: Page, rows: Sequence[str]) -> list[st
 
 
 def methods_texts(logs: Path) -> dict[str, Any]:
-    """The methods text of the dataset: to read (``html`` or ``plain``), and its ``sources``."""
+    """The methods text of the dataset: to read (``html`` or ``plain``), and its ``sources``.
+
+    Empty where there is none.
+    """
     texts = {
         kind: path.read_text(encoding="utf-8").strip()
         for kind in ("html", *SOURCES)
         if (path := logs / f"CITATION.{kind}").is_file()
     }
+    if not {"html", "md"} & set(texts):
+        return {}
     body = re.search(r"<body[^>]*>(.*)</body>", texts.get("html", ""), re.S | re.I)
     inert = re.sub(
         r"<(script|style)\b.*?</\1>|<link\b[^>]*>",

@@ -340,6 +340,8 @@ def read_sidecar(path: Path) -> dict[str, Any]:
             sidecar[key] = value.removeprefix("bids:raw:")
         elif isinstance(value, list):
             sidecar[key] = [str(item).removeprefix("bids:raw:") for item in value]
+    for key in ("GeneratedBy", "Digest"):  # of the file in its dataset
+        sidecar.pop(key, None)
     # what a run of bmex goes by when it is started again
     bookkeeping = {"Fingerprint", "Outputs"}
     sidecar["BMEX"] = {k: v for k, v in sidecar["BMEX"].items() if k not in bookkeeping}

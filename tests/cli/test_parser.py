@@ -66,6 +66,11 @@ def test_work_folder(places, flag, tmp_path):
     assert parse([*places, flag, str(tmp_path / "w")]).paths.work_dir == tmp_path / "w"
 
 
+def test_the_command_line_is_kept_for_the_report(places):
+    command = parse([*places, "--mem_gb", "1", "--fetal"]).command
+    assert command == f"bmex {' '.join(places)} --mem_gb 1 --fetal"
+
+
 def test_an_age_of_zero_is_an_age(places):
     assert parse([*places, "--age-months", "0"]).age.months == 0.0
 

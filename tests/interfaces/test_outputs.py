@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import hashlib
 import json
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from bmex_bids.interfaces.outputs import SaveDerivatives, field_value, processing_record
 from bmex_bids.metrics.gate import Measures, judge
+from bmex_bids.outputs.provenance import write_provenance
 from bmex_bids.outputs.sidecar import PRODUCTS
 
 FIELDS = ("enhanced_res", "enhanced_native", "preproc_native", "mask_native", "dseg_native")
@@ -107,6 +109,27 @@ def test_no_map_of_the_uncertainty_where_it_is_not_asked_for_or_not_known(
     assert len(names) == 8
     assert not [name for name in names if "uncertainty" in name]
     assert not list(tmp_path.glob("out/**/*uncertainty*"))
+
+
+def test_sidecars_say_what_the_input_was_and_what_made_the_image(
+    node, planned, tmp_path, make_image, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    raw = tmp_path / "bids" / planned["source"]
+    make_image("LAS", (4, 5, 6), "int16", spacing=(1, 1, 2.5), path=raw)
+    node.run()
+    folder = tmp_path / "out" / planned["folder"]
+    tables = {path: json.loads(path.read_text()) for path in folder.glob("*.json")}
+    geometry = {"Shape": [4, 5, 6], "VoxelSizes": [1.0, 1.0, 2.5], "Orientation": "LAS"}
+    for path, table in tables.items():
+        assert table["BMEX"]["Input"] == geometry
+        image = path.with_name(path.name.replace(".json", ".nii.gz"))
+        assert table["Digest"] == {"sha256": hashlib.sha256(image.read_bytes()).hexdigest()}
+    (made_by,) = {table["GeneratedBy"] for table in tables.values()}
+    assert made_by.startswith("bids::prov#enhancement-")
+    write_provenance(tmp_path / "out")
+    activities = json.loads((tmp_path / "out" / "prov" / "prov-bmex_act.json").read_text())
+    assert [item["Id"] for item in activities["Activities"]] == [made_by]
 
 
 def test_of_an_image_of_another_contrast_no_tissues_are_written(node, tmp_path, monkeypatch):

@@ -55,7 +55,15 @@ def inputs(head_phantom, tmp_path):
             "method": "given",
             "warnings": ["small"],
         },
-        "quality": {"tct_before": 1.234, "tct_after": 2.0, "qi": None},
+        "quality": {
+            "tct_before": 1.234,
+            "tct_after": 2.0,
+            "qi": None,
+            "gm_litres_before": 0.6,
+            "gm_litres_after": 0.588,
+            "wm_litres_before": None,
+            "wm_litres_after": 0.4,
+        },
         "gate": {
             "Verdict": "fail",
             "Rules": [
@@ -83,7 +91,7 @@ def test_all_pictures_are_drawn_and_named_after_the_image(inputs, tmp_path, monk
     result = Reportlets(**inputs).run()
     figures = tmp_path / "out" / "sub-01" / "figures"
     names = {path.name for path in figures.iterdir()}
-    pictures = {"enhancement", "brainmask", "tissues", "histogram"}
+    pictures = {"enhancement", "difference", "brainmask", "tissues", "histogram"}
     assert names == {f"sub-01_run-1_desc-{p}_T1w.svg" for p in pictures} | {
         "sub-01_run-1_desc-summary_T1w.html"
     }
@@ -93,7 +101,12 @@ def test_all_pictures_are_drawn_and_named_after_the_image(inputs, tmp_path, monk
     histogram = (figures / "sub-01_run-1_desc-histogram_T1w.svg").read_text()
     for label in ("before", "after", "reference (month24)"):
         assert label in histogram
-    assert "before" in (figures / "sub-01_run-1_desc-enhancement_T1w.svg").read_text()
+    flicker = (figures / "sub-01_run-1_desc-enhancement_T1w.svg").read_text()
+    for layer, word in (("background", "before"), ("foreground", "after")):
+        words = flicker.split(f'<g class="{layer}-svg">')[1].split("</text>")[0]
+        assert words.endswith(f">{word}"), "the bar says which of the two is seen"
+    difference = (figures / "sub-01_run-1_desc-difference_T1w.svg").read_text()
+    assert ">−7" in difference  # a tenth of the brightest tissue
 
 
 def test_the_summary_says_what_was_done_and_escapes_it(inputs, tmp_path):
@@ -109,6 +122,7 @@ def test_the_summary_says_what_was_done_and_escapes_it(inputs, tmp_path):
         "<td>cpu, float32</td>",
         "<td>3 s</td>",
         "<span>1.30 L</span>",
+        "<tr><th>Grey matter</th><td>0.600 → 0.588 L (-2.0 %)</td></tr>",
         "<td>given, 1 component</td>",
         "<span>1.23 → 2.00</span>",
         "<span>not measured</span>",
@@ -116,6 +130,7 @@ def test_the_summary_says_what_was_done_and_escapes_it(inputs, tmp_path):
         '<p class="warning">small</p>',
     ):
         assert part in text
+    assert "White matter" not in text, "of what was not measured, nothing is said"
     assert "<b>c</b> (fail): It is wrong." in text
     assert "<b>b</b> (warn): Odd &lt;b&gt;." in text
     inputs["planned"]["age"] |= {"fetal": True, "value": 30.0, "unit": "weeks", "months": 6.9}

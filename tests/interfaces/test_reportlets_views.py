@@ -63,14 +63,8 @@ def test_before_and_after_share_window_and_cuts(head_phantom, tmp_path, monkeypa
     )
     reportlets.draw_before_after(inputs, tmp_path / "out.svg")
     assert [options["order"] for _, options in calls] == [("z",), ("x",), ("y",)] * 2
-    assert [options["label"] for _, options in calls] == [
-        "before",
-        None,
-        None,
-        "after",
-        None,
-        None,
-    ]
+    # nilearn would write it over the first panel's L; the bar above the picture says it
+    assert [options["label"] for _, options in calls] == [None] * 6
     for (first, before), (second, after) in zip(calls[:3], calls[3:], strict=True):
         assert first != second
         figures = [options["plot_params"].pop("figure") for options in (before, after)]
@@ -104,6 +98,12 @@ def test_the_flicker_stops_at_after_and_the_rest_of_the_picture_is_kept():
     assert ".foreground-svg:hover { animation:" in settled
     assert settled.endswith("</style>\n<g/><style>*{stroke: 1}</style></svg>")
     assert reportlets.settled_flicker("<svg/>") == "<svg/>"
+
+
+def test_the_bar_lies_above_the_picture_and_changes_nothing_else():
+    svg = '<svg viewBox="0 0 400 300"><g/></svg>'
+    barred = reportlets.with_bar(svg, '<text width="$rest"/>')
+    assert barred == '<svg viewBox="0 -24 400 324"><g/><text width="300"/></svg>'
 
 
 @pytest.mark.parametrize("suffix", ["T1w", "T2w"])

@@ -41,7 +41,7 @@ def page(tmp_path):
         stem = f"sub-01_run-{run}"
         flicker = folder / f"{stem}_desc-enhancement_T1w.svg"
         compose_view([before], [after], out_file=str(flicker))
-        flicker.write_text(settled_flicker(flicker.read_text()))
+        flicker.write_text(settled_flicker(flicker.read_text(), stem))
         for desc in ("brainmask", "tissues", "histogram"):
             (folder / f"{stem}_desc-{desc}_T1w.svg").write_text(
                 "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 4 3'/>"
@@ -122,6 +122,30 @@ def test_a_page_in_one_file_flickers_too_and_asks_for_nothing(page, browser, tmp
     assert opacities() == [1, 1]
     browser.point_at(".item-enhancement svg")
     browser.wait(lambda: min(opacities()) == 0)
+
+
+def test_a_button_holds_before_or_after(page, browser, tmp_path):
+    alone = tmp_path / "elsewhere" / "page.html"
+    alone.parent.mkdir()
+    alone.write_text(subject_page(page.parent, Page("01"), standalone=True))
+    browser.open(alone)
+
+    def seen():
+        """The middle of each picture: red before, blue after."""
+        return [
+            "red" if pixels[pixels.shape[0] // 2, pixels.shape[1] // 2, 0] > 128 else "blue"
+            for pixels in (browser.pixels(".item-enhancement svg", n) for n in (0, 1))
+        ]
+
+    assert seen() == ["blue", "blue"]
+    press = "document.querySelectorAll('.bmex-hold [value={}]')[{}].click()"
+    browser.evaluate(press.format("before", 0))
+    assert seen() == ["red", "blue"]
+    browser.point_at(".item-enhancement svg")
+    assert seen() == ["red", "blue"], "what is held does not flicker"
+    browser.point(2, 2)
+    browser.evaluate(press.format("after", 0))
+    assert seen() == ["blue", "blue"]
 
 
 @pytest.fixture

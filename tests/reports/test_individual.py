@@ -8,6 +8,7 @@ import os
 import re
 import tempfile
 from html.parser import HTMLParser
+from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
@@ -15,6 +16,7 @@ from nipype import Function, Node
 from nipype.pipeline.plugins.tools import report_crash
 
 from bmex_bids.common.failure import Failure
+from bmex_bids.outputs import pages
 from bmex_bids.reports.crashes import read_crash
 from bmex_bids.reports.individual import (
     Page,
@@ -412,3 +414,49 @@ def test_the_pages_that_are_there(tmp_path):
     for name in names:
         (tmp_path / name).touch()
     assert pages_there(tmp_path) == [Page("01", None), Page("02", "A")]
+
+
+def test_about_says_how_the_images_were_made_and_scanned(tmp_path, figures, sidecar, run):
+    path = sidecar(
+        "sub-01", Input={"Shape": [4, 5, 6], "VoxelSizes": [1, 1, 2.5], "Orientation": "LAS"}
+    )
+    scan = {
+        "Manufacturer": "Maker",
+        "ManufacturersModelName": "<Model>",
+        "MagneticFieldStrength": 3,
+        "ProtocolName": "t1_mprage",
+        "SeriesDescription": "t1_mprage",
+        "RepetitionTime": 2.4,
+        "FlipAngle": 8,
+    }
+    path.write_text(json.dumps(json.loads(path.read_text()) | scan))
+    folder = run("20251121-080534_1f0c9a7e", ("sub-01_T1w", "done"))
+    (folder / "config.toml").write_text('version = "0.1.0"\ncommand = "bmex \'a b\' out"\n')
+    text = write_subject_report(tmp_path, "01").read_text(encoding="utf-8")
+    about = text.split('<section id="About">')[1].split("</section>")[0]
+    for row in (
+        "<th>Run</th><td>2025-11-21 08:05:34</td>",
+        "<th>Command line</th><td>bmex &#39;a b&#39; out</td>",
+        "<th>bmex_bids</th><td>0.1.0</td>",
+        "<th>Matrix</th><td>4 × 5 × 6</td>",
+        "<th>Voxels</th><td>1 × 1 × 2.5 mm</td>",
+        "<th>Stored axes</th><td>LAS</td>",
+        "<th>Scanner</th><td>Maker &lt;Model&gt; 3 T</td>",
+        "<th>Protocol</th><td>t1_mprage, TR 2.4 s, flip angle 8°</td>",
+    ):
+        assert row in about
+    assert "nibabel" in about
+
+
+def test_a_page_without_any_result_has_no_methods_of_the_others(tmp_path, sidecar, run):
+    run("r1", ("sub-01_T1w", "failed"), ("sub-02_T1w", "failed"))
+    (tmp_path / "logs" / "CITATION.md").write_text("What was done to the others.")
+    assert "Methods" not in write_subject_report(tmp_path, "01").read_text(encoding="utf-8")
+    sidecar("sub-02", Version="0.1.0")  # of an earlier run
+    assert "Methods" in write_subject_report(tmp_path, "02").read_text(encoding="utf-8")
+
+
+def test_the_pages_of_participants_and_of_the_group_have_one_style():
+    folder = Path(pages.__file__).parents[1] / "data" / "templates"
+    for name in ("subject.html.j2", "group.html.j2"):
+        assert '{% include "style.css" %}' in (folder / name).read_text(encoding="utf-8")
