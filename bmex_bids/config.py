@@ -600,7 +600,7 @@ class Config:
     run_id: str
     version: str
     paths: Paths
-    command: str = ""
+    command: str = field(default="", compare=False)
     analysis_levels: tuple[str, ...] = setting(
         "analysis_level",
         default=("participant",),
