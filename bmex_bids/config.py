@@ -298,6 +298,14 @@ class Processing:
         help="grids of the enhanced image: that of the input, and that of the network, 0.8 mm "
         "(fetus: 0.75 mm) (default: both)",
     )
+    output_layout: str = setting(
+        "--output-layout",
+        default="bids",
+        group=OUTPUTS,
+        choices=("bids", "bme-x"),
+        help="bids (default): masks and tissues of a T2w image have space-T2w where there is a "
+        "T1w image too; bme-x: always space-T1w or space-T2w, as in the published container",
+    )
     qc_only: bool = setting(
         "--qc-only",
         default=False,

@@ -91,6 +91,7 @@ COMMANDS = (
     "bmex-health",
     "bmex-singularity",
     "bmex-train",
+    "bmex-view",
     "bmex-weights",
 )
 

@@ -32,6 +32,7 @@ class PlannedImage:
     ``skip_reason`` is None for an image that can be processed; then age, age group, spacing (mm)
     and resolution are set.  ``output_dir`` is relative to the output folder.  ``mask`` is a brain
     mask made elsewhere, which is used instead of ours, and ``mask_source`` says whose it is.
+    ``layout`` names the files: ``"bids"``, or ``"bme-x"`` as the published container does.
     """
 
     image: SourceImage
@@ -44,6 +45,7 @@ class PlannedImage:
     skip_reason: str | None = None
     mask: Path | None = None
     mask_source: str = ""
+    layout: str = "bids"
 
     @property
     def name(self) -> str:

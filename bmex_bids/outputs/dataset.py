@@ -36,6 +36,7 @@ IGNORED = (
     "sub-*/ses-*/figures",
     "group_*",
     "prov",
+    "ratings.tsv",
     "work",
     "*_desc-quality_*.json",
 )

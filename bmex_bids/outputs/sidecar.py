@@ -163,12 +163,18 @@ def product_name(
     return str(source.derived(entities, product.suffix or "", extension))
 
 
-def distinct_space(image: Path, source: BidsName) -> str:
+def distinct_space(image: Path, source: BidsName, layout: str = "bids") -> str:
     """``"T2w"`` for a T2w image beside a T1w image with the same entities, else nothing.
 
     The masks and tissues of both would have one name, and the last to finish would win.  What
     decides is what the raw dataset holds, not what is chosen for a run, so that names stay.
+
+    Parameters
+    ----------
+    layout : with ``"bme-x"`` the name always says the contrast, as in the published container
     """
+    if layout == "bme-x":
+        return source.suffix
     if source.suffix == "T1w":
         return ""
     siblings = (replace(source, suffix="T1w", extension=end) for end in (".nii.gz", ".nii"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,6 +65,7 @@ def survey(config: Config) -> tuple[list[PlannedImage], tuple[NotTaken, ...]]:
     if config.resources.mem_gb is not None:
         limits.append(config.resources.mem_gb)
     memory = min(limits, default=None)
+    planned = [replace(item, layout=config.processing.output_layout) for item in planned]
     looked_at = list(
         preflight.look_at(planned, memory, config.paths.output_dir, config.paths.work_dir)
     )
@@ -98,7 +100,7 @@ def task(config: Config, image: PlannedImage, *, quick: bool = False) -> Task:
     processing = config.processing
     weights = weights_of(config, image)
     products = chosen_products(processing.output_res, processing.qc_only, processing.uncertainty)
-    space = distinct_space(image.image.path, image.image.bids_name)
+    space = distinct_space(image.image.path, image.image.bids_name, image.layout)
     names = [
         product_name(
             product,

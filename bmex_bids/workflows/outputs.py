@@ -43,7 +43,7 @@ def plan_table(planned: PlannedImage) -> dict[str, Any]:
         "folder": planned.output_dir,
         "spacing_mm": planned.spacing_mm,
         "resolution": planned.resolution,
-        "space": distinct_space(planned.image.path, planned.image.bids_name),
+        "space": distinct_space(planned.image.path, planned.image.bids_name, planned.layout),
         "age": None if planned.age is None else age_table(planned.age),
         "age_group": planned.age_group,
         "metadata": dict(planned.image.metadata),

@@ -194,6 +194,7 @@ SPELLINGS = [
     ),
     ("--weights", ["bundled"], "processing.weights", "bundled"),
     ("--output-res --output_res", ["0p8"], "processing.output_res", ("0p8",)),
+    ("--output-layout --output_layout", ["bme-x"], "processing.output_layout", "bme-x"),
     ("--qc-only --qc_only", [], "processing.qc_only", True),
     ("--uncertainty", ["off"], "processing.uncertainty", "off"),
     ("--dry-run --dry_run", [], "execution.dry_run", "table"),

@@ -26,6 +26,7 @@ def inputs(head_phantom, tmp_path):
         nib.save(nib.Nifti1Image(data, affine), path)
         return str(path)
 
+    (tmp_path / "intensity.json").write_text("{}")
     brain = np.asarray(phantom.brain.dataobj)
     mask = save("mask", phantom.mask.astype(np.uint8))
     return {
@@ -46,6 +47,7 @@ def inputs(head_phantom, tmp_path):
         "conformed": save("conformed", np.asarray(phantom.image.dataobj)),
         "mask": mask,
         "matched": save("matched", brain),
+        "intensity_json": str(tmp_path / "intensity.json"),
         "mask_res": mask,
         "enhanced_res": save("enhanced", (brain * 0.9).astype(np.float32)),
         "dseg_res": save("dseg", phantom.tissues),

@@ -40,7 +40,7 @@ class Browser:
         self._receive, to_write = os.pipe()
         # chromium wants its commands at descriptor 3 and answers at 4
         command = (
-            f'exec "$0" --headless --no-sandbox --disable-gpu --no-first-run '
+            f'exec "$0" --headless --no-sandbox --disable-gpu --no-first-run --enable-unsafe-swiftshader '
             "--disable-background-networking --disable-component-update --disable-sync "
             '--remote-debugging-pipe "--user-data-dir=$1" --window-size=1200,900 '
             f"about:blank 3<&{to_read} 4>&{to_write}"
@@ -68,12 +68,12 @@ class Browser:
         for domain in ("Page", "Network", "Runtime", "Log"):
             self.call(f"{domain}.enable")
 
-    def open(self, page: Path) -> None:
-        """Load a page from its file, with all that it needs."""
+    def open(self, page: Path | str) -> None:
+        """Load a page from its file or address, with all that it needs."""
         for notes in (self.requested, self.failed, self.complaints, self.contexts):
             notes.clear()
         self._loaded = False
-        self.call("Page.navigate", url=page.absolute().as_uri())
+        self.call("Page.navigate", url=page if isinstance(page, str) else page.absolute().as_uri())
         self.wait(lambda: self._loaded)
 
     def evaluate(self, script: str, context: int | None = None) -> Any:
