@@ -57,6 +57,9 @@ INSIDE = {
 }
 #: of a function; public constructors may have more
 MOST_PARAMETERS = 8
+#: so many lines stand in one place only
+REPEATED_LINES = 6
+#: of a file that is no table
 MOST_LINES = 500
 #: files that may be longer
 TABLES = {"config.py"}
@@ -202,6 +205,26 @@ def parameters(tree: ast.Module) -> Iterator[tuple[str, int]]:
     yield from walk(tree, "")
 
 
+def repeated(sources: dict[str, str], count: int) -> list[str]:
+    """Runs of so many lines without a gap that stand in two places; imports do not count."""
+    places: dict[tuple[str, ...], str] = {}
+    found = []
+    for relative, source in sources.items():
+        lines = [line.strip() for line in source.split("\n")]
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                for number in range(node.lineno, (node.end_lineno or node.lineno) + 1):
+                    lines[number - 1] = ""
+        for start in range(len(lines) - count + 1):
+            run = tuple(lines[start : start + count])
+            if all(run):
+                here = f"{relative}:{start + 1}"
+                there = places.setdefault(run, here)
+                if there != here:
+                    found.append(f"{there} and {here}")
+    return found
+
+
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 
 
@@ -240,6 +263,20 @@ def test_no_function_takes_more_parameters_than_one_can_keep_apart(relative: str
 def test_no_file_is_longer_than_one_can_read(relative: str) -> None:
     lines = (PACKAGE / relative).read_text(encoding="utf-8").count("\n")
     assert lines <= MOST_LINES or relative in TABLES
+
+
+def test_nothing_is_said_twice_to_the_letter() -> None:
+    sources = {name: (PACKAGE / name).read_text(encoding="utf-8") for name in FILES}
+    assert repeated(sources, REPEATED_LINES) == []
+
+
+def test_a_repeated_run_of_lines_is_found() -> None:
+    code = "a = 1\nb = 2\nc = 3"
+    assert repeated({"x.py": code, "y.py": f"import z\n\n{code}"}, 3) == ["x.py:1 and y.py:3"]
+    assert repeated({"x.py": code, "y.py": code.replace("\nb", "\n\nb")}, 3) == []
+    assert (
+        repeated({"x.py": "from a import (\n  b,\n)", "y.py": "from a import (\n  b,\n)"}, 3) == []
+    )
 
 
 def test_parameters_are_counted() -> None:

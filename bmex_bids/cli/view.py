@@ -11,7 +11,8 @@ from pathlib import Path
 
 from bmex_bids import values
 from bmex_bids.cli import arguments
-from bmex_bids.exceptions import BmexError, EnvironmentProblem, NoInputError
+from bmex_bids.cli.ending import ended
+from bmex_bids.exceptions import EnvironmentProblem, NoInputError
 
 PROGRAM = "bmex-view"
 
@@ -44,11 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until Ctrl-C; return an exit code as ``bmex`` has them."""
     options = build_parser().parse_args(argv)
-    try:
-        return _serve(options)
-    except BmexError as error:
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
-        return error.exit_code
+    return ended(PROGRAM, lambda: _serve(options))
 
 
 def _serve(options: argparse.Namespace) -> int:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bmex_bids.common.boxes import bounding_box
+from bmex_bids.exceptions import UsageError
 from bmex_bids.imaging.intensity import load_histogram, match_histogram, n4, rescale_robust
 from bmex_bids.imaging.noise import noise_sigma, non_local_means
 from bmex_bids.imaging.orientation import conform, load_image
@@ -144,3 +145,13 @@ def fit_to_train(images: Sequence[CleanImage]) -> list[CleanImage]:
         else:
             chosen.append(image)
     return chosen
+
+
+def require(data_dir: Path, names: Sequence[str]) -> None:
+    """UsageError, which names the first absent one, unless all files are in the folder."""
+    missing = [name for name in names if not (data_dir / name).exists()]
+    if missing:
+        raise UsageError(
+            f"expected the development data in {data_dir}, but {len(missing)} files are missing "
+            f"(first: {missing[0]}); give their folder with --data"
+        )

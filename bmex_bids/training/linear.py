@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from bmex_bids.common.boxes import bounding_box
 from bmex_bids.common.replacing import put_in_place
-from bmex_bids.exceptions import UsageError
 from bmex_bids.imaging.intensity import TOP, n4, rescale_robust
 from bmex_bids.imaging.mask import clean_mask, hysteresis_mask
 from bmex_bids.imaging.orientation import conform, load_image, voxel_sizes
@@ -37,6 +36,7 @@ from bmex_bids.training.images import (
     CleanImage,
     corrected_brain,
     prepare,
+    require,
 )
 from bmex_bids.training.labels import contrast_is_sure, tissue_labels
 from bmex_bids.training.painting import LabelBrain, load_label_brain, paint
@@ -234,13 +234,7 @@ def collect(data_dir: Path, kept: Path) -> Collection:
 
     Raises UsageError, which names the first absent file.
     """
-    wanted = [source.file for source in TRAINING] + list(TRAINING_MAPS)
-    missing = [name for name in wanted if not (data_dir / name).exists()]
-    if missing:
-        raise UsageError(
-            f"expected the development data in {data_dir}, but {len(missing)} files are missing "
-            f"(first: {missing[0]}); give their folder with --data"
-        )
+    require(data_dir, [*(source.file for source in TRAINING), *TRAINING_MAPS])
     kept.mkdir(parents=True, exist_ok=True)
     for source in TRAINING:
         read(data_dir, source, kept)

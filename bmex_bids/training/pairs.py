@@ -33,6 +33,7 @@ from bmex_bids.training.images import (
     CleanImage,
     fit_to_train,
     prepare,
+    require,
 )
 from bmex_bids.training.painting import LabelBrain, load_label_brain, paint
 from bmex_bids.training.surroundings import surround, take_out
@@ -140,13 +141,7 @@ def load_sources(data_dir: Path) -> Sources:
 
     Images with much noise of their own are left out, those with some are denoised.
     """
-    wanted = [name for name, _, _ in REAL_IMAGES + TEMPLATES] + list(TRAINING_MAPS)
-    missing = [name for name in wanted if not (data_dir / name).exists()]
-    if missing:
-        raise UsageError(
-            f"expected the development data in {data_dir}, but {len(missing)} files are missing "
-            f"(first: {missing[0]}); give their folder with --data"
-        )
+    require(data_dir, [*(name for name, _, _ in REAL_IMAGES + TEMPLATES), *TRAINING_MAPS])
     return Sources(
         real=fit_to_train([prepare(data_dir / name, *kind) for name, *kind in REAL_IMAGES]),
         templates=fit_to_train([prepare(data_dir / name, *kind) for name, *kind in TEMPLATES]),

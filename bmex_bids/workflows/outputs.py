@@ -18,14 +18,9 @@ if TYPE_CHECKING:
     from bmex_bids.inputs.age import Age
     from bmex_bids.inputs.plan import PlannedImage
 
-INPUTS = [
-    *IMAGE_FIELDS,
-    "mask_info",
-    "quality",
-    "gate",
-    "provenance",
-    "stripped",
-]
+#: what is found out about an image
+FINDINGS = ["mask_info", "quality", "gate", "provenance", "stripped"]
+INPUTS = [*IMAGE_FIELDS, *FINDINGS]
 
 
 def age_table(age: Age) -> dict[str, Any]:

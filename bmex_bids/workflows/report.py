@@ -10,7 +10,7 @@ from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline.engine import Node, Workflow
 
 from bmex_bids.interfaces.reportlets import Reportlets
-from bmex_bids.workflows.outputs import plan_table
+from bmex_bids.workflows.outputs import FINDINGS, plan_table
 
 if TYPE_CHECKING:
     from bmex_bids.inputs.plan import PlannedImage
@@ -23,11 +23,7 @@ INPUTS = [
     "mask_res",
     "enhanced_res",
     "dseg_res",
-    "mask_info",
-    "quality",
-    "gate",
-    "provenance",
-    "stripped",
+    *FINDINGS,
 ]
 
 
