@@ -39,6 +39,7 @@ BRAIN = 1.4 / 0.8**3  # million voxels
         ("bmex-pytorch", (), "cpu", 66 * BRAIN / 2),
         ("bmex-pytorch", (), "cuda", 66 * BRAIN / 50),
         ("bmex-caffe", (), "cpu", 30 * BRAIN / 2),
+        ("bmex-slices", ("x",), "cpu", 4 * 2 * BRAIN / 2),
     ],
 )
 def test_the_time_of_an_adult_head_by_hand(head, variant, mirrored, device, network):

@@ -169,9 +169,14 @@ def test_a_given_mask_reaches_its_node_and_needs_no_gpu(planned, build, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("variant", "prepared"), [("bmex-pytorch", ("published", 1)), ("bmex-compact", ("brain", 3))]
+    ("variant", "prepared"),
+    [
+        ("bmex-pytorch", ("published", 1)),
+        ("bmex-compact", ("brain", 3)),
+        ("bmex-slices", ("levels", 3)),
+    ],
 )
-def test_published_weights_get_the_published_preparation(planned, build, variant, prepared):
+def test_weights_get_the_preparation_of_their_training(planned, build, variant, prepared):
     nodes, _ = expanded(build(planned(), enhance=dataclasses.replace(RECORD, variant=variant)))
     stage = "sub_01_T1w_wf.preprocess_wf"
     match, brain = nodes[f"{stage}.match_histogram"], nodes[f"{stage}.correct_brain"]
