@@ -4,7 +4,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bmex_bids.network.inference.tiling import (
@@ -24,6 +24,7 @@ def lines(draw):
     return length, tile, overlap
 
 
+@settings(deadline=None)
 @given(lines())
 def test_tiles_cover_a_line_and_share_the_overlap(line):
     length, tile, overlap = line
@@ -40,6 +41,7 @@ def test_a_tile_longer_than_the_line_is_refused():
         starts(4, 5, 1)
 
 
+@settings(deadline=None)
 @given(st.tuples(lines(), lines(), lines()).filter(lambda t: np.prod([a[0] for a in t]) < 20_000))
 def test_boxes_cover_a_volume_with_whole_tiles(axes):
     shape = tuple(a[0] for a in axes)
