@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,10 @@ BAR = 24
 CHANGE_COLOURS = ("#8ecae6", "#1f6fb2", "#000000", "#c2410c", "#ffd166")
 #: end of its scale at least, in units of the reference: rounding is not to look like a change
 LEAST_CHANGE = 10.0
+#: from no expected error to :data:`MOST_ERROR` units of the reference and more
+ERROR_COLOURS = ("#000000", "#5b1a6e", "#c8385a", "#fb9a3c", "#fcf6b8")
+MOST_ERROR = 120.0
+ERROR = LinearSegmentedColormap.from_list("bmex-error", ERROR_COLOURS)
 CHANGE = LinearSegmentedColormap.from_list("bmex-change", CHANGE_COLOURS)
 #: of a histogram, in units of the reference
 BIN = 5
@@ -77,6 +81,7 @@ class ReportletsInput(BaseInterfaceInputSpec):
     quality = traits.Dict(mandatory=True)
     gate = traits.Dict(mandatory=True, desc="verdict and rules")
     provenance = traits.Dict(mandatory=True)
+    deviation = traits.List(File(exists=True), desc="network grid, template units; may be empty")
     stripped = traits.Bool(mandatory=True)
 
 
@@ -97,8 +102,12 @@ class Reportlets(Step):
         written = []
         for desc, draw in drawings().items():
             picture = Path(folder) / picture_name(source, desc)
+            picture.unlink(missing_ok=True)
             draw(self.inputs, picture)
-            written.append(str(copy_whole(picture, figures / picture.name)))
+            if picture.exists():
+                written.append(str(copy_whole(picture, figures / picture.name)))
+            else:  # of an earlier run with other weights
+                (figures / picture.name).unlink(missing_ok=True)
         self._results["out_files"] = written
 
 
@@ -108,6 +117,7 @@ def drawings() -> dict[str, Callable[[Any, Path], None]]:
         "summary": write_summary,
         "enhancement": draw_before_after,
         "difference": draw_difference,
+        "uncertainty": draw_uncertainty,
         "brainmask": draw_mask,
         "tissues": draw_tissues,
         "histogram": draw_histogram,
@@ -278,21 +288,33 @@ def draw_difference(inputs: Any, target: Path) -> None:
     image = nib.Nifti1Image(change, after.affine)
     limits = {"vmin": -reach, "vmax": reach, "cmap": CHANGE, "black_bg": True}
     _contours(image, [], box, target, colors=[], limits=limits)
+    _add_scale(target, CHANGE_COLOURS, f"−{reach:.0f}", f"+{reach:.0f}")
+
+
+def draw_uncertainty(inputs: Any, target: Path) -> None:
+    """The expected error in the brain; no picture where the network has not learnt it."""
+    for path in inputs.deviation or []:
+        image, box = (cropped(each, inputs.mask_res) for each in (path, inputs.mask_res))
+        limits = {"vmin": 0, "vmax": MOST_ERROR, "cmap": ERROR, "black_bg": True}
+        _contours(image, [], box, target, colors=[], limits=limits)
+        _add_scale(target, ERROR_COLOURS, "0", f"{MOST_ERROR:.0f}")
+
+
+def _add_scale(picture: Path, colours: Sequence[str], low: str, high: str) -> None:
+    """Put a scale of colours above a picture; ``low`` and ``high`` are its ends."""
     stops = "".join(
         f'<stop offset="{place:g}" stop-color="{colour}"/>'
-        for place, colour in zip(
-            np.linspace(0, 1, len(CHANGE_COLOURS)), CHANGE_COLOURS, strict=True
-        )
+        for place, colour in zip(np.linspace(0, 1, len(colours)), colours, strict=True)
     )
-    scale = picture_id(f"{target.stem}-scale")
+    scale = picture_id(f"{picture.stem}-scale")
     key = (
         f'<linearGradient id="{scale}">{stops}</linearGradient>'
         f'<g font-family="sans-serif" font-size="12" fill="#1f2328">'
-        f'<text x="52" y="-7" text-anchor="end">−{reach:.0f}</text>'
+        f'<text x="52" y="-7" text-anchor="end">{low}</text>'
         f'<rect x="58" y="-18" width="160" height="12" fill="url(#{scale})"/>'
-        f'<text x="224" y="-7">+{reach:.0f} units of the reference</text></g>'
+        f'<text x="224" y="-7">{high} units of the reference</text></g>'
     )
-    target.write_text(with_bar(target.read_text(encoding="utf-8"), key), encoding="utf-8")
+    picture.write_text(with_bar(picture.read_text(encoding="utf-8"), key), encoding="utf-8")
 
 
 def draw_mask(inputs: Any, target: Path) -> None:

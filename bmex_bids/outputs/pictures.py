@@ -20,12 +20,14 @@ class Picture:
     title : above it on the page
     caption : HTML
     animated : it reacts to the pointer, for which an ``object`` is needed instead of an ``img``
+    always : every run makes it; not all weights know what the others show
     """
 
     extension: str
     title: str
     caption: str = ""
     animated: bool = False
+    always: bool = True
 
 
 #: ``desc`` of the file → the picture, in the order of the page; drawn in ``interfaces.reportlets``
@@ -51,6 +53,13 @@ PICTURES: Mapping[str, Picture] = {
         "Difference",
         "The enhanced image minus the matched input. Noise should look like noise; an outline of "
         "anatomy means that edges were changed.",
+    ),
+    "uncertainty": Picture(
+        ".svg",
+        "Expected error",
+        "How far the enhanced image may be from the truth (one standard deviation), as the network "
+        "learnt it from errors in training. The scale is the same in all reports.",
+        always=False,
     ),
     "brainmask": Picture(
         ".svg",
@@ -83,6 +92,8 @@ def figures_folder(output_dir: Path, subject: str) -> Path:
 
 
 def picture_paths(output_dir: Path, source: BidsName) -> list[Path]:
-    """Where the pictures of an image are."""
+    """Where the pictures of an image are that every run makes."""
     folder = figures_folder(output_dir, source.subject)
-    return [folder / picture_name(source, desc) for desc in PICTURES]
+    return [
+        folder / picture_name(source, desc) for desc, picture in PICTURES.items() if picture.always
+    ]

@@ -28,8 +28,14 @@ def summary_html(record: Mapping[str, Any], *, contrast: str = "") -> str:
         table_of(record, key) for key in ("Age", "Weights", "Mask", "Quality", "Gate", "Container")
     )
     before, after = (_figure(quality.get(f"tct_{when}")) for when in ("before", "after"))
+    errors = [quality.get(f"estimated_error_{when}") for when in ("before", "after")]
     figures = [
         ("Age", *_age_of(age)),
+        *(
+            [("Estimated error", " → ".join(f"{e:.1%}" for e in errors), "of the brain's mean")]
+            if all(error is not None for error in errors)
+            else []
+        ),
         ("Quality index (QI)", _figure(quality.get("qi")), "tissue contrast before / after"),
         ("Tissue contrast (TCT)", f"{before} → {after}", "before → after"),
         ("Brain", _with_unit(mask.get("volume_litres"), "L"), "volume of the mask"),

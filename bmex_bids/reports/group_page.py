@@ -30,6 +30,8 @@ HEADINGS: Mapping[str, str] = {
     "quality_tct_before": "Tissue contrast (TCT) before",
     "quality_tct_after": "Tissue contrast (TCT) after",
     "quality_fluid_contrast": "Contrast of fluid to tissue (T1w: below 0, T2w: above)",
+    "quality_estimated_error_before": "Estimated error before (share of the brain's mean)",
+    "quality_estimated_error_after": "Estimated error after (share of the brain's mean)",
     "quality_qi": "Quality index (TCT before / after)",
     "quality_correlation": "Correlation of before and after",
     "quality_mean_shift": "Change of the mean intensity (share of it)",
@@ -57,6 +59,7 @@ JUDGED: Mapping[str, str] = {
     "gate_tissue_contrast_before": "quality_tct_before",
     "gate_tissue_contrast_after": "quality_tct_after",
     "gate_quality_index": "quality_qi",
+    "gate_estimated_error": "quality_estimated_error_after",
 }
 
 

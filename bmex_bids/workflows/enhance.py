@@ -42,6 +42,7 @@ OUTPUTS = [
     "quality",
     "gate",
     "provenance",
+    "deviation",
 ]
 
 
@@ -174,6 +175,7 @@ def init_enhance_wf(
                     ("labels", "dseg_res"),
                     ("probabilities", "probseg_res"),
                     ("provenance", "provenance"),
+                    ("deviation", "deviation"),
                 ],
             ),
             (quality, outputnode, [("quality", "quality"), ("gate", "gate")]),

@@ -23,6 +23,7 @@ INPUTS = [
     "mask_res",
     "enhanced_res",
     "dseg_res",
+    "deviation",
     *FINDINGS,
 ]
 

@@ -111,6 +111,30 @@ def test_all_pictures_are_drawn_and_named_after_the_image(inputs, tmp_path, monk
     assert ">−7" in difference  # a tenth of the brightest tissue
 
 
+def test_the_expected_error_is_drawn_where_it_is_known_and_an_old_picture_goes(
+    inputs, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    picture = tmp_path / "out/sub-01/figures/sub-01_run-1_desc-uncertainty_T1w.svg"
+    assert (
+        str(picture) in Reportlets(**inputs, deviation=[inputs["matched"]]).run().outputs.out_files
+    )
+    drawn = picture.read_text()
+    assert ">120 units of the reference<" in drawn
+    assert ElementTree.parse(picture).getroot().tag.endswith("svg")  # noqa: S314 (our own file)
+    assert str(picture) not in Reportlets(**inputs).run().outputs.out_files
+    assert not picture.exists()
+
+
+def test_the_summary_has_the_estimated_error_where_it_is_known(inputs, tmp_path):
+    target = tmp_path / "summary.html"
+    write_summary(SimpleNamespace(**inputs), target)
+    assert "Estimated error" not in target.read_text(encoding="utf-8")
+    inputs["quality"] |= {"estimated_error_before": 0.123, "estimated_error_after": 0.081}
+    write_summary(SimpleNamespace(**inputs), target)
+    assert "12.3% → 8.1%" in target.read_text(encoding="utf-8")
+
+
 def test_the_summary_says_what_was_done_and_escapes_it(inputs, tmp_path):
     target = tmp_path / "summary.html"
     write_summary(SimpleNamespace(**inputs), target)

@@ -107,3 +107,5 @@ def test_the_pictures_are_those_that_are_drawn(tmp_path):
     assert set(PICTURES) == set(drawings())
     paths = picture_paths(tmp_path, BidsName.of("sub-01_ses-A_T1w"))
     assert tmp_path / "sub-01/figures/sub-01_ses-A_desc-summary_T1w.html" in paths
+    # not all weights know it, so a run without it is complete
+    assert tmp_path / "sub-01/figures/sub-01_ses-A_desc-uncertainty_T1w.svg" not in paths
