@@ -270,7 +270,7 @@ def check_mask(
     )
     where = ""
     if given:
-        advice = "give another mask, leave out --derivatives, or check the age"
+        advice = "give another mask, leave out --mask (bmex: --derivatives), or check the age"
         where = f" in {given}"
     if not inside.any():
         raise MaskError(

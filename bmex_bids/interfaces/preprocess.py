@@ -205,7 +205,7 @@ def given_mask_like(path: str | Path, image: nib.Nifti1Image) -> nib.Nifti1Image
         The mask cannot be read, is not three-dimensional or empty, or more than a tenth of it lies
         outside the image.
     """
-    advice = "give another mask, or none (--derivatives of bmex, --mask of bmex-enhance)"
+    advice = "give another mask, or leave out --derivatives (bmex-enhance: leave out --mask)"
     try:
         given = load_image(path)
     except ImageError as error:

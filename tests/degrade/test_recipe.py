@@ -109,6 +109,12 @@ def test_unknown_names_are_refused():
         Recipe.from_json('{"steps": [{"kind": "magic"}]}')
 
 
+@pytest.mark.parametrize("kind", sorted(ACTS))
+def test_a_step_that_is_read_is_checked(kind):
+    with pytest.raises(ValueError, match="step 1"):
+        Recipe.from_dict({"steps": [{"kind": kind, "nonsense": 1}]})
+
+
 def test_bias_field_is_exact_at_the_corners():
     control = np.zeros((2, 2, 2))
     control[1, 0, 1] = np.log(3.0)
