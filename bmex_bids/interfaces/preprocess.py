@@ -36,7 +36,7 @@ from bmex_bids.imaging.resampling import resample_like, resample_to_spacing
 from bmex_bids.imaging.stripped import brain_voxels, is_stripped
 from bmex_bids.interfaces.files import data_of, read, with_data, write
 from bmex_bids.interfaces.step import Step
-from bmex_bids.interfaces.stripping import network_mask
+from bmex_bids.interfaces.stripping import NETWORK_SHORT_MM, compare, network_mask
 from bmex_bids.network.weights.registry import WeightRecord
 from bmex_bids.outputs.records import MaskMethod
 
@@ -114,10 +114,6 @@ def correct_head(
     return with_data(scale.apply(data) / data_of(field), image), field, scale
 
 
-#: a stripping network's mask may end so far from the border at which a brain is cut off
-NETWORK_SHORT_MM = 6.0
-
-
 class MaskBrainInput(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="conformed image")
     corrected = File(exists=True, mandatory=True, desc="0…1000, N4 over the head")
@@ -137,7 +133,9 @@ class MaskBrainInput(BaseInterfaceInputSpec):
 class MaskBrainOutput(TraitedSpec):
     out_file = File(exists=True, desc="uint8 mask")
     stripped = traits.Bool(desc="the image came without a skull")
-    mask_info = traits.Dict(desc="volume_litres, components, border_contact, warnings, method, …")
+    mask_info = traits.Dict(
+        desc="volume_litres, components, border_contact, turn, warnings, method, …"
+    )
 
 
 class MaskBrain(Step):
@@ -173,11 +171,20 @@ class MaskBrain(Step):
                 device=self.inputs.device,
                 threads=self.inputs.num_threads,
             )
+        within_mm = NETWORK_SHORT_MM if info["method"] == MaskMethod.NETWORK.value else 0.0
+        like = compare(
+            read(self.inputs.corrected),
+            mask,
+            found_here=given is None and mode != "skip",
+            within_mm=within_mm,
+        )
+        if like is not None:
+            info |= {"turn": like.turn, "turn_margin": like.margin}
         check = check_mask(
             mask,
             age_months=self.inputs.age_months,
             fetal=self.inputs.fetal,
-            within_mm=NETWORK_SHORT_MM if info["method"] == MaskMethod.NETWORK.value else 0.0,
+            within_mm=within_mm,
             given="" if given is None else str(given),
         )
         info |= dataclasses.asdict(check)

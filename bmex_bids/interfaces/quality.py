@@ -14,6 +14,7 @@ from nipype.interfaces.base import (
     traits,
 )
 
+from bmex_bids.imaging.likeness import TOWARDS, describe_turn
 from bmex_bids.imaging.mask import plausible_litres
 from bmex_bids.imaging.orientation import voxel_sizes
 from bmex_bids.interfaces.files import data_of, read
@@ -101,6 +102,8 @@ def measure(inputs: Any) -> Measures:
         volume_litres=info.get("volume_litres"),
         litres_for_age=plausible_litres(inputs.age_months, inputs.fetal),
         components=info.get("components"),
+        turn=turn_in_words(info.get("turn")),
+        turn_margin=info.get("turn_margin"),
         border_contact=info.get("border_contact"),
         empty_share=empty_share(head, mask),
         tissues_before=tissue_litres(labels_before, voxel_mm3),
@@ -113,6 +116,11 @@ def measure(inputs: Any) -> Measures:
         estimated_error_before=errors[0],
         estimated_error_after=errors[1],
     )
+
+
+def turn_in_words(turn: str | None) -> str | None:
+    """What the header says and the image shows; None where they agree or nothing is known."""
+    return None if turn in (None, TOWARDS) else describe_turn(str(turn))
 
 
 def figures(measures: Measures) -> dict[str, float | None]:

@@ -8,8 +8,10 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+from bmex_bids.exceptions import MaskError
 from bmex_bids.imaging.intensity import TOP, match_whole
-from bmex_bids.imaging.mask import clean_mask, hysteresis_mask, open_mask
+from bmex_bids.imaging.likeness import Likeness, likeness, no_brain
+from bmex_bids.imaging.mask import clean_mask, cut_sides, hysteresis_mask, open_mask
 from bmex_bids.imaging.orientation import voxel_sizes
 from bmex_bids.imaging.resampling import resample_like, resample_to_spacing
 from bmex_bids.interfaces.files import data_of, with_data
@@ -70,6 +72,42 @@ def network_mask(
     }
 
 
+#: a stripping network's mask may end so far from the border at which a brain is cut off
+NETWORK_SHORT_MM = 6.0
+NO_BRAIN = (
+    "expected an image with a brain in it, found no brain: {reason}; look at the image, and take "
+    "it out of the dataset. If there is a brain, give a mask of your own with --derivatives"
+)
+
+
+def compare(
+    image: nib.Nifti1Image, mask: nib.Nifti1Image, *, found_here: bool, within_mm: float
+) -> Likeness | None:
+    """How much what lies in a mask looks like a brain; None where that cannot be measured.
+
+    Parameters
+    ----------
+    image : LPS, bias-corrected over the head
+    mask : on its grid
+    found_here : nobody has said that there is a brain
+    within_mm : as for :func:`bmex_bids.imaging.mask.cut_sides`
+
+    Raises
+    ------
+    MaskError
+        There is no brain in a mask that was found here.
+    """
+    inside, spacing = data_of(mask) > 0, voxel_sizes(image.affine)
+    like = likeness(data_of(image), inside, spacing)
+    if like is None or not found_here:
+        return like
+    top = "top" in cut_sides(inside, spacing, within_mm=within_mm)
+    reason = no_brain(like, cut_at_top=top)
+    if reason is not None:
+        raise MaskError(NO_BRAIN.format(reason=reason))
+    return like
+
+
 def _own(
     corrected: nib.Nifti1Image, record: WeightRecord, *, device: str, threads: int
 ) -> nib.Nifti1Image:
@@ -79,6 +117,8 @@ def _own(
     found = hysteresis_mask(
         probability, voxel_sizes(corrected.affine), sure=SURE, likely=LIKELY, reach_mm=REACH_MM
     )
+    if not found.any():
+        raise MaskError(NO_BRAIN.format(reason="the stripping network marks nothing"))
     return clean_mask(with_data(found.astype(np.uint8), corrected))
 
 

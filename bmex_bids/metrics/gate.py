@@ -103,11 +103,14 @@ QUALITY_INDEX = Limits(fail_below=0.20, warn_below=0.50, warn_above=1.02, fail_a
 
 #: Skewness of what differs from its surroundings: below 0 where fluid is darker than tissue, above
 #: where it is brighter (:mod:`bmex_bids.metrics.contrast`).  T1w images of all ages have -0.3 and
-#: less, T2w images 0.38 and more; noise brings both nearer to 0.
+#: less, T2w images 0.26 and more; noise brings both nearer to 0.
 FLUID_CONTRAST = {
     "T1w": Limits(warn_above=0.0, fail_above=0.15),
     "T2w": Limits(fail_below=-0.15, warn_below=0.0),
 }
+#: How much better the average brain fits turned by right angles than as the header says
+#: (:mod:`bmex_bids.imaging.likeness`), 0 where no turn is clearly better.
+ORIENTATION = Limits(fail_above=0.0)
 #: the rule whose failure means that tissues were taken for each other, so that no map is written
 CONTRAST_RULE = "contrast"
 
@@ -134,6 +137,8 @@ class Measures:
     mean_shift : relative change of the mean inside the mask
     tct_before, tct_after : tissue contrast
     qi : ``tct_before / tct_after``
+    turn : what of the axes the header says and the image shows, where they differ
+    turn_margin : how much better that fits than what the header says, 0 where they agree
     contrast : that the image is said to have, ``"T1w"`` or ``"T2w"``
     fluid_contrast : below 0 where its fluid is darker than tissue, above where it is brighter
     estimated_error_before, estimated_error_after : the network's estimate of how far the input and
@@ -152,6 +157,8 @@ class Measures:
     tct_before: float | None = None
     tct_after: float | None = None
     qi: float | None = None
+    turn: str | None = None
+    turn_margin: float | None = None
     contrast: str | None = None
     fluid_contrast: float | None = None
     estimated_error_before: float | None = None
@@ -234,6 +241,13 @@ def judge(measures: Measures) -> Gate:
             EMPTY_SHARE,
             text="{:.1%} of the brain mask lies where the image has no signal",
             high="check whether the mask is shifted, or belongs to another image",
+        ),
+        _number(
+            "orientation",
+            measures.turn_margin,
+            ORIENTATION,
+            text=measures.turn or "the image looks as its header says",
+            high="left and right cannot be told; correct the header and run again",
         ),
         _contrast(measures),
         _tissues(measures),

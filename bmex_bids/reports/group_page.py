@@ -44,6 +44,7 @@ HEADINGS: Mapping[str, str] = {
     "quality_wm_litres_after": "White matter after, litres",
     "mask_volume_litres": "Brain mask: volume, litres",
     "mask_components": "Brain mask: components",
+    "mask_turn_margin": "Fit of a turned brain beyond that of the header's orientation",
     "mask_border_contact": "Brain mask: share of its surface at the image's border",
 }
 
@@ -53,6 +54,7 @@ JUDGED: Mapping[str, str] = {
     "gate_mask_components": "mask_components",
     "gate_mask_at_border": "mask_border_contact",
     "gate_empty_share_of_mask": "quality_empty_share",
+    "gate_orientation": "mask_turn_margin",
     "gate_contrast": "quality_fluid_contrast",
     "gate_correlation_with_input": "quality_correlation",
     "gate_mean_intensity_shift": "quality_mean_shift",

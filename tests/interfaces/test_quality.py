@@ -32,7 +32,13 @@ def quality(head_phantom, tmp_path, monkeypatch):
         "mask": phantom.mask.astype(np.uint8),
     }
     values = {
-        "mask_info": {"volume_litres": litres, "components": 1, "border_contact": 0.0},
+        "mask_info": {
+            "volume_litres": litres,
+            "components": 1,
+            "border_contact": 0.0,
+            "turn": "LPS",
+            "turn_margin": 0.0,
+        },
         "age_months": 72.0,
         "fetal": False,
     }

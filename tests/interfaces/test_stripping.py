@@ -11,7 +11,8 @@ import torch
 
 from bmex_bids.exceptions import MaskError, WeightsError
 from bmex_bids.interfaces import stripping
-from bmex_bids.interfaces.preprocess import MaskBrain, weight_record
+from bmex_bids.interfaces.preprocess import Conform, MaskBrain, weight_record
+from bmex_bids.interfaces.quality import turn_in_words
 from bmex_bids.interfaces.stripping import network_mask
 from bmex_bids.network.inference import deepbet, lifespanstrip
 from bmex_bids.network.models.adunet import ADUNet
@@ -216,3 +217,52 @@ def test_the_likely_brain_around_the_sure_is_in_our_mask(head_phantom, monkeypat
     found = np.asarray(mask.dataobj) > 0
     assert (found & head.mask).sum() > 0.97 * head.mask.sum()
     assert (found & ~head.mask).sum() < 0.01 * head.mask.sum()
+
+
+@pytest.mark.parametrize(
+    ("marked", "content"),
+    [("ball", "noise"), ("ball", "one value"), ("nothing", "noise")],
+)
+def test_an_image_without_a_brain_is_an_error(tmp_path, monkeypatch, marked, content):
+    """Noise and phantoms ended as brains, with a warning at most."""
+    monkeypatch.chdir(tmp_path)
+    shape = (48, 48, 48)
+    inside = np.hypot(*(np.indices(shape)[:2] - 23.5)) < 16
+    data = np.abs(np.random.default_rng(0).normal(100, 30, shape))
+    if content == "one value":
+        data = np.where(inside, 1000 + data / 10, data / 10)
+    nib.save(nib.Nifti1Image(data.astype(np.float32), np.diag([-4, -4, 4, 1])), "in.nii.gz")
+    found = 0.9 * (inside if marked == "ball" else np.zeros(shape))
+    monkeypatch.setattr(stripping, "brain_probability", lambda *_, **__: found.astype(np.float32))
+    node = MaskBrain(
+        in_file="in.nii.gz",
+        corrected="in.nii.gz",
+        skull_strip="force",
+        weights=as_table(select("strip", weights="bundled")),
+    )
+    with pytest.raises(MaskError, match="found no brain"):
+        node.run()
+
+
+def test_a_bright_ball_is_no_stripped_brain_unless_somebody_says_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    inside = np.linalg.norm(np.indices((40,) * 3) - 19.5, axis=0) < 15
+    data = np.where(inside, 900 + np.random.default_rng(0).normal(0, 9, inside.shape), 0)
+    nib.save(nib.Nifti1Image(data.astype(np.float32), np.diag([-4, -4, 4, 1])), "in.nii.gz")
+    with pytest.raises(MaskError, match="found no brain"):
+        MaskBrain(in_file="in.nii.gz", corrected="in.nii.gz").run()
+    said = MaskBrain(in_file="in.nii.gz", corrected="in.nii.gz", skull_strip="skip").run().outputs
+    assert said.mask_info["turn"] == "LPS"
+
+
+def test_a_header_that_lies_is_told_with_the_mask(shared_data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    image = nib.load(shared_data / "adult-brains" / "sub-31_T1w.nii.gz")
+    data = np.asarray(image.dataobj)[::2, ::2, ::2][:, ::-1, ::-1]
+    affine = image.affine @ np.diag([2, 2, 2, 1])
+    nib.save(nib.Nifti1Image(data.astype(np.float32), affine), "in.nii.gz")
+    conformed = Conform(in_file=str(tmp_path / "in.nii.gz")).run().outputs.out_file
+    info = MaskBrain(in_file=conformed, corrected=conformed).run().outputs.mask_info
+    assert info["turn"] == "LAI"
+    assert turn_in_words(info["turn"]) == ("the header says A–P, I–S, the image looks P–A, S–I")
+    assert info["turn_margin"] > 0.2

@@ -27,6 +27,7 @@ GOOD = Measures(
     tct_before=1.5,
     tct_after=1.6,
     qi=0.94,
+    turn_margin=0.0,
     contrast="T1w",
     fluid_contrast=-0.6,
     estimated_error_after=0.04,
@@ -51,7 +52,7 @@ def only(**changed):
 def test_a_good_brain_passes_every_rule():
     found = judge(GOOD)
     assert found.verdict == "pass"
-    assert len(found.rules) == 12
+    assert len(found.rules) == 13
     assert {rule.verdict for rule in found.rules} == {"pass"}
     assert found.reasons == ()
 
@@ -141,7 +142,8 @@ def test_tissues_that_cannot_be_compared_are_a_warning(before, after):
     [
         field.name
         for field in dataclasses.fields(Measures)
-        if field.name not in {"litres_for_age", "tissues_before", "tissues_after", "contrast"}
+        if field.name
+        not in {"litres_for_age", "tissues_before", "tissues_after", "contrast", "turn"}
         and field.name != "estimated_error_before"  # a figure without a rule
     ],
 )
@@ -177,7 +179,7 @@ def test_nothing_measured_is_a_warning_of_every_rule():
     found = judge(Measures())
     assert found.verdict == "warn"
     assert {rule.verdict for rule in found.rules} == {"warn"}
-    assert len(found.reasons) == 11
+    assert len(found.reasons) == 12
 
 
 def test_the_volume_goes_by_the_age():
@@ -249,6 +251,13 @@ def test_the_contrast_is_named_where_it_is_not_what_the_image_is_called():
     assert "is called T2w; fluid is darker than tissue, as in a T1w or FLAIR" in t2w.reason
     assert only(contrast="T2w", fluid_contrast=-0.1).verdict == "warn"
     assert only(contrast=None).verdict == "warn"
+
+
+def test_an_image_that_lies_otherwise_than_its_header_says_fails():
+    words = "the header says A–P, the image looks P–A"
+    found = only(turn=words, turn_margin=0.2)
+    assert (found.name, found.verdict) == ("orientation", "fail")
+    assert found.reason.startswith("The header says A–P, the image looks P–A; left and right")
 
 
 def test_a_gate_as_a_table_says_whether_the_contrast_is_wrong():
