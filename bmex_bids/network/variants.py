@@ -31,6 +31,7 @@ class Variant:
         ``imaging.intensity.match_histogram``
     bfloat16_on_processor : whether ``auto`` precision takes bfloat16 where a processor has it
     slices : takes slices, and is run over those of six directions; others take volumes
+    learns_error : predicts the variance of its own error, so ``desc-uncertainty`` can be written
     """
 
     name: str
@@ -43,6 +44,7 @@ class Variant:
     order: int = 3
     bfloat16_on_processor: bool = True
     slices: bool = False
+    learns_error: bool = False
 
 
 VARIANTS: Mapping[str, Variant] = {
@@ -79,6 +81,7 @@ VARIANTS: Mapping[str, Variant] = {
             cost=4.0,
             histogram_method="levels",
             slices=True,
+            learns_error=True,
         ),
         Variant("bmex-strip", f"{_MODELS}.compact:build_stripper"),
         Variant("lifespanstrip", f"{_MODELS}.lifespanstrip:build"),

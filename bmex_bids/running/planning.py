@@ -91,6 +91,7 @@ def task(config: Config, image: PlannedImage, *, quick: bool = False) -> Task:
     ``quick`` looks at dates and names instead of reading the image and its products.
     """
     from bmex_bids import __version__
+    from bmex_bids.network.variants import facts
     from bmex_bids.outputs import resume
     from bmex_bids.outputs.pictures import picture_paths
     from bmex_bids.outputs.sidecar import chosen_products, distinct_space, product_name
@@ -99,7 +100,8 @@ def task(config: Config, image: PlannedImage, *, quick: bool = False) -> Task:
         return Task(image)
     processing = config.processing
     weights = weights_of(config, image)
-    products = chosen_products(processing.output_res, processing.qc_only, processing.uncertainty)
+    uncertainty = processing.uncertainty if facts(weights.variant).learns_error else "off"
+    products = chosen_products(processing.output_res, processing.qc_only, uncertainty)
     space = distinct_space(image.image.path, image.image.bids_name, image.layout)
     names = [
         product_name(

@@ -38,7 +38,8 @@ def fingerprint(bids, tmp_path, monkeypatch):
 
     def of(image, *flags, sums=("a", "b")):
         enhance, strip = (
-            SimpleNamespace(sha256=text, mirrored=("x",), companions=()) for text in sums
+            SimpleNamespace(sha256=text, mirrored=("x",), companions=(), variant="bmex-slices")
+            for text in sums
         )
         monkeypatch.setattr(planning, "weights_of", lambda *_: enhance)
         monkeypatch.setattr(planning, "strip_weights_of", lambda *_: strip)
@@ -53,6 +54,7 @@ def fingerprint(bids, tmp_path, monkeypatch):
     [
         ("--skull-strip", "force"), ("--no-mirroring",), ("--precision", "float32"),
         ("--geometry", "reference"), ("--qc-only",), ("--output-res", "0p8"),
+        ("--uncertainty", "off"),
     ],
     ids="".join,
 )  # fmt: skip
