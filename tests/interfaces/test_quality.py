@@ -161,7 +161,7 @@ def test_a_mask_of_which_nothing_is_known_is_a_warning(quality):
     _, verdict, rules = quality(mask_info={})
     assert verdict == "warn"
     assert [name for name, found in rules.items() if found == "warn"] == [
-        "mask volume", "mask components", "mask at border",
+        "mask volume", "mask components", "mask at border", "orientation",
     ]  # fmt: skip
 
 

@@ -415,13 +415,13 @@ def test_nothing_that_the_gate_judged_is_drawn_twice(put, group, images):
     measures = Measures(
         volume_litres=0.8, components=1, border_contact=0.0, empty_share=0.01, correlation=0.9,
         mean_shift=0.01, tct_before=1.4, tct_after=1.5, qi=0.93, contrast="T1w", fluid_contrast=-0.5,
-        estimated_error_before=0.1, estimated_error_after=0.08,
+        estimated_error_before=0.1, estimated_error_after=0.08, turn_margin=0.0,
         tissues_before={"CSF": 0.2, "GM": 0.4, "WM": 0.2},
         tissues_after={"CSF": 0.2, "GM": 0.41, "WM": 0.2},
     )  # fmt: skip
     content = sidecar(litres=0.8, gate=judge(measures).as_table())
     content["BMEX"]["Quality"] = figures(measures)
-    content["BMEX"]["Mask"] |= {"border_contact": 0.0}
+    content["BMEX"]["Mask"] |= {"border_contact": 0.0, "turn_margin": 0.0}
     for k in range(images):
         put(f"sub-{k}_T1w", content)
     rows, page = group()
