@@ -103,7 +103,7 @@ def periodic(value: float, rng: np.random.Generator, scan: Scan) -> Step:
     return draw_periodic(rng, value, usual_frequency(value), scan.phase_axis)
 
 
-def _direction(rng: np.random.Generator) -> NDArray[np.float64]:
+def direction(rng: np.random.Generator) -> NDArray[np.float64]:
     """A unit vector, any direction as likely as any other."""
     vector = rng.standard_normal(3)
     return np.asarray(vector / max(float(np.linalg.norm(vector)), 1e-9))
@@ -111,7 +111,7 @@ def _direction(rng: np.random.Generator) -> NDArray[np.float64]:
 
 def _pose(length: float, rng: np.random.Generator) -> list[float]:
     """A translation of ``length`` mm in any direction, and as many degrees about any axis."""
-    return [float(v) for v in (*(length * _direction(rng)), *(length * _direction(rng)))]
+    return [float(v) for v in (*(length * direction(rng)), *(length * direction(rng)))]
 
 
 def sudden(value: float, rng: np.random.Generator, scan: Scan) -> Step:

@@ -132,8 +132,8 @@ def match_levels(
     age_group: str,
     contrast: str,
     age_months: float | None = None,
-) -> tuple[Array, HistogramMatch, str]:
-    """Move the tissue levels of a brain to those of its age's reference.
+) -> tuple[HistogramMatch, tuple[float, float, float] | None]:
+    """The map that moves the tissue levels of a brain to those of its age's reference.
 
     Parameters
     ----------
@@ -144,22 +144,16 @@ def match_levels(
 
     Returns
     -------
-    matched, match, how : (X, Y, Z) template units, zero outside the mask; the map that made it;
-        ``"levels"`` or ``"quantiles"``
+    match, levels : the map to template units; CSF, GM and WM of the reference, or None where
+        quantiles were used
     """
     inside = np.asarray(mask, dtype=bool)
     if contrast == "T1w" and age_group != "fetal":
         found, reference = find_levels(data[inside]), reference_levels(age_group, age_months)
         if found.apart and reference is not None:
-            match = bounded((0.0, *found.means), (0.0, *reference))
-            return _applied(match, data, inside), match, "levels"
+            return bounded((0.0, *found.means), (0.0, *reference)), reference
     _, quantiles = match_histogram(data, load_histogram(age_group, contrast), inside)
-    match = bounded(quantiles.source, quantiles.reference)
-    return _applied(match, data, inside), match, "quantiles"
-
-
-def _applied(match: HistogramMatch, data: Array, inside: NDArray[np.bool_]) -> Array:
-    return np.where(inside, match.apply(data), 0).astype(np.float32)
+    return bounded(quantiles.source, quantiles.reference), None
 
 
 def bounded(source: tuple[float, ...], reference: tuple[float, ...]) -> HistogramMatch:

@@ -113,13 +113,20 @@ def clean_mask(mask: nib.Nifti1Image, *, opening_mm: float = 2.0) -> nib.Nifti1I
     return nib.Nifti1Image(result, mask.affine)
 
 
+#: The network's outline at one half lies inside the cortex of real heads, most in thin skulls.  What
+#: is likely brain counts where it lies this close to what is surely brain.  Against the masks of
+#: deepbet on eleven heads (3 years to adult), the tissue that is lost more than 3 mm inside falls
+#: from 14.8 to 6.2 ml, and Dice rises from 0.952 to 0.969; on synthetic heads it falls by 0.008.
+SURE, LIKELY, REACH_MM = 0.5, 0.2, 3.0
+
+
 def hysteresis_mask(
     probability: Array,
     spacing: tuple[float, ...],
     *,
-    sure: float,
-    likely: float,
-    reach_mm: float,
+    sure: float = SURE,
+    likely: float = LIKELY,
+    reach_mm: float = REACH_MM,
 ) -> Mask:
     """What is surely brain, and around it what is likely brain.
 

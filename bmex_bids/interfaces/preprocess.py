@@ -29,7 +29,7 @@ from bmex_bids.imaging.intensity import (
     n4,
     rescale_robust,
 )
-from bmex_bids.imaging.levels import match_levels, reference_levels
+from bmex_bids.imaging.levels import match_levels
 from bmex_bids.imaging.mask import check_mask, clean_mask, left_out
 from bmex_bids.imaging.orientation import check_levels, conform, load_image, voxel_sizes
 from bmex_bids.imaging.resampling import resample_like, resample_to_spacing
@@ -308,9 +308,8 @@ class MatchHistogram(Step):
         robust = np.minimum(data, TOP)
         method, levels = self.inputs.method, None
         if method == "levels":
-            months = self.inputs.age_months
-            _, match, method = match_levels(robust, mask, age_months=months, **choice)
-            levels = reference_levels(choice["age_group"], months) if method == "levels" else None
+            match, levels = match_levels(robust, mask, age_months=self.inputs.age_months, **choice)
+            method = "quantiles" if levels is None else method
         else:
             reference = load_histogram(**choice)
             _, match = match_histogram(robust, reference, mask, method=self.inputs.method)

@@ -34,6 +34,7 @@ from bmex_bids.training.images import CleanImage
 from bmex_bids.training.linear import VALIDATION, Collection, collect, read
 from bmex_bids.training.loop import Schedule, export_half, fit
 from bmex_bids.training.scans import NO_TISSUE, Scan, as_scan, scan
+from bmex_bids.training.volumes import VolumeRows
 
 LOGGER = logging.getLogger(__name__)
 Parts = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -78,7 +79,7 @@ class CampaignConfig:
     )
 
 
-class SliceChunks(Dataset[Parts]):
+class SliceChunks(VolumeRows[Scan], Dataset[Parts]):
     """Chunk ``i`` → shuffled slices of the volumes ``i … i + WINDOW − 1`` of a row.
 
     Each is a tuple of (n, NEIGHBOURS, H, COLUMNS) degraded slices and mask, (n, H, COLUMNS) clean
@@ -89,9 +90,9 @@ class SliceChunks(Dataset[Parts]):
     def __init__(
         self, sources: Collection, *, seed: int, chunks: int, per_volume: int, streams: int = 1
     ) -> None:
-        self.sources, self.seed, self.chunks = sources, seed, chunks
+        super().__init__(seed)
+        self.sources, self.chunks = sources, chunks
         self.per_volume, self.streams = per_volume, streams
-        self._volumes: dict[tuple[int, int], Scan] = {}
 
     def __len__(self) -> int:
         return self.chunks
@@ -101,22 +102,17 @@ class SliceChunks(Dataset[Parts]):
         """Slices in a chunk."""
         return WINDOW * self.per_volume
 
-    def volume(self, number: int, stream: int = 0) -> Scan:
+    def make(self, number: int, rng: np.random.Generator) -> Scan:
         """The degraded volume of a number in a row."""
-        if (stream, number) not in self._volumes:
-            rng = np.random.default_rng([self.seed, 0, stream, number])
-            self._volumes[stream, number] = scan(*self.sources.pick(rng), rng)
-        return self._volumes[stream, number]
+        return scan(*self.sources.pick(rng), rng)
 
     def __getitem__(self, index: int) -> Parts:
         rng = np.random.default_rng([self.seed, 1, index])
         first, stream = divmod(index, self.streams)
-        for old in [key for key in self._volumes if key[0] == stream and key[1] < first]:
-            del self._volumes[old]
         drawn = [
             slab
-            for number in range(first, first + WINDOW)
-            for slab in draw_slabs(self.volume(number, stream), self.per_volume, rng)
+            for volume in self.kept(first, WINDOW, stream)
+            for slab in draw_slabs(volume, self.per_volume, rng)
         ]
         return stacked([drawn[k] for k in rng.permutation(len(drawn))], COLUMNS)
 

@@ -186,7 +186,7 @@ def _head(path: Path) -> tuple[Array, NDArray[np.bool_], NDArray[np.uint8]]:
     spacing = voxel_sizes(image.affine)
     seen, _ = rescale_robust(data, data > 0)
     probability = brain_probability(np.clip(seen, 0, TOP), spacing, record, device="cpu")
-    found = hysteresis_mask(probability, spacing, sure=0.5, likely=0.2, reach_mm=3.0)
+    found = hysteresis_mask(probability, spacing)
     brain_image = clean_mask(nib.Nifti1Image(found.astype(np.uint8), image.affine))
     brain = np.asarray(brain_image.dataobj) > 0
     data = np.minimum(data, BRIGHTEST * np.percentile(data[brain], 99.9)).astype(np.float32)

@@ -37,6 +37,7 @@ from bmex_bids.training.images import (
 )
 from bmex_bids.training.painting import LabelBrain, load_label_brain, paint
 from bmex_bids.training.surroundings import surround, take_out
+from bmex_bids.training.volumes import VolumeRows
 
 Array = NDArray[np.float32]
 
@@ -149,7 +150,9 @@ def load_sources(data_dir: Path) -> Sources:
     )
 
 
-class PatchChunks(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
+class PatchChunks(
+    VolumeRows[tuple[Array, CleanImage]], Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]
+):
     """Chunk ``i`` → shuffled patches (bad, clean, mask, labels).
 
     Each is (n, 1, P, P, P), labels (n, P, P, P), axes in the network's order (z, x, y) of LPS.
@@ -182,11 +185,11 @@ class PatchChunks(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         faults: Faults | None = None,
         streams: int = 1,
     ) -> None:
-        self.sources, self.seed, self.chunks, self.patch = sources, seed, chunks, patch
+        super().__init__(seed)
+        self.sources, self.chunks, self.patch = sources, chunks, patch
         self.window, self.stride, self.patches_per_volume = window, stride, patches_per_volume
         self.easy_volumes, self.faults = easy_volumes, faults or Faults()
         self.streams = streams
-        self._volumes: dict[tuple[int, int], tuple[Array, CleanImage]] = {}
 
     def __len__(self) -> int:
         return self.chunks
@@ -196,25 +199,17 @@ class PatchChunks(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         """Patches in a chunk."""
         return self.window * self.patches_per_volume
 
-    def volume(self, number: int, stream: int = 0) -> tuple[Array, CleanImage]:
+    def make(self, number: int, rng: np.random.Generator) -> tuple[Array, CleanImage]:
         """Degraded and clean volume of a number in a row of volumes."""
-        if (stream, number) not in self._volumes:
-            row = [stream] if stream else []  # the first row is the one that a single worker has
-            rng = np.random.default_rng([self.seed, 0, *row, number])
-            clean = _augment(self.sources.pick(rng), rng)
-            kind = "noise" if number < self.easy_volumes else self.faults.pick(rng)
-            self._volumes[stream, number] = (degrade_like_app(clean, rng, kind), clean)
-        return self._volumes[stream, number]
+        clean = _augment(self.sources.pick(rng), rng)
+        kind = "noise" if number < self.easy_volumes else self.faults.pick(rng)
+        return degrade_like_app(clean, rng, kind), clean
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         rng = np.random.default_rng([self.seed, 1, index])
         place, stream = divmod(index, self.streams)
-        first = self.stride * place
-        for old in [key for key in self._volumes if key[0] == stream and key[1] < first]:
-            del self._volumes[old]
         stacks: list[list[NDArray[Any]]] = [[], [], [], []]
-        for number in range(first, first + self.window):
-            bad, clean = self.volume(number, stream)
+        for bad, clean in self.kept(self.stride * place, self.window, stream):
             volumes: tuple[NDArray[Any], ...] = (bad, clean.data, clean.mask, clean.labels)
             centres = np.argwhere(clean.mask)
             room = np.array(clean.mask.shape) - self.patch

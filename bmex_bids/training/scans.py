@@ -20,7 +20,7 @@ from bmex_bids.common.boxes import bounding_box
 from bmex_bids.degrade.checks import Step
 from bmex_bids.degrade.intensity import smooth_field
 from bmex_bids.degrade.recipe import Recipe
-from bmex_bids.degrade.steps import FASTEST, SLOWEST, usual_frequency
+from bmex_bids.degrade.steps import FASTEST, SLOWEST, direction, usual_frequency
 from bmex_bids.network.models.slices import MEAN, TISSUES
 from bmex_bids.training.images import CleanImage
 from bmex_bids.training.surroundings import ROOM, surround
@@ -217,10 +217,10 @@ def _motion(axis: int, rng: np.random.Generator) -> Step:
         if rng.random() < 0.7:  # about one axis
             turn[rng.integers(3)] = size * rng.uniform(0.3, 1) * rng.choice([-1, 1])
         else:
-            turn = _direction(rng) * size * rng.uniform(0, 1)
+            turn = direction(rng) * size * rng.uniform(0, 1)
         return {
             "kind": "motion-periodic",
-            "amplitude": [*map(float, _direction(rng) * size), *map(float, turn)],
+            "amplitude": [*map(float, direction(rng) * size), *map(float, turn)],
             "frequency": frequency, "phase": float(rng.uniform(0, 2 * np.pi)),
             "phase_axis": axis, "max_rotations": 5,
         }  # fmt: skip
@@ -239,13 +239,8 @@ def _motion(axis: int, rng: np.random.Generator) -> Step:
     }  # fmt: skip
 
 
-def _direction(rng: np.random.Generator) -> NDArray[np.float64]:
-    v = rng.normal(size=3)
-    return np.asarray(v / (np.linalg.norm(v) + 1e-9))
-
-
 def _pose(size: float, rng: np.random.Generator, least: float) -> list[float]:
-    parts = [_direction(rng) * size * rng.uniform(least, 1) for _ in range(2)]
+    parts = [direction(rng) * size * rng.uniform(least, 1) for _ in range(2)]
     return [float(v) for v in np.concatenate(parts)]
 
 

@@ -13,17 +13,7 @@ from bmex_bids.cli.run import main
 from bmex_bids.interfaces import preprocess
 from bmex_bids.outputs.pictures import PICTURES
 
-
-@pytest.fixture(autouse=True)
-def coarse_grid(monkeypatch):
-    """An eighth of the voxels: what these tests look at is not in the image."""
-    monkeypatch.setattr("bmex_bids.inputs.plan.SPACING", (1.6, "0p8"))
-
-
-@pytest.fixture
-def one(bids_skeleton, brain):
-    """A dataset of one small brain."""
-    return bids_skeleton({**participants("01"), "sub-01/anat/sub-01_T1w.nii.gz": brain()})
+pytestmark = pytest.mark.usefixtures("coarse_grid")
 
 
 @pytest.fixture

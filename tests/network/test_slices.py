@@ -2,7 +2,6 @@
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from bmex_bids.exceptions import MemoryLimitError
 from bmex_bids.network.inference import predict
@@ -19,7 +18,6 @@ from bmex_bids.network.models.slices import (
     features,
 )
 from bmex_bids.network.weights.checkpoints import load_network
-from bmex_bids.network.weights.registry import WeightRecord, sha256
 
 CPU = torch.device("cpu")
 WIDTHS = (8, 16, 16)
@@ -41,23 +39,8 @@ def random_network():
 
 
 @pytest.fixture
-def record(tmp_path):
-    path = tmp_path / "slices.safetensors"
-    save_file(random_network().state_dict(), str(path))
-    return WeightRecord(
-        name="slices-test",
-        kind="enhance",
-        path=path,
-        sha256=sha256(path),
-        licence="none",
-        source="a test",
-        description="random",
-        variant="bmex-slices",
-        input_units="template units",
-        age_groups=("month24",),
-        contrasts=("T1w",),
-        version="1",
-    )
+def record(make_record):
+    return make_record(random_network(), "bmex-slices", name="slices-test")
 
 
 class Echo(torch.nn.Module):
