@@ -29,6 +29,7 @@ IMAGES: Mapping[str, str] = {
     "head": "preproc_native",
     "mask": "mask_native",
     "tissues": "dseg_native",
+    "uncertainty": "uncertainty_native",
 }
 
 
@@ -72,7 +73,9 @@ class Enhanced:
         ``enhanced``: the brain on the grid of the source, in harmonised intensities (0 to about
         1000), 0 outside the mask; ``enhanced_res``: the same at 0.8 mm (fetus: 0.75 mm);
         ``head``: the enhanced brain in its head, in the intensities of the source; ``mask``;
-        ``tissues`` and the probabilities ``pCSF``, ``pGM``, ``pWM``, on the grid of the source.
+        ``tissues`` and the probabilities ``pCSF``, ``pGM``, ``pWM``, on the grid of the source;
+        ``uncertainty``: the expected error of ``enhanced`` (standard deviation), in its units,
+        only where the weights have learnt it.
         """
         return {name: self._image(name) for name in self.files}
 
@@ -223,9 +226,8 @@ def enhance(
 
 def _name(product: Any) -> str:
     """The name in :data:`IMAGES` of a product."""
-    if product.place is not None:
-        return f"p{TISSUES[product.place].label}"
-    return next(name for name, its in IMAGES.items() if its == product.field)
+    named = next((name for name, its in IMAGES.items() if its == product.field), None)
+    return named or f"p{TISSUES[product.place].label}"
 
 
 def _on_disk(what: str, image: Any, folder: Path) -> Path:

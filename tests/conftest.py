@@ -17,7 +17,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +249,23 @@ def tiny_records(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
         ),
         WeightRecord(name="tiny-strip", kind="strip", age_groups=(), contrasts=(), **common),
     ]
+
+
+@pytest.fixture(scope="module")
+def tiny_slices(tiny_records: list[Any], tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    """The same with a network over slices, which gives its input back and expects an error.
+
+    The error that it expects is that of ``VARIANCE_UNIT``, where the brain's mean is ``MEAN``.
+    """
+    from safetensors.torch import save_file
+
+    from bmex_bids.network.models.slices import SliceUNet
+
+    path = tmp_path_factory.mktemp("weights") / "slices.safetensors"
+    save_file(SliceUNet((8, 8, 8)).state_dict(), path)
+    digits = hashlib.sha256(path.read_bytes()).hexdigest()
+    first, *others = tiny_records
+    return [replace(first, path=path, sha256=digits, variant="bmex-slices"), *others]
 
 
 @pytest.fixture

@@ -95,6 +95,15 @@ def test_an_image_in_memory_with_a_mask_in_memory(brain):
     assert list(Path("tmp").iterdir()) == []
 
 
+def test_the_expected_error_is_among_the_images(brain, tiny_slices, monkeypatch):
+    monkeypatch.setattr("bmex_bids.network.weights.registry.bundled", lambda: tiny_slices)
+    result = enhance(brain(), age_months=1, skull_strip="skip", omp_nthreads=1)
+    assert {"uncertainty", "pCSF", "pGM", "pWM"} <= set(result.images)
+    values = np.asarray(result.images["uncertainty"].dataobj)
+    assert (values > 0).any()
+    assert result.files["uncertainty"].ending == "_desc-uncertainty_T1w"
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "words"),
     [

@@ -7,7 +7,7 @@ import argparse
 import gzip
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ SAVES: Mapping[str, str] = {
     "--save-head": "preproc_native",
     "--save-mask": "mask_native",
     "--save-dseg": "dseg_native",
+    "--save-uncertainty": "uncertainty_native",
 }
 REPORT = "--report"
 
@@ -49,9 +50,9 @@ def _main(options: argparse.Namespace) -> int:
     request, targets = check(options)
     with interrupts.handled(), single.temporary_folder(PROGRAM) as folder:
         result = single.run(request, folder, say=say)
-        record = save(result, targets)
+        record, absent = save(result, targets)
     passed = True
-    for line, good in conclusion(targets, record):
+    for line, good in conclusion(targets, record, absent):
         passed = passed and good
         print(line, file=sys.stdout if good else sys.stderr, flush=True)
     return EXIT_DONE if passed else EXIT_FAILED
@@ -99,6 +100,11 @@ def _add_saves(group: argparse._ArgumentGroup) -> None:
         ("--save-head", "the enhanced brain in its own head, in the intensities of IN"),
         ("--save-mask", "the brain mask"),
         ("--save-dseg", "tissues: 1 grey matter, 2 white matter, 3 fluid"),
+        (
+            "--save-uncertainty",
+            "the expected error of OUT (standard deviation), in its units; only where the weights "
+            "have learnt it",
+        ),
     ):
         group.add_argument(
             name, name.replace("save-", "save_"), type=Path, metavar="FILE", help=text
@@ -180,7 +186,7 @@ def check(options: argparse.Namespace) -> tuple[Request, dict[str, Path]]:
     return request, targets
 
 
-def save(result: Result, targets: Mapping[str, Path]) -> dict[str, Any]:
+def save(result: Result, targets: Mapping[str, Path]) -> tuple[dict[str, Any], set[str]]:
     """Copy what was asked for out of the temporary folder, all of it or nothing.
 
     Parameters
@@ -189,8 +195,8 @@ def save(result: Result, targets: Mapping[str, Path]) -> dict[str, Any]:
 
     Returns
     -------
-    dict
-        what stands under ``BMEX`` in the sidecar of OUT
+    record, absent : what stands under ``BMEX`` in the sidecar of OUT, and the flags whose image
+        was not made
     """
     from bmex_bids.outputs.files import as_json, write_together
 
@@ -208,7 +214,8 @@ def save(result: Result, targets: Mapping[str, Path]) -> dict[str, Any]:
     if REPORT in targets:
         fills[targets[REPORT]] = partial(_write_text, text=result.page())
     write_together(fills)
-    return dict(records[SAVES["OUT"]])
+    absent = {flag for flag in targets if flag in SAVES and SAVES[flag] not in records}
+    return dict(records[SAVES["OUT"]]), absent
 
 
 def _write_text(path: Path, *, text: str) -> None:
@@ -222,19 +229,28 @@ def _copy_image(source: Path, target: Path, *, packed: bool) -> None:
 
 
 def conclusion(
-    targets: Mapping[str, Path], record: Mapping[str, Any]
+    targets: Mapping[str, Path], record: Mapping[str, Any], absent: Collection[str] = ()
 ) -> Iterator[tuple[str, bool]]:
-    """What is said at the end, line by line, and whether it is as the user hoped."""
+    """What is said at the end, line by line, and whether it is as the user hoped.
+
+    Parameters
+    ----------
+    absent : flags whose image was not made: tissues where the contrast is wrong, the uncertainty
+        where the weights have not learnt it
+    """
     titles = {
         "OUT": "enhanced",
         "--save-res": "fine grid",
         "--save-head": "head",
         "--save-mask": "mask",
         "--save-dseg": "tissues",
+        "--save-uncertainty": "uncertainty",
         REPORT: "report",
     }
     for flag, title in titles.items():
-        if flag in targets:
+        if flag in absent:
+            yield f"{title}: not made, so {flag} saved nothing", True
+        elif flag in targets:
             yield f"{title}: {targets[flag]}", True
     quality = record["Quality"]
     yield (

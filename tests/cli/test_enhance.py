@@ -114,6 +114,30 @@ def test_all_that_can_be_saved_lies_where_the_input_lies(
         assert f"warning: {text}" in printed
 
 
+@pytest.fixture
+def learns_error(tiny_slices, monkeypatch):
+    """The network that expects an error."""
+    monkeypatch.setattr("bmex_bids.network.weights.registry.bundled", lambda: tiny_slices)
+
+
+def test_the_expected_error_is_saved(source, capsys, learns_error):
+    assert enhance("in.nii.gz", "out.nii.gz", "--save-uncertainty", "sd.nii.gz") == 0
+    assert files() == {"in.nii.gz", "out.nii.gz", "out.json", "sd.nii.gz", "sd.json"}
+    inside = nib.load("out.nii.gz").get_fdata() > 0
+    values = nib.load("sd.nii.gz").get_fdata()
+    assert values[inside].min() > 0
+    assert not values[~inside].any()
+    assert "Expected error" in json.loads(Path("sd.json").read_text())["Description"]
+    assert f"uncertainty: {Path('sd.nii.gz').absolute()}" in capsys.readouterr().out
+
+
+def test_an_image_that_is_not_made_is_named(source, capsys):
+    assert enhance("in.nii.gz", "out.nii.gz", "--save-uncertainty", "sd.nii.gz") == 0
+    assert files() == {"in.nii.gz", "out.nii.gz", "out.json"}
+    said = "uncertainty: not made, so --save-uncertainty saved nothing"
+    assert said in capsys.readouterr().out
+
+
 def test_the_same_voxels_as_bmex_on_a_dataset(bids_skeleton, brain):
     bids = bids_skeleton({**participants("01"), "sub-01/anat/sub-01_T1w.nii.gz": brain("LAS")})
     assert bmex(bids, "--omp-nthreads", "1") == 0
