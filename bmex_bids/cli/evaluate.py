@@ -12,7 +12,13 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from bmex_bids.cli import arguments, evaluate_benchmark, evaluate_speed, evaluate_strip
+from bmex_bids.cli import (
+    arguments,
+    evaluate_benchmark,
+    evaluate_speed,
+    evaluate_strip,
+    evaluate_uncertainty,
+)
 from bmex_bids.cli.ending import ended
 
 #: gain in dB that each of training's validation cells but "clean" is to have
@@ -49,6 +55,10 @@ COMMANDS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = 
     "benchmark": (
         "validation images × cells through the whole app, with tables and pictures (hours)",
         evaluate_benchmark.add_arguments,
+    ),
+    "uncertainty": (
+        "the expected error against the error of damaged images, and its factor (hours)",
+        evaluate_uncertainty.add_arguments,
     ),
     "strip": (
         "our brain masks of real heads beside another stripper's, with pictures (minutes)",

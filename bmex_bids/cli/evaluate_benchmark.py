@@ -4,23 +4,40 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bmex_bids.evaluation.benchmark import Settings
+    from bmex_bids.network.weights.registry import WeightRecord
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags and work of ``bmex-evaluate benchmark``."""
+    add_run(parser, "figures.tsv, benchmark.md and pictures")
+    parser.add_argument("--weights", default="bundled", help="weight set (default: %(default)s)")
+    parser.add_argument(
+        "--weights-file", type=Path, metavar="FILE",
+        help="weights of the compact network that are in no registry yet, instead of --weights",
+    )  # fmt: skip
+    parser.set_defaults(work=_work)
+
+
+def add_run(parser: argparse.ArgumentParser, what: str) -> None:
+    """Flags of every command that goes over images and cells.
+
+    Parameters
+    ----------
+    what : is written to the folder
+    """
     parser.add_argument(
         "--data", type=Path, default=Path("../shared/data"), metavar="DIR",
         help="folder with the validation images (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR",
-        help="figures.tsv, benchmark.md and pictures; what is there already is not computed again",
-    )  # fmt: skip
-    parser.add_argument("--weights", default="bundled", help="weight set (default: %(default)s)")
-    parser.add_argument(
-        "--weights-file", type=Path, metavar="FILE",
-        help="weights of the compact network that are in no registry yet, instead of --weights",
+        help=f"{what}; what is there already is not computed again",
     )  # fmt: skip
     parser.add_argument(
         "--images", type=_names, metavar="A;B", default=(), help="only these images"
@@ -44,10 +61,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--page", type=Path, metavar="FILE.md",
-        help="also replace the table between the marks 'benchmark: begin' and 'benchmark: end' "
-        "of this page",
+        help=f"also replace the table between the marks '{parser.prog.split()[-1]}: begin' and "
+        f"'{parser.prog.split()[-1]}: end' of this page",
     )  # fmt: skip
-    parser.set_defaults(work=_work)
+
+
+def settings_of(
+    options: argparse.Namespace, record: WeightRecord, images: Sequence[str]
+) -> Settings:
+    """What the flags of :func:`add_run` ask for.
+
+    Parameters
+    ----------
+    record : enhances
+    images : where no flag names some
+    """
+    from bmex_bids.degrade.cells import CELLS
+    from bmex_bids.evaluation.app import Networks
+    from bmex_bids.evaluation.benchmark import Settings
+    from bmex_bids.network.weights.registry import select
+
+    families = {cell.family for cell in CELLS.values()}
+    cells: list[str] = []
+    for word in options.cells:
+        cells += [n for n, c in CELLS.items() if c.family == word] if word in families else [word]
+    return Settings(
+        data=options.data,
+        out=options.out,
+        networks=Networks(
+            record,
+            select("strip", weights="bundled"),
+            device=options.device,
+            mirroring=not options.no_mirroring,
+        ),
+        images=options.images or tuple(images),
+        cells=tuple(cells),
+        jobs=options.jobs,
+    )
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -56,9 +106,8 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _work(options: argparse.Namespace) -> int:
-    from bmex_bids.degrade.cells import CELLS
-    from bmex_bids.evaluation.app import Networks, weight_record
-    from bmex_bids.evaluation.benchmark import Settings, run
+    from bmex_bids.evaluation.app import weight_record
+    from bmex_bids.evaluation.benchmark import run
     from bmex_bids.evaluation.figures import write_figures
     from bmex_bids.evaluation.subjects import SUBJECTS
     from bmex_bids.evaluation.summary import markdown, replaced, short_table
@@ -69,23 +118,7 @@ def _work(options: argparse.Namespace) -> int:
         record = weight_record(options.weights_file)
     else:
         record = select("enhance", weights=options.weights)
-    families = {cell.family for cell in CELLS.values()}
-    cells: list[str] = []
-    for word in options.cells:
-        cells += [n for n, c in CELLS.items() if c.family == word] if word in families else [word]
-    settings = Settings(
-        data=options.data,
-        out=options.out,
-        networks=Networks(
-            record,
-            select("strip", weights="bundled"),
-            device=options.device,
-            mirroring=not options.no_mirroring,
-        ),
-        images=options.images or tuple(SUBJECTS),
-        cells=tuple(cells),
-        jobs=options.jobs,
-    )
+    settings = settings_of(options, record, tuple(SUBJECTS))
     print(f"weights {record.name} ({record.sha256[:12]})", flush=True)
     rows = run(settings, lambda line: print(line, flush=True), compute=not options.tables_only)
     text = markdown(rows, record.name, record.sha256)

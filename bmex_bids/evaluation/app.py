@@ -8,17 +8,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
 from bmex_bids.evaluation.subjects import Subject
 from bmex_bids.exceptions import UsageError, WeightsError
 from bmex_bids.inputs.collect import SourceImage
-from bmex_bids.inputs.plan import plan
+from bmex_bids.inputs.plan import PlannedImage, plan
 from bmex_bids.interfaces.files import data_of, read
 from bmex_bids.network.weights.registry import WeightRecord, sha256
 from bmex_bids.workflows import request
 from bmex_bids.workflows.base import init_image_wf
+from bmex_bids.workflows.preprocess import init_preprocess_wf
 
 Array = NDArray[np.float32]
 #: stages that write a dataset's files
@@ -82,30 +84,62 @@ def through_app(
     work : folder for intermediate files
     mask : brain mask of an image that was stripped; without it the app strips
     """
-    source = SourceImage(image, {"sub": "benchmark"}, subject.contrast, {}, image.parent)
-    (planned,) = plan([source], image.parent, override_months=subject.months, fetal=subject.fetal)
-    if planned.skip_reason is not None:
-        raise UsageError(f"expected an image that can be enhanced, got: {planned.skip_reason}")
-    if mask is not None:
-        planned = replace(planned, mask=mask, mask_source="benchmark")
+    planned = _planned(image, subject, mask)
     workflow = init_image_wf(
         planned,
-        request.Networks(
-            networks.enhance,
-            None if mask is not None else networks.strip,
-            mirroring=networks.mirroring,
-        ),
+        _networks(networks, mask),
         request.Target(image.parent, work / "derivatives"),
         request.Machine(device=networks.device, omp_nthreads=networks.threads),
     )
     workflow.remove_nodes([workflow.get_node(name) for name in LEFT_OUT])
+    return passed(_run(workflow, work))
+
+
+def prepared_by_app(
+    image: Path, subject: Subject, networks: Networks, work: Path, mask: Path | None = None
+) -> tuple[nib.Nifti1Image, NDArray[np.bool_]]:
+    """What the app gives its network, and the mask, both on the network's grid.
+
+    The parameters are those of :func:`through_app`.
+    """
+    workflow = init_preprocess_wf(
+        _planned(image, subject, mask),
+        _networks(networks, mask),
+        request.Machine(device=networks.device, omp_nthreads=networks.threads),
+        skull_strip="auto",
+        mem_gb=1.0,
+    )
+    results = _run(workflow, work)
+    return (
+        read(results["match_histogram"].out_file),
+        data_of(read(results["correct_brain"].mask_res)) > 0.5,
+    )
+
+
+def _planned(image: Path, subject: Subject, mask: Path | None) -> PlannedImage:
+    source = SourceImage(image, {"sub": "benchmark"}, subject.contrast, {}, image.parent)
+    (planned,) = plan([source], image.parent, override_months=subject.months, fetal=subject.fetal)
+    if planned.skip_reason is not None:
+        raise UsageError(f"expected an image that can be enhanced, got: {planned.skip_reason}")
+    return planned if mask is None else replace(planned, mask=mask, mask_source="benchmark")
+
+
+def _networks(networks: Networks, mask: Path | None) -> request.Networks:
+    return request.Networks(
+        networks.enhance,
+        None if mask is not None else networks.strip,
+        mirroring=networks.mirroring,
+    )
+
+
+def _run(workflow: Any, work: Path) -> dict[str, Any]:
+    """Node → its outputs."""
     workflow.base_dir = str(work)
     workflow.config["execution"] = {
         "remove_unnecessary_outputs": "false", "create_report": "false",
         "crashdump_dir": str(work), "stop_on_first_crash": "true",
     }  # fmt: skip
-    results = {node.name: node.result.outputs for node in workflow.run(plugin="Linear").nodes()}
-    return passed(results)
+    return {node.name: node.result.outputs for node in workflow.run(plugin="Linear").nodes()}
 
 
 def passed(results: Mapping[str, Any]) -> Passed:

@@ -14,7 +14,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,9 +95,27 @@ def run(
     compute : without it, what is there already is returned
     """
     check(settings)
+    return run_units(settings, list(plan(settings)), do_unit, TABLE, report, compute=compute)
+
+
+def run_units(
+    settings: Settings,
+    units: Sequence[Unit],
+    work: Callable[[Settings, Unit], list[Row]],
+    name: str,
+    report: Callable[[str], None] = lambda line: None,
+    *,
+    compute: bool = True,
+) -> list[Row]:
+    """Do the units that a table has no rows of, and return the rows of all.
+
+    Parameters
+    ----------
+    work : makes a unit's rows, in another process; the last of each method is ``seconds``
+    name : of the table, in the folder of the settings
+    """
     settings.out.mkdir(parents=True, exist_ok=True)
-    path = settings.out / TABLE
-    units = list(plan(settings))
+    path = settings.out / name
     wanted = {name: key for unit in units for name, key in unit.keys.items()}
     done = table.finished(table.read(path))
     left = [unit for unit in (missing(unit, done) for unit in units) if unit.keys]
@@ -105,7 +123,7 @@ def run(
     if compute and left:
         begun = time.monotonic()
         with _pool(settings.jobs) as pool:
-            futures = {pool.submit(do_unit, settings, unit): unit for unit in left}
+            futures = {pool.submit(work, settings, unit): unit for unit in left}
             try:
                 for number, future in enumerate(as_completed(futures), start=1):
                     table.append(path, future.result())

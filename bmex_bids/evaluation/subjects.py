@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The validation images: real brains, whole heads, fetal averages, and heads painted from label maps.
 
-None of them trains a network.
+None of them trains a network; :data:`TRAINED` has some that did.
 """
 
 from __future__ import annotations
@@ -77,6 +77,16 @@ SUBJECTS: Mapping[str, Subject] = {
     "map-17": Subject(_MAP.format(17), ADULT_MONTHS, "painted", 17, "map"),
     "map-18": Subject(_MAP.format(18), ADULT_MONTHS, "painted", 18, "map"),
     "map-20": Subject(_MAP.format(20), ADULT_MONTHS, "painted", 20, "map", "T2w"),
+}
+
+#: images that have trained the weights: with their own faults, drawn anew, a factor can be fitted
+TRAINED: Mapping[str, Subject] = {
+    "adult-02": Subject("adult-brains/sub-02_T1w.nii.gz", 600, "adult", 202),
+    "adult-10": Subject("adult-brains/sub-10_T1w.nii.gz", 288, "adult", 210),
+    "adult-33": Subject("adult-brains/sub-33_T1w.nii.gz", 252, "adult", 233),
+    "head-09": Subject("heads-open/ds000011_sub-09_T1w.nii.gz", 252, "adult", 209, "head"),
+    "sub-0004": Subject(_LIFESPAN.format("0004"), 12, "infant", 204),
+    "fetus-28w": Subject(_ATLAS.format(28), _gestation(28), "fetus", 228, contrast="T2w"),
 }
 
 

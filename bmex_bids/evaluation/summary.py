@@ -20,8 +20,8 @@ from bmex_bids.metrics.statistics import bootstrap_interval
 WORSE = 0.02
 CLASSICAL = ("damaged", "n4", "nlm", "nlm, known noise")
 INTERPOLATIONS = ("damaged", "lanczos")
-#: between these the table of a page is replaced
-BEGIN, END = "<!-- benchmark: begin -->", "<!-- benchmark: end -->"
+#: between these a table of a page is replaced
+MARKS = "<!-- {0}: begin -->", "<!-- {0}: end -->"
 SEGMENTERS = {"own": "Otsu and Potts", "hmrf": "HMRF of dipy"}
 
 
@@ -99,12 +99,18 @@ def short_table(rows: Sequence[Row]) -> str:
     return by_cell(Table(rows), intervals=False)
 
 
-def replaced(page: str, text: str) -> str:
-    """A page with the text between its two marks replaced; UsageError where it has none."""
-    pattern = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.S)
+def replaced(page: str, text: str, name: str = "benchmark") -> str:
+    """A page with the text between two marks replaced; UsageError where it has none.
+
+    Parameters
+    ----------
+    name : of the command whose table it is, in the marks
+    """
+    begin, end = (mark.format(name) for mark in MARKS)
+    pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.S)
     if not pattern.search(page):
-        raise UsageError(f"expected a page with the marks {BEGIN} and {END}, found none; add them")
-    return pattern.sub(lambda _: f"{BEGIN}\n\n{text}\n\n{END}", page, count=1)
+        raise UsageError(f"expected a page with the marks {begin} and {end}, found none; add them")
+    return pattern.sub(lambda _: f"{begin}\n\n{text}\n\n{end}", page, count=1)
 
 
 def by_cell(table: Table, *, intervals: bool = True) -> str:

@@ -38,6 +38,7 @@ from bmex_bids.interfaces.files import (
 )
 from bmex_bids.interfaces.preprocess import weight_record
 from bmex_bids.interfaces.step import Step
+from bmex_bids.metrics.confidence import volume_spread
 from bmex_bids.network.inference.options import GEOMETRIES, PRECISIONS
 from bmex_bids.network.inference.predict import classify, enhance
 
@@ -73,6 +74,9 @@ class EnhanceOutput(TraitedSpec):
     deviation = traits.List(
         File(exists=True),
         desc="expected error, template units; empty where the network has not learnt it",
+    )
+    litres_sd = traits.Dict(
+        desc="tissue → standard deviation of its volume; empty where the weights do not know it"
     )
     provenance = traits.Dict(desc="weights, device, precision, seconds")
 
@@ -128,6 +132,14 @@ class Enhance(Step):
             )
             for tissue in TISSUES
         ]
+        self._results["litres_sd"] = {}
+        if record.volume_scale is not None:
+            millilitre = float(np.prod(voxel_sizes(image.affine)))
+            self._results["litres_sd"] = {
+                tissue.label: record.volume_scale
+                * volume_spread(result.probabilities[tissue.number], millilitre)
+                for tissue in TISSUES
+            }
         self._results["provenance"] = {
             "weights": record.name,
             "weights_sha256": record.sha256,
@@ -154,6 +166,7 @@ class RestoreInput(BaseInterfaceInputSpec):
     enhanced = File(exists=True, mandatory=True, desc="network grid, template units, after")
     probabilities = traits.List(File(exists=True), mandatory=True, desc="CSF, GM, WM")
     deviation = traits.List(File(exists=True), desc="network grid, template units; may be empty")
+    error_scale = traits.Float(1.0, usedefault=True, desc="factor on it; of the weights")
     intensity_json = File(exists=True, mandatory=True)
 
 
@@ -216,7 +229,8 @@ class Restore(Step):
             for tissue, part in zip(TISSUES, maps, strict=True)
         ]
         self._results["uncertainty_native"] = [
-            save(np.clip(part, 0, None), "uncertainty_native") for part in deviation
+            save(np.clip(part, 0, None) * self.inputs.error_scale, "uncertainty_native")
+            for part in deviation
         ]
 
 

@@ -53,6 +53,7 @@ class MeasureQualityInput(BaseInterfaceInputSpec):
     labels_after = File(exists=True, mandatory=True, desc="of the enhanced image, found likewise")
     mask_res = File(exists=True, mandatory=True, desc="network grid")
     deviation = traits.List(File(exists=True), desc="expected error, template units; or none")
+    litres_sd = traits.Dict(desc="tissue → standard deviation of its volume; may be empty")
     corrected = File(exists=True, mandatory=True, desc="the head, 0…1000")
     mask = File(exists=True, mandatory=True, desc="on the grid of corrected")
     mask_info = traits.Dict(mandatory=True, desc="volume, pieces, border contact")
@@ -77,7 +78,8 @@ class MeasureQuality(Step):
 
     def work(self, folder: str) -> None:
         measures = measure(self.inputs)
-        self._results["quality"] = figures(measures)
+        spread = {f"{k.lower()}_litres_sd": v for k, v in (self.inputs.litres_sd or {}).items()}
+        self._results["quality"] = figures(measures) | spread
         self._results["gate"] = judge(measures).as_table()
 
 

@@ -124,6 +124,7 @@ def task(config: Config, image: PlannedImage, *, quick: bool = False) -> Task:
         **config.fingerprint(),
         # weights that know no mirror images give the same with and without
         "mirroring": processing.mirroring and bool(weights.mirrored),
+        "scales": [weights.error_scale, weights.volume_scale],
         "outputs": names,
     }
     strip = strip_weights_of(config, image)

@@ -113,7 +113,9 @@ def init_enhance_wf(
         name="quality",
         mem_gb=mem_gb,
     )
-    restore = Node(Restore(), name="restore", mem_gb=2 * mem_gb)
+    restore = Node(
+        Restore(error_scale=networks.enhance.error_scale), name="restore", mem_gb=2 * mem_gb
+    )
     outputnode = Node(IdentityInterface(fields=OUTPUTS), name="outputnode")
     workflow.connect(
         [
@@ -139,6 +141,7 @@ def init_enhance_wf(
                     ("labels_before", "labels_before"),
                     ("labels_after", "labels_after"),
                     ("deviation", "deviation"),
+                    ("litres_sd", "litres_sd"),
                 ],
             ),
             (

@@ -3,8 +3,7 @@ import pytest
 
 from bmex_bids.evaluation.rows import Row
 from bmex_bids.evaluation.summary import (
-    BEGIN,
-    END,
+    MARKS,
     Table,
     against,
     beats,
@@ -77,9 +76,10 @@ def test_the_bootstrap_holds_the_mean_and_shrinks_with_the_number_of_images():
 
 
 def test_the_table_of_a_page_is_replaced_between_its_marks(found):
-    page = f"a\n{BEGIN}\nold \\1\n{END}\nb\n"
+    begin, end = (mark.format("benchmark") for mark in MARKS)
+    page = f"a\n{begin}\nold \\1\n{end}\nb\n"
     new = replaced(page, "new \\1")
-    assert new == f"a\n{BEGIN}\n\nnew \\1\n\n{END}\nb\n"
+    assert new == f"a\n{begin}\n\nnew \\1\n\n{end}\nb\n"
     with pytest.raises(UsageError, match="marks"):
         replaced("nothing", "new")
 

@@ -154,6 +154,7 @@ def test_restore_returns_to_the_grid_and_the_intensities_of_the_input(
             save(np.zeros_like(grey), "wm.nii.gz"),
         ],
         deviation=[save(np.where(inside, 7, 0), "deviation.nii.gz")],
+        error_scale=1.5,
         intensity_json=str(tmp_path / "chain.json"),
     ).run()
 
@@ -182,7 +183,7 @@ def test_restore_returns_to_the_grid_and_the_intensities_of_the_input(
     np.testing.assert_allclose(gm, box * 0.75, atol=1e-6)
     assert not wm.any()
     (deviation,) = (load(path) for path in result.outputs.uncertainty_native)
-    np.testing.assert_allclose(deviation, box * 7, atol=1e-5)
+    np.testing.assert_allclose(deviation, box * 10.5, atol=1e-5)
 
 
 @pytest.mark.parametrize("yardstick", [False, True])
@@ -200,7 +201,7 @@ def test_tissues_are_found_again_in_what_the_network_made(
             image=data + 1,
             labels=mask.astype(np.uint8),
             classified=4 * mask.astype(np.uint8),
-            probabilities=np.ones((4, *shape), np.float32),
+            probabilities=np.full((4, *shape), 0.5, np.float32),
             device="cpu",
             precision="float32",
             seconds=1.0,
@@ -222,7 +223,7 @@ def test_tissues_are_found_again_in_what_the_network_made(
         Enhance(
             in_file=str(tmp_path / "in.nii.gz"),
             mask=str(tmp_path / "mask.nii.gz"),
-            weights=RECORD,
+            weights=RECORD | ({"volume_scale": 0.5} if yardstick else {}),
             device="cpu",
             num_threads=3,
             geometry="reference",
@@ -257,6 +258,10 @@ def test_tissues_are_found_again_in_what_the_network_made(
     assert (load(outputs.out_file) == 3).all()
     # a network that has not learnt its error writes none
     assert [load(path).max() for path in outputs.deviation] == ([5] if yardstick else [])
+    # a half of a half of each voxel of 1 mm³, of weights that know it
+    litres = 0.25 * np.prod(shape) / 1e6
+    known = {name: pytest.approx(litres) for name in ("CSF", "GM", "WM")}
+    assert outputs.litres_sd == (known if yardstick else {})
 
 
 def test_the_networks_grid_has_the_codes_of_the_raw_image(make_image, tmp_path, monkeypatch):

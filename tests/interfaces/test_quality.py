@@ -179,6 +179,12 @@ def test_the_error_that_a_network_expects_is_a_figure_and_a_rule(quality):
     assert rules["estimated error"] == "warn"
 
 
+def test_the_spread_of_a_volume_is_among_the_figures(quality):
+    figures, _, _ = quality(litres_sd={"GM": 0.012})
+    assert figures["gm_litres_sd"] == 0.012
+    assert "gm_litres_sd" not in quality()[0]
+
+
 def test_a_network_that_does_not_know_its_error_has_no_rule_for_it(quality):
     figures, _, rules = quality()
     assert figures["estimated_error_before"] is None

@@ -68,6 +68,15 @@ def build(tmp_path):
     return make
 
 
+def test_the_factor_of_the_weights_reaches_the_map(planned, build):
+    record = dataclasses.replace(RECORD, error_scale=1.25)
+    workflow = build(planned(), enhance=record)
+    assert workflow.get_node("enhance_wf.restore").inputs.error_scale == 1.25
+    edges = workflow.get_node("enhance_wf")._graph.edges(data=True)
+    fed = [d["connect"] for a, b, d in edges if (a.name, b.name) == ("network", "quality")]
+    assert ("litres_sd", "litres_sd") in fed[0]
+
+
 def expanded(workflow):
     """Full names of the nodes that would run, and the edges between them."""
     graph = generate_expanded_graph(workflow._create_flat_graph())

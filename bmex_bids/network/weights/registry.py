@@ -54,6 +54,8 @@ class WeightRecord:
     version: str
     companion: Path | None = None
     from_months: float = 0.0  # age of the youngest that it is for
+    error_scale: float = 1.0  # factor on the expected error, so that a 95 % interval holds 95 %
+    volume_scale: float | None = None  # SD of a tissue's volume over its spread; None: not known
 
     @property
     def companions(self) -> tuple[Path, ...]:
@@ -97,6 +99,8 @@ def bundled() -> list[WeightRecord]:
             contrasts=tuple(entry["contrasts"]),
             version=entry["version"],
             from_months=float(entry.get("from_months", 0)),
+            error_scale=float(entry.get("error_scale", 1)),
+            volume_scale=entry.get("volume_scale"),
         )
         for entry in table["sets"]
     ]

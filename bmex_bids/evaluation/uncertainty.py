@@ -1,0 +1,321 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How good the map of the expected error is: a clean image is damaged, so the error is known.
+
+Unseen images judge.  Images that trained, with damage drawn anew, give the factor that makes a 95 %
+interval hold 95 %: no image that judges has a say in it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import brentq
+
+from bmex_bids.common.tissues import TISSUES
+from bmex_bids.degrade.cells import CELLS
+from bmex_bids.evaluation.benchmark import Settings, Unit, run_units
+from bmex_bids.evaluation.prepared import PREPARED_VERSION, damage, prepare, subject_of
+from bmex_bids.evaluation.rows import Row, key_of
+from bmex_bids.evaluation.subjects import SUBJECTS, TRAINED
+from bmex_bids.evaluation.summary import Table, grid
+from bmex_bids.exceptions import UsageError, WeightsError
+from bmex_bids.metrics.change import tissue_litres
+from bmex_bids.metrics.confidence import (
+    coverage,
+    entropy,
+    gradient,
+    rank_correlation,
+    volume_spread,
+    way_to_oracle,
+    windows,
+)
+from bmex_bids.network.inference.predict import Enhancement, enhance
+from bmex_bids.network.variants import facts
+from bmex_bids.network.weights.registry import WeightRecord, bundled, sha256
+from bmex_bids.outputs.files import write_text
+
+Array = NDArray[np.float32]
+#: changes when the figures do
+FIGURES_VERSION = "1"
+TABLE = "uncertainty.tsv"
+#: those that judge
+IMAGES = (
+    "adult-31", "adult-68", "head-14", "head-child10", "sub-0003", "sub-0007", "fetus-31w",
+)  # fmt: skip
+CELLS_JUDGED = ("clean", "minor", "moderate", "severe", "noise 2.5%", "2.4 mm", "4.8 mm")
+#: the map of the network, and maps that cost nothing
+SIGMA = "sigma"
+FREE = ("change", "gradient", "entropy")
+#: factors at which the coverage is written down
+FACTORS = tuple(float(f) for f in np.geomspace(0.25, 8.0, 71))
+COVERED = 0.95
+#: months: no set of weights begins later
+ANY_AGE = 1200.0
+#: standard deviations about a volume that are to hold the truth
+TWO = 2.0
+
+
+def learnt_weights() -> WeightRecord:
+    """The bundled set that has learnt its error; WeightsError where there is none."""
+    for record in bundled():
+        if facts(record.variant).learns_error:
+            return record
+    raise WeightsError(
+        "expected bundled weights that have learnt their error, found none; name some with "
+        "--weights"
+    )
+
+
+def plan(settings: Settings, images: Sequence[str], cells: Sequence[str]) -> Iterator[Unit]:
+    """Image × cell, with the key of the figures; UsageError for an image that is not there."""
+    if not facts(settings.networks.enhance.variant).learns_error:
+        raise UsageError(
+            f"expected weights that have learnt their error, got {settings.networks.enhance.name}"
+        )
+    for image in images:
+        subject = subject_of(image)
+        path = settings.data / subject.path
+        if not path.is_file():
+            raise UsageError(f"expected the image {path}, found none; give its folder with --data")
+        for cell in cells:
+            key = key_of(
+                FIGURES_VERSION, PREPARED_VERSION, sha256(path), cell,
+                CELLS[cell].recipe(subject.seed).to_json(), settings.networks.version,
+            )  # fmt: skip
+            yield Unit(image, cell, {(image, cell, method): key for method in (SIGMA, *FREE)})
+
+
+def run(
+    settings: Settings, report: Callable[[str], None] = lambda line: None, *, compute: bool = True
+) -> list[Row]:
+    """Figures of the images that judge and of those that give the factor."""
+    cells = settings.cells or CELLS_JUDGED
+    units = [
+        *plan(settings, settings.images, cells),
+        *plan(settings, tuple(TRAINED), [cell for cell in cells if cell != "clean"]),
+    ]
+    return run_units(settings, units, do_unit, TABLE, report, compute=compute)
+
+
+def do_unit(settings: Settings, unit: Unit) -> list[Row]:
+    """The figures of one image in one cell."""
+    begun = time.monotonic()
+    brain = prepare(settings.data, settings.out, unit.image, settings.networks)
+    bad = damage(brain, unit.cell, subject_of(unit.image).seed)
+    result = _enhanced(settings, bad, brain.mask)
+    figures = figures_of(bad, brain.data, brain.mask, result)
+    millilitre = float(np.prod(brain.spacing))
+    figures[SIGMA] |= volumes_of(result, millilitre)
+    truth = _clean_litres(settings, unit.image, brain.data, brain.mask, millilitre)
+    figures[SIGMA] |= {f"truth_{name}": litres for name, litres in truth.items()}
+    seconds = time.monotonic() - begun
+    return [
+        Row(*name, key, metric, value)
+        for name, key in unit.keys.items()
+        for metric, value in {**figures[name[2]], "seconds": seconds}.items()
+    ]
+
+
+def _enhanced(settings: Settings, image: Array, mask: NDArray[np.bool_]) -> Enhancement:
+    networks = settings.networks
+    return enhance(
+        image, mask, networks.enhance, device=networks.device, threads=networks.threads,
+        mirroring=networks.mirroring,
+    )  # fmt: skip
+
+
+def figures_of(
+    before: Array, truth: Array, mask: NDArray[np.bool_], result: Enhancement
+) -> dict[str, dict[str, float]]:
+    """Map → its figures; the error is that of the enhanced image."""
+    if result.deviation is None:
+        raise ValueError("expected a network that has learnt its error, got one that has not")
+    maps: Mapping[str, Array] = {
+        SIGMA: result.deviation,
+        "change": np.abs(result.image - before),
+        "gradient": gradient(before),
+        "entropy": entropy(result.probabilities),
+    }
+    error = result.image - truth
+    squared = error[mask] ** 2
+    in_windows = windows(error**2, mask)
+    figures = {
+        name: {
+            "spearman": rank_correlation(windows(values**2, mask), in_windows),
+            "way": way_to_oracle(values[mask], squared),
+            "way_windows": way_to_oracle(windows(values**2, mask), in_windows),
+        }
+        for name, values in maps.items()
+    }
+    covered = coverage(error[mask], result.deviation[mask], FACTORS)
+    figures[SIGMA] |= {
+        "rmse": float(np.sqrt(squared.mean())),
+        "expected": float(np.sqrt((result.deviation[mask] ** 2).mean())),
+        **{f"covered_{place}": float(share) for place, share in enumerate(covered)},
+    }
+    return figures
+
+
+def volumes_of(result: Enhancement, millilitre: float) -> dict[str, float]:
+    """Litres of each tissue, and what its uncertainty is proportional to."""
+    litres = tissue_litres(result.labels, millilitre)
+    spreads = {
+        tissue.label: volume_spread(result.probabilities[tissue.number], millilitre)
+        for tissue in TISSUES
+    }
+    return {f"litres_{name}": value for name, value in litres.items()} | {
+        f"spread_{name}": value for name, value in spreads.items()
+    }
+
+
+def _clean_litres(
+    settings: Settings, image: str, data: Array, mask: NDArray[np.bool_], millilitre: float
+) -> dict[str, float]:
+    """Litres of the tissues that the network finds in the clean image, kept on disk."""
+    digits = key_of(PREPARED_VERSION, settings.networks.version)
+    path = settings.out / "litres" / f"{image}_{digits}.json"
+    if not path.exists():
+        labels = _enhanced(settings, data, mask).labels
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps(tissue_litres(labels, millilitre)))
+    found: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+# ---------------------------------------------------------------- what is fitted, and the tables
+@dataclass(frozen=True)
+class Calibration:
+    """What a weight record gets.
+
+    Attributes
+    ----------
+    error_scale : factor on the expected error; a 95 % interval holds 95 % with it
+    volume_scale : standard deviation of a tissue's volume over ``confidence.volume_spread``
+    """
+
+    error_scale: float
+    volume_scale: float
+
+
+def calibrate(table: Table) -> Calibration:
+    """Fit both numbers to the images that trained; NaN where there are no figures of them."""
+    images = [name for name in TRAINED if any(key[0] == name for key in table.values)]
+    cells = [cell for cell in CELLS if cell != "clean"]
+
+    def missed(factor: float) -> float:
+        shares = [covered(table, image, cell, factor) for image in images for cell in cells]
+        return float(np.nanmean(shares)) - COVERED
+
+    known = any(not math.isnan(covered(table, i, c, 1.0)) for i in images for c in cells)
+    ratios = [
+        abs(off) / spread
+        for image in images
+        for cell in cells
+        for off, spread in volume_errors(table, image, cell)
+        if spread > 0
+    ]
+    return Calibration(
+        error_scale=brentq(missed, FACTORS[0], FACTORS[-1], xtol=1e-4) if known else math.nan,
+        volume_scale=float(np.quantile(ratios, COVERED)) / TWO if ratios else math.nan,
+    )
+
+
+def covered(table: Table, image: str, cell: str, factor: float) -> float:
+    """Share of the voxels whose error lies in the interval; NaN where it was not computed."""
+    shares = [table.get(image, cell, SIGMA, f"covered_{k}") for k in range(len(FACTORS))]
+    return float(np.interp(math.log(factor), np.log(FACTORS), shares))
+
+
+def volume_errors(table: Table, image: str, cell: str) -> list[tuple[float, float]]:
+    """(found minus true litres, spread) of each tissue of which they are known."""
+    found = []
+    for tissue in TISSUES:
+        litres, truth, spread = (
+            table.get(image, cell, SIGMA, f"{what}_{tissue.label}")
+            for what in ("litres", "truth", "spread")
+        )
+        if not math.isnan(litres):
+            found.append((litres - truth, spread))
+    return found
+
+
+def store(path: Path, digest: str, fitted: Calibration) -> None:
+    """Write both numbers into the entry of a file of weight records (``weights.json``).
+
+    Raises UsageError where no entry has this checksum, or nothing was fitted.
+    """
+    if math.isnan(fitted.error_scale) or math.isnan(fitted.volume_scale):
+        raise UsageError("expected figures of the images that trained, found none; compute them")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    for entry in content["sets"]:
+        if entry["sha256"] == digest:
+            entry["error_scale"] = round(fitted.error_scale, 3)
+            entry["volume_scale"] = float(f"{fitted.volume_scale:.3g}")
+            write_text(path, json.dumps(content, indent=2) + "\n")
+            return
+    raise UsageError(f"expected weights of SHA-256 {digest} in {path}, found none")
+
+
+def markdown(rows: Sequence[Row], fitted: Calibration) -> str:
+    """A row a cell: means over the images that judge."""
+    table = Table(rows)
+    lines = []
+    for cell in table.cells:
+        images = [i for i in IMAGES if not math.isnan(table.get(i, cell, SIGMA, "rmse"))]
+        if not images:
+            continue
+        free = {
+            metric: max((_mean(table, images, cell, name, metric), name) for name in FREE)
+            for metric in ("spearman", "way")
+        }
+        inside = [
+            abs(off) <= TWO * fitted.volume_scale * spread
+            for image in images
+            for off, spread in volume_errors(table, image, cell)
+        ]
+        shares = [
+            np.mean([covered(table, image, cell, factor) for image in images])
+            for factor in (1.0, fitted.error_scale)
+        ]
+        lines.append(
+            [
+                f"{cell} ({len(images)})",
+                f"{_mean(table, images, cell, SIGMA, 'rmse'):.1f}",
+                f"{_mean(table, images, cell, SIGMA, 'expected'):.1f}",
+                f"{_mean(table, images, cell, SIGMA, 'spearman'):.2f}",
+                f"{free['spearman'][0]:.2f} ({free['spearman'][1]})",
+                f"{_mean(table, images, cell, SIGMA, 'way'):.0%}",
+                f"{free['way'][0]:.0%} ({free['way'][1]})",
+                f"{shares[0]:.1%}",
+                "" if math.isnan(shares[1]) else f"{shares[1]:.1%}",
+                "" if math.isnan(fitted.volume_scale) else f"{np.mean(inside):.0%}",
+            ]
+        )
+    head = [
+        "damage (images)", "error", "expected", "Spearman", "best free map",
+        "way to the oracle", "best free map", "95 % interval holds", "with the factor",
+        "volumes within 2 SD",
+    ]  # fmt: skip
+    return grid(head, lines)
+
+
+def _mean(table: Table, images: Sequence[str], cell: str, method: str, metric: str) -> float:
+    values = [table.get(image, cell, method, metric) for image in images]
+    return float(np.nanmean(values)) if not np.isnan(values).all() else math.nan
+
+
+def each_image(rows: Sequence[Row]) -> str:
+    """A row an image, a column a cell: Spearman's correlation of the map."""
+    table = Table(rows)
+    lines = []
+    for image in (name for name in SUBJECTS if name in table.images):
+        values = [table.get(image, cell, SIGMA, "spearman") for cell in table.cells]
+        lines.append([image, *("" if math.isnan(v) else f"{v:.2f}" for v in values)])
+    return grid(["image", *table.cells], lines)
