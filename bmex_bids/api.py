@@ -184,7 +184,7 @@ def enhance(
     report : make the report page too, which takes some seconds
     progress : takes the lines that tell what is done, for instance ``print``
     settings : those of ``bmex`` by their names: skull_strip, brain_extraction, device, weights,
-        weights_dir, geometry, mirroring, precision, omp_nthreads
+        weights_dir, geometry, mirroring, precision, max_change, omp_nthreads
 
     Raises
     ------

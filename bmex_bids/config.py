@@ -194,6 +194,7 @@ class Processing:
     geometry : how the network goes over the brain, ``"fast"`` or ``"reference"``
     mirroring : let mirror images of the brain through the bundled network too, and average
     precision : number format of the network's features, ``"auto"``, ``"float32"`` or ``"bfloat16"``
+    max_change : largest change of a voxel, % of the range of the reference; None: no limit
     derivatives : ``NAME=PATH`` of datasets with brain masks made elsewhere
     output_res : grids the enhanced image is written on, ``"native"`` and ``"0p8"``
     qc_only : write the quality measures and no image
@@ -286,6 +287,16 @@ class Processing:
         help="number format of the network's features. auto (default): bfloat16 on a GPU, and for "
         "published weights on a processor with bfloat16 instructions; else float32. float32 gives "
         "the same numbers on all machines of a cluster",
+    )
+    max_change: float | None = setting(
+        "--max-change",
+        default=None,
+        group=PROCESSING,
+        read=values.number(float, at_least=0),
+        fingerprint=True,
+        metavar="P",
+        help="let no voxel of the brain move further from its input than P %% of the range of the "
+        "reference (0 to 1000): 5 is 50 units (default: no limit)",
     )
     output_res: tuple[str, ...] = setting(
         "--output-res",

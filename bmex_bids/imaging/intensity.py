@@ -102,6 +102,18 @@ def from_zero(
     return wider.apply(scale.invert(data)), wider
 
 
+def within(change: Array, percent: float | None) -> Array:
+    """A change of template units, cut off at a percentage of their range of :data:`TOP`.
+
+    >>> within(np.array([-80, 20, 50], np.float32), 5.0).tolist()
+    [-50.0, 20.0, 50.0]
+    """
+    if percent is None:
+        return change
+    most = np.float32(percent / 100 * TOP)
+    return np.asarray(np.clip(change, -most, most), dtype=np.float32)
+
+
 # ------------------------------------------------------------------ bias field
 def n4(
     image: nib.Nifti1Image,

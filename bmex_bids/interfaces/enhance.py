@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ from nipype.interfaces.base import (
 
 from bmex_bids.common.boxes import bounding_box
 from bmex_bids.common.tissues import TISSUES
-from bmex_bids.imaging.intensity import HistogramMatch, IntensityScale
+from bmex_bids.imaging.intensity import HistogramMatch, IntensityScale, within
 from bmex_bids.imaging.mask import blend_into_head
 from bmex_bids.imaging.orientation import voxel_sizes
 from bmex_bids.imaging.resampling import resample_like
@@ -40,7 +41,7 @@ from bmex_bids.interfaces.preprocess import weight_record
 from bmex_bids.interfaces.step import Step
 from bmex_bids.metrics.confidence import volume_spread
 from bmex_bids.network.inference.options import GEOMETRIES, PRECISIONS
-from bmex_bids.network.inference.predict import classify, enhance
+from bmex_bids.network.inference.predict import Enhancement, classify, enhance
 
 #: voxels around the brain that interpolation may look at
 MARGIN = 4
@@ -63,6 +64,9 @@ class EnhanceInput(BaseInterfaceInputSpec):
     mirroring = traits.Bool(True, usedefault=True, desc="average over mirror images of the brain")
     precision = traits.Enum(*PRECISIONS, usedefault=True)
     memory_mb = traits.Float(nohash=True, desc="what this process may take")
+    max_change = traits.Either(
+        None, traits.Float, usedefault=True, desc="of a voxel, % of the range; None: no limit"
+    )
 
 
 class EnhanceOutput(TraitedSpec):
@@ -106,7 +110,9 @@ class Enhance(Step):
             where["memory_mb"] = self.inputs.memory_mb
         if isdefined(self.inputs.tile):
             where["tile"] = self.inputs.tile
-        result = enhance(data_of(image), mask, record, **where)
+        result = limited(
+            enhance(data_of(image), mask, record, **where), data_of(image), self.inputs.max_change
+        )
         labels = {"labels": result.labels, "labels_before": result.classified}
         measuring = record
         if isdefined(self.inputs.yardstick):
@@ -151,8 +157,30 @@ class Enhance(Step):
             "precision": result.precision,
             "mirrored": list(result.mirrored),
             "networks": result.networks,
+            "max_change": self.inputs.max_change,
             "seconds": round(float(result.seconds), 2),
         }
+
+
+def limited(result: Enhancement, before: Any, percent: float | None) -> Enhancement:
+    """The enhancement with no voxel further from its input than a limit.
+
+    What was cut off adds to the expected error: the network holds it for a fault.
+
+    Parameters
+    ----------
+    before : (X, Y, Z), the input, template units
+    percent : of the range of the reference; None: no limit
+    """
+    if percent is None:
+        return result
+    image = np.where(
+        result.probabilities[0] < 1, before + within(result.image - before, percent), result.image
+    ).astype(np.float32)
+    deviation = result.deviation
+    if deviation is not None:
+        deviation = np.hypot(deviation, result.image - image)
+    return dataclasses.replace(result, image=image, deviation=deviation)
 
 
 class RestoreInput(BaseInterfaceInputSpec):
@@ -167,6 +195,9 @@ class RestoreInput(BaseInterfaceInputSpec):
     probabilities = traits.List(File(exists=True), mandatory=True, desc="CSF, GM, WM")
     deviation = traits.List(File(exists=True), desc="network grid, template units; may be empty")
     error_scale = traits.Float(1.0, usedefault=True, desc="factor on it; of the weights")
+    max_change = traits.Either(
+        None, traits.Float, usedefault=True, desc="of a voxel, % of the range; None: no limit"
+    )
     intensity_json = File(exists=True, mandatory=True)
 
 
@@ -213,6 +244,7 @@ class Restore(Step):
         tissue = np.where(mask, np.argmax(maps, axis=0) + 1, 0)
         lookup = np.array([0, *(tissue.bids for tissue in TISSUES)], dtype=np.uint8)
         chain = json.loads(Path(self.inputs.intensity_json).read_text())
+        correction = within(correction, self.inputs.max_change)  # a spline may overshoot
         enhanced = add_correction(native, correction, mask, chain)
         preproc = into_head(enhanced, native, field, head, mask, chain, raw.affine)
 

@@ -185,6 +185,7 @@ def processing_record(
         "Precision": provenance["precision"],
         "MirroredAxes": provenance["mirrored"],
         "Networks": provenance.get("networks", 1),
+        "MaxChange": provenance.get("max_change"),
         "NetworkSeconds": provenance["seconds"],
         "Mask": mask,
         "Quality": quality,

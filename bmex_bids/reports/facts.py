@@ -83,6 +83,7 @@ class Facts:
         back in their head; images of which only quality measures were kept
     devices, precisions : of the networks
     mirrored : images whose mirror images went through the network too
+    max_changes : limits to the change of a voxel, % → images
     turns : images for which several networks took turns with these
     contrast_measured : images whose tissue contrast (TCT) was measured
     gate : pass, warn, fail → number of images
@@ -112,6 +113,7 @@ class Facts:
     devices: tuple[str, ...] = ()
     precisions: tuple[str, ...] = ()
     mirrored: int = 0
+    max_changes: Mapping[str, int] = field(default_factory=dict)
     turns: int = 0
     contrast_measured: int = 0
     gate: Mapping[str, int] = field(default_factory=dict)
@@ -171,6 +173,9 @@ def collect_facts(output_dir: Path) -> Facts:
         devices=tuple(_count(_device(record.get("Device")) for record in records)),
         precisions=tuple(_count(record.get("Precision") for record in records)),
         mirrored=sum(bool(record.get("MirroredAxes")) for record in records),
+        max_changes=_count(
+            f"{limit:g}" for record in records if (limit := record.get("MaxChange")) is not None
+        ),
         turns=sum(record.get("Networks") not in (None, 1) for record in records),
         contrast_measured=sum(
             table_of(record, "Quality").get("tct_after") is not None for record in records

@@ -111,6 +111,7 @@ def _flags(facts: Facts) -> dict[str, bool]:
         "precision": bool(facts.precisions),
         "mirrored": facts.mirrored > 0,
         "turns": facts.turns > 0,
+        "limited": bool(facts.max_changes),
         "native": facts.native > 0,
         "preproc": facts.preproc > 0,
         "resolution": facts.resolution > 0,
@@ -177,6 +178,8 @@ def _values(facts: Facts) -> dict[str, str]:
             for name in facts.precisions
         ),
         "mirrored_images": of_images(facts.mirrored),
+        "limited_images": of_images(sum(facts.max_changes.values())),
+        "max_change": _list(_escape(limit) for limit in facts.max_changes),
         "gate": _list(f"{verdict} for {number}" for verdict, number in facts.gate.items()),
     }
 

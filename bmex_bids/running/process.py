@@ -168,6 +168,7 @@ def image_workflow(config: Config, task: Task, device: str) -> Any:
             geometry=processing.geometry,
             mirroring=processing.mirroring,
             precision=processing.precision,
+            max_change=processing.max_change,
         ),
         Target(
             config.paths.bids_dir,

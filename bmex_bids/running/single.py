@@ -54,6 +54,7 @@ SETTINGS = (
     "geometry",
     "mirroring",
     "precision",
+    "max_change",
     "omp_nthreads",
 )
 

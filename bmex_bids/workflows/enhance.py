@@ -91,6 +91,7 @@ def init_enhance_wf(
             geometry=networks.geometry,
             mirroring=networks.mirroring,
             precision=networks.precision,
+            max_change=networks.max_change,
         ),
         name="network",
         n_procs=machine.omp_nthreads,
@@ -114,7 +115,9 @@ def init_enhance_wf(
         mem_gb=mem_gb,
     )
     restore = Node(
-        Restore(error_scale=networks.enhance.error_scale), name="restore", mem_gb=2 * mem_gb
+        Restore(error_scale=networks.enhance.error_scale, max_change=networks.max_change),
+        name="restore",
+        mem_gb=2 * mem_gb,
     )
     outputnode = Node(IdentityInterface(fields=OUTPUTS), name="outputnode")
     workflow.connect(

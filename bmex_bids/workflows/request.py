@@ -22,6 +22,7 @@ class Networks:
     enhance : weights of the enhancement network
     strip : weights of the stripping network; None where the image needs none
     geometry, mirroring, precision : of the enhancement network, see ``network.predict``
+    max_change : largest change of a voxel, % of the range of the reference; None: no limit
     """
 
     enhance: WeightRecord
@@ -29,6 +30,7 @@ class Networks:
     geometry: str = "fast"
     mirroring: bool = True
     precision: str = "auto"
+    max_change: float | None = None
 
 
 @dataclass(frozen=True)

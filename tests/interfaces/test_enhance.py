@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import nibabel as nib
@@ -12,6 +13,7 @@ from bmex_bids.interfaces import enhance as enhance_nodes
 from bmex_bids.interfaces.enhance import (
     Enhance,
     Restore,
+    limited,
     resampled_inside,
     to_axes_of,
     voxels_coincide,
@@ -107,12 +109,12 @@ def test_another_grid_is_not_taken_for_the_same_with_other_axes(make_image):
         to_axes_of(image, (image.shape, make_image("LPS", (5, 6, 7), oblique=45).affine))
 
 
-@pytest.mark.parametrize("added", [0, 20])
+@pytest.mark.parametrize(("added", "limit"), [(0, None), (20, None), (30, 2.0)])
 @pytest.mark.parametrize(
     ("orientation", "oblique"), [("LPS", 0), ("LAS", 0), ("PIR", 0), ("SAL", 15)]
 )
 def test_restore_returns_to_the_grid_and_the_intensities_of_the_input(
-    make_image, tmp_path, monkeypatch, orientation, oblique, added
+    make_image, tmp_path, monkeypatch, orientation, oblique, added, limit
 ):
     monkeypatch.chdir(tmp_path)
     shape = (20, 22, 24)
@@ -155,8 +157,12 @@ def test_restore_returns_to_the_grid_and_the_intensities_of_the_input(
         ],
         deviation=[save(np.where(inside, 7, 0), "deviation.nii.gz")],
         error_scale=1.5,
+        max_change=limit,
         intensity_json=str(tmp_path / "chain.json"),
     ).run()
+
+    if limit is not None:
+        added = 20  # of 30; 2 % of 1000
 
     def load(path):
         image = nib.load(path)
@@ -184,6 +190,27 @@ def test_restore_returns_to_the_grid_and_the_intensities_of_the_input(
     assert not wm.any()
     (deviation,) = (load(path) for path in result.outputs.uncertainty_native)
     np.testing.assert_allclose(deviation, box * 10.5, atol=1e-5)
+
+
+def test_no_voxel_moves_further_than_the_limit():
+    before = np.full((1, 1, 3), 400, np.float32)
+    after = np.array([[[390, 460, 0]]], np.float32)
+    outside = np.array([[[0, 0, 1]]], np.float32)
+    made = predict.Enhancement(
+        image=after,
+        labels=np.zeros((1, 1, 3), np.uint8),
+        classified=np.zeros((1, 1, 3), np.uint8),
+        probabilities=np.stack([outside, 1 - outside, 0 * outside, 0 * outside]),
+        device="cpu",
+        precision="float32",
+        seconds=1.0,
+        deviation=np.array([[[30, 30, 0]]], np.float32),
+    )
+    assert limited(made, before, None) is made
+    found = limited(made, before, 2.0)
+    np.testing.assert_allclose(found.image, [[[390, 420, 0]]])
+    np.testing.assert_allclose(found.deviation, [[[30, 50, 0]]])  # 40 were cut off
+    assert limited(dataclasses.replace(made, deviation=None), before, 2.0).deviation is None
 
 
 @pytest.mark.parametrize("yardstick", [False, True])

@@ -182,6 +182,7 @@ def every_kind_of_facts():
         precisions=("float32",),
         mirrored=4,
         turns=4,
+        max_changes={"2.5": 1, "10": 1},
         contrast_measured=6,
         gate={"pass": 5, "fail": 1},
         pictures=True,
@@ -232,6 +233,7 @@ def test_no_reference_is_there_for_nothing():
 FULL = next(every_kind_of_facts())
 #: what was not done → the facts of that, and words that FULL has and these facts must not have
 SKIPPED = {
+    "no limit": ({"max_changes": {}}, ["no voxel was changed", "2.5 and 10 %"]),
     "no mask by network": (
         {"masks": {"stripped": 6}},
         ["@synthstrip", "@synthseg", "w-strip", "label maps", "convolutional", "probability map"],

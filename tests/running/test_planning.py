@@ -38,7 +38,14 @@ def fingerprint(bids, tmp_path, monkeypatch):
 
     def of(image, *flags, sums=("a", "b")):
         enhance, strip = (
-            SimpleNamespace(sha256=text, mirrored=("x",), companions=(), variant="bmex-slices")
+            SimpleNamespace(
+                sha256=text,
+                mirrored=("x",),
+                companions=(),
+                variant="bmex-slices",
+                error_scale=1.0,
+                volume_scale=None,
+            )
             for text in sums
         )
         monkeypatch.setattr(planning, "weights_of", lambda *_: enhance)
@@ -54,7 +61,7 @@ def fingerprint(bids, tmp_path, monkeypatch):
     [
         ("--skull-strip", "force"), ("--no-mirroring",), ("--precision", "float32"),
         ("--geometry", "reference"), ("--qc-only",), ("--output-res", "0p8"),
-        ("--uncertainty", "off"),
+        ("--uncertainty", "off"), ("--max-change", "5"),
     ],
     ids="".join,
 )  # fmt: skip

@@ -15,7 +15,7 @@ from bmex_bids.workflows.request import Machine, Networks, Target
 FLAGS = (
     "--precision", "float32", "--geometry", "reference", "--no-mirroring", "--low-mem",
     "--mem-mb", "3072", "--omp-nthreads", "2", "--output-res", "0p8", "--qc-only",
-    "--skull-strip", "skip",
+    "--skull-strip", "skip", "--max-change", "5",
 )  # fmt: skip
 
 
@@ -43,7 +43,10 @@ def test_every_flag_reaches_the_workflow(asked, tmp_path):
     given, named = asked("cuda:1", *FLAGS)
     assert given == (
         "plan",
-        Networks("enhance", "strip", geometry="reference", mirroring=False, precision="float32"),
+        Networks(
+            "enhance", "strip", geometry="reference", mirroring=False, precision="float32",
+            max_change=5.0,
+        ),
         Target(
             tmp_path / "bids", tmp_path / "out", output_res=("0p8",), qc_only=True,
             fingerprint={"a": "b"},

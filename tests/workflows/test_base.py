@@ -68,10 +68,12 @@ def build(tmp_path):
     return make
 
 
-def test_the_factor_of_the_weights_reaches_the_map(planned, build):
+def test_the_factor_of_the_weights_and_the_limit_reach_their_nodes(planned, build):
     record = dataclasses.replace(RECORD, error_scale=1.25)
-    workflow = build(planned(), enhance=record)
+    workflow = build(planned(), enhance=record, max_change=3.0)
     assert workflow.get_node("enhance_wf.restore").inputs.error_scale == 1.25
+    assert workflow.get_node("enhance_wf.restore").inputs.max_change == 3
+    assert workflow.get_node("enhance_wf.network").inputs.max_change == 3
     edges = workflow.get_node("enhance_wf")._graph.edges(data=True)
     fed = [d["connect"] for a, b, d in edges if (a.name, b.name) == ("network", "quality")]
     assert ("litres_sd", "litres_sd") in fed[0]
