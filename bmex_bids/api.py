@@ -17,6 +17,7 @@ import nibabel as nib
 
 from bmex_bids import values
 from bmex_bids.common.names import stem_of
+from bmex_bids.common.scoring import in_words
 from bmex_bids.common.tissues import TISSUES
 from bmex_bids.exceptions import UsageError
 from bmex_bids.running import single
@@ -86,7 +87,7 @@ class Enhanced:
 
     @property
     def quality(self) -> dict[str, Any]:
-        """Measures before and after, such as ``tct_before``, ``tct_after``, ``qi``."""
+        """The ``Score`` and other measures before and after, such as ``tct_before``."""
         return dict(self._record["Quality"])
 
     @property
@@ -133,11 +134,13 @@ class Enhanced:
         return before_after(self.source, self._image("head"), self._image("mask"))
 
     def _repr_html_(self) -> str:
-        before, after = (self.quality[f"tct_{when}"] for when in ("before", "after"))
+        scored = self.quality.get("Score") or {}
         rows = {
             "Age": f"{self._record['Age']['months']:g} months",
             "Weights": self._record["Weights"]["Name"],
-            "Tissue contrast": f"{_figure(before)} → {_figure(after)}",
+            "Quality": in_words(scored["before"], scored.get("after"))
+            if scored.get("before")
+            else "not measured",
             "Quality gate": self.gate["Verdict"],
             "Warnings": "; ".join(self.warnings) or "none",
         }
@@ -245,10 +248,6 @@ def _on_disk(what: str, image: Any, folder: Path) -> Path:
         image = nib.Nifti1Image(image.dataobj, image.affine)
     nib.Nifti1Image(image.dataobj, image.affine, image.header).to_filename(path)
     return path
-
-
-def _figure(value: float | None) -> str:
-    return "not measured" if value is None else f"{value:.2f}"
 
 
 def _age(months: Any) -> float:

@@ -17,6 +17,7 @@ from bmex_bids.cli.ending import ended
 from bmex_bids.cli.files import check_distinct, check_target
 from bmex_bids.cli.streams import forgiving, say
 from bmex_bids.common.names import sidecar_of
+from bmex_bids.common.scoring import in_words
 from bmex_bids.config import MOST_THREADS
 from bmex_bids.running import interrupts, single
 from bmex_bids.running.single import Request, Result
@@ -253,6 +254,9 @@ def conclusion(
         elif flag in targets:
             yield f"{title}: {targets[flag]}", True
     quality = record["Quality"]
+    scored = quality.get("Score") or {}
+    if scored.get("before"):
+        yield in_words(scored["before"], scored.get("after")), True
     yield (
         f"tissue contrast (TCT): {_figure(quality['tct_before'])} -> "
         f"{_figure(quality['tct_after'])}; quality index (QI, one over the other): "

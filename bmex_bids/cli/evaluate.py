@@ -15,6 +15,7 @@ from pathlib import Path
 from bmex_bids.cli import (
     arguments,
     evaluate_benchmark,
+    evaluate_score,
     evaluate_speed,
     evaluate_strip,
     evaluate_uncertainty,
@@ -63,6 +64,10 @@ COMMANDS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = 
     "strip": (
         "our brain masks of real heads beside another stripper's, with pictures (minutes)",
         evaluate_strip.add_arguments,
+    ),
+    "score": (
+        "severity, noise and resolution estimated from known damage, beside other measures (hours)",
+        evaluate_score.add_arguments,
     ),
     "speed": (
         "the network's geometries, their agreement, memory, and N4, on this machine (minutes)",

@@ -28,6 +28,7 @@ MAKERS = {
     "enhance": ("enhance", "EnhanceConfig"),
     "strip": ("strip", "StripConfig"),
     "campaign": ("campaign", "CampaignConfig"),
+    "score": ("score", "ScoreConfig"),
 }
 
 
@@ -35,11 +36,13 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line of ``bmex-train``."""
     parser = argparse.ArgumentParser(
         prog="bmex-train",
-        description="Train an enhancement network or the stripping network. A run that was "
+        description="Train a network: enhancement, stripping or the score. A run that was "
         "stopped goes on from its last checkpoint when the same command is given again.",
     )
     parser.add_argument(
-        "network", choices=list(MAKERS), help="which one; campaign: the enhancement over slices"
+        "network",
+        choices=list(MAKERS),
+        help="which one; campaign: the enhancement over slices; score: quality without reference",
     )
     parser.add_argument(
         "--data", type=Path, required=True, metavar="DIR",

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,13 +13,16 @@ from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
     File,
     TraitedSpec,
+    isdefined,
     traits,
 )
 
+from bmex_bids.imaging.intensity import HistogramMatch
 from bmex_bids.imaging.likeness import TOWARDS, describe_turn
 from bmex_bids.imaging.mask import plausible_litres
 from bmex_bids.imaging.orientation import voxel_sizes
 from bmex_bids.interfaces.files import data_of, read
+from bmex_bids.interfaces.preprocess import weight_record
 from bmex_bids.interfaces.step import Step
 from bmex_bids.metrics.change import (
     correlation,
@@ -29,6 +34,7 @@ from bmex_bids.metrics.change import (
 from bmex_bids.metrics.contrast import fluid_contrast
 from bmex_bids.metrics.gate import Measures, judge
 from bmex_bids.metrics.tissue import quality_index, tct
+from bmex_bids.network.inference.score import score
 
 #: what a sidecar says of the image's quality, besides the tissues' volumes; the figures of the
 #: mask are under its key ``Mask``
@@ -60,10 +66,14 @@ class MeasureQualityInput(BaseInterfaceInputSpec):
     age_months = traits.Either(None, traits.Float, usedefault=True, desc="None: not known")
     fetal = traits.Bool(False, usedefault=True)
     contrast = traits.Enum("T1w", "T2w", usedefault=True, desc="that the image is said to have")
+    score_weights = traits.Dict(desc="record of the network that scores; none: no score")
+    intensity_json = File(exists=True, desc="how the histogram was matched, for the score")
 
 
 class MeasureQualityOutput(TraitedSpec):
-    quality = traits.Dict(desc="numbers by name; None where it cannot be measured")
+    quality = traits.Dict(
+        desc="numbers by name, None where it cannot be measured; tables of the score"
+    )
     gate = traits.Dict(desc="verdict and rules, as they go into a sidecar")
 
 
@@ -79,7 +89,7 @@ class MeasureQuality(Step):
     def work(self, folder: str) -> None:
         measures = measure(self.inputs)
         spread = {f"{k.lower()}_litres_sd": v for k, v in (self.inputs.litres_sd or {}).items()}
-        self._results["quality"] = figures(measures) | spread
+        self._results["quality"] = scores(self.inputs) | figures(measures) | spread
         self._results["gate"] = judge(measures).as_table()
 
 
@@ -118,6 +128,27 @@ def measure(inputs: Any) -> Measures:
         estimated_error_before=errors[0],
         estimated_error_after=errors[1],
     )
+
+
+def scores(inputs: Any) -> dict[str, Any]:
+    """The key ``Score``: the network's estimates before and after, None where it cannot tell.
+
+    It gets images that are linear in the input's intensities, as in training: the histogram
+    matching is undone.
+    """
+    if not isdefined(inputs.score_weights):
+        return {}
+    record = weight_record(inputs.score_weights)
+    chain = json.loads(Path(inputs.intensity_json).read_text())["match"]
+    match = HistogramMatch(**{key: tuple(value) for key, value in chain.items()})
+    inside = data_of(read(inputs.mask_res, "uint8")) > 0
+    table: dict[str, Any] = {"weights": record.name}
+    for when in ("before", "after"):
+        image = read(getattr(inputs, when))
+        spacing = float(np.mean(voxel_sizes(image.affine)))
+        found = score(match.invert(data_of(image)), inside, record, spacing_mm=spacing)
+        table[when] = None if found is None else found.as_table()
+    return {"Score": table}
 
 
 def turn_in_words(turn: str | None) -> str | None:

@@ -7,9 +7,17 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from bmex_bids.common.scoring import in_figures, in_words
 from bmex_bids.common.tissues import TISSUES
 from bmex_bids.outputs.pages import render
 from bmex_bids.outputs.records import MaskMethod, table_of
+
+#: heading of a figure, quantity of the score, note
+SCORED = (
+    ("Motion", "motion", "0 none, 1 minor, 2 moderate, 3 severe"),
+    ("Noise", "noise_percent", "of the range"),
+    ("Resolution", "resolution_mm", "of the coarsest axis"),
+)
 
 
 def summary_html(record: Mapping[str, Any], *, contrast: str = "") -> str:
@@ -22,12 +30,14 @@ def summary_html(record: Mapping[str, Any], *, contrast: str = "") -> str:
 
     Returns
     -------
-    figures at a glance, the verdict of the quality gate, warnings, a table; all text escaped
+    figures at a glance and in words, the verdict of the quality gate, warnings, a table; all text
+    escaped
     """
     age, weights, mask, quality, gate, container = (
         table_of(record, key) for key in ("Age", "Weights", "Mask", "Quality", "Gate", "Container")
     )
     before, after = (_figure(quality.get(f"tct_{when}")) for when in ("before", "after"))
+    scored = table_of(quality, "Score")
     errors = [quality.get(f"estimated_error_{when}") for when in ("before", "after")]
     figures = [
         ("Age", *_age_of(age)),
@@ -36,8 +46,11 @@ def summary_html(record: Mapping[str, Any], *, contrast: str = "") -> str:
             if all(error is not None for error in errors)
             else []
         ),
-        ("Quality index (QI)", _figure(quality.get("qi")), "tissue contrast before / after"),
-        ("Tissue contrast (TCT)", f"{before} → {after}", "before → after"),
+        *(
+            (label, in_figures(name, scored["before"], scored.get("after")), note)
+            for label, name, note in SCORED
+            if scored.get("before")
+        ),
         ("Brain", _with_unit(mask.get("volume_litres"), "L"), "volume of the mask"),
     ]
     pieces = mask.get("components")
@@ -62,6 +75,8 @@ def summary_html(record: Mapping[str, Any], *, contrast: str = "") -> str:
             )
             for tissue in TISSUES
         },
+        "Contrast of grey to white matter (TCT)": f"{before} → {after}; more is not always better",
+        "TCT before / after (QI)": f"{_figure(quality.get('qi'))}; 1 where the contrast stayed",
         "Software": _joined(
             _labelled("bmex_bids", record.get("Version")),
             _labelled("image", container.get("Tag")),
@@ -70,6 +85,7 @@ def summary_html(record: Mapping[str, Any], *, contrast: str = "") -> str:
     return render(
         "summary.html.j2",
         figures=figures,
+        sentence=in_words(scored["before"], scored.get("after")) if scored.get("before") else "",
         gate=gate and _gate(gate),
         warnings=record.get("Warnings", []),
         rows={name: value for name, value in rows.items() if value},

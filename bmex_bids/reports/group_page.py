@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from bmex_bids import __version__
+from bmex_bids.common.scoring import QUANTITIES
 from bmex_bids.inputs.units import DAYS_PER_MONTH, DAYS_PER_YEAR
 from bmex_bids.outputs.pages import render
 from bmex_bids.reports import boxplots
@@ -27,8 +28,13 @@ from bmex_bids.reports.outliers import (
 VERDICTS = ("fail", "warn", "pass", NOTHING)
 #: measure → heading and unit
 HEADINGS: Mapping[str, str] = {
-    "quality_tct_before": "Tissue contrast (TCT) before",
-    "quality_tct_after": "Tissue contrast (TCT) after",
+    **{
+        f"quality_Score_{when}_{name}": f"{what}, {when}"
+        for name, (_, _, what) in QUANTITIES.items()
+        for when in ("before", "after")
+    },
+    "quality_tct_before": "Contrast of grey to white matter (TCT) before; no measure of quality",
+    "quality_tct_after": "Contrast of grey to white matter (TCT) after; no measure of quality",
     "quality_fluid_contrast": "Contrast of fluid to tissue (T1w: below 0, T2w: above)",
     "quality_estimated_error_before": "Estimated error before (share of the brain's mean)",
     "quality_estimated_error_after": "Estimated error after (share of the brain's mean)",
@@ -136,7 +142,11 @@ def group_page(
     suffix : contrast of the rows
     suffixes : contrasts with a page
     """
-    measures = [name for name in measure_names(rows) if not is_repeated(name, rows)]
+    measures = [
+        name
+        for name in measure_names(rows)
+        if not (is_repeated(name, rows) or name.endswith(("_low", "_high")))  # of an interval
+    ]
     findings = find_outliers(rows, measures)
     odd = {(finding.measure, finding.outlier.image) for finding in findings}
     groupings = [

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bmex_bids.exceptions import EnvironmentProblem
+from bmex_bids.outputs.records import table_of
 from bmex_bids.outputs.status import FILE_NAME, WITH_RESULT, Status, read_status
 
 if TYPE_CHECKING:
@@ -19,7 +20,14 @@ if TYPE_CHECKING:
 
 Row = dict[str, str]
 EXIT_DONE, EXIT_FAILED, EXIT_PARTIAL = 0, 1, 3
-COLUMNS = ("image", "status", "step", "seconds", "gate", "reason")
+#: column → quantity of the score, and whether of the raw or of the enhanced image
+SCORED: Mapping[str, tuple[str, str]] = {
+    "motion_before": ("before", "motion"),
+    "motion_after": ("after", "motion"),
+    "noise_percent_before": ("before", "noise_percent"),
+    "resolution_mm_before": ("before", "resolution_mm"),
+}
+COLUMNS = ("image", "status", "step", "seconds", "gate", "reason", *SCORED)
 #: in the order of the summary
 STATUSES = (
     Status.DONE, Status.UNCHANGED, Status.FAILED, Status.NOT_RUN, Status.SKIPPED, Status.NOT_TAKEN,
@@ -75,6 +83,10 @@ def status_rows(
         if record is not None:
             if row["status"] == Status.NOT_RUN:
                 row |= {"status": Status.DONE, "step": "", "reason": ""}
+            scored = table_of(table_of(record, "Quality"), "Score")
+            for column, (when, quantity) in SCORED.items():
+                value = table_of(scored, when).get(quantity)
+                row[column] = "" if value is None else f"{value:.2f}"
             gate = record.get("Gate")
             if isinstance(gate, Mapping):
                 row["gate"] = str(gate.get("Verdict", ""))

@@ -66,6 +66,23 @@ class Scan:
     labels: NDArray[np.uint8]
 
 
+@dataclass(frozen=True)
+class Truth:
+    """How a scan was spoiled.
+
+    Attributes
+    ----------
+    motion : root mean squared error in the brain by motion alone, of a brain mean of 400; None
+        where other ghosts were added
+    noise : standard deviation of what was added, same unit
+    thickness_mm : of slices that became thick, or the width of a smoothing; 0 without
+    """
+
+    motion: float | None
+    noise: float
+    thickness_mm: float
+
+
 def scan(group: str, clean: CleanImage, rng: np.random.Generator) -> Scan:
     """Augment a clean image, degrade it, and cut out its brain.
 
@@ -74,6 +91,11 @@ def scan(group: str, clean: CleanImage, rng: np.random.Generator) -> Scan:
     group : ``"heads"`` where the image holds a head
     clean : brain mean 400
     """
+    return scan_with_truth(group, clean, rng)[0]
+
+
+def scan_with_truth(group: str, clean: CleanImage, rng: np.random.Generator) -> tuple[Scan, Truth]:
+    """As :func:`scan`, with what was done."""
     is_head = group == "heads"
     box = bounding_box(clean.mask, int(rng.integers(14, 46)) if is_head else 6)
     data, mask, labels = clean.data[box], clean.mask[box], clean.labels[box]
@@ -94,18 +116,26 @@ def scan(group: str, clean: CleanImage, rng: np.random.Generator) -> Scan:
     room[:, 1] += [scipy.fft.next_fast_len(n, real=True) - n for n in length]
     whole, before = np.pad(whole, room), before + room[:, 0]
     faults = draw_faults(rng)
-    recipe = Recipe(
-        tuple(_step(fault, axis, whole.shape[axis], rng) for fault in faults if fault != "noise")
-    )
-    bad = recipe.apply(whole.astype(np.float32), clean.spacing)
-    bad = bad[tuple(slice(int(s), int(s) + n) for s, n in zip(before, shape, strict=True))]
+    part = tuple(slice(int(s), int(s) + n) for s, n in zip(before, shape, strict=True))
+    bad = whole.astype(np.float32)
+    motion: float | None = None if "ghosting" in faults else 0.0
+    noise = thickness = 0.0
+    # all are drawn before the first is applied
+    for step in [_step(name, axis, whole.shape[axis], rng) for name in faults if name != "noise"]:
+        bad = Recipe((step,)).apply(bad, clean.spacing)
+        if step["kind"].startswith("motion"):
+            motion = float(np.sqrt(((bad[part] - data)[mask] ** 2).mean()))
+        thickness = float(step.get("thickness_mm", step.get("fwhm_mm", thickness)))
+    bad = bad[part]
     if "noise" in faults:
         low, high = NOISE
-        bad = _noisy(bad, float(low * (high / low) ** rng.random()), rng)
+        noise = float(low * (high / low) ** rng.random())
+        bad = _noisy(bad, noise, rng)
     bad = np.where(mask, np.clip(bad, 0, None), 0)
     scale = MEAN / max(float(bad[mask].mean()), 1.0)
     stored = int(rng.integers(3)) if rng.random() < WRONG_AXIS else axis
-    return _stored(bad * scale, data * scale, mask, labels, stored)
+    found = _stored(bad * scale, data * scale, mask, labels, stored)
+    return found, Truth(motion, noise * scale, thickness)
 
 
 def as_scan(bad: Array, clean: CleanImage, *, axis: int) -> Scan:

@@ -216,6 +216,27 @@ def test_the_summary_is_that_of_the_sidecar(tmp_path, figures, sidecar):
     assert 'T1w <span class="badge warn">warn</span>' in text
 
 
+def test_the_score_is_the_headline_and_contrast_is_not(tmp_path, figures, sidecar):
+    figures("01", "sub-01")
+    score = {
+        "weights": "w",
+        "before": {"motion": 1.94, "noise_percent": 2.5, "resolution_mm": 1.13},
+        "after": {"motion": 0.21, "noise_percent": 0.4, "resolution_mm": 1.02},
+    }
+    sidecar("sub-01", Quality={"Score": score, "tct_before": 1.25, "tct_after": 1.5, "qi": 0.83})
+    text = write_subject_report(tmp_path, "01").read_text(encoding="utf-8")
+    cards = text[text.index('<div class="figures">') : text.index("The input shows")]
+    for part in ("Motion", "1.9 → 0.2", "2.5 → 0.4 %", "1.1 → 1.0 mm"):
+        assert part in cards
+    assert "TCT" not in cards
+    assert "1.25 → 1.50" in text
+    assert (
+        "The input shows moderate motion (1.9 of 3), noise of 2.5 % and details down to 1.1 mm; "
+        "the enhanced image no motion (0.2 of 3), noise of 0.4 % and details down to 1.0 mm."
+        in text
+    )
+
+
 def test_an_image_that_was_only_measured_has_its_summary(tmp_path, sidecar):
     sidecar("sub-01_ses-A", desc="quality", Quality={"qi": 0.5})
     sidecar("sub-01_ses-B", desc="quality", Quality={"qi": 0.7})

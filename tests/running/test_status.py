@@ -63,6 +63,18 @@ def test_what_the_disk_says_counts_more_than_what_the_scheduler_did_not_tell():
     assert rows[0]["reason"] == ""
 
 
+def test_the_score_of_an_image_is_in_its_row():
+    score = {"before": {"motion": 1.234, "noise_percent": 2, "resolution_mm": 1.1}, "after": None}
+    record = {"Gate": {"Verdict": "pass"}, "Quality": {"Score": score}}
+    (row, *_) = status.status_rows(
+        [task("a")], progress(a=("done", "", None, 1.0)), committed=lambda _: record
+    )
+    assert row["motion_before"] == "1.23"
+    assert row["noise_percent_before"] == "2.00"
+    assert row["resolution_mm_before"] == "1.10"
+    assert row["motion_after"] == ""
+
+
 def test_a_failed_gate_never_looks_like_success():
     rows = status.status_rows(
         [task("a")], progress(a=("done", "", None, 1.0)), committed=lambda _: {"Gate": GATE}

@@ -41,7 +41,7 @@ class WeightRecord:
     """
 
     name: str
-    kind: str  # "enhance" or "strip"
+    kind: str  # "enhance", "strip" or "score"
     path: Path
     sha256: str
     licence: str
