@@ -14,10 +14,11 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -219,19 +220,33 @@ def _end_with_parent() -> None:
 # ---------------------------------------------------------------- a unit
 @dataclass(frozen=True)
 class Truth:
-    """What a unit is judged against: the clean image, and what the app makes of it before its network.
+    """What a unit is judged against.
 
     Attributes
     ----------
     clean : on the input grid
-    matched : network grid, template units
-    mask, mask_res : of the brain, on the two grids
+    passed : the clean image through the app; what the app gives its network is the truth there
+    classes : segmenter → three classes of ``matched``
     """
 
     clean: Clean
-    matched: Array
-    mask: NDArray[np.bool_]
-    mask_res: NDArray[np.bool_]
+    passed: Passed
+    classes: Mapping[str, NDArray[np.uint8]]
+
+    @property
+    def matched(self) -> Array:
+        """The truth on the network's grid, template units."""
+        return self.passed.matched
+
+    @property
+    def mask_res(self) -> NDArray[np.bool_]:
+        """The brain on the network's grid."""
+        return self.passed.mask_res
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """The brain on the input grid."""
+        return self.passed.mask
 
 
 def do_unit(settings: Settings, unit: Unit) -> list[Row]:
@@ -239,8 +254,11 @@ def do_unit(settings: Settings, unit: Unit) -> list[Row]:
     begun = time.monotonic()
     subject, cell = SUBJECTS[unit.image], CELLS[unit.cell]
     truth = truth_of(settings, unit.image)
-    damaged = damage(truth, cell, subject.seed)
-    result = pass_through(settings, unit.image, truth.clean, damaged)
+    if cell.family == "clean":
+        damaged, result = truth.clean.data, truth.passed
+    else:
+        damaged = damage(truth, cell, subject.seed)
+        result = pass_through(settings, unit.image, truth.clean, damaged)
     figures = figures_of(truth, cell, damaged, result)
     keep_slices(settings.out, unit, truth, result)
     seconds = time.monotonic() - begun
@@ -253,26 +271,29 @@ def do_unit(settings: Settings, unit: Unit) -> list[Row]:
 
 
 def truth_of(settings: Settings, image: str) -> Truth:
-    """The clean image through the app, kept on disk: weights change the network's part alone."""
+    """The clean image through the app, and its classes, kept on disk for all cells."""
     subject = SUBJECTS[image]
     clean = load_clean(settings.data, subject)
+    names = judge.segmenters()
     digits = key_of(
-        FIGURES_VERSION, sha256(settings.data / subject.path), settings.networks.version
+        FIGURES_VERSION, sha256(settings.data / subject.path), settings.networks.version, *names
     )
     target = settings.out / TRUTH / f"{image}_{digits}.npz"
     if not target.exists():
         result = pass_through(settings, image, clean, clean.data)
+        arrays: dict[str, Any] = {
+            name: judge.classes(name, result.matched, result.mask_res) for name in names
+        }
 
         def fill(path: Path) -> None:
             with path.open("wb") as stream:
-                np.savez_compressed(
-                    stream, matched=result.matched, mask=result.mask, mask_res=result.mask_res
-                )
+                np.savez(stream, **vars(result), **arrays)
 
         target.parent.mkdir(parents=True, exist_ok=True)
         write_whole(target, fill)
     with np.load(target) as kept:
-        return Truth(clean, kept["matched"], kept["mask"], kept["mask_res"])
+        passed = Passed(**{part.name: kept[part.name] for part in fields(Passed)})
+        return Truth(clean, passed, {name: kept[name] for name in names})
 
 
 def damage(truth: Truth, cell: Cell, seed: int) -> Array:
@@ -338,10 +359,8 @@ def figures_of(
 def _whole(image: Array, truth: Truth) -> dict[str, float]:
     """Measures in template units, and of the tissues by each segmenter."""
     figures = judge.in_template_units(image, truth.matched, truth.mask_res)
-    for name in judge.segmenters():
-        found, wanted = (
-            judge.classes(name, volume, truth.mask_res) for volume in (image, truth.matched)
-        )
+    for name, wanted in truth.classes.items():
+        found = judge.classes(name, image, truth.mask_res)
         figures |= judge.tissue_agreement(name, found, wanted, truth.mask_res)
     return figures
 

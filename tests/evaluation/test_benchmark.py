@@ -15,7 +15,7 @@ import pytest
 from bmex_bids.cli import evaluate
 from bmex_bids.degrade.cells import CELLS, QUICK
 from bmex_bids.evaluation import benchmark, judge, rows, subjects
-from bmex_bids.evaluation.app import Networks
+from bmex_bids.evaluation.app import Networks, Passed
 from bmex_bids.evaluation.benchmark import Settings, do_unit, missing, plan
 from bmex_bids.evaluation.subjects import Subject, load_clean
 from bmex_bids.exceptions import UsageError
@@ -41,6 +41,11 @@ def settings(tmp_path, tiny_records, head_phantom, monkeypatch):
         images=("one",),
         cells=("clean", "noise 2.5%"),
     )
+
+
+def truth_with(clean, mask):
+    data = clean.data
+    return benchmark.Truth(clean, Passed(data, data, data, mask, data, mask), {})
 
 
 def by_method(found):
@@ -81,9 +86,19 @@ def test_a_run_that_was_stopped_goes_on_and_new_weights_are_judged_anew(settings
 def test_the_truth_is_made_once(settings, monkeypatch):
     benchmark.truth_of(settings, "one")
     monkeypatch.setattr(benchmark, "pass_through", lambda *_: pytest.fail("made again"))
+    monkeypatch.setattr(judge, "classes", lambda *_: pytest.fail("segmented again"))
     truth = benchmark.truth_of(settings, "one")
     assert truth.mask.shape == truth.clean.data.shape
     assert truth.matched.shape == truth.mask_res.shape
+    assert set(truth.classes) == set(judge.segmenters())
+
+
+def test_the_clean_cell_is_the_truths_own_pass(settings, monkeypatch):
+    benchmark.truth_of(settings, "one")
+    monkeypatch.setattr(benchmark, "pass_through", lambda *_: pytest.fail("made again"))
+    clean, _ = plan(settings)
+    found = by_method(do_unit(settings, clean))
+    assert found["bmex", "mask_dice"] == 1
 
 
 def test_a_stripped_brain_has_only_its_mask_when_damaged_and_a_head_all_of_it(settings):
@@ -91,7 +106,7 @@ def test_a_stripped_brain_has_only_its_mask_when_damaged_and_a_head_all_of_it(se
     for name, subject in benchmark.SUBJECTS.items():
         clean = load_clean(settings.data, subject)
         mask = clean.data > 0
-        truth = benchmark.Truth(clean, clean.data, mask, mask)
+        truth = truth_with(clean, mask)
         bad = benchmark.damage(truth, cells, 1)
         assert bad.min() >= 0
         assert (bad[~mask].max() > 0) == (name == "two")
@@ -99,7 +114,7 @@ def test_a_stripped_brain_has_only_its_mask_when_damaged_and_a_head_all_of_it(se
 
 def test_noise_is_a_share_of_the_brains_range_in_the_scanners_units(settings):
     clean = load_clean(settings.data, benchmark.SUBJECTS["one"])
-    truth = benchmark.Truth(clean, clean.data, clean.mask, clean.mask)
+    truth = truth_with(clean, clean.mask)
     bad = benchmark.damage(truth, CELLS["noise 5%"], 1)
     bright = clean.mask & (clean.data > np.median(clean.data[clean.mask]))
     expected = 0.05 * judge.range_of(clean.data, clean.mask)
