@@ -6,7 +6,6 @@ from __future__ import annotations
 import base64
 import gzip
 import html
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,7 +15,8 @@ from typing import Any
 import nibabel as nib
 
 from bmex_bids import values
-from bmex_bids.common.names import stem_of
+from bmex_bids.common.contrasts import SUFFIXES
+from bmex_bids.common.names import stem_without
 from bmex_bids.common.scoring import in_words
 from bmex_bids.common.tissues import TISSUES
 from bmex_bids.exceptions import UsageError
@@ -181,7 +181,7 @@ def enhance(
     ----------
     image : path of a NIfTI file, or an image of nibabel (X, Y, Z); neither is changed
     age_months : at the scan; counted from conception where ``fetal``
-    contrast : ``"T1w"`` or ``"T2w"``; not given: what the file's name ends in, else T1w
+    contrast : of T1w, T2w, FLAIR, PDw; not given: what the file's name ends in, else T1w
     fetal : the image is of a fetus
     mask : a brain mask made elsewhere, path or image; voxels above 0.5 are brain
     report : make the report page too, which takes some seconds
@@ -213,7 +213,7 @@ def enhance(
         result = single.run(request, folder, say=progress or (lambda _: None))
         prefix = f"sub-{result.planned.image.subject}"
         return Enhanced(
-            name=re.sub("_T[12]w$", "", stem_of(source)),
+            name=stem_without(SUFFIXES, source),
             source=nib.Nifti1Image.from_bytes(_bytes(source)),
             files={
                 _name(product): Saved(

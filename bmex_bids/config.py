@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bmex_bids import settings, values
+from bmex_bids.common import contrasts
 from bmex_bids.inputs.derivatives import parse_derivatives
 from bmex_bids.settings import Place, setting
 
@@ -120,12 +121,13 @@ class Selection:
     modalities: tuple[str, ...] = setting(
         "-m",
         "--modalities",
-        default=("T1w", "T2w"),
+        default=contrasts.DEFAULT,
         group=FILTER,
         several="words",
-        choices=("T1w", "T2w"),
+        choices=contrasts.SUFFIXES,
         tidy=values.labels(""),
-        help="only images of these contrasts (default: both)",
+        help=f"images of these contrasts (default: {' '.join(contrasts.DEFAULT)}); FLAIR and PDw "
+        "from 30 months of age on",
     )
     filter_file: Path | None = setting(
         "--bids-filter-file",

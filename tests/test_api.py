@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import tempfile
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from bmex_bids import BmexError, Enhanced, enhance
 from bmex_bids.cli.enhance import main
+from bmex_bids.common.contrasts import MEAN
 
 
 @pytest.fixture(autouse=True)
@@ -102,6 +104,25 @@ def test_the_expected_error_is_among_the_images(brain, tiny_slices, monkeypatch)
     values = np.asarray(result.images["uncertainty"].dataobj)
     assert (values > 0).any()
     assert result.files["uncertainty"].ending == "_desc-uncertainty_T1w"
+
+
+@pytest.mark.parametrize("contrast", ["FLAIR", "PDw"])
+def test_a_contrast_without_a_reference_goes_through_in_its_own_units(
+    contrast, brain, tiny_slices, monkeypatch
+):
+    records = [dataclasses.replace(record, contrasts=(contrast,)) for record in tiny_slices]
+    monkeypatch.setattr("bmex_bids.network.weights.registry.bundled", lambda: records)
+    raw = brain()
+    nib.save(raw, f"sub-07_{contrast}.nii.gz")
+    result = enhance(
+        f"sub-07_{contrast}.nii.gz", age_months=0.5, skull_strip="skip", omp_nthreads=1
+    )
+    assert result.name == "sub-07"
+    inside = np.asarray(result.images["mask"].dataobj) > 0
+    ours = np.asarray(result.images["enhanced"].dataobj)
+    assert ours[inside].mean() == pytest.approx(MEAN, rel=0.05)
+    rule = next(rule for rule in result.gate["Rules"] if rule["Rule"] == "contrast")
+    assert (rule["Verdict"] == "skip") == (contrast == "PDw")
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from bmex_bids.cli import arguments
 from bmex_bids.cli.ending import ended
 from bmex_bids.cli.files import check_distinct, check_target
 from bmex_bids.cli.streams import forgiving, say
+from bmex_bids.common.contrasts import SUFFIXES
 from bmex_bids.common.names import sidecar_of
 from bmex_bids.common.scoring import in_words
 from bmex_bids.config import MOST_THREADS
@@ -63,7 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of ``bmex-enhance``; flags are those of ``bmex`` where both have them."""
     parser = arguments.Parser(
         prog=PROGRAM,
-        description="Enhance one T1w or T2w image of a brain: less motion, less noise. For a "
+        description="Enhance one anatomical image of a brain: less motion, less noise. For a "
         "whole study use bmex, which does the same to each image of a BIDS dataset.",
         epilog="Exit codes: 0 done; 1 the image failed, or the result did not pass the quality "
         "gate; 2 the command line is wrong; 5 the machine stands in the way (weights, device, "
@@ -86,7 +87,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="a fetus: --age-months counts from conception, and --contrast must be T2w",
     )
     parser.add_argument(
-        "--contrast", choices=["T1w", "T2w"], default="T1w", help="of IN (default: %(default)s)"
+        "--contrast", choices=list(SUFFIXES), default="T1w", help="of IN (default: %(default)s)"
     )
     _add_saves(parser.add_argument_group("what else to save"))
     _add_processing(parser.add_argument_group("what is done to it, and how"))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from bmex_bids.exceptions import UsageError
 from bmex_bids.inputs.units import DAYS_PER_MONTH, UNITS
 
-FUNCTIONAL = "not needed here: only T1w and T2w images are processed"
+FUNCTIONAL = "not needed here: only anatomical images are processed"
 SURFACES = "not needed here: no FreeSurfer is run and no surface is made"
 PRIVATE = "not needed here: nothing is sent anywhere"
 FIXED = "not needed here: the processing of an image has no such setting"

@@ -126,7 +126,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of ``bmex``; its groups are named as fMRIPrep names them."""
     parser = arguments.Parser(
         prog="bmex",
-        description="Enhance the T1w and T2w images of a BIDS dataset: less motion, less noise, "
+        description="Enhance the anatomical images of a BIDS dataset: less motion, less noise, "
         "finer slices, with tissue maps and a report.",
         epilog="Exit codes: 0 all done; 1 nothing came out; 2 the command line is wrong; 3 some "
         "images are done, others failed, were skipped or did not pass the quality gate; 4 no "

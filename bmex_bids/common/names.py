@@ -7,7 +7,7 @@ A name is a list of entities (``key-label``), a suffix and an extension, joined 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -126,6 +126,16 @@ def sidecar_of(image: Path) -> Path:
     ('a.b.json', 'c.json')
     """
     return image.with_name(f"{stem_of(image)}.json")
+
+
+def stem_without(suffixes: Collection[str], image: Path) -> str:
+    """The name of an image without its extension, and without one of these suffixes.
+
+    >>> stem_without(("T1w",), Path("sub-1_T1w.nii.gz")), stem_without(("T1w",), Path("head.nii"))
+    ('sub-1', 'head')
+    """
+    front, _, suffix = stem_of(image).rpartition("_")
+    return front if front and suffix in suffixes else stem_of(image)
 
 
 def stem_of(image: Path) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 
+from bmex_bids.common.contrasts import CONTRASTS, MEAN
 from bmex_bids.exceptions import ImageError
 from bmex_bids.imaging.intensity import HistogramMatch, load_histogram, match_histogram
 
@@ -139,7 +140,8 @@ def match_levels(
     ----------
     data : (X, Y, Z), any unit from zero on
     mask : (X, Y, Z), the brain
-    age_group, contrast : choose the published reference
+    age_group, contrast : choose the published reference; where there is none for the contrast, the
+        brain's mean becomes :data:`~bmex_bids.common.contrasts.MEAN`
     age_months : None where it is not known: the published reference is used
 
     Returns
@@ -148,6 +150,9 @@ def match_levels(
         quantiles were used
     """
     inside = np.asarray(mask, dtype=bool)
+    if not CONTRASTS[contrast].reference:
+        mean = float(data[inside].mean())
+        return HistogramMatch((0.0, max(mean, 1e-6)), (0.0, MEAN)), None
     if contrast == "T1w" and age_group != "fetal":
         found, reference = find_levels(data[inside]), reference_levels(age_group, age_months)
         if found.apart and reference is not None:

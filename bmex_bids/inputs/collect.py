@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bmex_bids.common.contrasts import DEFAULT
 from bmex_bids.common.names import BidsName
 from bmex_bids.exceptions import NoInputError, UsageError
 from bmex_bids.inputs.filters import Filters, check_filters, passes
 from bmex_bids.inputs.index import anatomical, index, kept_index
 from bmex_bids.inputs.not_taken import NotTaken, not_taken
-from bmex_bids.inputs.on_disk import IMAGE_PLACE, SUFFIXES, images_on_disk, is_at_home
+from bmex_bids.inputs.on_disk import IMAGE_PLACE, images_on_disk, is_at_home
 from bmex_bids.inputs.sidecars import not_fetched, sidecar_metadata
 
 LOGGER = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ class SourceImage:
     ----------
     path : absolute
     entities : in the order of the file name, such as ``{"sub": "0001", "ses": "V01", "run": "1"}``
-    suffix : ``"T1w"`` or ``"T2w"``
+    suffix : of :data:`bmex_bids.common.contrasts.CONTRASTS`
     metadata : of its JSON sidecars, the nearer overruling the farther
     root : the dataset's folder
     """
@@ -84,7 +85,7 @@ class Survey:
 
 
 def collect(bids_dir: Path, **wanted: Any) -> list[SourceImage]:
-    """The T1w and T2w images of a dataset, sorted by name; what is left out is logged.
+    """The anatomical images of a dataset, sorted by name; what is left out is logged.
 
     Parameters and errors are those of :func:`survey`.
     """
@@ -99,18 +100,18 @@ def survey(
     *,
     participants: Sequence[str] | None = None,
     sessions: Sequence[str] | None = None,
-    suffixes: Sequence[str] = SUFFIXES,
+    suffixes: Sequence[str] = DEFAULT,
     runs: Sequence[str] | None = None,
     filters: Filters | None = None,
     database_dir: Path | None = None,
 ) -> Survey:
-    """The T1w and T2w images of a dataset, sorted by name, and what is not taken, with reasons.
+    """The anatomical images of a dataset, sorted by name, and what is not taken, with reasons.
 
     Parameters
     ----------
     bids_dir : the dataset; what lies in ``derivatives`` and ``sourcedata`` is left alone
     participants, sessions, runs : labels without prefix; None takes all
-    suffixes : of ``"T1w"`` and ``"T2w"``
+    suffixes : of :data:`bmex_bids.common.contrasts.CONTRASTS`
     filters : per contrast, what its images' entities must be (see :mod:`bmex_bids.inputs.filters`)
     database_dir : where pybids' index of the dataset is kept from one run to the next; an index
         that another program left there is used when it is complete, and never changed
@@ -154,7 +155,8 @@ def survey(
     known = [
         image
         for image in _images(bids_dir, participants, database_dir)
-        if image.suffix in SUFFIXES and (participants is None or image.subject in participants)
+        if image.suffix in {*DEFAULT, *suffixes}
+        and (participants is None or image.subject in participants)
     ]
     left = not_taken(bids_dir, [image.path for image in known], participants)
     found = [image for image in known if image.suffix in suffixes]
@@ -211,7 +213,7 @@ def _brings_nothing(
         elif odd:
             reason += f"found none that can be taken ({odd[0].name}: {odd[0].reason})"
         else:
-            reason += f"found no T1w or T2w image in sub-{label}/[ses-*/]anat"
+            reason += f"found no {' or '.join(DEFAULT)} image in sub-{label}/[ses-*/]anat"
         yield NotTaken(f"sub-{label}", reason, asked_for=True)
 
 

@@ -14,10 +14,11 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bmex_bids.common.contrasts import SUFFIXES
 from bmex_bids.common.names import BidsName, subject_folder
 from bmex_bids.exceptions import UsageError
 from bmex_bids.inputs.filters import fits
-from bmex_bids.inputs.on_disk import EXTENSIONS, SUFFIXES
+from bmex_bids.inputs.on_disk import EXTENSIONS
 from bmex_bids.inputs.sidecars import read_json
 
 if TYPE_CHECKING:
@@ -191,7 +192,7 @@ def _covers(own: Mapping[str, str], other: BidsName) -> bool:
 
 
 def _other_images(image: SourceImage) -> list[BidsName]:
-    """Names of the other T1w and T2w images in the image's folder."""
+    """Names of the other anatomical images in the image's folder."""
     names = [
         BidsName.parse(path.name)
         for path in sorted(image.path.parent.glob("sub-*.nii*"))

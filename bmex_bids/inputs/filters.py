@@ -17,10 +17,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bmex_bids.common.contrasts import SUFFIXES
 from bmex_bids.exceptions import UsageError
 
 #: key of the file → suffix of the images
-KEYS: Mapping[str, str] = {"t1w": "T1w", "t2w": "T2w"}
+KEYS: Mapping[str, str] = {suffix.lower(): suffix for suffix in SUFFIXES}
 
 #: entity as pybids calls it → its key in file names
 ENTITIES: Mapping[str, str] = {
@@ -97,8 +98,8 @@ def check_filters(filters: Any, where: str = "the filters") -> dict[str, dict[st
     unknown = [str(key) for key in filters if key not in KEYS]
     if unknown:
         raise UsageError(
-            f"expected only the keys {' and '.join(KEYS)} in {where}, got {', '.join(unknown)}; "
-            "take out what is not about T1w and T2w images (keys are in small letters)"
+            f"expected only the keys {', '.join(KEYS)} in {where}, got {', '.join(unknown)}; "
+            "take out what is not about images of these contrasts (keys are in small letters)"
         )
     return {key: _check_one(key, entry, where) for key, entry in filters.items()}
 

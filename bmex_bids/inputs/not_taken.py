@@ -9,12 +9,12 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from bmex_bids.common.contrasts import DEFAULT, SUFFIXES
 from bmex_bids.common.names import BidsName, subject_folder
 from bmex_bids.inputs.on_disk import (
     EXTENSIONS,
     IGNORED,
     IMAGE_PLACE,
-    SUFFIXES,
     UNPRINTABLE,
     is_at_home,
 )
@@ -61,6 +61,7 @@ ANATOMICAL = re.compile(
     r"|[rt][12](star)?map|pdmap|t1rho",
     re.IGNORECASE,
 )
+OURS = f"{', '.join(SUFFIXES[:-1])} and {SUFFIXES[-1]}"
 #: suffixes that are no images of tissue
 NO_IMAGES = frozenset({"mask", "defacemask", "dseg", "probseg", "xfm", "warp"})
 #: other words for our suffixes
@@ -238,17 +239,19 @@ def _fault_of_name(name: str, suffix: str) -> str | None:
             "its name is no BIDS name; labels are letters and numbers, as in "
             "sub-01_ses-1_acq-highres_T1w.nii.gz"
         )
-    if suffix in SUFFIXES:
+    if suffix in DEFAULT:
         return None
+    if suffix in SUFFIXES:
+        return f"images of the suffix {suffix} are taken when --modalities names it"
     ours = WORDS.get(suffix.lower())
     if ours is not None:
         return f"expected the suffix {ours}, got {suffix}; rename it"
     if suffix == "UNIT1":
         return (
-            "images of the suffix UNIT1 are not enhanced, only T1w and T2w; to have it done as a "
+            f"images of the suffix UNIT1 are not enhanced, only {OURS}; to have it done as a "
             "T1w, give a copy the suffix T1w"
         )
-    return f"images of the suffix {suffix} are not enhanced, only T1w and T2w"
+    return f"images of the suffix {suffix} are not enhanced, only {OURS}"
 
 
 def _fault_of_place(path: Path, name: str, bids_dir: Path) -> str | None:

@@ -8,9 +8,9 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from bmex_bids.common.contrasts import SUFFIXES
 from bmex_bids.common.names import BidsName
 
-SUFFIXES = ("T1w", "T2w")
 EXTENSIONS = (".nii.gz", ".nii")
 #: folders that hold no raw images
 IGNORED = ("derivatives", "sourcedata", "code", "stimuli", "models", "logs", "work")

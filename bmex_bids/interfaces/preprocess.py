@@ -19,6 +19,7 @@ from nipype.interfaces.base import (
     traits,
 )
 
+from bmex_bids.common.contrasts import CONTRASTS, SUFFIXES
 from bmex_bids.exceptions import ImageError, MaskError
 from bmex_bids.imaging.intensity import (
     TOP,
@@ -282,7 +283,7 @@ class MatchHistogramInput(BaseInterfaceInputSpec):
     mask = File(exists=True, mandatory=True, desc="network grid")
     scale_file = File(exists=True, mandatory=True)
     age_group = traits.Str(mandatory=True)
-    contrast = traits.Enum("T1w", "T2w", mandatory=True)
+    contrast = traits.Enum(*SUFFIXES, mandatory=True)
     method = traits.Enum("brain", "published", "levels", usedefault=True)
     age_months = traits.Either(None, traits.Float(), usedefault=True, desc="None: not known")
 
@@ -309,7 +310,8 @@ class MatchHistogram(Step):
         method, levels = self.inputs.method, None
         if method == "levels":
             match, levels = match_levels(robust, mask, age_months=self.inputs.age_months, **choice)
-            method = "quantiles" if levels is None else method
+            if levels is None:
+                method = "quantiles" if CONTRASTS[choice["contrast"]].reference else "mean"
         else:
             reference = load_histogram(**choice)
             _, match = match_histogram(robust, reference, mask, method=self.inputs.method)

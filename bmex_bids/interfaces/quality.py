@@ -17,6 +17,7 @@ from nipype.interfaces.base import (
     traits,
 )
 
+from bmex_bids.common.contrasts import SUFFIXES
 from bmex_bids.imaging.intensity import HistogramMatch
 from bmex_bids.imaging.likeness import TOWARDS, describe_turn
 from bmex_bids.imaging.mask import plausible_litres
@@ -65,7 +66,7 @@ class MeasureQualityInput(BaseInterfaceInputSpec):
     mask_info = traits.Dict(mandatory=True, desc="volume, pieces, border contact")
     age_months = traits.Either(None, traits.Float, usedefault=True, desc="None: not known")
     fetal = traits.Bool(False, usedefault=True)
-    contrast = traits.Enum("T1w", "T2w", usedefault=True, desc="that the image is said to have")
+    contrast = traits.Enum(*SUFFIXES, usedefault=True, desc="that the image is said to have")
     score_weights = traits.Dict(desc="record of the network that scores; none: no score")
     intensity_json = File(exists=True, desc="how the histogram was matched, for the score")
 

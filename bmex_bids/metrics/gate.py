@@ -107,6 +107,7 @@ QUALITY_INDEX = Limits(fail_below=0.20, warn_below=0.50, warn_above=1.02, fail_a
 FLUID_CONTRAST = {
     "T1w": Limits(warn_above=0.0, fail_above=0.15),
     "T2w": Limits(fail_below=-0.15, warn_below=0.0),
+    "FLAIR": Limits(warn_above=0.0, fail_above=0.15),
 }
 #: How much better the average brain fits turned by right angles than as the header says
 #: (:mod:`bmex_bids.imaging.likeness`), 0 where no turn is clearly better.
@@ -403,7 +404,7 @@ def _contrast(measures: Measures) -> Rule:
         value,
         limits,
         text="fluid against tissue is {:+.2f} "
-        + f"(T1w: below 0, fluid is darker; T2w: above 0, it is brighter), and the image is called "
+        + f"(T1w, FLAIR: below 0, fluid is darker; T2w: above 0, it is brighter), and the image is called "
         f"{named}",
         low="fluid is darker than tissue, as in a T1w or FLAIR image: correct the image's name; "
         "where this fails, no tissue maps are written",

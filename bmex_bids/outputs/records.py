@@ -13,6 +13,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from bmex_bids.common.contrasts import SUFFIXES
 from bmex_bids.common.names import BidsName, subject_folder
 
 #: of a sidecar: what was done to the image
@@ -59,7 +60,7 @@ class Kind(Enum):
     @classmethod
     def of(cls, name: BidsName) -> Kind | None:
         """The kind of a sidecar by its name; None for any other file."""
-        if name.extension != ".json" or name.suffix not in {"T1w", "T2w"}:
+        if name.extension != ".json" or name.suffix not in SUFFIXES:
             return None
         key = (name.entities.get("desc", ""), "res" in name.entities)
         return {
@@ -137,7 +138,8 @@ def _sidecars(output_dir: Path, subject: str | None, session: str | None) -> Ite
     else:
         folders = [*output_dir.glob("sub-*/anat"), *output_dir.glob("sub-*/ses-*/anat")]
     for folder in folders:
-        yield from folder.glob("*_T[12]w.json")
+        for suffix in SUFFIXES:
+            yield from folder.glob(f"*_{suffix}.json")
 
 
 def read_sidecar(path: Path) -> dict[str, Any]:

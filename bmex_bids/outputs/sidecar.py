@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from bmex_bids.common.contrasts import SUFFIXES
 from bmex_bids.common.names import BidsName
 from bmex_bids.common.tissues import TISSUES
 from bmex_bids.outputs.records import KEY
@@ -65,12 +66,12 @@ PRODUCTS: tuple[Product, ...] = (
     Product(
         "enhanced_native", {"desc": "enhanced"}, None, "native", "image",
         "Enhanced brain on the input's grid, in the units of the age's histogram reference "
-        "(0 to about 1000); zero outside the brain mask",
+        "(0 to about 1000; without a reference, its mean is 400); zero outside the brain mask",
     ),
     Product(
         "enhanced_res", {"res": GRID, "desc": "enhanced"}, None, "res", "image",
         "Enhanced brain on the network's grid, in the units of the age's histogram reference "
-        "(0 to about 1000); zero outside the brain mask",
+        "(0 to about 1000; without a reference, its mean is 400); zero outside the brain mask",
     ),
     Product(
         "preproc_native", {"desc": "preproc"}, None, "native", "preproc",
@@ -167,8 +168,10 @@ def product_name(
 def distinct_space(image: Path, source: BidsName, layout: str = "bids") -> str:
     """``"T2w"`` for a T2w image beside a T1w image with the same entities, else nothing.
 
-    The masks and tissues of both would have one name, and the last to finish would win.  What
-    decides is what the raw dataset holds, not what is chosen for a run, so that names stay.
+    So for every contrast beside one that stands before it in
+    :data:`~bmex_bids.common.contrasts.CONTRASTS`.  The masks and tissues of both would have one
+    name, and the last to finish would win.  What decides is what the raw dataset holds, not what is
+    chosen for a run, so that names stay.
 
     Parameters
     ----------
@@ -176,9 +179,12 @@ def distinct_space(image: Path, source: BidsName, layout: str = "bids") -> str:
     """
     if layout == "bme-x":
         return source.suffix
-    if source.suffix == "T1w":
-        return ""
-    siblings = (replace(source, suffix="T1w", extension=end) for end in (".nii.gz", ".nii"))
+    earlier = SUFFIXES[: SUFFIXES.index(source.suffix)]
+    siblings = (
+        replace(source, suffix=suffix, extension=end)
+        for suffix in earlier
+        for end in (".nii.gz", ".nii")
+    )
     there = any(image.with_name(str(sibling)).exists() for sibling in siblings)
     return source.suffix if there else ""
 

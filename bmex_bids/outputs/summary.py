@@ -26,7 +26,7 @@ def summary_html(record: Mapping[str, Any], *, contrast: str = "") -> str:
     Parameters
     ----------
     record : see :mod:`bmex_bids.outputs.records`; what is not in it is left out
-    contrast : T1w or T2w
+    contrast : suffix of the image
 
     Returns
     -------

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from bmex_bids.common.contrasts import SUFFIXES
 from bmex_bids.exceptions import NoInputError
 from bmex_bids.outputs.files import write_together
 from bmex_bids.reports.group_page import group_page
@@ -30,7 +31,7 @@ LOGGER = logging.getLogger(__name__)
 
 
 def write_group(
-    output_dir: Path, bids_dir: Path, suffixes: Sequence[str] = ("T1w", "T2w")
+    output_dir: Path, bids_dir: Path, suffixes: Sequence[str] = SUFFIXES
 ) -> list[Path]:
     """Write ``group_<suffix>.tsv`` and ``group_<suffix>.html`` for each contrast with images.
 

@@ -18,6 +18,7 @@ from typing import Any
 from markupsafe import Markup
 
 from bmex_bids import __version__
+from bmex_bids.common.contrasts import SUFFIXES
 from bmex_bids.common.names import BidsName
 from bmex_bids.outputs.files import write_text
 from bmex_bids.outputs.pages import render
@@ -195,7 +196,11 @@ def subject_page(
             "images": [(image, rows) for image in images if (rows := about_image(image.sidecar))],
         },
         sessions=other_sessions(output_dir, page, [row["image"] for row in reason_rows]),
-        groups=sorted(path.name for path in output_dir.glob("group_T[12]w.html")),
+        groups=[
+            name
+            for suffix in SUFFIXES
+            if (output_dir / (name := f"group_{suffix}.html")).is_file()
+        ],
         version=__version__,
     )
 

@@ -18,6 +18,7 @@ from importlib import resources
 from pathlib import Path
 
 from bmex_bids import __version__
+from bmex_bids.common.contrasts import CONTRASTS, MEAN
 from bmex_bids.outputs.files import write_together
 from bmex_bids.outputs.records import MaskMethod
 from bmex_bids.reports.facts import Facts, WeightSet, collect_facts
@@ -36,7 +37,6 @@ LOGGER = logging.getLogger(__name__)
 
 TITLE = "Methods: enhancement with bmex_bids"
 PANDOC_SECONDS = 60
-CONTRASTS = {"T1w": "T1-weighted", "T2w": "T2-weighted"}
 PRECISIONS = {"float32": "single precision", "float16": "half precision", "bfloat16": "bfloat16"}
 #: stands where a condition did not hold, so that its line does not become a blank one
 GAP = "\0"
@@ -102,6 +102,7 @@ def _flags(facts: Facts) -> dict[str, bool]:
         "match_published": published and not own and not other,
         "match_both": own and published and not other,
         "match_tissues": sliced > 0,
+        "match_mean": bool(_unreferenced(facts)),
         "joined": sliced < facts.images,
         "slices": sliced > 0,
         "weights_own": own,
@@ -134,7 +135,8 @@ def _values(facts: Facts) -> dict[str, str]:
         "images": _images(facts.images),
         "participants": _plural(facts.participants, "participant"),
         "contrasts": _list(
-            f"{number} {CONTRASTS.get(name, name)}" for name, number in facts.contrasts.items()
+            f"{number} {CONTRASTS[name].word if name in CONTRASTS else name}"
+            for name, number in facts.contrasts.items()
         ),
         "ages": _list(
             _span(limits, written)
@@ -166,6 +168,9 @@ def _values(facts: Facts) -> dict[str, str]:
         "match_levels": str(facts.match_levels),
         "match_top": f"{100 * facts.match_share:g}",
         "sliced_images": of_images(_sliced(facts)),
+        "unreferenced_images": of_images(sum(_unreferenced(facts).values())),
+        "unreferenced_contrasts": _list(CONTRASTS[name].word for name in _unreferenced(facts)),
+        "match_mean_level": f"{MEAN:g}",
         "own_images": of_images(numbers["own"]),
         "own_weights": _list(_describe(part) for part in sets["own"]),
         "published_images": of_images(numbers["published"]),
@@ -187,6 +192,15 @@ def _values(facts: Facts) -> dict[str, str]:
 def _sliced(facts: Facts) -> int:
     """Images that went through a network over slices."""
     return sum(part.images for part in _of(facts, "own") if part.slices)
+
+
+def _unreferenced(facts: Facts) -> dict[str, int]:
+    """Contrast without a histogram reference → number of images."""
+    return {
+        name: number
+        for name, number in facts.contrasts.items()
+        if name in CONTRASTS and not CONTRASTS[name].reference
+    }
 
 
 def _own_version(facts: Facts) -> str:

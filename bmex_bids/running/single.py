@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bmex_bids import __version__
+from bmex_bids.common.contrasts import SUFFIXES
 from bmex_bids.common.names import sidecar_of, stem_of
 from bmex_bids.config import (
     ENTRIES,
@@ -66,7 +67,7 @@ class Request:
     Attributes
     ----------
     source : the image, a NIfTI file
-    contrast : ``"T1w"`` or ``"T2w"``
+    contrast : suffix of the image
     age_months : at the scan; from conception where ``fetal``
     mask : a brain mask made elsewhere, or None
     report : whether the pictures of the report are drawn
@@ -271,8 +272,8 @@ def contrast_in(source: Path) -> str | None:
     >>> contrast_in(Path("sub-1_T2w.nii.gz")), contrast_in(Path("head.nii"))
     ('T2w', None)
     """
-    said = re.search(r"(?:^|_)(T[12]w)$", stem_of(source))
-    return said[1] if said else None
+    said = stem_of(source).rpartition("_")[2]
+    return said if said in SUFFIXES else None
 
 
 def _label(source: Path) -> str:

@@ -2,6 +2,7 @@
 import numpy as np
 import pytest
 
+from bmex_bids.common.contrasts import MEAN
 from bmex_bids.exceptions import ImageError
 from bmex_bids.imaging.intensity import load_histogram, match_histogram
 from bmex_bids.imaging.levels import (
@@ -110,3 +111,14 @@ def test_matching_is_undone_exactly():
 def test_a_map_without_a_range_is_an_error():
     with pytest.raises(ImageError, match="one level"):
         bounded((0.0, 0.0), (0.0, 0.0))
+
+
+@pytest.mark.parametrize("contrast", ["FLAIR", "PDw"])
+def test_a_contrast_without_a_reference_is_scaled_to_a_mean(contrast):
+    data, mask, _ = brain((0.1, 0.5, 0.4), means=(60.0, 210.0, 170.0))
+    mask[:20] = False
+    match, levels = match_levels(data, mask, age_group="month24", contrast=contrast)
+    assert levels is None
+    matched = match.apply(data)
+    assert matched[mask].mean() == pytest.approx(MEAN)
+    np.testing.assert_allclose(match.invert(matched), data, rtol=1e-5)

@@ -13,6 +13,7 @@ from bmex_bids.inputs.collect import collect, survey
 GOOD = "sub-01/anat/sub-01_T1w.nii.gz"
 NAME = "its name is no BIDS name"
 SUFFIX = "images of the suffix {} are not enhanced"
+ON_DEMAND = "images of the suffix {} are taken when --modalities names it"
 HOME = "its folder is of another participant or session"
 
 #: file → the beginning of its reason
@@ -64,12 +65,12 @@ ODD = {
     # other contrasts
     "sub-02/anat/sub-02_UNIT1.nii.gz": SUFFIX.format("UNIT1"),
     "sub-02/anat/sub-02_T2map.nii.gz": SUFFIX.format("T2map"),
-    "sub-02/anat/sub-02_FLAIR.nii.gz": SUFFIX.format("FLAIR"),
-    "sub-02/anat/sub-02_PDw.nii.gz": SUFFIX.format("PDw"),
+    "sub-02/anat/sub-02_FLAIR.nii.gz": ON_DEMAND.format("FLAIR"),
+    "sub-02/anat/sub-02_PDw.nii.gz": ON_DEMAND.format("PDw"),
     "sub-02/anat/sub-02_T2starw.nii.gz": SUFFIX.format("T2starw"),
     "sub-02/anat/sub-02_inv-1_MP2RAGE.nii.gz": SUFFIX.format("MP2RAGE"),
     "sub-02/anat/sub-02_inplaneT2.nii.gz": SUFFIX.format("inplaneT2"),
-    "sub-02/sub-02_FLAIR.nii.gz": SUFFIX.format("FLAIR"),
+    "sub-02/sub-02_FLAIR.nii.gz": ON_DEMAND.format("FLAIR"),
 }
 
 
@@ -102,6 +103,14 @@ def test_what_looks_like_an_image_is_told(odd, bids_skeleton, caplog):
 )  # fmt: skip
 def test_what_is_no_raw_anatomical_image_is_not_told(name, bids_skeleton):
     assert told(bids_skeleton({GOOD: None, name: ""})) == {}
+
+
+@pytest.mark.parametrize("suffix", ["FLAIR", "PDw"])
+def test_a_contrast_on_demand_is_taken_when_it_is_named(suffix, bids_skeleton):
+    name = f"sub-02/anat/sub-02_{suffix}.nii.gz"
+    found = survey(bids_skeleton({GOOD: None, name: None}), suffixes=("T1w", suffix))
+    assert [image.relative_path for image in found.images] == [GOOD, name]
+    assert found.not_taken == ()
 
 
 def test_images_that_are_taken_are_not_told(bids_skeleton):

@@ -319,6 +319,14 @@ def test_the_histogram_matching_told_is_that_of_the_weights():
     assert "source: elsewhere" in other
 
 
+def test_images_without_a_reference_are_told():
+    full = next(every_kind_of_facts())
+    assert "no reference" not in methods_text(full)
+    text = methods_text(dataclasses.replace(full, contrasts={"T1w": 4, "FLAIR": 2}))
+    assert "2 images (FLAIR), of which there is no reference" in " ".join(text.split())
+    assert "mean was scaled to 400 instead" in " ".join(text.split())
+
+
 def test_without_an_image_nothing_is_described(tmp_path):
     text = text_of(tmp_path)
     assert "has not completed an image" in text

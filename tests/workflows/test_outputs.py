@@ -152,6 +152,8 @@ def test_all_names_are_valid_and_none_is_used_twice(raw, results, tmp_path, monk
         ("sub-01", "T2w", "sub-01_space-T2w_desc-brain_mask"),
         ("sub-02_ses-B_run-01", "T2w", "sub-02_ses-B_run-01_desc-brain_mask"),
         ("sub-05_part-mag_chunk-1", "T2w", "sub-05_part-mag_space-T2w_chunk-1_desc-brain_mask"),
+        ("sub-01", "FLAIR", "sub-01_space-FLAIR_desc-brain_mask"),
+        ("sub-02_ses-B_run-01", "PDw", "sub-02_ses-B_run-01_space-PDw_desc-brain_mask"),
     ],
 )
 def test_a_t2w_beside_a_t1w_has_a_mask_of_its_own(

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The contrasts that are enhanced: one table, by BIDS suffix."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """What is true of all images of a contrast.
+
+    Attributes
+    ----------
+    suffix : in BIDS names
+    word : in the methods text
+    fluid : -1 where fluid is darker than tissue, 1 where it is brighter, 0 where neither is sure
+    reference : whether there are histogram references of it; without one its mean is scaled
+    default : whether it is taken without being asked for
+    """
+
+    suffix: str
+    word: str
+    fluid: int
+    reference: bool = True
+    default: bool = True
+
+
+CONTRASTS: Mapping[str, Contrast] = {
+    contrast.suffix: contrast
+    for contrast in (
+        Contrast("T1w", "T1-weighted", -1),
+        Contrast("T2w", "T2-weighted", 1),
+        Contrast("FLAIR", "FLAIR", -1, reference=False, default=False),
+        Contrast("PDw", "proton-density-weighted", 0, reference=False, default=False),
+    )
+}
+#: template units, of a brain whose contrast has no reference
+MEAN = 400.0
+SUFFIXES = tuple(CONTRASTS)
+DEFAULT = tuple(name for name, contrast in CONTRASTS.items() if contrast.default)
