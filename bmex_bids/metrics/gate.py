@@ -250,7 +250,7 @@ def judge(measures: Measures) -> Gate:
             text=measures.turn or "the image looks as its header says",
             high="left and right cannot be told; correct the header and run again",
         ),
-        _contrast(measures),
+        *_contrast(measures),
         _tissues(measures),
         _number(
             "correlation with input",
@@ -395,11 +395,14 @@ def _volume(measures: Measures) -> Rule:
     )
 
 
-def _contrast(measures: Measures) -> Rule:
+def _contrast(measures: Measures) -> tuple[Rule, ...]:
+    """The rule; none for a contrast whose fluid may be dark or bright."""
     named = measures.contrast or ""
+    if named and named not in FLUID_CONTRAST:
+        return ()
     limits = FLUID_CONTRAST.get(named, Limits())
     value = None if named not in FLUID_CONTRAST else measures.fluid_contrast
-    return _number(
+    rule = _number(
         CONTRAST_RULE,
         value,
         limits,
@@ -411,6 +414,7 @@ def _contrast(measures: Measures) -> Rule:
         high="fluid is brighter than tissue, as in a T2w image: correct the image's name; where "
         "this fails, no tissue maps are written",
     )
+    return (rule,)
 
 
 def contrast_is_wrong(gate: Mapping[str, Any]) -> bool:

@@ -251,6 +251,8 @@ def test_the_contrast_is_named_where_it_is_not_what_the_image_is_called():
     assert "is called T2w; fluid is darker than tissue, as in a T1w or FLAIR" in t2w.reason
     assert only(contrast="T2w", fluid_contrast=-0.1).verdict == "warn"
     assert only(contrast=None).verdict == "warn"
+    assert only(contrast="FLAIR", fluid_contrast=0.6).verdict == "fail"
+    assert "contrast" not in verdicts(contrast="PDw", fluid_contrast=0.6)  # either is usual
 
 
 def test_an_image_that_lies_otherwise_than_its_header_says_fails():
