@@ -30,7 +30,8 @@ FROM dependencies AS package
 COPY containers/package.sh pyproject.toml setup.cfg README.md LICENSE /build/
 COPY boilerplate /build/boilerplate
 COPY bmex_bids /build/bmex_bids
-RUN PREFIX=/opt/package sh package.sh
+ARG TEMPLATES=MNI152NLin2009cAsym,MNIInfant
+RUN TEMPLATES="$TEMPLATES" PREFIX=/opt/package sh package.sh
 
 FROM ${PYTHON_IMAGE}
 COPY --from=dependencies /opt/bmex /opt/bmex

@@ -19,6 +19,8 @@ from typing import Any
 from bmex_bids import settings, values
 from bmex_bids.common import contrasts
 from bmex_bids.inputs.derivatives import parse_derivatives
+from bmex_bids.inputs.scans_filter import read_filter
+from bmex_bids.inputs.templates import parse_spaces
 from bmex_bids.settings import Place, setting
 
 FILTER = "Options for filtering BIDS queries"
@@ -138,6 +140,22 @@ class Selection:
         help="JSON with the keys t1w and t2w and BIDS entities below them, as in fMRIPrep; null: "
         'the entity is absent; "*": any value',
     )
+    scans_filter: str | None = setting(
+        "--scans-filter",
+        default=None,
+        group=FILTER,
+        tidy=lambda text: read_filter(text).text,
+        metavar="FILTER",
+        help="only images whose rows in scans.tsv pass, such as 'QU_motion<=2 and site!=B'",
+    )
+    least_coverage: float | None = setting(
+        "--least-coverage",
+        default=None,
+        group=FILTER,
+        read=values.number(float, at_least=0),
+        metavar="MM",
+        help="leave out images whose field of view is shorter along one axis",
+    )
     database_dir: Path | None = setting(
         "--bids-database-dir",
         default=None,
@@ -200,6 +218,8 @@ class Processing:
     derivatives : ``NAME=PATH`` of datasets with brain masks made elsewhere
     output_res : grids the enhanced image is written on, ``"native"`` and ``"0p8"``
     qc_only : write the quality measures and no image
+    output_spaces, templateflow_home : standard spaces, and the folder of their templates; see
+        ``inputs.templates``
     uncertainty : ``"learnt"`` writes the map of the expected error, ``"off"`` does not
     """
 
@@ -310,6 +330,25 @@ class Processing:
         fingerprint=True,
         help="grids of the enhanced image: that of the input, and that of the network, 0.8 mm "
         "(fetus: 0.75 mm) (default: both)",
+    )
+    output_spaces: tuple[str, ...] = setting(
+        "--output-spaces",
+        default=(),
+        group=OUTPUTS,
+        several="words",
+        tidy=lambda given: tuple(str(space) for space in parse_spaces(given)),
+        metavar="TEMPLATE",
+        help="also write images, mask and tissues in these standard spaces of TemplateFlow, with "
+        "the transform: MNI152NLin2009cAsym, MNI152NLin2009cAsym:res-2, MNIInfant (age chooses the "
+        "cohort), MNIInfant:cohort-3. Nothing is fetched",
+    )
+    templateflow_home: Path | None = setting(
+        "--templateflow-home",
+        default=None,
+        group=OUTPUTS,
+        place=Place.FOLDER,
+        metavar="DIR",
+        help="folder of templates (default: TEMPLATEFLOW_HOME, else ~/.cache/templateflow)",
     )
     output_layout: str = setting(
         "--output-layout",

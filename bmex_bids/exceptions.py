@@ -12,6 +12,7 @@ A message says three things: what was expected, what came, and what to do next.
     ├── EnvironmentProblem    5   the machine, not the data, stands in the way
     │   ├── DeviceError       5     the requested device is not there
     │   ├── WeightsError      5     weights missing, damaged or of another network
+    │   ├── TemplateError     5     files of a template are missing
     │   └── OutputError       5     the output cannot be written
     └── ImageProblem          1   one image cannot be processed; the others can
         ├── ImageError        1     unreadable, not 3D, empty, not finite, broken geometry
@@ -61,6 +62,10 @@ class DeviceError(EnvironmentProblem):
 
 class WeightsError(EnvironmentProblem):
     """Network weights are missing, damaged or belong to another network."""
+
+
+class TemplateError(EnvironmentProblem):
+    """Files of a template are missing."""
 
 
 class OutputError(EnvironmentProblem):

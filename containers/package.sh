@@ -14,4 +14,12 @@ python3 -m pip --python "$TARGET/bin/python" install --quiet --no-deps --prefix 
 mkdir -p "$PREFIX/share/templateflow"
 TEMPLATEFLOW_HOME="$PREFIX/share/templateflow" TEMPLATEFLOW_AUTOUPDATE=false NO_ET=1 \
     "$TARGET/bin/python" -W ignore -c 'import templateflow.api'
+# Templates for --output-spaces, whose licences allow copies with their notice (LICENSE in their
+# folders). Without their archive the image is built all the same, and says what it lacks.
+for template in $(echo "${TEMPLATES:-}" | tr , " "); do
+    TEMPLATEFLOW_HOME="$PREFIX/share/templateflow" TEMPLATEFLOW_AUTOUPDATE=false NO_ET=1 \
+        "$TARGET/bin/python" -W ignore -c 'from templateflow.cli import main; main()' \
+        get "$template" --res 1 --res 2 -s T1w -s T2w -s mask > /dev/null ||
+        echo "template $template could not be fetched: not in this image" >&2
+done
 chmod -R a+rX "$PREFIX"

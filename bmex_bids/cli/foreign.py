@@ -17,7 +17,6 @@ FUNCTIONAL = "not needed here: only anatomical images are processed"
 SURFACES = "not needed here: no FreeSurfer is run and no surface is made"
 PRIVATE = "not needed here: nothing is sent anywhere"
 FIXED = "not needed here: the processing of an image has no such setting"
-SPACES = "left out: images stay in their own space; --output-res chooses their grid"
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,6 @@ FOREIGN: tuple[Foreign, ...] = (
         lambda *number: ("--device", ":".join(("cuda", *number))),
     ),
     Foreign(("--mem-gb",), "here it is --mem-mb", "1", lambda gb: ("--mem-mb", f"{gb}G")),
-    Foreign(("--output-spaces",), SPACES, "*"),
     Foreign(("--anat-only",), FUNCTIONAL),
     Foreign(("--level",), "left out: --qc-only and --output-res choose what is written", "1"),
     Foreign(("--sloppy", "--testing"), "left out; --no-mirroring makes a run faster"),

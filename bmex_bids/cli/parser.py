@@ -17,6 +17,7 @@ from bmex_bids.cli import arguments, foreign
 from bmex_bids.cli.streams import say
 from bmex_bids.config import ENTRIES, GROUPS, MOST_THREADS, OTHER, TASK_CPUS, Config, Paths
 from bmex_bids.exceptions import UsageError
+from bmex_bids.inputs.templates import left_out
 from bmex_bids.running.planning import given_weights, new_run_id
 from bmex_bids.running.resources import available_cpus
 from bmex_bids.settings import Place, Setting
@@ -64,6 +65,9 @@ def parse(argv: Sequence[str] | None = None) -> Config:
         for entry in ENTRIES:
             if entry.setting.debug is not None:
                 setattr(options, entry.setting.option, entry.setting.debug)
+    for word in options.output_spaces:
+        if reason := left_out(word):
+            say(f"--output-spaces {word}: {reason}", sys.stderr)
     options.nprocs = options.nprocs or (TASK_CPUS if options.submit else available_cpus())
     options.omp_nthreads = min(options.omp_nthreads or MOST_THREADS, options.nprocs)
     options.weights, options.weights_dir = given_weights(options.weights, options.weights_dir)

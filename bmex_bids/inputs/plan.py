@@ -15,6 +15,7 @@ from bmex_bids.inputs.derivatives import choose_mask, mask_files_of
 from bmex_bids.inputs.find_age import check_age_file, find_age
 from bmex_bids.inputs.sidecars import applicable_sidecars, not_fetched
 from bmex_bids.inputs.sources import age_tables
+from bmex_bids.inputs.templates import Template
 
 #: edge of a voxel of the network's grid, mm, and its name in the ``res`` entity
 SPACING = (0.8, "0p8")
@@ -33,6 +34,7 @@ class PlannedImage:
     and resolution are set.  ``output_dir`` is relative to the output folder.  ``mask`` is a brain
     mask made elsewhere, which is used instead of ours, and ``mask_source`` says whose it is.
     ``layout`` names the files: ``"bids"``, or ``"bme-x"`` as the published container does.
+    ``templates`` are the standard spaces that the image is brought to.
     """
 
     image: SourceImage
@@ -46,6 +48,7 @@ class PlannedImage:
     mask: Path | None = None
     mask_source: str = ""
     layout: str = "bids"
+    templates: tuple[Template, ...] = ()
 
     @property
     def name(self) -> str:

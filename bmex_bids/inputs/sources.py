@@ -91,6 +91,15 @@ def sessions_with_images(image: SourceImage, bids_dir: Path) -> list[str]:
     return sorted(found | ({image.session} if image.session else set()))
 
 
+def scans_rows(image: SourceImage, bids_dir: Path) -> tuple[Path | None, Rows]:
+    """The nearest scans table that names an image, and its rows; None where none names it."""
+    for table in _scans_tables(image, bids_dir):
+        for source in _scans(table, image):
+            if not source.doubts:
+                return table, source.rows
+    return None, []
+
+
 def _scans_tables(image: SourceImage, bids_dir: Path) -> list[Path]:
     """The specification puts the table into the session's folder; people have other places, too."""
     subject_dir = bids_dir / f"sub-{image.subject}"

@@ -33,7 +33,15 @@ from bmex_bids.outputs.lock import alone
 from bmex_bids.outputs.provenance import MADE_BY, activity_id, environment
 from bmex_bids.outputs.records import KEY
 from bmex_bids.outputs.resume import checksum, text_checksum
-from bmex_bids.outputs.sidecar import IMAGE_FIELDS, Product, chosen_products, product_name, sidecar
+from bmex_bids.outputs.sidecar import (
+    IMAGE_FIELDS,
+    Product,
+    chosen_products,
+    product_name,
+    sidecar,
+    template_products,
+    transform_name,
+)
 
 #: kinds of products that are made from a classification of tissues
 TISSUE_KINDS = ("dseg", "probseg")
@@ -53,6 +61,7 @@ class Common(BaseInterfaceInputSpec):
     output_res = traits.List(traits.Str(), ["native", "0p8"], usedefault=True)
     qc_only = traits.Bool(False, usedefault=True)
     uncertainty = traits.Str("learnt", usedefault=True)
+    in_templates = traits.List(traits.Dict(), desc="results of interfaces.templates.ToTemplate")
     fingerprint = traits.Dict(desc="what the products are made from; see outputs.resume")
 
 
@@ -86,7 +95,12 @@ class SaveDerivatives(Step):
         given = planned.get("given_mask")
         links = {given["name"]: Path(given["folder"])} if given else {}
         write_dataset(Path(self.inputs.bids_dir), output_dir, links)
-        images, tables = self._products(output_dir / planned["folder"], given)
+        folder_of_image = output_dir / planned["folder"]
+        images, tables = self._products(folder_of_image, given)
+        for result in [] if self.inputs.qc_only else self.inputs.in_templates or []:
+            more_images, more_tables = self._in_template(folder_of_image, result, given)
+            images |= more_images
+            tables |= more_tables
         sums = {path: checksum(source) for path, source in images.items()}
         made_by = activity_id(planned["name"], next(iter(tables.values()))[KEY])
         for path, table in tables.items():
@@ -112,16 +126,72 @@ class SaveDerivatives(Step):
             write_together(fills)
         self._results["out_files"] = [str(path) for path in images]
 
+    def _in_template(
+        self, folder: Path, result: Mapping[str, Any], given: Mapping[str, str] | None
+    ) -> tuple[dict[Path, Path], dict[Path, dict[str, Any]]]:
+        """The same of one standard space; its transform is an image without a sidecar."""
+        inputs, planned = self.inputs, self.inputs.planned
+        source = BidsName.of(planned["name"])
+        record = self._record()
+        record["Warnings"] = [*record["Warnings"], *result["warnings"]]
+        contrast = source.suffix if planned.get("beside_another") else ""
+        images = {folder / transform_name(source, result["label"]): Path(result["transform"])}
+        tables = {}
+        for grid in result["grids"]:
+            record["Template"] = {
+                "Label": result["label"],
+                "Contrast": result["contrast"],
+                "File": Path(grid["image"]).name,
+                "SHA256": grid["sha256"],
+                "Overlap": result["overlap"],
+                "Folded": result["folded"],
+            }
+            zooms = " × ".join(f"{zoom:g}" for zoom in grid["zooms"])
+            for product, new in template_products(result["label"], grid["resolution"], contrast):
+                if product.kind in TISSUE_KINDS and contrast_is_wrong(inputs.gate):
+                    continue
+                value = grid["files"][product.field]
+                table_path, image_path = (
+                    folder / product_name(new, source, "", extension)
+                    for extension in (".json", ".nii.gz")
+                )
+                images[image_path] = Path(value if product.place is None else value[product.place])
+                tables[table_path] = {
+                    **self._sidecar(new, record, given),
+                    "SpatialReference": result["reference"],
+                    "Resolution": f"that of {Path(grid['image']).name}, {zooms} mm",
+                }
+        return images, tables
+
+    def _record(self) -> dict[str, Any]:
+        inputs = self.inputs
+        record = processing_record(
+            inputs.planned, inputs.provenance, inputs.mask_info, inputs.quality, inputs.gate
+        )
+        record["Input"] = geometry_of(Path(inputs.bids_dir) / inputs.planned["source"])
+        return record
+
+    def _sidecar(
+        self, product: Product, record: Mapping[str, Any], given: Mapping[str, str] | None
+    ) -> dict[str, Any]:
+        planned = self.inputs.planned
+        return sidecar(
+            product,
+            source=planned["source"],
+            spacing_mm=planned["spacing_mm"],
+            metadata=planned["metadata"],
+            processing=record,
+            stripped_input=self.inputs.stripped,
+            further_sources=[f"bids:{given['name']}:{given['path']}"] if given else [],
+        )
+
     def _products(
         self, folder: Path, given: Mapping[str, str] | None
     ) -> tuple[dict[Path, Path], dict[Path, dict[str, Any]]]:
         """What is to be written: images → file of the workflow, and sidecars → content."""
         inputs = self.inputs
         planned = inputs.planned
-        record = processing_record(
-            planned, inputs.provenance, inputs.mask_info, inputs.quality, inputs.gate
-        )
-        record["Input"] = geometry_of(Path(inputs.bids_dir) / planned["source"])
+        record = self._record()
         images, tables = {}, {}
         for product in chosen_products(inputs.output_res, inputs.qc_only, inputs.uncertainty):
             if product.kind == "uncertainty" and not inputs.uncertainty_native:
@@ -139,15 +209,7 @@ class SaveDerivatives(Step):
                 )
                 for extension in (".json", ".nii.gz")
             )
-            tables[table_path] = sidecar(
-                product,
-                source=planned["source"],
-                spacing_mm=planned["spacing_mm"],
-                metadata=planned["metadata"],
-                processing=record,
-                stripped_input=inputs.stripped,
-                further_sources=[f"bids:{given['name']}:{given['path']}"] if given else [],
-            )
+            tables[table_path] = self._sidecar(product, record, given)
             if product.field:
                 images[image_path] = Path(field_value(inputs, product))
         return images, tables

@@ -29,6 +29,7 @@ from nireports.reportlets.mosaic import (
 )
 from nireports.reportlets.utils import compose_view, cuts_from_bbox, extract_svg
 from nireports.tools.ndimage import rotate_affine, rotation2canonical
+from skimage.filters import threshold_multiotsu
 
 from bmex_bids.common.boxes import bounding_box
 from bmex_bids.common.names import BidsName
@@ -36,6 +37,7 @@ from bmex_bids.common.tissues import TISSUES
 from bmex_bids.imaging.intensity import load_histogram
 from bmex_bids.interfaces.outputs import processing_record
 from bmex_bids.interfaces.step import Step
+from bmex_bids.interfaces.templates import brain_of
 from bmex_bids.outputs.files import copy_whole
 from bmex_bids.outputs.pictures import figures_folder, picture_name
 from bmex_bids.outputs.summary import summary_html
@@ -82,6 +84,7 @@ class ReportletsInput(BaseInterfaceInputSpec):
     gate = traits.Dict(mandatory=True, desc="verdict and rules")
     provenance = traits.Dict(mandatory=True)
     deviation = traits.List(File(exists=True), desc="network grid, template units; may be empty")
+    in_templates = traits.List(traits.Dict(), desc="results of interfaces.templates.ToTemplate")
     stripped = traits.Bool(mandatory=True)
 
 
@@ -120,6 +123,7 @@ def drawings() -> dict[str, Callable[[Any, Path], None]]:
         "uncertainty": draw_uncertainty,
         "brainmask": draw_mask,
         "tissues": draw_tissues,
+        "registration": draw_registration,
         "histogram": draw_histogram,
     }
 
@@ -337,6 +341,26 @@ def draw_tissues(inputs: Any, target: Path) -> None:
     _contours(image, parts, mask, target, colors=["#ffd166", "#06d6a0"])
 
 
+def draw_registration(inputs: Any, target: Path) -> None:
+    """The template's brain and its brightest tissue as outlines on the image that was brought there.
+
+    Three rows for each template; no picture where there is none.
+    """
+    rows = []
+    for number, result in enumerate(inputs.in_templates or []):
+        grid = result["grids"][0]
+        mask = grid["files"]["mask_native"]
+        image = cropped(grid["files"]["enhanced_native"], mask, margin=10)
+        box = cropped(mask, mask, margin=10)
+        there, brain = brain_of(grid)
+        values, inside = np.asarray(there.dataobj), np.asarray(brain.dataobj) > 0.5
+        bright = inside & (values > threshold_multiotsu(values[inside], 3)[-1])
+        parts = [nib.Nifti1Image(m.astype(np.uint8), there.affine) for m in (inside, bright)]
+        rows += _rows(image, parts, box, f"{target.stem}-{number}", colors=["#ef4444", "#ffd166"])
+    if rows:
+        compose_view(rows, fg_svgs=None, out_file=str(target))  # type: ignore[arg-type]
+
+
 def _contours(
     image: Any,
     parts: list[Any],
@@ -346,6 +370,20 @@ def _contours(
     colors: list[str],
     limits: Mapping[str, Any] | None = None,
 ) -> None:
+    """Save :func:`_rows` as a picture."""
+    rows = _rows(image, parts, box, target.stem, colors=colors, limits=limits)
+    compose_view(rows, fg_svgs=None, out_file=str(target))  # type: ignore[arg-type]
+
+
+def _rows(
+    image: Any,
+    parts: list[Any],
+    box: Any,
+    name: str,
+    *,
+    colors: list[str],
+    limits: Mapping[str, Any] | None = None,
+) -> list[Any]:
     """Outlines of masks on an image, cut along three axes.
 
     nireports' ``plot_segs`` has lines of half a point, which are lost on a page of this width.
@@ -371,10 +409,10 @@ def _contours(
             for part, color in zip(parts, colors, strict=True):
                 display.add_contours(part, levels=[0.5], colors=[color], linewidths=LINE_WIDTH)
             # every row has its own name on the page, as the mosaics of nireports have
-            name = picture_id(f"{target.stem}-{axis}")
-            svg = extract_svg(display, compress=False).replace("figure_1", name, 1)
+            own = picture_id(f"{name}-{axis}")
+            svg = extract_svg(display, compress=False).replace("figure_1", own, 1)
         rows.append(fromstring(svg))
-    compose_view(rows, fg_svgs=None, out_file=str(target))  # type: ignore[arg-type]
+    return rows
 
 
 def picture_id(name: str) -> str:

@@ -27,7 +27,7 @@ ACKNOWLEDGE = (
     "and say which weights were used (the sidecars name them)."
 )
 #: without trailing slashes: validator 3.0.2 does not take "figures/" to cover nested folders
-#: (and a sidecar without an image, which --qc-only writes, is an error to it); it knows no prov yet
+#: (and a sidecar without an image, which --qc-only writes, is an error to it); it knows no prov and no xfm yet
 IGNORED = (
     "*.html",
     "logs",
@@ -39,6 +39,7 @@ IGNORED = (
     "ratings.tsv",
     "work",
     "*_desc-quality_*.json",
+    "*_xfm.h5",
 )
 DSEG_TABLE = "index\tname\tabbreviation\n" + "".join(
     f"{tissue.bids}\t{tissue.name.title()}\t{tissue.label}\n"

@@ -74,6 +74,14 @@ PICTURES: Mapping[str, Picture] = {
         '<span class="key yellow"></span> outline of white matter. '
         '<span class="key green"></span> border between grey matter and fluid.',
     ),
+    "registration": Picture(
+        ".svg",
+        "Standard spaces",
+        "The enhanced image in each space of --output-spaces, and outlines of the template: "
+        '<span class="key red"></span> its brain, <span class="key yellow"></span> its brightest '
+        "tissue. Both should follow the image.",
+        always=False,
+    ),
 }
 
 

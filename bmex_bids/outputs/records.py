@@ -62,6 +62,8 @@ class Kind(Enum):
         """The kind of a sidecar by its name; None for any other file."""
         if name.extension != ".json" or name.suffix not in SUFFIXES:
             return None
+        if "space" in name.entities:  # of a template
+            return None
         key = (name.entities.get("desc", ""), "res" in name.entities)
         return {
             ("enhanced", False): cls.NATIVE,

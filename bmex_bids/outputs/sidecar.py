@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -102,6 +102,11 @@ PRODUCTS: tuple[Product, ...] = (
     ),
 )  # fmt: skip
 
+#: the fields of what is written in a standard space too
+IN_TEMPLATES = (
+    "enhanced_native", "preproc_native", "mask_native", "dseg_native", "probseg_native"
+)  # fmt: skip
+
 #: the fields of the workflow that become files
 IMAGE_FIELDS = tuple(dict.fromkeys(product.field for product in PRODUCTS))
 
@@ -138,6 +143,62 @@ def chosen_products(
     if uncertainty == "off":
         left_out.add("uncertainty_native")
     return tuple(product for product in PRODUCTS if product.field not in left_out)
+
+
+def template_products(
+    label: str, resolution: str, contrast: str = ""
+) -> Iterator[tuple[Product, Product]]:
+    """What is written of an image on one grid of a template, each after what it is made from.
+
+    Parameters
+    ----------
+    label, resolution : of the entities ``space`` and ``res``; without a resolution no entity
+    contrast : in ``desc`` of what has no contrast in its suffix, where an image of another contrast
+        would give files of the same name
+
+    >>> [str(new.entities) for _, new in template_products("MNIInfant+2", "2", "T2w")][2]
+    "{'desc': 'brainT2w', 'space': 'MNIInfant+2', 'res': '2'}"
+    """
+    for product in PRODUCTS:
+        if product.field in IN_TEMPLATES:
+            entities = {**product.entities, "space": label}
+            if resolution:
+                entities["res"] = resolution
+            if contrast and product.suffix is not None:
+                entities["desc"] += contrast
+            text = product.description.partition(" on the input's grid")
+            yield (
+                product,
+                replace(
+                    product,
+                    entities=entities,
+                    description=f"{text[0]}{text[2]}, resampled to the space {label}",
+                ),
+            )
+
+
+def transform_name(source: BidsName, label: str) -> str:
+    """File name of the transform to a template.
+
+    >>> transform_name(BidsName({"sub": "01", "run": "2"}, "T1w"), "MNIInfant+2")
+    'sub-01_run-2_from-T1w_to-MNIInfant+2_mode-image_xfm.h5'
+    """
+    return f"{source.stem}_from-{source.suffix}_to-{label}_mode-image_xfm.h5"
+
+
+def template_names(
+    source: BidsName, label: str, resolutions: Sequence[str], *, beside_another: bool
+) -> list[str]:
+    """Names of all files of an image in a standard space, without their sidecars."""
+    contrast = source.suffix if beside_another else ""
+    return [
+        *(
+            product_name(product, source, "", ".nii.gz")
+            for resolution in resolutions
+            for _, product in template_products(label, resolution, contrast)
+        ),
+        transform_name(source, label),
+    ]
 
 
 def product_name(

@@ -22,6 +22,7 @@ STEPS: Mapping[str, str] = {
     "network": "enhance: tissues and image",
     "quality": "quality: tissue contrast before and after",
     "restore": "enhance: back to the input's grid and intensities",
+    "templates_wf": "templates: registration and standard spaces",
     "outputs_wf": "outputs: derivatives and sidecars",
     "report_wf": "report: pictures",
 }

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import uuid
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bmex_bids.config import Config
-from bmex_bids.exceptions import UsageError
+from bmex_bids.exceptions import TemplateError, UsageError
 from bmex_bids.network.weights.registry import PUBLISHED, weight_names
-from bmex_bids.running import preflight
+from bmex_bids.running import choosing, preflight
 from bmex_bids.running.plan_view import Task
 from bmex_bids.running.resources import available_memory_gb, refuse_too_little, too_little
 from bmex_bids.settings import absolute
@@ -21,6 +22,7 @@ from bmex_bids.settings import absolute
 if TYPE_CHECKING:
     from bmex_bids.inputs.not_taken import NotTaken
     from bmex_bids.inputs.plan import PlannedImage
+    from bmex_bids.inputs.templates import Space
     from bmex_bids.network.weights.registry import WeightRecord
 
 
@@ -38,6 +40,7 @@ def survey(config: Config) -> tuple[list[PlannedImage], tuple[NotTaken, ...]]:
     from bmex_bids.inputs import plan as decisions
     from bmex_bids.inputs.derivatives import parse_derivatives
     from bmex_bids.inputs.filters import read_filters
+    from bmex_bids.inputs.templates import parse_spaces
 
     refuse_too_little(config.resources)
     bids_dir, chosen = config.paths.bids_dir, config.selection
@@ -50,8 +53,9 @@ def survey(config: Config) -> tuple[list[PlannedImage], tuple[NotTaken, ...]]:
         filters=None if chosen.filter_file is None else read_filters(chosen.filter_file),
         database_dir=chosen.database_dir,
     )
+    images, left = choosing.choose(found.images, config)
     planned = decisions.plan(
-        found.images,
+        images,
         bids_dir,
         override_months=config.age.months,
         fetal=config.age.fetal,
@@ -66,11 +70,39 @@ def survey(config: Config) -> tuple[list[PlannedImage], tuple[NotTaken, ...]]:
         limits.append(config.resources.mem_gb)
     memory = min(limits, default=None)
     planned = [replace(item, layout=config.processing.output_layout) for item in planned]
+    spaces = parse_spaces(config.processing.output_spaces)
+    if spaces:
+        planned = _with_templates(planned, spaces, config.processing.templateflow_home)
     looked_at = list(
         preflight.look_at(planned, memory, config.paths.output_dir, config.paths.work_dir)
     )
     _refuse_memory_for_none(config, planned, looked_at)
-    return looked_at, found.not_taken
+    return looked_at, (*found.not_taken, *left)
+
+
+def _with_templates(
+    planned: Sequence[PlannedImage], spaces: Sequence[Space], root: Path | None
+) -> list[PlannedImage]:
+    """The same images with their templates; TemplateError names all files that are missing."""
+    from bmex_bids.inputs.templates import templates_for
+
+    found: list[PlannedImage] = []
+    missing: dict[str, None] = {}
+    for item in planned:
+        if item.runnable and item.age is not None:
+            months = None if item.age.fetal else item.age.months
+            try:
+                templates, notes = templates_for(
+                    spaces, contrast=item.image.suffix, months=months, root=root
+                )
+            except TemplateError as error:
+                missing[str(error)] = None
+                continue
+            item = replace(item, templates=tuple(templates), warnings=(*item.warnings, *notes))
+        found.append(item)
+    if missing:
+        raise TemplateError("\n".join(missing))
+    return found
 
 
 def _refuse_memory_for_none(
@@ -94,7 +126,12 @@ def task(config: Config, image: PlannedImage, *, quick: bool = False) -> Task:
     from bmex_bids.network.variants import facts
     from bmex_bids.outputs import resume
     from bmex_bids.outputs.pictures import picture_paths
-    from bmex_bids.outputs.sidecar import chosen_products, distinct_space, product_name
+    from bmex_bids.outputs.sidecar import (
+        chosen_products,
+        distinct_space,
+        product_name,
+        template_names,
+    )
 
     if not image.runnable:
         return Task(image)
@@ -114,6 +151,15 @@ def task(config: Config, image: PlannedImage, *, quick: bool = False) -> Task:
         for product in products
     ]
     record = config.paths.output_dir / image.output_dir / names[0].replace(".nii.gz", ".json")
+    if not processing.qc_only:
+        beside_another = bool(distinct_space(image.image.path, image.image.bids_name))
+        for template in image.templates:
+            names += template_names(
+                image.image.bids_name,
+                template.label,
+                [grid.resolution for grid in template.grids],
+                beside_another=beside_another,
+            )
     settings = {
         "version": __version__,
         "age": image.age,
@@ -127,6 +173,10 @@ def task(config: Config, image: PlannedImage, *, quick: bool = False) -> Task:
         "scales": [weights.error_scale, weights.volume_scale],
         "outputs": names,
     }
+    if image.templates:
+        settings["templates"] = [
+            _checksum_of_template(path) for each in image.templates for path in each.files
+        ]
     strip = strip_weights_of(config, image)
     inputs = [image.image.path, *([image.mask] if image.mask else [])]
     sums = [weights.sha256, *_checksums(strip)]
@@ -174,6 +224,14 @@ def strip_weights_of(config: Config, image: PlannedImage) -> WeightRecord | None
     if processing.brain_extraction == "deepbet" and image.image.suffix == "T1w":
         return deepbet_record()
     return select("strip", weights=processing.weights, weights_dir=processing.weights_dir)
+
+
+@functools.cache
+def _checksum_of_template(path: Path) -> str:
+    """One checksum for all images of a run."""
+    from bmex_bids.outputs.resume import checksum
+
+    return checksum(path)
 
 
 def _checksums(strip: WeightRecord | None) -> list[str]:

@@ -18,6 +18,7 @@ from bmex_bids.workflows.outputs import init_outputs_wf
 from bmex_bids.workflows.preprocess import init_preprocess_wf
 from bmex_bids.workflows.report import init_report_wf
 from bmex_bids.workflows.request import Machine, Networks, Target
+from bmex_bids.workflows.templates import init_templates_wf
 
 if TYPE_CHECKING:
     from bmex_bids.inputs.plan import PlannedImage
@@ -78,6 +79,12 @@ def init_image_wf(
     for stage in (outputs, report):
         connect_by_name(workflow, preprocess, stage)
         connect_by_name(workflow, enhance, stage)
+    if planned.templates and not target.qc_only:
+        templates = init_templates_wf(planned, machine)
+        connect_by_name(workflow, preprocess, templates)
+        connect_by_name(workflow, enhance, templates)
+        for stage in (outputs, report):
+            connect_by_name(workflow, templates, stage)
     return workflow
 
 

@@ -24,6 +24,7 @@ INPUTS = [
     "enhanced_res",
     "dseg_res",
     "deviation",
+    "in_templates",
     *FINDINGS,
 ]
 

@@ -350,9 +350,9 @@ def test_flags_of_other_apps_are_taken_each_with_a_line(places, capsys, flag, wr
         (["--ants-nthreads", "1"], "resources.omp_nthreads", 1),
         (["--float32"], "processing.precision", "float32"),
         (
-            ["--output-spaces", "MNI152NLin6Asym:res-2", "T1w", "--low-mem"],
-            "resources.low_mem",
-            True,
+            ["--output-spaces", "MNI152NLin6Asym:res-2", "T1w", "fsnative", "--low-mem"],
+            "processing.output_spaces",
+            ("MNI152NLin6Asym:res-2",),
         ),
     ],
 )

@@ -99,3 +99,35 @@ def test_so_do_the_voxels_of_image_and_mask(image, fingerprint, tmp_path):
 @pytest.mark.parametrize("sums", [("A", "b"), ("a", "B")])
 def test_so_does_each_network(image, fingerprint, sums):
     assert fingerprint(image, sums=sums)["Weights"] != fingerprint(image)["Weights"]
+
+
+def test_localizers_small_coverage_and_rows_of_scans_are_left_out_with_reasons(
+    bids_skeleton, make_image, tmp_path, capsys
+):
+    rows = [
+        {"filename": f"anat/sub-01_{name}.nii.gz", "QU_motion": motion}
+        for name, motion in (("T1w", 1), ("run-2_T1w", 4), ("acq-thin_T1w", 0))
+    ]
+    bids = bids_skeleton(
+        {
+            "participants.tsv": [{"participant_id": "sub-01", "age_months": 12}],
+            "sub-01/sub-01_scans.tsv": rows,
+            "sub-01/anat/sub-01_T1w.nii.gz": make_image("LPS", (30, 30, 30), spacing=(5, 5, 5)),
+            "sub-01/anat/sub-01_run-2_T1w.nii.gz": None,
+            "sub-01/anat/sub-01_acq-thin_T1w.nii.gz": make_image(
+                "LPS", (100, 100, 20), spacing=(2, 2, 4)
+            ),
+            "sub-01/anat/sub-01_acq-mrsLocAx_T2w.nii.gz": None,
+        }
+    )
+    flags = ["--scans-filter", "QU_motion<=2", "--least-coverage", "100"]
+    config = parse([str(bids), str(tmp_path / "out"), "participant", *flags])
+    planned, not_taken = planning.survey(config)
+    assert [image.name for image in planned] == ["sub-01_T1w"]
+    assert {item.name.rpartition("/")[2]: item.reason.split(";")[0] for item in not_taken} == {
+        "sub-01_run-2_T1w.nii.gz": "QU_motion 4 in sub-01_scans.tsv",
+        "sub-01_acq-thin_T1w.nii.gz": "its field of view is 80 mm along one axis",
+        "sub-01_acq-mrsLocAx_T2w.nii.gz": "a localizer by its name (acq-mrsLocAx), which shows a part "
+        "of the brain",
+    }
+    assert not any(item.asked_for for item in not_taken)
