@@ -140,6 +140,14 @@ class Selection:
         help="JSON with the keys t1w and t2w and BIDS entities below them, as in fMRIPrep; null: "
         'the entity is absent; "*": any value',
     )
+    database_dir: Path | None = setting(
+        "--bids-database-dir",
+        default=None,
+        group=FILTER,
+        place=Place.WRITTEN,
+        metavar="DIR",
+        help="folder where pybids keeps its index of the dataset, to start faster the next time",
+    )
     scans_filter: str | None = setting(
         "--scans-filter",
         default=None,
@@ -155,14 +163,6 @@ class Selection:
         read=values.number(float, at_least=0),
         metavar="MM",
         help="leave out images whose field of view is shorter along one axis",
-    )
-    database_dir: Path | None = setting(
-        "--bids-database-dir",
-        default=None,
-        group=FILTER,
-        place=Place.WRITTEN,
-        metavar="DIR",
-        help="folder where pybids keeps its index of the dataset, to start faster the next time",
     )
 
 

@@ -141,7 +141,7 @@ def words_for(entry) -> list[str]:
         return [one.flag, next(c for c in reversed(one.choices) if c != entry.default)]
     if one.read is not None:
         return [one.flag, "cpu" if one.option == "device" else "3"]
-    return [one.flag, "name=value"]
+    return [one.flag, "MNIInfant" if one.option == "output_spaces" else "name=value"]
 
 
 BASE = ["bids", "out", "participant"]

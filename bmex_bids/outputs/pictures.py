@@ -79,7 +79,7 @@ PICTURES: Mapping[str, Picture] = {
         "Standard spaces",
         "The enhanced image in each space of --output-spaces, and outlines of the template: "
         '<span class="key red"></span> its brain, <span class="key yellow"></span> its brightest '
-        "tissue. Both should follow the image.",
+        "tissue. Both should follow the image. Three rows for each space, in the order asked for.",
         always=False,
     ),
 }
