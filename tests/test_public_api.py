@@ -55,6 +55,7 @@ def test_exit_codes() -> None:
         "EnvironmentProblem": 5,
         "DeviceError": 5,
         "WeightsError": 5,
+        "TemplateError": 5,
         "OutputError": 5,
         "ImageProblem": 1,
         "ImageError": 1,
