@@ -25,14 +25,16 @@ from typing import Any
 from bmex_bids.exceptions import TemplateError, UsageError
 
 #: words of other BIDS Apps: the image's own space, which is always written, and surfaces
-OWN_SPACES = frozenset({"T1w", "T2w", "anat", "func", "bold", "boldref", "run", "sbref"})
+OWN_SPACES = frozenset(
+    {"T1w", "T2w", "FLAIR", "PDw", "anat", "func", "bold", "boldref", "run", "sbref"}
+)
 SURFACES = re.compile(r"fs(native|average\d?|LR)(:den-\w+)*|onavg\S*")
 ARCHIVE = "https://templateflow.s3.amazonaws.com"
 #: units of a template's cohorts, in months; weeks are left out: some count from conception
 MONTHS = {"month": 1.0, "months": 1.0, "year": 12.0, "years": 12.0, "yr": 12.0, "yrs": 12.0}
 #: file names of templates, without ``tpl-…`` and the cohort
 FILE = re.compile(
-    r"(?:_res-0*(?P<res>\d+))?(?P<brain>_(?:desc|label)-brain)?_(?P<suffix>T1w|T2w|mask)\.nii(\.gz)?"
+    r"(?:_res-0*(?P<res>\d+))?(?P<brain>_(?:desc|label)-brain)?_(?P<suffix>[A-Z]\w+|mask)\.nii(\.gz)?"
 )
 
 
@@ -173,7 +175,7 @@ def templates_for(
     Parameters
     ----------
     spaces : from :func:`parse_spaces`
-    contrast : ``"T1w"`` or ``"T2w"``; another is taken where the template has none of this
+    contrast : of the image; a T1w or T2w template is taken where the template has none of this
     months : age from birth; None of a fetus
     root : None is :func:`home`
 
@@ -246,8 +248,7 @@ def _find(spaces: Sequence[Space], contrast: str, root: Path) -> Template:
         ):  # the archive's skeleton is empty files
             kind = ("brain " if part["brain"] else "") + part["suffix"]
             found[part["res"] or "", kind] = path
-    other = {"T1w": "T2w", "T2w": "T1w"}[contrast]
-    for suffix in (contrast, other):
+    for suffix in dict.fromkeys((contrast, "T1w", "T2w")):
         grids = []
         for space in sorted(spaces, key=lambda space: int(space.resolution or 1)):
             grid = _grid(space.resolution, suffix, found)

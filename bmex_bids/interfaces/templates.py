@@ -43,7 +43,7 @@ MNI, OTHER = 4, 5
 
 class ToTemplateInput(BaseInterfaceInputSpec):
     template = traits.Dict(mandatory=True, desc="inputs.templates.Template as plain values")
-    contrast = traits.Enum("T1w", "T2w", mandatory=True)
+    contrast = traits.Str(mandatory=True, desc="of the image: T1w, T2w …")
     enhanced_res = File(exists=True, mandatory=True, desc="network grid, zero outside the mask")
     mask_res = File(exists=True, mandatory=True, desc="network grid")
     preproc_native = File(exists=True, mandatory=True)

@@ -94,6 +94,10 @@ def test_the_contrast_of_the_image_or_else_the_other(root):
     )
 
 
+def test_a_contrast_that_no_template_has_takes_the_t1w(root):
+    assert found(root, "MNIInfant:cohort-1", contrast="FLAIR")[0][0].contrast == "T1w"
+
+
 def test_two_resolutions_are_grids_of_one_template(root):
     (template,), _ = found(root, "MNI152NLin2009cAsym:res-2", "MNI152NLin2009cAsym")
     assert [grid.resolution for grid in template.grids] == ["", "2"]
