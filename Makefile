@@ -30,7 +30,7 @@ BUILD_OPTIONS ?=
 WHAT = --build-arg TORCH=$(TORCH) --build-arg VERSION=$(TAG) --build-arg REVISION=$(REVISION) \
 	--build-arg CREATED=$(CREATED)
 
-.PHONY: help demo test test-slow test-slurm test-faults lint format clean image image-test image-lint mutants sif sif-own sif-test benchmark
+.PHONY: help demo docs docs-publish dist boutiques test test-slow test-slurm test-faults lint format clean image image-test image-lint mutants sif sif-own sif-test benchmark
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -58,6 +58,9 @@ test-slow: $(READY) ## run the slow tests as well
 test-faults: $(READY) ## break whole runs on purpose (an hour); writes build/faults/cases.md
 	$(BIN)/python tests/faults/all.py $(FAULTS_DIR) $(FAULTS_FLAGS)
 
+boutiques: $(READY) ## run the Boutiques descriptor with bosh on a small dataset
+	$(BIN)/python -m pytest -m slow tests/test_recipes.py
+
 mutants: $(READY) ## change one harmful line at a time; prints those that no test notices (long)
 	$(BIN)/python tests/mutants/run.py
 
@@ -66,6 +69,20 @@ benchmark: $(READY) ## judge the weights on everything (hours; BENCHMARK_DIR=DIR
 
 test-slurm: $(READY) ## run the tests that need a SLURM (sbatch) on this machine
 	$(BIN)/python -m pytest -m slow tests/app/test_slurm.py tests/workflows/test_batch_plugins.py
+
+docs: $(READY) ## build the pages as a site in build/site; a warning is an error
+	$(BIN)/mkdocs build --strict --quiet --site-dir build/site
+
+docs-publish: $(READY) ## add the site as this version to the branch gh-pages (not pushed)
+	$(BIN)/mike deploy --update-aliases $(firstword $(subst -cuda,,$(TAG))) latest
+
+dist: $(READY) ## sdist and wheel in dist/, installed in a clean environment, where the demo runs
+	rm -rf dist build/dist
+	mkdir -p dist build/dist
+	git archive HEAD | tar -x -C build/dist
+	cd build/dist && $(abspath $(BIN))/python -W ignore -c \
+		"from setuptools import build_meta as b; b.build_sdist('$(CURDIR)/dist'); b.build_wheel('$(CURDIR)/dist')"
+	$(BIN)/python -m pytest -m slow tests/test_release.py
 
 lint: $(READY) ## ruff (rules and format) and mypy
 	$(BIN)/ruff check .

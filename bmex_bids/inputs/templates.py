@@ -231,6 +231,8 @@ def _description(space: Space, root: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         content = None
+    if content is None and any(path.parent.glob(f"{space.stem}_*.nii*")):
+        return {}  # files that were copied one by one, of a template without cohorts
     if not isinstance(content, dict):
         raise TemplateError(
             _to_fetch(space, f"template_description.json of {space.template}", root)

@@ -84,6 +84,11 @@ def test_the_narrowest_of_cohorts_that_overlap(tmp_path):
     assert labels == {5: "2", 8: "2", 10: "3", 15: "1"}
 
 
+def test_files_that_were_copied_without_their_description_will_do(tmp_path):
+    template_home.put(tmp_path, "tpl-MNI152NLin2009cAsym_res-01", template_home.shrunk(20))
+    assert found(tmp_path, "MNI152NLin2009cAsym")[0][0].label == "MNI152NLin2009cAsym"
+
+
 def test_the_contrast_of_the_image_or_else_the_other(root):
     assert found(root, "MNIInfant:cohort-1", contrast="T2w")[0][0].contrast == "T2w"
     (template,), _ = found(root, "MNI152NLin2009cAsym", contrast="T2w")
