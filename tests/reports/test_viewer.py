@@ -184,3 +184,37 @@ def test_the_page_shows_before_and_after_and_takes_a_rating(made, viewer, output
     browser.evaluate(press.format("2"))
     browser.wait(lambda: (output / "ratings.tsv").is_file())
     assert f"{NAME}\t2\tfine\t" in (output / "ratings.tsv").read_text()
+
+
+def test_the_uncertainty_is_a_layer_of_colours_where_the_output_has_it(output, browser):
+    like = nib.load(output / "sub-01/anat/sub-01_desc-brain_mask.nii.gz")
+    inside = np.asarray(like.dataobj) > 0
+    expected = np.where(inside, np.linspace(20, 100, inside.shape[0])[:, None, None], 0)
+    image = nib.Nifti1Image(expected.astype(np.float32), like.affine)
+    nib.save(image, output / "sub-01/anat/sub-01_desc-uncertainty_T1w.nii.gz")
+    viewer = Viewer(output.resolve())
+    with server(viewer) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        browser.open(address(viewer, running))
+        browser.wait(lambda: browser.evaluate("window.shown") == NAME)
+
+        def colour():
+            pixels = browser.pixels("canvas").reshape(-1, 3).astype(float)
+            return float((pixels.max(1) - pixels.min(1)).mean())
+
+        grey = colour()
+        press = "document.dispatchEvent(new KeyboardEvent('keydown', {key: 'u', bubbles: true}))"
+        browser.evaluate(press)
+        assert browser.evaluate("document.getElementById('uncertainty').checked")
+        assert colour() > grey + 5
+        browser.evaluate(press)
+        assert colour() == pytest.approx(grey, abs=1)
+        running.shutdown()
+    assert browser.failed == []
+
+
+def test_without_a_map_of_the_uncertainty_its_box_is_off(made, viewer, browser):
+    browser.open(address(viewer, made))
+    browser.wait(lambda: browser.evaluate("window.shown") == NAME)
+    box = "document.getElementById('uncertainty').parentElement.classList.contains('off')"
+    assert browser.evaluate(box)
