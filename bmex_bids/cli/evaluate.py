@@ -15,6 +15,7 @@ from pathlib import Path
 from bmex_bids.cli import (
     arguments,
     evaluate_benchmark,
+    evaluate_lesions,
     evaluate_score,
     evaluate_speed,
     evaluate_strip,
@@ -60,6 +61,10 @@ COMMANDS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = 
     "uncertainty": (
         "the expected error against the error of damaged images, and its factor (hours)",
         evaluate_uncertainty.add_arguments,
+    ),
+    "lesions": (
+        "what becomes of lesions that were put into healthy brains, and of real ones (hours)",
+        evaluate_lesions.add_arguments,
     ),
     "strip": (
         "our brain masks of real heads beside another stripper's, with pictures (minutes)",

@@ -21,7 +21,14 @@ from bmex_bids.degrade.steps import Scan
 from bmex_bids.evaluation.app import Networks, prepared_by_app
 from bmex_bids.evaluation.judge import range_of
 from bmex_bids.evaluation.rows import key_of
-from bmex_bids.evaluation.subjects import SUBJECTS, TRAINED, Clean, Subject, load_clean
+from bmex_bids.evaluation.subjects import (
+    REAL_LESIONS,
+    SUBJECTS,
+    TRAINED,
+    Clean,
+    Subject,
+    load_clean,
+)
 from bmex_bids.imaging.orientation import voxel_sizes
 from bmex_bids.network.variants import facts
 from bmex_bids.network.weights.registry import sha256
@@ -58,8 +65,8 @@ class Prepared:
 
 
 def subject_of(name: str) -> Subject:
-    """A validation image, or one of those that trained."""
-    return SUBJECTS[name] if name in SUBJECTS else TRAINED[name]
+    """A validation image, one of those that trained, or the patient."""
+    return {**TRAINED, **REAL_LESIONS, **SUBJECTS}[name]
 
 
 def prepare(data: Path, keep: Path, name: str, networks: Networks) -> Prepared:

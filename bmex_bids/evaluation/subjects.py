@@ -89,6 +89,12 @@ TRAINED: Mapping[str, Subject] = {
     "fetus-28w": Subject(_ATLAS.format(28), _gestation(28), "fetus", 228, contrast="T2w"),
 }
 
+#: a patient whose lesions were marked: image → mask
+REAL_LESIONS: Mapping[str, Subject] = {
+    "ms-patient07": Subject("lesions/ms-patient07/patient07_T1w.nii.gz", 480, "adult", 307),
+}
+MARKED = "lesions/ms-patient07/patient07_lesions.nii.gz"
+
 
 @dataclass(frozen=True)
 class Clean:

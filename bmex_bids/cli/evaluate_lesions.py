@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``bmex-evaluate lesions``: its flags and its table."""
+
+from __future__ import annotations
+
+import argparse
+
+from bmex_bids.cli.evaluate_benchmark import add_run, settings_of
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags and work of ``bmex-evaluate lesions``."""
+    add_run(parser, "lesions.tsv, lesions.md, which lesions were put in, and pictures")
+    parser.add_argument(
+        "--weights", metavar="NAME", help="weight set (default: the bundled one for adults)"
+    )
+    parser.set_defaults(work=_work)
+
+
+def _work(options: argparse.Namespace) -> int:
+    from bmex_bids.evaluation import lesions
+    from bmex_bids.evaluation.summary import replaced
+    from bmex_bids.evaluation.uncertainty import ANY_AGE, learnt_weights
+    from bmex_bids.network.weights.registry import select
+    from bmex_bids.outputs.files import write_text
+
+    if options.weights is None:
+        record = learnt_weights()
+    else:
+        record = select("enhance", weights=options.weights, age_months=ANY_AGE)
+    settings = settings_of(options, record, lesions.IMAGES)
+    print(f"weights {record.name} ({record.sha256[:12]})", flush=True)
+    rows = lesions.run(
+        settings, lambda line: print(line, flush=True), compute=not options.tables_only
+    )
+    table = lesions.markdown(rows)
+    text = f"Weights `{record.name}`.\n\n{table}\n"
+    written = [write_text(options.out / "lesions.md", text)]
+    if options.page is not None:
+        page = replaced(options.page.read_text(encoding="utf-8"), table, "lesions")
+        written.append(write_text(options.page, page))
+    print(f"\n{text}", *written, sep="\n")
+    return 0
