@@ -217,6 +217,15 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
+def rows_of(unit: Unit, figures: Mapping[str, Mapping[str, float]], seconds: float) -> list[Row]:
+    """A unit's rows; ``figures`` is method → measure → value."""
+    return [
+        Row(*name, key, metric, value)
+        for name, key in unit.keys.items()
+        for metric, value in {**figures[name[2]], "seconds": seconds}.items()
+    ]
+
+
 # ---------------------------------------------------------------- a unit
 @dataclass(frozen=True)
 class Truth:
@@ -261,13 +270,7 @@ def do_unit(settings: Settings, unit: Unit) -> list[Row]:
         result = pass_through(settings, unit.image, truth.clean, damaged)
     figures = figures_of(truth, cell, damaged, result)
     keep_slices(settings.out, unit, truth, result)
-    seconds = time.monotonic() - begun
-    found = []
-    for image, name, method in unit.keys:
-        values = {**figures[method], "seconds": seconds}
-        key = unit.keys[image, name, method]
-        found += [Row(image, name, method, key, metric, v) for metric, v in values.items()]
-    return found
+    return rows_of(unit, figures, time.monotonic() - begun)
 
 
 def truth_of(settings: Settings, image: str) -> Truth:

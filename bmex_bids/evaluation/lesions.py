@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from bmex_bids.common.boxes import bounding_box
 from bmex_bids.degrade.cells import CELLS
 from bmex_bids.evaluation import judge
-from bmex_bids.evaluation.benchmark import Settings, Unit, run_units
+from bmex_bids.evaluation.benchmark import Settings, Unit, rows_of, run_units
 from bmex_bids.evaluation.prepared import (
     PREPARED_VERSION,
     Prepared,
@@ -134,12 +134,7 @@ def do_unit(settings: Settings, unit: Unit) -> list[Row]:
     figures = figures_of(case, before, result.image, result.deviation)
     name = f"lesions_{unit.image}_{unit.cell}.png".replace(" ", "-").replace("%", "pc")
     draw(settings.out / name, case, before, result.image, result.deviation)
-    seconds = time.monotonic() - begun
-    return [
-        Row(*name, key, metric, value)
-        for name, key in unit.keys.items()
-        for metric, value in {**figures[name[2]], "seconds": seconds}.items()
-    ]
+    return rows_of(unit, figures, time.monotonic() - begun)
 
 
 # ---------------------------------------------------------------- which lesions

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ from scipy.optimize import brentq
 
 from bmex_bids.common.tissues import TISSUES
 from bmex_bids.degrade.cells import CELLS
-from bmex_bids.evaluation.benchmark import Settings, Unit, run_units
+from bmex_bids.evaluation.benchmark import Settings, Unit, rows_of, run_units
 from bmex_bids.evaluation.prepared import PREPARED_VERSION, damage, prepare, subject_of
 from bmex_bids.evaluation.rows import Row, key_of
 from bmex_bids.evaluation.subjects import SUBJECTS, TRAINED
@@ -36,6 +37,7 @@ from bmex_bids.metrics.confidence import (
     way_to_oracle,
     windows,
 )
+from bmex_bids.metrics.familiarity import FEATURES, distance, features, usual
 from bmex_bids.network.inference.predict import Enhancement, enhance
 from bmex_bids.network.variants import facts
 from bmex_bids.network.weights.registry import WeightRecord, bundled, sha256
@@ -43,7 +45,7 @@ from bmex_bids.outputs.files import write_text
 
 Array = NDArray[np.float32]
 #: changes when the figures do
-FIGURES_VERSION = "1"
+FIGURES_VERSION = "2"
 TABLE = "uncertainty.tsv"
 #: those that judge
 IMAGES = (
@@ -99,7 +101,7 @@ def run(
     cells = settings.cells or CELLS_JUDGED
     units = [
         *plan(settings, settings.images, cells),
-        *plan(settings, tuple(TRAINED), [cell for cell in cells if cell != "clean"]),
+        *plan(settings, tuple(TRAINED), cells),
     ]
     return run_units(settings, units, do_unit, TABLE, report, compute=compute)
 
@@ -113,14 +115,13 @@ def do_unit(settings: Settings, unit: Unit) -> list[Row]:
     figures = figures_of(bad, brain.data, brain.mask, result)
     millilitre = float(np.prod(brain.spacing))
     figures[SIGMA] |= volumes_of(result, millilitre)
+    figures[SIGMA] |= {
+        f"feature_{place}": float(value)
+        for place, value in enumerate(_features(bad, brain.mask, result))
+    }
     truth = _clean_litres(settings, unit.image, brain.data, brain.mask, millilitre)
     figures[SIGMA] |= {f"truth_{name}": litres for name, litres in truth.items()}
-    seconds = time.monotonic() - begun
-    return [
-        Row(*name, key, metric, value)
-        for name, key in unit.keys.items()
-        for metric, value in {**figures[name[2]], "seconds": seconds}.items()
-    ]
+    return rows_of(unit, figures, time.monotonic() - begun)
 
 
 def _enhanced(settings: Settings, image: Array, mask: NDArray[np.bool_]) -> Enhancement:
@@ -129,6 +130,12 @@ def _enhanced(settings: Settings, image: Array, mask: NDArray[np.bool_]) -> Enha
         image, mask, networks.enhance, device=networks.device, threads=networks.threads,
         mirroring=networks.mirroring,
     )  # fmt: skip
+
+
+def _features(before: Array, mask: NDArray[np.bool_], result: Enhancement) -> NDArray[np.float64]:
+    if result.deviation is None:
+        raise ValueError("expected a network that has learnt its error, got one that has not")
+    return features(before, result.image, result.deviation, result.labels, mask)
 
 
 def figures_of(
@@ -198,10 +205,12 @@ class Calibration:
     ----------
     error_scale : factor on the expected error; a 95 % interval holds 95 % with it
     volume_scale : standard deviation of a tissue's volume over ``confidence.volume_spread``
+    usual : see ``familiarity.usual``; None where too few images are known
     """
 
     error_scale: float
     volume_scale: float
+    usual: Mapping[str, Any] | None = None
 
 
 def calibrate(table: Table) -> Calibration:
@@ -221,9 +230,22 @@ def calibrate(table: Table) -> Calibration:
         for off, spread in volume_errors(table, image, cell)
         if spread > 0
     ]
+    samples = [
+        found
+        for image in images
+        for cell in CELLS
+        if not np.isnan(found := _figures_of_image(table, image, cell)).any()
+    ]
     return Calibration(
+        usual=usual(samples) if len(samples) > 2 else None,
         error_scale=brentq(missed, FACTORS[0], FACTORS[-1], xtol=1e-4) if known else math.nan,
         volume_scale=float(np.quantile(ratios, COVERED)) / TWO if ratios else math.nan,
+    )
+
+
+def _figures_of_image(table: Table, image: str, cell: str) -> NDArray[np.float64]:
+    return np.array(
+        [table.get(image, cell, SIGMA, f"feature_{place}") for place in range(len(FEATURES))]
     )
 
 
@@ -258,6 +280,8 @@ def store(path: Path, digest: str, fitted: Calibration) -> None:
         if entry["sha256"] == digest:
             entry["error_scale"] = round(fitted.error_scale, 3)
             entry["volume_scale"] = float(f"{fitted.volume_scale:.3g}")
+            if fitted.usual is not None:
+                entry["usual"] = dict(fitted.usual)
             write_text(path, json.dumps(content, indent=2) + "\n")
             return
     raise UsageError(f"expected weights of SHA-256 {digest} in {path}, found none")
@@ -280,6 +304,11 @@ def markdown(rows: Sequence[Row], fitted: Calibration) -> str:
             for image in images
             for off, spread in volume_errors(table, image, cell)
         ]
+        far = [
+            distance(_figures_of_image(table, image, cell), fitted.usual)
+            for image in images
+            if fitted.usual is not None
+        ]
         shares = [
             np.mean([covered(table, image, cell, factor) for image in images])
             for factor in (1.0, fitted.error_scale)
@@ -296,12 +325,13 @@ def markdown(rows: Sequence[Row], fitted: Calibration) -> str:
                 f"{shares[0]:.1%}",
                 "" if math.isnan(shares[1]) else f"{shares[1]:.1%}",
                 "" if math.isnan(fitted.volume_scale) else f"{np.mean(inside):.0%}",
+                f"{np.mean(far):.1f} ({max(far):.1f})" if far else "",
             ]
         )
     head = [
         "damage (images)", "error", "expected", "Spearman", "best free map",
         "way to the oracle", "best free map", "95 % interval holds", "with the factor",
-        "volumes within 2 SD",
+        "volumes within 2 SD", "distance from training (largest)",
     ]  # fmt: skip
     return grid(head, lines)
 

@@ -40,6 +40,7 @@ from bmex_bids.interfaces.files import (
 from bmex_bids.interfaces.preprocess import weight_record
 from bmex_bids.interfaces.step import Step
 from bmex_bids.metrics.confidence import volume_spread
+from bmex_bids.metrics.familiarity import distance, features
 from bmex_bids.network.inference.options import GEOMETRIES, PRECISIONS
 from bmex_bids.network.inference.predict import Enhancement, classify, enhance
 
@@ -81,6 +82,9 @@ class EnhanceOutput(TraitedSpec):
     )
     litres_sd = traits.Dict(
         desc="tissue → standard deviation of its volume; empty where the weights do not know it"
+    )
+    training_distance = traits.Either(
+        None, traits.Float, desc="from images that trained, usual: 1; None: not known"
     )
     provenance = traits.Dict(desc="weights, device, precision, seconds")
 
@@ -146,6 +150,10 @@ class Enhance(Step):
                 * volume_spread(result.probabilities[tissue.number], millilitre)
                 for tissue in TISSUES
             }
+        self._results["training_distance"] = None
+        if record.usual is not None and result.deviation is not None:
+            found = features(data_of(image), result.image, result.deviation, result.labels, mask)
+            self._results["training_distance"] = distance(found, record.usual)
         self._results["provenance"] = {
             "weights": record.name,
             "weights_sha256": record.sha256,

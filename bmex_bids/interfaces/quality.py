@@ -49,6 +49,7 @@ FIGURES = (
     "fluid_contrast",
     "estimated_error_before",
     "estimated_error_after",
+    "training_distance",
 )
 
 
@@ -61,6 +62,9 @@ class MeasureQualityInput(BaseInterfaceInputSpec):
     mask_res = File(exists=True, mandatory=True, desc="network grid")
     deviation = traits.List(File(exists=True), desc="expected error, template units; or none")
     litres_sd = traits.Dict(desc="tissue → standard deviation of its volume; may be empty")
+    training_distance = traits.Either(
+        None, traits.Float, usedefault=True, desc="from images that trained the network, usual: 1"
+    )
     corrected = File(exists=True, mandatory=True, desc="the head, 0…1000")
     mask = File(exists=True, mandatory=True, desc="on the grid of corrected")
     mask_info = traits.Dict(mandatory=True, desc="volume, pieces, border contact")
@@ -128,6 +132,7 @@ def measure(inputs: Any) -> Measures:
         qi=quality_index(before, after, labels),
         estimated_error_before=errors[0],
         estimated_error_after=errors[1],
+        training_distance=inputs.training_distance,
     )
 
 

@@ -119,6 +119,9 @@ CONTRAST_RULE = "contrast"
 #: Expected error of the enhanced image over the brain's mean, of networks that have learnt it.
 #: Clean images have 0.03 to 0.05, minor motion up to 0.09, moderate motion 0.06 to 0.19.
 ESTIMATED_ERROR = Limits(warn_above=0.10)
+#: Distance from the images that trained the network (:mod:`bmex_bids.metrics.familiarity`); these
+#: have 1 in the root mean square.
+TRAINING_DISTANCE = Limits(warn_above=3.0)
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,7 @@ class Measures:
     fluid_contrast : below 0 where its fluid is darker than tissue, above where it is brighter
     estimated_error_before, estimated_error_after : the network's estimate of how far the input and
         the enhanced image are from an image without faults, share of the brain's mean
+    training_distance : from the images that trained the network; 1 is usual
     """
 
     volume_litres: float | None = None
@@ -164,6 +168,7 @@ class Measures:
     fluid_contrast: float | None = None
     estimated_error_before: float | None = None
     estimated_error_after: float | None = None
+    training_distance: float | None = None
 
 
 @dataclass(frozen=True)
@@ -290,6 +295,7 @@ def judge(measures: Measures) -> Gate:
             high="look at the enhanced image: it has less tissue contrast than the input",
         ),
         *_estimated_error(measures),
+        *_training_distance(measures),
     )
     return Gate(max((rule.verdict for rule in rules), key=VERDICTS.index), rules)
 
@@ -327,6 +333,23 @@ def _estimated_error(measures: Measures) -> tuple[Rule, ...]:
             ESTIMATED_ERROR,
             text="the error left in the enhanced image is estimated at {:.1%} of the brain's mean",
             high="look for motion in the input; much of it is still in the enhanced image",
+        ),
+    )
+
+
+def _training_distance(measures: Measures) -> tuple[Rule, ...]:
+    """No rule where the usual figures are not kept with the weights."""
+    if measures.training_distance is None:
+        return ()
+    return (
+        _number(
+            "unlike training",
+            measures.training_distance,
+            TRAINING_DISTANCE,
+            text="the image is {:.1f} times as far from those that trained the network as these "
+            "are from their mean",
+            high="its contrast, resolution, age or faults are new to the network, so compare the "
+            "result with the input",
         ),
     )
 

@@ -38,6 +38,7 @@ HEADINGS: Mapping[str, str] = {
     "quality_fluid_contrast": "Contrast of fluid to tissue (T1w: below 0, T2w: above)",
     "quality_estimated_error_before": "Estimated error before (share of the brain's mean)",
     "quality_estimated_error_after": "Estimated error after (share of the brain's mean)",
+    "quality_training_distance": "Distance from the images that trained (usual: 1)",
     "quality_qi": "Quality index (TCT before / after)",
     "quality_correlation": "Correlation of before and after",
     "quality_mean_shift": "Change of the mean intensity (share of it)",
@@ -68,6 +69,7 @@ JUDGED: Mapping[str, str] = {
     "gate_tissue_contrast_after": "quality_tct_after",
     "gate_quality_index": "quality_qi",
     "gate_estimated_error": "quality_estimated_error_after",
+    "gate_unlike_training": "quality_training_distance",
 }
 
 

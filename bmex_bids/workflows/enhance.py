@@ -145,6 +145,7 @@ def init_enhance_wf(
                     ("labels_after", "labels_after"),
                     ("deviation", "deviation"),
                     ("litres_sd", "litres_sd"),
+                    ("training_distance", "training_distance"),
                 ],
             ),
             (

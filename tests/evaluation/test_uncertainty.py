@@ -17,6 +17,7 @@ from bmex_bids.evaluation.subjects import Subject
 from bmex_bids.evaluation.summary import Table
 from bmex_bids.exceptions import UsageError
 from bmex_bids.metrics.confidence import coverage
+from bmex_bids.metrics.familiarity import FEATURES
 
 
 @pytest.fixture
@@ -61,6 +62,7 @@ def test_the_error_is_what_the_damage_left(settings):
     shares = [found["sigma", f"covered_{k}"] for k in range(len(uncertainty.FACTORS))]
     np.testing.assert_array_equal(shares, sorted(shares))
     assert shares[0] < 0.9 < shares[-1]
+    assert found["sigma", f"feature_{len(FEATURES) - 1}"] > -10
     assert set(uncertainty.volume_errors(Table(_rows(found)), "one", "noise 2.5%"))
     still = {(r.method, r.metric): r.value for r in uncertainty.do_unit(settings, clean)}
     assert still["sigma", "rmse"] < 0.1
@@ -94,7 +96,7 @@ def _table(settings):
 def made_up_rows(settings, sizes):
     units = [
         *uncertainty.plan(settings, ("one",), settings.cells),
-        *uncertainty.plan(settings, ("other",), settings.cells[1:]),
+        *uncertainty.plan(settings, ("other",), settings.cells),
     ]
     return [
         Row(*name, key, metric, value)
@@ -132,6 +134,7 @@ def test_the_command_fits_stores_and_replaces_the_table_of_a_page(settings, tmp_
     assert first == {"sha256": "0"}
     assert second["error_scale"] == pytest.approx(2, rel=0.03)
     assert second["volume_scale"] == pytest.approx(0.1)
+    assert "usual" not in second  # of two samples there is no spread
     table = page.read_text()
     assert " old " not in table
     # half as many with the width of the error; all with twice that
@@ -153,3 +156,18 @@ def test_what_cannot_be_is_refused(settings, tmp_path, tiny_records):
         list(uncertainty.plan(other, ("one",), ("clean",)))
     with pytest.raises(UsageError, match="give its folder with --data"):
         list(uncertainty.plan(replace(settings, data=tmp_path / "no"), ("one",), ("clean",)))
+
+
+def test_what_is_usual_is_fitted_to_the_images_that_trained(settings, monkeypatch):
+    rng = np.random.default_rng(0)
+    names = [f"other-{k}" for k in range(20)]
+    monkeypatch.setattr(uncertainty, "TRAINED", dict.fromkeys(names))
+    rows = [
+        Row(name, "minor", "sigma", "k", f"feature_{place}", float(value))
+        for name in [*names, "one"]
+        for place, value in enumerate(rng.normal(50 if name == "one" else 5, 1, len(FEATURES)))
+    ]
+    fitted = uncertainty.calibrate(Table(rows))
+    np.testing.assert_allclose(fitted.usual["mean"], 5, atol=1)
+    rows += [Row("one", "minor", "sigma", "k", "rmse", 1.0)]
+    assert float(uncertainty.markdown(rows, fitted).split("(")[-1].split(")")[0]) > 10

@@ -18,6 +18,7 @@ from bmex_bids.interfaces.enhance import (
     to_axes_of,
     voxels_coincide,
 )
+from bmex_bids.metrics.familiarity import FEATURES
 from bmex_bids.network.inference import predict
 
 RECORD = {
@@ -246,11 +247,15 @@ def test_tissues_are_found_again_in_what_the_network_made(
     half[:2] = 1
     make_image("LPS", data=np.full(shape, 2, np.float32), path=tmp_path / "in.nii.gz")
     make_image("LPS", data=half, dtype="uint8", path=tmp_path / "mask.nii.gz")
+    knowing = {
+        "volume_scale": 0.5,
+        "usual": {"mean": [9.0] * len(FEATURES), "precision": np.eye(len(FEATURES)).tolist()},
+    }
     outputs = (
         Enhance(
             in_file=str(tmp_path / "in.nii.gz"),
             mask=str(tmp_path / "mask.nii.gz"),
-            weights=RECORD | ({"volume_scale": 0.5} if yardstick else {}),
+            weights=RECORD | (knowing if yardstick else {}),
             device="cpu",
             num_threads=3,
             geometry="reference",
@@ -289,6 +294,8 @@ def test_tissues_are_found_again_in_what_the_network_made(
     litres = 0.25 * np.prod(shape) / 1e6
     known = {name: pytest.approx(litres) for name in ("CSF", "GM", "WM")}
     assert outputs.litres_sd == (known if yardstick else {})
+    assert (outputs.training_distance or 0) > (1 if yardstick else -1)
+    assert (outputs.training_distance is None) != yardstick
 
 
 def test_the_networks_grid_has_the_codes_of_the_raw_image(make_image, tmp_path, monkeypatch):

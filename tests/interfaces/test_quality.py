@@ -179,6 +179,13 @@ def test_the_error_that_a_network_expects_is_a_figure_and_a_rule(quality):
     assert rules["estimated error"] == "warn"
 
 
+def test_the_distance_from_training_is_a_figure_and_a_rule(quality):
+    figures, _, rules = quality(training_distance=4.0)
+    assert figures["training_distance"] == 4
+    assert rules["unlike training"] == "warn"
+    assert "unlike training" not in quality()[2]
+
+
 def test_the_spread_of_a_volume_is_among_the_figures(quality):
     figures, _, _ = quality(litres_sd={"GM": 0.012})
     assert figures["gm_litres_sd"] == 0.012

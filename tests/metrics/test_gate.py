@@ -31,6 +31,7 @@ GOOD = Measures(
     contrast="T1w",
     fluid_contrast=-0.6,
     estimated_error_after=0.04,
+    training_distance=1.2,
 )
 A_LITTLE = 1e-6
 
@@ -52,7 +53,7 @@ def only(**changed):
 def test_a_good_brain_passes_every_rule():
     found = judge(GOOD)
     assert found.verdict == "pass"
-    assert len(found.rules) == 13
+    assert len(found.rules) == 14
     assert {rule.verdict for rule in found.rules} == {"pass"}
     assert found.reasons == ()
 
@@ -148,7 +149,7 @@ def test_tissues_that_cannot_be_compared_are_a_warning(before, after):
     ],
 )
 def test_a_figure_that_is_missing_is_a_warning_with_a_reason(measure, missing):
-    if measure == "estimated_error_after" and missing is None:
+    if measure in {"estimated_error_after", "training_distance"} and missing is None:
         return  # the network has not learnt it: see below
     found = only(**{measure: missing})
     assert (found.verdict, found.value) == ("warn", None)
@@ -162,10 +163,22 @@ def test_an_estimated_error_warns_and_never_fails():
         assert (found.name, found.verdict, found.value) == ("estimated error", "warn", value)
 
 
-def test_a_network_that_has_not_learnt_its_error_is_not_judged_by_it():
-    found = judge(dataclasses.replace(GOOD, estimated_error_after=None))
+def test_an_image_that_is_unlike_those_that_trained_warns_and_never_fails():
+    assert verdicts(training_distance=3.0)["unlike training"] == "pass"
+    for value in (3.0 + A_LITTLE, 50.0):
+        found = only(training_distance=value)
+        assert (found.name, found.verdict, found.value) == ("unlike training", "warn", value)
+        assert "new to the network" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("figure", "rule"),
+    [("estimated_error_after", "estimated error"), ("training_distance", "unlike training")],
+)
+def test_a_network_that_has_not_learnt_a_figure_is_not_judged_by_it(figure, rule):
+    found = judge(dataclasses.replace(GOOD, **{figure: None}))
     assert found.verdict == "pass"
-    assert "estimated error" not in {rule.name for rule in found.rules}
+    assert rule not in {one.name for one in found.rules}
 
 
 @pytest.mark.parametrize("usual", [None, (math.nan, 2.0)])

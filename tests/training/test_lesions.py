@@ -99,7 +99,7 @@ def test_a_real_lesion_is_moved_into_its_tissue(brain):
     image, mask = brain
     tissue = mask.copy()
     tissue[24:] = False
-    part = Part(np.ones((8, 8, 8), bool), (0.0, 16.5, 5.5))  # the middle of the brain
+    part = Part(np.ones((24, 24, 24), bool), (0.0, 16.5, 5.5))  # the middle of the brain
     _, centre = lesions.on_grid(part, mask, SPACING)
     low = np.argwhere(mask).min(axis=0)
     extent = np.argwhere(mask).max(axis=0) + 1 - low

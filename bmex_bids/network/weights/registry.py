@@ -56,6 +56,7 @@ class WeightRecord:
     from_months: float = 0.0  # age of the youngest that it is for
     error_scale: float = 1.0  # factor on the expected error, so that a 95 % interval holds 95 %
     volume_scale: float | None = None  # SD of a tissue's volume over its spread; None: not known
+    usual: Mapping[str, Any] | None = None  # figures of images that trained; metrics.familiarity
 
     @property
     def companions(self) -> tuple[Path, ...]:
@@ -101,6 +102,7 @@ def bundled() -> list[WeightRecord]:
             from_months=float(entry.get("from_months", 0)),
             error_scale=float(entry.get("error_scale", 1)),
             volume_scale=entry.get("volume_scale"),
+            usual=entry.get("usual"),
         )
         for entry in table["sets"]
     ]
