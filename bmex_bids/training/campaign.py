@@ -25,6 +25,7 @@ from bmex_bids.network.models.slices import (
     CORRECTION_UNIT,
     MULTIPLE,
     NEIGHBOURS,
+    TISSUES,
     VARIANCE_UNIT,
     SliceUNet,
     features,
@@ -33,7 +34,8 @@ from bmex_bids.training.growth import start
 from bmex_bids.training.images import CleanImage
 from bmex_bids.training.linear import VALIDATION, Collection, collect, read
 from bmex_bids.training.loop import Schedule, export_half, fit
-from bmex_bids.training.scans import NO_TISSUE, Scan, as_scan, scan
+from bmex_bids.training.patients import Patients, read_patients
+from bmex_bids.training.scans import Scan, as_scan, scan
 from bmex_bids.training.volumes import VolumeRows
 
 LOGGER = logging.getLogger(__name__)
@@ -61,6 +63,9 @@ class CampaignConfig:
     start_from: Path | None = None  # weights to begin with
     tissue_share: float = 0.05  # of the loss
     variance_share: float = 0.02
+    lesions: str = "none"  # "data": in the images; "label": and a class of their own
+    lesion_share: float = 0.3  # of the volumes that have some
+    lesion_weight: float = 5.0  # of a lesion's voxel in the loss of the classes
     schedule: Schedule = field(
         default_factory=lambda: Schedule(
             steps=10**6,
@@ -88,11 +93,19 @@ class SliceChunks(VolumeRows[Scan], Dataset[Parts]):
     """
 
     def __init__(
-        self, sources: Collection, *, seed: int, chunks: int, per_volume: int, streams: int = 1
+        self,
+        sources: Collection,
+        *,
+        seed: int,
+        chunks: int,
+        per_volume: int,
+        streams: int = 1,
+        patients: Patients | None = None,
     ) -> None:
         super().__init__(seed)
         self.sources, self.chunks = sources, chunks
         self.per_volume, self.streams = per_volume, streams
+        self.patients = patients
 
     def __len__(self) -> int:
         return self.chunks
@@ -104,7 +117,7 @@ class SliceChunks(VolumeRows[Scan], Dataset[Parts]):
 
     def make(self, number: int, rng: np.random.Generator) -> Scan:
         """The degraded volume of a number in a row."""
-        return scan(*self.sources.pick(rng), rng)
+        return scan(*self.sources.pick(rng), rng, self.patients)
 
     def __getitem__(self, index: int) -> Parts:
         rng = np.random.default_rng([self.seed, 1, index])
@@ -176,7 +189,7 @@ def stacked(slabs: Sequence[Slab], columns: int | None = None) -> Parts:
 
 
 def predict(model: nn.Module, bad: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Corrected middle slice (n, H, W), log variance (n, H, W), tissue scores (n, 3, H, W)."""
+    """Corrected middle slice (n, H, W), log variance (n, H, W), scores (n, classes, H, W)."""
     middle = NEIGHBOURS // 2
     x = features(bad, mask).to(memory_format=torch.channels_last)
     found = model(x).float()
@@ -201,9 +214,11 @@ def loss_of(model: nn.Module, batch: tuple[Tensor, ...], config: CampaignConfig)
 
     damage = size(bad[:, NEIGHBOURS // 2] - clean)
     error = (0.6 / (damage + LEAST_DAMAGE) * size(image - clean)).mean()
-    known = (labels >= 1) & (labels < NO_TISSUE)
+    known = (labels >= 1) & (labels <= scores.shape[1])
     target = torch.where(known, labels - 1, torch.full_like(labels, UNKNOWN))
-    tissue = F.cross_entropy(scores, target, ignore_index=UNKNOWN, reduction="sum")
+    weight = scores.new_ones(scores.shape[1])
+    weight[TISSUES:] = config.lesion_weight
+    tissue = F.cross_entropy(scores, target, weight, ignore_index=UNKNOWN, reduction="sum")
     tissue = tissue / known.sum().clamp(min=LEAST_BRAIN)
     square = ((image - clean).detach() / VARIANCE_UNIT) ** 2
     likelihood = 0.5 * ((-log_variance).exp() * (square + 0.01) + log_variance) * inside
@@ -263,7 +278,8 @@ def train(data_dir: Path, out_dir: Path, config: CampaignConfig, *, resume: bool
     kept = out_dir / "clean"
     sources = collect(data_dir, kept)
     validation = Validation([read(data_dir, source, kept) for source in VALIDATION])
-    return fit_slices(sources, validation, out_dir, config, resume=resume)
+    patients = read_patients(data_dir, config.lesions, config.lesion_share)
+    return fit_slices(sources, validation, out_dir, config, patients, resume=resume)
 
 
 def fit_slices(
@@ -271,12 +287,13 @@ def fit_slices(
     validation: Validation,
     out_dir: Path,
     config: CampaignConfig,
+    patients: Patients | None = None,
     *,
     resume: bool = True,
 ) -> Path:
     """Train from images that have been read; returns the file of weights."""
     schedule = config.schedule
-    model = SliceUNet()
+    model = SliceUNet(classes=TISSUES + int(patients is not None and patients.labelled))
     if config.start_from is not None:
         missing = start(model, config.start_from)
         LOGGER.info("from %s; %d tensors are new", config.start_from, len(missing))
@@ -287,6 +304,7 @@ def fit_slices(
         chunks=10**7,
         per_volume=max(4, schedule.batch // 2),
         streams=schedule.workers,
+        patients=patients,
     )
     average = fit(
         model,

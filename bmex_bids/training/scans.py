@@ -21,8 +21,9 @@ from bmex_bids.degrade.checks import Step
 from bmex_bids.degrade.intensity import smooth_field
 from bmex_bids.degrade.recipe import Recipe
 from bmex_bids.degrade.steps import FASTEST, SLOWEST, direction, usual_frequency
-from bmex_bids.network.models.slices import MEAN, TISSUES
+from bmex_bids.network.models.slices import MEAN
 from bmex_bids.training.images import CleanImage
+from bmex_bids.training.patients import LESION, Patients, with_lesions
 from bmex_bids.training.surroundings import ROOM, surround
 
 Array = NDArray[np.float32]
@@ -57,7 +58,8 @@ class Scan:
     ----------
     bad, clean : (P, A, B) float16, brain mean of ``bad`` 400; zero outside the mask
     mask : (P, A, B)
-    labels : (P, A, B) uint8: 0 outside, 1 CSF, 2 GM, 3 WM, :data:`NO_TISSUE` where not known
+    labels : (P, A, B) uint8: 0 outside, 1 CSF, 2 GM, 3 WM, 4 lesion, :data:`NO_TISSUE` where not
+        known
     """
 
     bad: NDArray[np.float16]
@@ -83,19 +85,24 @@ class Truth:
     thickness_mm: float
 
 
-def scan(group: str, clean: CleanImage, rng: np.random.Generator) -> Scan:
+def scan(
+    group: str, clean: CleanImage, rng: np.random.Generator, patients: Patients | None = None
+) -> Scan:
     """Augment a clean image, degrade it, and cut out its brain.
 
     Parameters
     ----------
     group : ``"heads"`` where the image holds a head
     clean : brain mean 400
+    patients : lesions that some of the images get first
     """
+    if patients is not None:
+        clean = with_lesions(clean, patients, rng)
     return scan_with_truth(group, clean, rng)[0]
 
 
 def scan_with_truth(group: str, clean: CleanImage, rng: np.random.Generator) -> tuple[Scan, Truth]:
-    """As :func:`scan`, with what was done."""
+    """As :func:`scan` of an image as it is, with what was done."""
     is_head = group == "heads"
     box = bounding_box(clean.mask, int(rng.integers(14, 46)) if is_head else 6)
     data, mask, labels = clean.data[box], clean.mask[box], clean.labels[box]
@@ -154,7 +161,7 @@ def draw_faults(rng: np.random.Generator) -> list[str]:
 def _stored(bad: Array, data: Array, mask: Mask, labels: NDArray[np.uint8], axis: int) -> Scan:
     box = bounding_box(mask)
     order = (axis, *(k for k in range(3) if k != axis))
-    known = np.where((labels >= 1) & (labels <= TISSUES), labels, NO_TISSUE)
+    known = np.where((labels >= 1) & (labels <= LESION), labels, NO_TISSUE)
 
     def kept(volume: Array) -> NDArray[np.float16]:
         return np.clip(volume * mask, 0, TOP_STORED)[box].transpose(order).astype(np.float16)

@@ -18,6 +18,7 @@ from bmex_bids.network.models.slices import (
     features,
 )
 from bmex_bids.network.weights.checkpoints import load_network
+from bmex_bids.training.growth import start
 
 CPU = torch.device("cpu")
 WIDTHS = (8, 16, 16)
@@ -109,6 +110,30 @@ def test_a_file_gives_its_network_back(record):
     assert isinstance(loaded, SliceUNet)
     for name, tensor in random_network().state_dict().items():
         torch.testing.assert_close(loaded.state_dict()[name], tensor)
+
+
+def test_the_number_of_classes_belongs_to_the_weights(make_record):
+    """A network that grew by a class has not learnt it, and finds the same tissues."""
+    three, four = random_network(), SliceUNet(WIDTHS, classes=4)
+    first = make_record(three, "bmex-slices", name="three")
+    assert "head.weight" not in start(four, first.path)
+    second = make_record(four, "bmex-slices", name="four")
+    assert load_network(second.path, second.variant).classes == 4
+    data, mask = brain()
+    found, grown = (
+        enhance(data, mask, record, device="cpu", threads=1, precision="float32")
+        for record in (first, second)
+    )
+    assert (len(found.probabilities), len(grown.probabilities)) == (4, 5)
+    np.testing.assert_allclose(grown.image, found.image, rtol=1e-4, atol=1e-3)
+    np.testing.assert_array_equal(grown.labels, found.labels)
+    assert 0 < grown.probabilities[4][mask].max() < 0.05
+    with torch.no_grad():
+        four.head.bias[-4:] = 50.0
+    third = make_record(four, "bmex-slices", name="lesions")
+    found = enhance(data, mask, third, device="cpu", threads=1, precision="float32")
+    assert (found.labels[mask] == 4).all()
+    assert not found.labels[~mask].any()
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

@@ -12,13 +12,16 @@ import torch
 from safetensors.torch import load_file
 
 from bmex_bids.cli import train as command
+from bmex_bids.evaluation import lesions as evaluated
 from bmex_bids.exceptions import UsageError
 from bmex_bids.network.models.slices import NEIGHBOURS, SliceUNet
-from bmex_bids.training import campaign, linear, scans
+from bmex_bids.training import campaign, linear, patients, scans
 from bmex_bids.training.campaign import CampaignConfig, SliceChunks, Validation, fit_slices
-from bmex_bids.training.images import CleanImage
+from bmex_bids.training.images import UNKNOWN, CleanImage
+from bmex_bids.training.lesions import Part
 from bmex_bids.training.linear import TRAINING, VALIDATION, Collection
 from bmex_bids.training.loop import Schedule
+from bmex_bids.training.patients import LESION, Patients
 
 
 @pytest.fixture
@@ -165,6 +168,50 @@ def test_twenty_steps_a_stop_and_the_rest(sources, clean, tmp_path, precision):
     network = SliceUNet()
     network.load_state_dict({k: v.float() for k, v in load_file(weights).items()})
     assert any(float(p.detach().abs().max()) > 0 for p in network.head.parameters())
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_lesions_are_in_the_image_and_have_a_label_where_it_is_wanted(
+    clean, labelled, monkeypatch
+):
+    monkeypatch.setattr(patients, "LEAST_TISSUE", 100)
+    monkeypatch.setattr(patients, "SIZES_MM", (3.0, 5.0))
+    part = Part(np.ones((4, 4, 4), bool), (0.0, 16.5, 5.5))  # the middle of the brain
+    those = Patients(labelled, share=1.0, parts={"p:1": part})
+    found = patients.with_lesions(clean, those, np.random.default_rng(0))
+    changed = found.data != clean.data
+    assert changed.any()
+    assert (found.data[changed] < clean.data[changed]).all()  # darker in T1w
+    label = LESION if labelled else UNKNOWN
+    where = found.labels == label
+    assert where.any()
+    assert (clean.labels[where] == 3).mean() > 0.5
+    np.testing.assert_array_equal(found.labels[~where], clean.labels[~where])
+    never = dataclasses.replace(those, share=0.0)
+    assert patients.with_lesions(clean, never, np.random.default_rng(0)) is clean
+    monkeypatch.setattr(scans, "draw_faults", lambda rng: [])
+    volume = scans.scan("adults", clean, np.random.default_rng(1), those)
+    assert (LESION in volume.labels) == labelled
+
+
+def test_two_steps_with_a_class_of_lesions(sources, clean, tmp_path, monkeypatch):
+    monkeypatch.setattr(patients, "LEAST_TISSUE", 100)
+    schedule = Schedule(steps=2, batch=4, minutes=5.0, timed=True, validate_every=6, threads=1)
+    config = CampaignConfig(schedule=schedule, lesions="label")
+    weights = fit_slices(
+        sources, Validation([clean], slices=1), tmp_path, config, Patients(True, share=1.0)
+    )
+    assert load_file(weights)["head.weight"].shape[0] == 4 * (2 + 4)
+
+
+def test_masks_that_judge_do_not_train(tmp_path):
+    assert not {*patients.MS_MASKS} & {*evaluated.MS_MASKS}
+    assert patients.EVERY == evaluated.EVERY_STROKE
+    assert patients.read_patients(tmp_path, "none") is None
+    with pytest.raises(UsageError, match=r"found no lesions/ms-masks.*or train without lesions"):
+        patients.read_patients(tmp_path, "label")
+    with pytest.raises(UsageError, match="lesions of none, data, label"):
+        patients.read_patients(tmp_path, "some")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from bmex_bids.network.models.slices import (
     CORRECTION_UNIT,
+    FIRST_SCORE,
     MEAN,
     MULTIPLE,
     NEIGHBOURS,
-    OUTPUTS,
     TISSUES,
     VARIANCE_UNIT,
     SliceUNet,
@@ -45,7 +45,8 @@ class SliceResult:
     ----------
     correction : (X, Y, Z), to be added to the image, in its unit
     deviation : (X, Y, Z), expected error of the corrected image (standard deviation), same unit
-    scores : (3, X, Y, Z), logarithms of the probabilities of CSF, GM and WM
+    scores : (classes, X, Y, Z), logarithms of the probabilities of CSF, GM and WM, and of lesions
+        where the network knows them
     few_scores : the same of :data:`FEW_PLANES` alone; zero where none of them was used
     """
 
@@ -80,17 +81,18 @@ def run_slices(
     volume = volume * inside
     shape = (data.shape[0], data.shape[1], data.shape[2])
     mean, square, variance = (torch.zeros(shape, device=device) for _ in range(3))
-    few, others = (torch.zeros((TISSUES, *shape), device=device) for _ in range(2))
+    classes = getattr(network, "classes", TISSUES)
+    few, others = (torch.zeros((classes, *shape), device=device) for _ in range(2))
     for plane in planes:
         mirrored = [] if plane in FEW_PLANES else [0]
-        stack = _Stack(volume.flip(mirrored), inside.flip(mirrored), plane)
+        stack = _Stack(volume.flip(mirrored), inside.flip(mirrored), plane, classes)
         found = stack.through(network, dtype, batch).flip([axis + 1 for axis in mirrored])
         correction = CORRECTION_UNIT * found[0]
         mean += correction
         square += correction**2
         variance += VARIANCE_UNIT**2 * found[1].clamp(-12, 12).exp()
         scores = others if mirrored else few
-        scores += found[2:].log_softmax(dim=0)
+        scores += found[FIRST_SCORE:].log_softmax(dim=0)
     count, of_few = len(planes), max(len(set(planes) & set(FEW_PLANES)), 1)
     mean /= count
     spread = (square / count - mean**2).clamp(min=0)
@@ -114,16 +116,17 @@ class _Stack:
     volume: Tensor
     inside: Tensor
     plane: tuple[int, int, int]
+    classes: int
 
     def through(self, network: SliceUNet, dtype: torch.dtype, batch: int) -> Tensor:
-        """Results (OUTPUTS, X, Y, Z) of all slices with brain in them, zero elsewhere."""
+        """Results (2 + classes, X, Y, Z) of all slices with brain in them, zero elsewhere."""
         order = (self.plane[2], *self.plane[:2])
         stack = self.volume.permute(order)  # (slices, H, W)
         brain = self.inside.permute(order).float()
         height, width = stack.shape[1:]
         padding = (0, -width % MULTIPLE, 0, -height % MULTIPLE)
         stack, brain = F.pad(stack, padding), F.pad(brain, padding)
-        results = stack.new_zeros((OUTPUTS, *stack.shape))
+        results = stack.new_zeros((FIRST_SCORE + self.classes, *stack.shape))
         around = torch.arange(NEIGHBOURS, device=stack.device) - NEIGHBOURS // 2
         filled = torch.nonzero(brain.flatten(1).any(dim=1)).flatten()
         half = dtype != torch.float32

@@ -41,8 +41,12 @@ HEADS, HEAD_WIDTH = 2, 24
 FASTEST, FALL = 3.0, 6.0
 #: tissues in the order of the scores: CSF, GM, WM
 TISSUES = 3
-#: channels of the result: correction, log variance, scores of the tissues
-OUTPUTS = 2 + TISSUES
+#: channels of the result before the scores of the classes: correction, log variance
+FIRST_SCORE = 2
+#: channels of the result of a network without further classes
+OUTPUTS = FIRST_SCORE + TISSUES
+#: score of a further class, a lesion, in a network that has not learnt it yet
+UNLIKELY = -6.0
 
 
 def features(slices: Tensor, mask: Tensor) -> Tensor:
@@ -130,11 +134,18 @@ class SliceUNet(nn.Module):
     widths : channels of the levels, multiples of 8; each level has half the resolution of the one
         before, the first half that of the slice
     attended : levels with attention along the columns
+    classes : :data:`TISSUES`, or one more: lesions
     """
 
-    def __init__(self, widths: Sequence[int] = WIDTHS, attended: Sequence[int] = ATTENDED) -> None:
+    def __init__(
+        self,
+        widths: Sequence[int] = WIDTHS,
+        attended: Sequence[int] = ATTENDED,
+        classes: int = TISSUES,
+    ) -> None:
         super().__init__()
         self.attended = tuple(attended)
+        self.classes = classes
         pairs = list(pairwise(widths))
         self.stem = nn.Conv2d(2 * NEIGHBOURS * 4, widths[0], 3, padding=1)
         self.encoder = nn.ModuleList(Residual(width) for width in widths)
@@ -144,13 +155,15 @@ class SliceUNet(nn.Module):
         self.up = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in pairs)
         self.decoder = nn.ModuleList(Residual(width) for width in widths[:-1])
         self.head_norm = nn.GroupNorm(8, widths[0])
-        self.head = nn.Conv2d(widths[0], 4 * OUTPUTS, 3, padding=1)
+        self.head = nn.Conv2d(widths[0], 4 * (FIRST_SCORE + classes), 3, padding=1)
         # a network that has learnt nothing changes nothing
         nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
+        bias = torch.zeros(4 * (FIRST_SCORE + classes))
+        bias[4 * OUTPUTS :] = UNLIKELY
+        self.head.bias = nn.Parameter(bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, 2 · NEIGHBOURS, H, W), of :func:`features` → (N, OUTPUTS, H, W) float32."""
+        """(N, 2 · NEIGHBOURS, H, W), of :func:`features` → (N, 2 + classes, H, W) float32."""
         x = self.stem(F.pixel_unshuffle(x, 2))  # (N, widths[0], H/2, W/2)
         skips = []
         for level, (block, down) in enumerate(zip(self.encoder, self.down, strict=False)):
@@ -174,4 +187,5 @@ def build(state: State) -> SliceUNet:
     levels = sum(name.startswith("encoder.") and name.endswith("conv1.weight") for name in state)
     widths = [channels(state, f"encoder.{k}.conv1.weight") for k in range(levels)]
     attended = ATTENDED if any("attention" in name for name in state) else ()
-    return SliceUNet(widths, attended)
+    classes = channels(state, "head.weight") // 4 - FIRST_SCORE
+    return SliceUNet(widths, attended, classes)
