@@ -160,6 +160,7 @@ class Enhance(Step):
             "weights_licence": record.licence,
             "weights_source": record.source,
             "weights_version": record.version,
+            "error_scale": record.error_scale,
             "variant": record.variant,
             "device": result.device,
             "precision": result.precision,

@@ -242,6 +242,7 @@ def processing_record(
             "SHA256": provenance["weights_sha256"],
             "License": provenance["weights_licence"],
             "Source": provenance["weights_source"],
+            "ErrorScale": provenance.get("error_scale", 1.0),
         },
         "Device": provenance["device"],
         "Precision": provenance["precision"],

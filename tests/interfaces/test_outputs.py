@@ -18,6 +18,7 @@ PROVENANCE = {
     "weights_sha256": "ab" * 32,
     "weights_licence": "MIT",
     "weights_source": "a test",
+    "error_scale": 1.25,
     "device": "cpu",
     "precision": "float32",
     "mirrored": ["x", "y"],
@@ -185,6 +186,7 @@ def test_the_record_says_age_weights_and_warnings(planned):
     record = processing_record(planned, PROVENANCE, MASK_INFO, {"qi": 0.5}, GATE)
     assert record["Weights"] == {
         "Name": "test-1", "SHA256": "ab" * 32, "License": "MIT", "Source": "a test",
+        "ErrorScale": 1.25,
     }  # fmt: skip
     assert record["Gate"] == GATE
     assert record["Model"] == "month24"
