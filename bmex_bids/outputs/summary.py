@@ -69,8 +69,8 @@ def summary_html(record: Mapping[str, Any], *, contrast: str = "") -> str:
         **{
             tissue.name.capitalize(): _change(
                 *(
-                    quality.get(f"{tissue.label.lower()}_litres_{when}")
-                    for when in ("before", "after")
+                    quality.get(f"{tissue.label.lower()}_litres_{which}")
+                    for which in ("before", "after", "sd")
                 )
             )
             for tissue in TISSUES
@@ -128,16 +128,17 @@ def _age_of(age: Mapping[str, Any]) -> tuple[str, str]:
     return value, f"{note}{months}"
 
 
-def _change(before: float | None, after: float | None) -> str:
-    """Two volumes in litres, and by how much the second differs.
+def _change(before: float | None, after: float | None, deviation: float | None = None) -> str:
+    """Two volumes in litres, the standard deviation of the second, and by how much it differs.
 
-    >>> _change(0.5, 0.51)
-    '0.500 → 0.510 L (+2.0 %)'
+    >>> _change(0.5, 0.51), _change(0.5, 0.51, 0.0123)
+    ('0.500 → 0.510 L (+2.0 %)', '0.500 → 0.510 ± 0.012 L (+2.0 %)')
     """
     if before is None or after is None:
         return ""
     share = f" ({100 * (after / before - 1):+.1f} %)" if before > 0 else ""
-    return f"{before:.3f} → {after:.3f} L{share}"
+    spread = "" if deviation is None else f" ± {deviation:.3f}"
+    return f"{before:.3f} → {after:.3f}{spread} L{share}"
 
 
 def _figure(value: float | None) -> str:
