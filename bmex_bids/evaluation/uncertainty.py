@@ -22,7 +22,13 @@ from scipy.optimize import brentq
 from bmex_bids.common.tissues import TISSUES
 from bmex_bids.degrade.cells import CELLS
 from bmex_bids.evaluation.benchmark import Settings, Unit, rows_of, run_units
-from bmex_bids.evaluation.prepared import PREPARED_VERSION, damage, prepare, subject_of
+from bmex_bids.evaluation.prepared import (
+    PREPARED_VERSION,
+    Prepared,
+    damage,
+    prepare,
+    subject_of,
+)
 from bmex_bids.evaluation.rows import Row, key_of
 from bmex_bids.evaluation.subjects import SUBJECTS, TRAINED
 from bmex_bids.evaluation.summary import Table, grid
@@ -113,13 +119,13 @@ def do_unit(settings: Settings, unit: Unit) -> list[Row]:
     bad = damage(brain, unit.cell, subject_of(unit.image).seed)
     result = _enhanced(settings, bad, brain.mask)
     figures = figures_of(bad, brain.data, brain.mask, result)
-    millilitre = float(np.prod(brain.spacing))
-    figures[SIGMA] |= volumes_of(result, millilitre)
+    voxel_mm3 = float(np.prod(brain.spacing))
+    figures[SIGMA] |= volumes_of(result, voxel_mm3)
     figures[SIGMA] |= {
         f"feature_{place}": float(value)
         for place, value in enumerate(_features(bad, brain.mask, result))
     }
-    truth = _clean_litres(settings, unit.image, brain.data, brain.mask, millilitre)
+    truth = _clean_litres(settings, unit.image, brain, result if unit.cell == "clean" else None)
     figures[SIGMA] |= {f"truth_{name}": litres for name, litres in truth.items()}
     return rows_of(unit, figures, time.monotonic() - begun)
 
@@ -170,11 +176,11 @@ def figures_of(
     return figures
 
 
-def volumes_of(result: Enhancement, millilitre: float) -> dict[str, float]:
+def volumes_of(result: Enhancement, voxel_mm3: float) -> dict[str, float]:
     """Litres of each tissue, and what its uncertainty is proportional to."""
-    litres = tissue_litres(result.labels, millilitre)
+    litres = tissue_litres(result.labels, voxel_mm3)
     spreads = {
-        tissue.label: volume_spread(result.probabilities[tissue.number], millilitre)
+        tissue.label: volume_spread(result.probabilities[tissue.number], voxel_mm3)
         for tissue in TISSUES
     }
     return {f"litres_{name}": value for name, value in litres.items()} | {
@@ -183,15 +189,21 @@ def volumes_of(result: Enhancement, millilitre: float) -> dict[str, float]:
 
 
 def _clean_litres(
-    settings: Settings, image: str, data: Array, mask: NDArray[np.bool_], millilitre: float
+    settings: Settings, image: str, brain: Prepared, result: Enhancement | None
 ) -> dict[str, float]:
-    """Litres of the tissues that the network finds in the clean image, kept on disk."""
+    """Litres of the tissues that the network finds in the clean image, kept on disk.
+
+    Parameters
+    ----------
+    result : of the clean image, where it is known already
+    """
     digits = key_of(PREPARED_VERSION, settings.networks.version)
     path = settings.out / "litres" / f"{image}_{digits}.json"
     if not path.exists():
-        labels = _enhanced(settings, data, mask).labels
+        labels = (result or _enhanced(settings, brain.data, brain.mask)).labels
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps(tissue_litres(labels, millilitre)))
+        litres = tissue_litres(labels, float(np.prod(brain.spacing)))
+        write_text(path, json.dumps(litres))
     found: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
     return found
 

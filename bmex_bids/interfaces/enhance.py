@@ -144,10 +144,10 @@ class Enhance(Step):
         ]
         self._results["litres_sd"] = {}
         if record.volume_scale is not None:
-            millilitre = float(np.prod(voxel_sizes(image.affine)))
+            voxel_mm3 = float(np.prod(voxel_sizes(image.affine)))
             self._results["litres_sd"] = {
                 tissue.label: record.volume_scale
-                * volume_spread(result.probabilities[tissue.number], millilitre)
+                * volume_spread(result.probabilities[tissue.number], voxel_mm3)
                 for tissue in TISSUES
             }
         self._results["training_distance"] = None
