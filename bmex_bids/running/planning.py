@@ -170,7 +170,7 @@ def task(config: Config, image: PlannedImage, *, quick: bool = False) -> Task:
         **config.fingerprint(),
         # weights that know no mirror images give the same with and without
         "mirroring": processing.mirroring and bool(weights.mirrored),
-        "scales": [weights.error_scale, weights.volume_scale],
+        "scales": [weights.error_scale, weights.volume_scale, weights.usual],
         "outputs": names,
     }
     if image.templates:

@@ -36,15 +36,16 @@ def image(bids):
 def fingerprint(bids, tmp_path, monkeypatch):
     """Of an image, some flags and the checksums of two networks."""
 
-    def of(image, *flags, sums=("a", "b")):
+    def of(image, *flags, sums=("a", "b"), scales=(1.0, None)):
         enhance, strip = (
             SimpleNamespace(
                 sha256=text,
                 mirrored=("x",),
                 companions=(),
                 variant="bmex-slices",
-                error_scale=1.0,
-                volume_scale=None,
+                error_scale=scales[0],
+                volume_scale=scales[1],
+                usual=None,
             )
             for text in sums
         )
@@ -94,6 +95,12 @@ def test_so_do_the_voxels_of_image_and_mask(image, fingerprint, tmp_path):
     assert fingerprint(masked)["Input"] != with_mask["Input"]
     image.image.path.write_bytes(b"other voxels")
     assert fingerprint(image)["Input"] != before["Input"]
+
+
+@pytest.mark.parametrize("scales", [(1.1, None), (1.0, 0.1)])
+def test_so_do_the_factors_of_the_weights(image, fingerprint, scales):
+    before = fingerprint(image)["Configuration"]
+    assert fingerprint(image, scales=scales)["Configuration"] != before
 
 
 @pytest.mark.parametrize("sums", [("A", "b"), ("a", "B")])
