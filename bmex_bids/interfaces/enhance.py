@@ -152,8 +152,8 @@ class Enhance(Step):
             }
         self._results["training_distance"] = None
         if record.usual is not None and result.deviation is not None:
-            found = features(data_of(image), result.image, result.deviation, result.labels, mask)
-            self._results["training_distance"] = distance(found, record.usual)
+            figures = features(data_of(image), result.image, result.deviation, result.labels, mask)
+            self._results["training_distance"] = distance(figures, record.usual)
         self._results["provenance"] = {
             "weights": record.name,
             "weights_sha256": record.sha256,

@@ -82,7 +82,7 @@ def _detail(image: Array, inside: Mask) -> list[float]:
     return found
 
 
-def usual(samples: Sequence[Sequence[float]]) -> dict[str, Any]:
+def usual(samples: Sequence[Sequence[float] | Array]) -> dict[str, Any]:
     """What is kept with the weights: ``mean`` and ``precision`` (the inverse of the covariance).
 
     Parameters
@@ -103,7 +103,7 @@ def usual(samples: Sequence[Sequence[float]]) -> dict[str, Any]:
     }
 
 
-def distance(found: Sequence[float], known: Mapping[str, Any]) -> float:
+def distance(found: Sequence[float] | Array, known: Mapping[str, Any]) -> float:
     """How far figures are from the usual; NaN where some are not finite.
 
     Parameters
