@@ -76,7 +76,7 @@ def init_enhance_wf(
     dseg_native : input grid, 0 none, 1 GM, 2 WM, 3 CSF
     probseg_native : input grid, [CSF, GM, WM]
     uncertainty_native : input grid, template units; empty where the network has not learnt it
-    quality : tct_before, tct_after, qi, what else was measured; None where it could not be
+    quality : the score, tct_before …; None where it could not be measured
     gate : verdict and rules, as they go into a sidecar
     provenance : weights, device, precision, seconds
     """
@@ -114,6 +114,9 @@ def init_enhance_wf(
         name="quality",
         mem_gb=mem_gb,
     )
+    scoring = score_weights()
+    if scoring is not None:
+        quality.inputs.score_weights = as_table(scoring)
     restore = Node(
         Restore(error_scale=networks.enhance.error_scale, max_change=networks.max_change),
         name="restore",
@@ -132,7 +135,16 @@ def init_enhance_wf(
                 quality,
                 [
                     ("matched", "before"),
-                    *((field, field) for field in ("corrected", "mask", "mask_res", "mask_info")),
+                    *(
+                        (field, field)
+                        for field in (
+                            "corrected",
+                            "mask",
+                            "mask_res",
+                            "mask_info",
+                            "intensity_json",
+                        )
+                    ),
                 ],
             ),
             (
@@ -205,3 +217,10 @@ def yardstick(weights: WeightRecord) -> WeightRecord | None:
     if weights.variant in {record.variant for record in bundled() if record.kind == "enhance"}:
         return None
     return select("enhance", weights="bundled")
+
+
+def score_weights() -> WeightRecord | None:
+    """The network that scores images; None where none is bundled."""
+    if not any(record.kind == "score" for record in bundled()):
+        return None
+    return select("score", weights="bundled")

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from bmex_bids.interfaces.quality import MeasureQuality
+from bmex_bids.network.weights.registry import bundled
+from bmex_bids.workflows.request import as_table
 
 SPACING = 4.0
 
@@ -196,3 +198,31 @@ def test_a_network_that_does_not_know_its_error_has_no_rule_for_it(quality):
     figures, _, rules = quality()
     assert figures["estimated_error_before"] is None
     assert "estimated error" not in rules
+
+
+def test_the_score_sees_linear_images_before_and_after(quality, tmp_path):
+    """The histogram matching is undone, whatever it was."""
+    (record,) = [record for record in bundled() if record.kind == "score"]
+    path = tmp_path / "intensity.json"
+
+    def scored(match):
+        path.write_text(json.dumps({"match": match}))
+        knots = np.array(match["source"]), np.array(match["reference"])
+        bent = {
+            name: np.interp(quality.images[name], *knots).astype(np.float32)
+            for name in ("before", "after")
+        }
+        found, _, _ = quality(**bent, score_weights=as_table(record), intensity_json=str(path))
+        return found["Score"]
+
+    plain = scored({"source": [0, 1000], "reference": [0, 1000]})
+    bent = scored({"source": [0, 300, 1000], "reference": [0, 600, 1000]})
+    assert plain["weights"] == record.name
+    for when in ("before", "after"):
+        assert bent[when] == pytest.approx(plain[when], abs=0.02)
+    assert plain["before"]["noise_percent"] > 0
+
+
+def test_without_a_network_there_is_no_score(quality):
+    figures, _, _ = quality()
+    assert "Score" not in figures

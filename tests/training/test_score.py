@@ -60,12 +60,13 @@ def sources(clean: CleanImage, tmp_path: Path) -> Collection:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "WINDOW", 2)
     monkeypatch.setattr(training, "PATCH", 32)
+    monkeypatch.setattr(training, "STANDARD_CHUNKS", 1)
     monkeypatch.setattr(scans, "AIR", 4)
     monkeypatch.setattr(scans, "IN_A_HEAD", 0.1)
 
 
 def test_levels_rise_with_the_error_and_end_at_severe():
-    found = [level(rms) for rms in (0, 5, 13.5, 27, 40, 52, 60, 78, 200)]
+    found = [level(rms) for rms in (0, 5, 14.5, 29, 40, 56, 60, 80, 200)]
     assert found == sorted(found)
     assert found[2] == pytest.approx(0.5)
     assert found[0] == 0
@@ -104,7 +105,7 @@ def test_the_motion_of_a_scan_is_the_error_of_motion_alone(clean, monkeypatch):
 
 
 def flat(noise: float) -> Spoiled:
-    image, mask = np.full((1, 32, 32), 400, np.float32), np.ones((1, 32, 32), bool)
+    image, mask = np.full((3, 32, 32), 400, np.float32), np.ones((3, 32, 32), bool)
     return Spoiled([(image, mask)] * 3, 1.0, noise, 1.0)
 
 

@@ -13,7 +13,7 @@ from nipype.pipeline.engine.utils import generate_expanded_graph
 from bmex_bids.inputs.age import Age
 from bmex_bids.inputs.collect import SourceImage
 from bmex_bids.inputs.plan import PlannedImage
-from bmex_bids.network.weights.registry import WeightRecord
+from bmex_bids.network.weights.registry import WeightRecord, bundled
 from bmex_bids.workflows import base
 from bmex_bids.workflows.enhance import LOW_MEM_TILE, yardstick
 from bmex_bids.workflows.request import Machine, Networks, Target
@@ -77,6 +77,16 @@ def test_the_factor_of_the_weights_and_the_limit_reach_their_nodes(planned, buil
     edges = workflow.get_node("enhance_wf")._graph.edges(data=True)
     fed = [d["connect"] for a, b, d in edges if (a.name, b.name) == ("network", "quality")]
     assert {("litres_sd", "litres_sd"), ("training_distance", "training_distance")} <= {*fed[0]}
+
+
+def test_the_score_gets_its_weights_and_how_the_histogram_was_matched(planned, build):
+    workflow = build(planned())
+    weights = workflow.get_node("enhance_wf.quality").inputs.score_weights
+    assert weights["kind"] == "score"
+    assert weights["name"] in {record.name for record in bundled()}
+    edges = workflow.get_node("enhance_wf")._graph.edges(data=True)
+    fed = [d["connect"] for a, b, d in edges if (a.name, b.name) == ("inputnode", "quality")]
+    assert ("intensity_json", "intensity_json") in fed[0]
 
 
 def expanded(workflow):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How an image was spoiled, estimated from the image alone: motion, noise and resolution.
 
-A few slices of each plane go through the network of :mod:`bmex_bids.network.models.score`.
+Figures of a few slices of each plane go through the network of :mod:`bmex_bids.network.models.score`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from bmex_bids.common.scoring import LEVELS
-from bmex_bids.network.models.score import MEAN, MULTIPLE, QUANTITIES, ScoreNet
+from bmex_bids.network.models.score import MEAN, QUANTITIES, ScoreNet, statistics
 from bmex_bids.network.weights.checkpoints import load_network
 from bmex_bids.network.weights.registry import WeightRecord
 
@@ -96,7 +96,8 @@ def score(
         return None
     network = _network(record.path, record.variant)
     with torch.inference_mode():
-        mean, log_variance = network.planes(described(network, planes)[None])[0]
+        figures = torch.stack([statistics(x, m.float()).mean(0) for x, m in planes])
+        mean, log_variance = network(figures[None])[0]
         spread = network.spread * (0.5 * log_variance).exp()
     return answer(mean.double().numpy(), spread.double().numpy(), spacing_mm=spacing_mm)
 
@@ -156,14 +157,3 @@ def chosen_slices(data: Array, mask: Mask) -> Planes | None:
         scaled = np.where(brain[cut], image[cut] * (MEAN / level), 0).astype(np.float32)
         found.append((torch.from_numpy(scaled), torch.from_numpy(brain[cut].copy())))
     return found
-
-
-def described(network: ScoreNet, planes: Planes) -> torch.Tensor:
-    """(3, SLICES, EMBEDDED): what the network makes of each slice."""
-    found = []
-    for image, mask in planes:
-        height, width = image.shape[1:]
-        room = (0, -width % MULTIPLE, 0, -height % MULTIPLE)
-        padded = [torch.nn.functional.pad(part.float(), room) for part in (image, mask)]
-        found.append(network.slices(padded[0], padded[1]))
-    return torch.stack(found)

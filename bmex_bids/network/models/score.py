@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A network that estimates from slices of one image how it was spoiled: motion, noise, resolution.
+"""A network that estimates how an image was spoiled: motion, noise, resolution.
 
-A small convolutional network describes each slice by means and deviations over the brain; figures
-of the finest detail, on a logarithmic scale, stand beside them.  Slices of a plane are averaged,
-planes are compared, and the answer is a mean and a variance of each quantity.
+Its input are figures of the detail in single slices (:func:`statistics`): how strong it is at each
+scale and brightness, and how it repeats itself along the slice's axes, as ripples of motion do,
+over the brain and over its even parts.  Figures of a plane are averaged over its slices; the
+network describes each plane, compares the three, and answers with a mean and a variance of each
+quantity.
 """
 
 from __future__ import annotations
@@ -16,45 +18,28 @@ from bmex_bids.network.models.shapes import State, channels
 
 #: brain mean that an image is scaled to before it goes in
 MEAN = 400.0
-#: slices are padded to multiples of this
-MULTIPLE = 16
 #: quantities, in the order of the answer: severity, logarithm of noise and of resolution
 QUANTITIES = ("motion", "noise", "resolution")
-#: channels of the levels at a half, a quarter, an eighth and a sixteenth of the resolution
-WIDTHS = (16, 32, 48, 64)
 #: what an untrained network answers: means, log variances
 USUAL = (1.0, 2.3, 0.3, -1.0, -1.0, -2.0)
-#: figures of a slice's finest detail
-STATISTICS = 12
-#: of a slice, and of the image
+#: voxels: edge of the box of the local mean, and the share of it that must be brain
+LOCAL, INSIDE = 7, 0.7
+#: change of the local mean over two voxels, at which a place is no longer even
+EVEN = 30.0
+#: voxels over which the detail is compared with itself
+LAGS = 8
+#: limits of the bands of brightness
+BANDS = (220.0, 380.0, 480.0)
+#: figures of a slice
+STATISTICS = 18 + 2 * (4 + 2 * LAGS)
+#: of a plane, and of the image
 EMBEDDED, HIDDEN = 48, 64
-#: voxels: edge of the box of the local mean
-LOCAL = 7
-_INPUTS = 4
-
-
-def inputs(slices: Tensor, mask: Tensor) -> Tensor:
-    """Local mean, detail on a linear and on a bounded scale, and mask.
-
-    Parameters
-    ----------
-    slices : (N, H, W), brain mean :data:`MEAN`
-    mask : the same shape, 1 in the brain and 0 outside
-
-    Returns
-    -------
-    (N, 4, H, W)
-    """
-    slices, mask = slices[:, None], mask[:, None]
-    share = F.avg_pool2d(mask, LOCAL, stride=1, padding=LOCAL // 2)
-    mean = F.avg_pool2d(slices * mask, LOCAL, stride=1, padding=LOCAL // 2)
-    mean = torch.where(mask > 0, mean / share.clamp(min=1e-3), torch.full_like(mean, MEAN))
-    detail = (slices - mean) * mask
-    return torch.cat([(mean - MEAN) / 200, detail / 50, torch.tanh(detail / 10), mask], dim=1)
+#: standardised figures are kept within ± this
+FARTHEST = 6.0
 
 
 def statistics(slices: Tensor, mask: Tensor) -> Tensor:
-    """Sizes of the finest detail on a logarithmic scale: diagonal bands, differences, bends.
+    """Figures of the detail in slices.
 
     Parameters
     ----------
@@ -63,100 +48,103 @@ def statistics(slices: Tensor, mask: Tensor) -> Tensor:
 
     Returns
     -------
-    (N, STATISTICS), about 0, of a spread of about 1
+    (N, STATISTICS): logarithms of sizes, shares, autocorrelations
     """
     found = []
-    for step in (1, 2):
-        rows, inside = slices[:, step:] - slices[:, :-step], mask[:, step:] * mask[:, :-step]
+    for step in (1, 2):  # diagonal bands: noise more than anatomy
+        rows, within = slices[:, step:] - slices[:, :-step], mask[:, step:] * mask[:, :-step]
         band = (rows[:, :, step:] - rows[:, :, :-step]).abs() / 2
-        inside = inside[:, :, step:] * inside[:, :, :-step]
-        found += [_mean((band + 1).log(), inside), (_mean(band, inside) + 1).log()]
-    for x, m in ((slices, mask), (slices.mT, mask.mT)):
+        within = within[:, :, step:] * within[:, :, :-step]
+        found += [_mean((band + 1).log(), within), (_mean(band, within) + 1).log()]
+    share = _box_mean(mask)
+    mean = _box_mean(slices * mask) / share.clamp(min=1e-3)
+    inside = mask * (share > INSIDE)
+    detail = (slices - mean) * inside
+    even = inside * torch.exp(-_squared_slope(mean) / (2 * EVEN**2))
+    square = detail * detail
+    variance, even_variance = _mean(square, inside), _mean(square, even)
+    found += [(variance + 1).log() / 2, (even_variance + 1).log() / 2]
+    for weight, second in ((inside, variance), (even, even_variance)):  # as kurtosis
+        ratio = _mean(square * square, weight) / (second * second + 1)
+        found.append(ratio.clamp(min=1e-2).log())
+    found.append((_mean(detail.abs(), even) + 1).log())
+    for low, high in zip((-1e9, *BANDS), (*BANDS, 1e9), strict=True):
+        weight = inside * ((mean > low) & (mean <= high))
+        part = weight.sum((1, 2)) / inside.sum((1, 2)).clamp(min=1)
+        found += [(_mean(square, weight) + 1).log() / 2, 4 * part]
+    found.append((_mean((mean - MEAN) ** 2, mask) + 1).log() / 2)
+    for turn in (False, True):
+        x, m, d, i, e = (
+            part.mT if turn else part for part in (slices, mask, detail, inside, even)
+        )
         for step in (1, 2, 4):
-            inside = m[:, step:] * m[:, :-step]
-            found.append(_mean(((x[:, step:] - x[:, :-step]).abs() + 1).log(), inside))
+            difference = (x[:, step:] - x[:, :-step]).abs()
+            found.append(_mean((difference + 1).log(), m[:, step:] * m[:, :-step]))
         bend = (x[:, 2:] - 2 * x[:, 1:-1] + x[:, :-2]).abs()
         found.append(_mean((bend + 1).log(), m[:, 2:] * m[:, 1:-1] * m[:, :-2]))
-    return torch.stack(found, dim=1) - 2.5
+        for lag in range(1, LAGS + 1):
+            product = d[:, lag:] * d[:, :-lag]
+            for weight, second in ((i, variance), (e, even_variance)):
+                both = weight[:, lag:] * weight[:, :-lag]
+                found.append(3 * _mean(product, both) / (second + 1))
+    return torch.stack(found, dim=1)
+
+
+def _box_mean(x: Tensor) -> Tensor:
+    return F.avg_pool2d(x[:, None], LOCAL, stride=1, padding=LOCAL // 2)[:, 0]
+
+
+def _squared_slope(x: Tensor) -> Tensor:
+    rows = F.pad((x[:, 2:] - x[:, :-2]).abs(), (0, 0, 1, 1))
+    columns = F.pad((x[:, :, 2:] - x[:, :, :-2]).abs(), (1, 1))
+    return rows**2 + columns**2
 
 
 def _mean(values: Tensor, weight: Tensor) -> Tensor:
     return (values * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1)
 
 
-class Residual(nn.Module):
-    """Two 3 × 3 convolutions, added to the input.
-
-    Without normalisation: how strong the detail is, is what is asked.
-    """
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
-        nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]
-
-    def forward(self, x: Tensor) -> Tensor:  # (N, C, H, W) → the same
-        return x + self.conv2(F.silu(self.conv1(F.silu(x))))  # type: ignore[no-any-return]
-
-
 class ScoreNet(nn.Module):
     """Mean and log variance of each of :data:`QUANTITIES`.
 
-    ``spread`` widens the standard deviations to what is found on brains that do not train.
+    ``centre`` and ``scale`` standardise the figures; ``spread`` widens the standard deviations to
+    what is found on brains that do not train.
     """
 
+    centre: Tensor
+    scale: Tensor
     spread: Tensor
 
-    def __init__(self, widths: tuple[int, ...] = WIDTHS) -> None:
+    def __init__(self, embedded: int = EMBEDDED, hidden: int = HIDDEN, dropout: float = 0.1):
         super().__init__()
-        first, *rest = widths
-        self.stem = nn.Conv2d(4 * _INPUTS, first, 3, padding=1)
-        self.down = nn.ModuleList(
-            nn.Conv2d(a, b, 2, stride=2) for a, b in zip(widths, rest, strict=False)
+        self.register_buffer("centre", torch.zeros(STATISTICS))
+        self.register_buffer("scale", torch.ones(STATISTICS))
+        self.register_buffer("spread", torch.ones(len(QUANTITIES)))
+        self.describe = nn.Sequential(
+            nn.Linear(STATISTICS, embedded), nn.SiLU(), nn.Dropout(dropout)
         )
-        self.blocks = nn.ModuleList(
-            nn.Sequential(*(Residual(width) for _ in range(1 + (width == rest[-1]))))
-            for width in rest
-        )
-        described = 2 * sum(rest) + STATISTICS
-        self.describe = nn.Sequential(nn.Linear(described, EMBEDDED), nn.SiLU())
-        last = nn.Linear(HIDDEN, 2 * len(QUANTITIES))
+        last = nn.Linear(hidden, 2 * len(QUANTITIES))
         with torch.no_grad():
             last.bias.copy_(torch.tensor(USUAL))
-        self.conclude = nn.Sequential(nn.Linear(3 * EMBEDDED, HIDDEN), nn.SiLU(), last)
-        self.register_buffer("spread", torch.ones(len(QUANTITIES)))
+        self.conclude = nn.Sequential(
+            nn.Linear(3 * embedded, hidden), nn.SiLU(), nn.Dropout(dropout), last
+        )
 
-    def slices(self, image: Tensor, mask: Tensor) -> Tensor:
-        """(N, H, W) slices of brain mean :data:`MEAN`, and masks → (N, EMBEDDED)."""
-        x = F.silu(self.stem(F.pixel_unshuffle(inputs(image, mask), 2)))
-        weight = F.avg_pool2d(mask[:, None], 2)
-        found = [statistics(image, mask)]
-        for down, block in zip(self.down, self.blocks, strict=True):
-            x, weight = block(down(x)), F.avg_pool2d(weight, 2)
-            y, total = x.float(), weight.sum((2, 3)).clamp(min=1)
-            mean = (y * weight).sum((2, 3)) / total
-            square = ((y - mean[:, :, None, None]) ** 2 * weight).sum((2, 3)) / total
-            found += [mean, (square + 1e-4).log()]
-        return self.describe(torch.cat(found, dim=1))  # type: ignore[no-any-return]
+    def standardise(self, figures: Tensor) -> None:
+        """Take centre and scale from figures (N, 3, STATISTICS) of many images."""
+        flat = figures.flatten(0, 1)
+        self.centre.copy_(flat.mean(0))
+        self.scale.copy_(flat.std(0) + 0.05)
 
-    def planes(self, described: Tensor) -> Tensor:
-        """(N, 3 planes, K slices, EMBEDDED) → (N, 2, QUANTITIES): means and log variances."""
-        plane = described.mean(dim=2)
+    def forward(self, figures: Tensor) -> Tensor:
+        """(N, 3, STATISTICS) figures of three planes → (N, 2, QUANTITIES)."""
+        standard = ((figures.float() - self.centre) / self.scale).clamp(-FARTHEST, FARTHEST)
+        plane = self.describe(standard)
         image = torch.cat([plane.mean(1), plane.amax(1), plane.amin(1)], dim=1)
         found = self.conclude(image).float().unflatten(1, (2, len(QUANTITIES)))
         return torch.stack([found[:, 0], found[:, 1].clamp(-7, 3)], dim=1)
 
-    def forward(self, image: Tensor, mask: Tensor) -> Tensor:
-        """(N, 3, K, H, W) slices of three planes → (N, 2, QUANTITIES)."""
-        flat = self.slices(image.flatten(0, 2), mask.flatten(0, 2))
-        return self.planes(flat.unflatten(0, image.shape[:3]))
-
 
 def build(state: State) -> ScoreNet:
     """The network of a file."""
-    levels = sum(name.startswith("down.") and name.endswith("weight") for name in state)
-    widths = [channels(state, "stem.weight")]
-    widths += [channels(state, f"down.{k}.weight") for k in range(levels)]
-    return ScoreNet(tuple(widths))
+    return ScoreNet(channels(state, "describe.0.weight"), channels(state, "conclude.0.weight"))
