@@ -356,7 +356,8 @@ class Processing:
         group=OUTPUTS,
         choices=("bids", "bme-x"),
         help="bids (default): masks and tissues of a T2w image have space-T2w where there is a "
-        "T1w image too; bme-x: always space-T1w or space-T2w, as in the published container",
+        "T1w image too; bme-x: always space-T1w or space-T2w, and a copy of the raw image, as in the "
+        "published container",
     )
     qc_only: bool = setting(
         "--qc-only",

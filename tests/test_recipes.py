@@ -7,7 +7,10 @@ import contextlib
 import importlib.util
 import io
 import json
+import os
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -111,4 +114,45 @@ def test_neurodesk_deploys_commands_that_exist():
     setup = (CONTAINERS.parent / "setup.cfg").read_text()
     assert all(
         f"\n    {command} = bmex_bids.cli." in setup for command in recipe["deploy"]["bins"]
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_bosh_runs_the_descriptor(bids_skeleton, brain, tmp_path):
+    """The program itself with the bundled weights, started by ``bosh exec launch``."""
+    pytest.importorskip("boutiques")
+    bids = bids_skeleton(
+        {
+            "participants.tsv": [{"participant_id": "sub-01", "age_months": 0.5}],
+            "sub-01/anat/sub-01_T1w.nii.gz": brain(),
+        }
+    )
+    invocation = {
+        "bids_dir": str(bids),
+        "output_dir": str(tmp_path / "out"),
+        "analysis_level": ["participant"],
+        "work_dir": str(tmp_path / "work"),
+        "skull_strip": "skip",
+        "no_mirroring": True,
+        "output_res": ["native"],
+        "nprocs": 1,
+    }
+    (tmp_path / "invocation.json").write_text(json.dumps(invocation))
+    programs = str(Path(sys.executable).parent)
+    done = subprocess.run(
+        [
+            sys.executable, "-W", "ignore", "-c",
+            "import sys; from boutiques import bosh; sys.exit(bosh(sys.argv[1:]).exit_code)",
+            "exec", "launch", str(DESCRIPTOR), str(tmp_path / "invocation.json"),
+            "--skip-data-collection",
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )  # fmt: skip
+    assert (tmp_path / "out/sub-01/anat/sub-01_desc-enhanced_T1w.nii.gz").is_file(), (
+        done.stdout[-2000:] + done.stderr[-2000:]
     )

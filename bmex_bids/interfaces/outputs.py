@@ -35,6 +35,7 @@ from bmex_bids.outputs.records import KEY
 from bmex_bids.outputs.resume import checksum, text_checksum
 from bmex_bids.outputs.sidecar import (
     IMAGE_FIELDS,
+    RAW_COPY,
     Product,
     chosen_products,
     product_name,
@@ -212,6 +213,10 @@ class SaveDerivatives(Step):
             tables[table_path] = self._sidecar(product, record, given)
             if product.field:
                 images[image_path] = Path(field_value(inputs, product))
+        if planned.get("layout") == "bme-x" and not inputs.qc_only:
+            raw = Path(inputs.bids_dir) / planned["source"]
+            images[folder / raw.name] = raw
+            tables[folder / f"{planned['name']}.json"] = self._sidecar(RAW_COPY, record, given)
         return images, tables
 
 

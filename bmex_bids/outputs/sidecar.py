@@ -118,6 +118,12 @@ QUALITY = Product(
 )  # fmt: skip
 
 
+#: with the layout ``"bme-x"``: the published container keeps the raw image beside its results
+RAW_COPY = Product(
+    "", {}, None, "native", "preproc", "The raw image, unchanged (--output-layout bme-x)"
+)  # fmt: skip
+
+
 def chosen_products(
     output_res: Sequence[str], qc_only: bool = False, uncertainty: str = "learnt"
 ) -> tuple[Product, ...]:

@@ -152,6 +152,7 @@ def task(config: Config, image: PlannedImage, *, quick: bool = False) -> Task:
     ]
     record = config.paths.output_dir / image.output_dir / names[0].replace(".nii.gz", ".json")
     if not processing.qc_only:
+        names += [image.image.path.name] if image.layout == "bme-x" else []
         beside_another = bool(distinct_space(image.image.path, image.image.bids_name))
         for template in image.templates:
             names += template_names(

@@ -39,6 +39,7 @@ def plan_table(planned: PlannedImage) -> dict[str, Any]:
         "spacing_mm": planned.spacing_mm,
         "resolution": planned.resolution,
         "space": distinct_space(planned.image.path, planned.image.bids_name, planned.layout),
+        "layout": planned.layout,
         "beside_another": bool(distinct_space(planned.image.path, planned.image.bids_name)),
         "age": None if planned.age is None else age_table(planned.age),
         "age_group": planned.age_group,

@@ -100,6 +100,29 @@ def test_every_derivative_is_written_beside_its_sidecar(node, tmp_path, monkeypa
     assert (tmp_path / "out" / "dataset_description.json").is_file()
 
 
+def test_the_layout_of_the_published_container_keeps_the_raw_image(
+    node, planned, tmp_path, make_image, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    raw = tmp_path / "bids" / planned["source"]
+    make_image("LAS", (4, 5, 6), "int16", path=raw)
+    node.inputs.planned = {**planned, "layout": "bme-x"}
+    node.run()
+    copy = tmp_path / "out" / planned["folder"] / raw.name
+    assert copy.read_bytes() == raw.read_bytes()
+    table = json.loads(copy.with_name(f"{planned['name']}.json").read_text())
+    assert table["Sources"] == [f"bids:raw:{planned['source']}"]
+    assert table["SkullStripped"] is False
+    record = json.loads(
+        (copy.parent / f"{planned['name'][:-4]}_desc-enhanced_T1w.json").read_text()
+    )
+    assert raw.name in record["BMEX"]["Outputs"]
+    node.inputs.qc_only = True
+    copy.unlink()
+    node.run()
+    assert not copy.exists()
+
+
 @pytest.mark.parametrize("changed", [{"uncertainty": "off"}, {"uncertainty_native": []}])
 def test_no_map_of_the_uncertainty_where_it_is_not_asked_for_or_not_known(
     node, tmp_path, monkeypatch, changed

@@ -26,5 +26,7 @@ def test_the_layout_names_the_mask_as_the_published_container(
         f"{stem}_desc-preproc_T1w.nii.gz",
         f"{stem}_{space}desc-brain_mask.nii.gz",
     } <= names
+    assert (f"{stem}_T1w.nii.gz" in names) == (layout == "bme-x")  # the raw image
     # the nodes that write the files are told the same
+    assert plan_table(image)["layout"] == layout
     assert plan_table(image)["space"] == space.removeprefix("space-").rstrip("_")
