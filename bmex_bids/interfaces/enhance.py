@@ -75,6 +75,8 @@ class EnhanceOutput(TraitedSpec):
     labels = File(exists=True, desc="0 background, 1 CSF, 2 GM, 3 WM")
     labels_before = File(exists=True, desc="the same by the yardstick, in the matched image")
     labels_after = File(exists=True, desc="the same by the yardstick, in the enhanced image")
+    shares_before = File(exists=True, desc="probabilities of the same, uint8 (X, Y, Z, 3)")
+    shares_after = File(exists=True, desc="probabilities of the same, uint8 (X, Y, Z, 3)")
     probabilities = OutputMultiObject(File(exists=True), desc="CSF, GM, WM")
     deviation = traits.List(
         File(exists=True),
@@ -117,17 +119,20 @@ class Enhance(Step):
         result = limited(
             enhance(data_of(image), mask, record, **where), data_of(image), self.inputs.max_change
         )
-        labels = {"labels": result.labels, "labels_before": result.classified}
-        measuring = record
+        before, measuring = result.classified, record
         if isdefined(self.inputs.yardstick):
             measuring = weight_record(self.inputs.yardstick)
-            labels["labels_before"] = classify(data_of(image), mask, measuring, **where)
-        labels["labels_after"] = classify(result.image, mask, measuring, **where)
+            before = classify(data_of(image), mask, measuring, **where)
+        after = classify(result.image, mask, measuring, **where)
+        maps = {"labels": result.labels}
+        for when, tissues in (("before", before), ("after", after)):
+            maps[f"labels_{when}"] = tissues.labels
+            maps[f"shares_{when}"] = np.moveaxis(tissues.shares, 0, -1)
         enhanced = with_data(result.image, image)
         if isdefined(self.inputs.original):
             enhanced = with_codes_of(enhanced, self.inputs.original)
         self._results["out_file"] = write(enhanced, folder, "enhanced.nii.gz")
-        for name, found in labels.items():
+        for name, found in maps.items():
             self._results[name] = write(with_data(found, image), folder, f"{name}.nii.gz")
         self._results["deviation"] = [
             write(with_data(found, image), folder, "deviation.nii.gz")

@@ -6,6 +6,7 @@ Only sidecars are read, no image, so a thousand of them take seconds.
 =====================  ============================================
 :mod:`.group_rows`     sidecars → rows of the table
 :mod:`.outliers`       rows → values far from the others
+:mod:`.repeats`        rows → the best image of each session
 :mod:`.boxplots`       one measure → one drawing
 :mod:`.group_page`     all of it → the page
 =====================  ============================================
@@ -20,10 +21,11 @@ from pathlib import Path
 
 from bmex_bids.common.contrasts import SUFFIXES
 from bmex_bids.exceptions import NoInputError
-from bmex_bids.outputs.files import write_together
+from bmex_bids.outputs.files import as_json, write_together
 from bmex_bids.reports.group_page import group_page
-from bmex_bids.reports.group_rows import group_table, read_rows, read_sites
+from bmex_bids.reports.group_rows import group_table, mriqc_table, read_rows, read_sites
 from bmex_bids.reports.outliers import Outlier, group_outliers
+from bmex_bids.reports.repeats import FILTERS, filters, ranked
 
 __all__ = ["Outlier", "group_outliers", "write_group"]
 
@@ -34,6 +36,9 @@ def write_group(
     output_dir: Path, bids_dir: Path, suffixes: Sequence[str] = SUFFIXES
 ) -> list[Path]:
     """Write ``group_<suffix>.tsv`` and ``group_<suffix>.html`` for each contrast with images.
+
+    Also ``group_{before,after}_<suffix>.tsv`` with MRIQC's measures, in its form, and for each
+    session with repeats a file that picks the best image in fMRIPrep and NiBabies.
 
     Parameters
     ----------
@@ -66,13 +71,23 @@ def write_group(
             f"expected sidecars sub-*/**/*_desc-enhanced_<{'|'.join(suffixes)}>.json in "
             f"{output_dir}, got {what}; run 'bmex {bids_dir} {output_dir} participant' first"
         )
-    fills: dict[Path, Callable[[Path], object]] = {}
-    for suffix in present:
-        rows, skipped = found[suffix]
-        table, page = group_table(rows), group_page(rows, skipped, suffix, present)
-        for name, text in ((f"group_{suffix}.tsv", table), (f"group_{suffix}.html", page)):
-            fills[output_dir / name] = partial(_write, text)
+    texts: dict[str, str] = {}
+    best = {suffix: ranked(found[suffix][0]) for suffix in present}
+    for suffix, rows in best.items():
+        texts[f"group_{suffix}.tsv"] = group_table(rows)
+        texts[f"group_{suffix}.html"] = group_page(rows, found[suffix][1], suffix, present)
+        for when in ("before", "after"):
+            if table := mriqc_table(rows, when):
+                texts[f"group_{when}_{suffix}.tsv"] = table
+    for name, query in filters(best):
+        texts[f"{FILTERS}/{name}"] = as_json(query)
+    fills: dict[Path, Callable[[Path], object]] = {
+        output_dir / name: partial(_write, text) for name, text in texts.items()
+    }
     write_together(fills)
+    for earlier in (output_dir / FILTERS).glob("sub-*.json"):
+        if earlier not in fills:
+            earlier.unlink()  # of an earlier run; its session has no repeats any more
     return list(fills)
 
 

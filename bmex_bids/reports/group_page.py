@@ -24,6 +24,7 @@ from bmex_bids.reports.outliers import (
     Outlier,
     find_outliers,
 )
+from bmex_bids.reports.repeats import FILTERS, deciding
 
 VERDICTS = ("fail", "warn", "pass", NOTHING)
 #: measure → heading and unit
@@ -52,6 +53,7 @@ HEADINGS: Mapping[str, str] = {
     "quality_csf_litres_sd": "Cerebrospinal fluid, standard deviation, litres",
     "quality_gm_litres_sd": "Grey matter, standard deviation, litres",
     "quality_wm_litres_sd": "White matter, standard deviation, litres",
+    "cjv": "Coefficient of joint variation (cjv) after",
     "mask_volume_litres": "Brain mask: volume, litres",
     "mask_components": "Brain mask: components",
     "mask_turn_margin": "Fit of a turned brain beyond that of the header's orientation",
@@ -175,6 +177,7 @@ def group_page(
         )
 
     verdicts = Counter(_verdict(row) for row in rows)
+    repeats = [row for row in rows if row.text["repeats"] != "1"]
     return render(
         "group.html.j2",
         suffix=suffix,
@@ -191,6 +194,10 @@ def group_page(
         plot=plot,
         boxplots=boxplots,
         findings=findings,
+        repeats=sorted(repeats, key=lambda row: (_session_of(row), int(row.text["rank"]))),
+        decided={row.name: heading(deciding(rows, row)) for row in repeats},
+        filters=FILTERS,
+        mriqc=any(row.mriqc for row in rows),
         outlying=Counter(finding.outlier.image for finding in findings),
         pages={row.name: row.page for row in rows},
         limits={"fewest": FEWEST_FOR_OUTLIERS, "of_age": FEWEST_OF_AGE, "reach": f"{REACH:g}"},
@@ -224,9 +231,15 @@ def heading(measure: str) -> str:
     """
     if measure in HEADINGS:
         return HEADINGS[measure]
+    if not measure:
+        return "the quality gate and the name"
     kind, _, rest = measure.partition("_")
     name = {"quality": "Quality", "mask": "Brain mask", "gate": "Quality gate"}[kind]
     return f"{name}: {rest.replace('_', ' ')}"
+
+
+def _session_of(row: Row) -> tuple[str, str]:
+    return row.text["participant_id"], row.text["session_id"]
 
 
 def _mixtures(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:

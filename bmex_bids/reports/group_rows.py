@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -34,7 +34,12 @@ COLUMNS = (
     "ManufacturersModelName",
     "MagneticFieldStrength",
     "site",
+    "repeats",
+    "rank",
+    "best",
 )
+#: key of the sidecar's measures that have MRIQC's names; when → measures
+MRIQC = "MRIQC"
 #: columns of participants.tsv that name the site, from the one preferred
 SITE_COLUMNS = ("site", "site_id", "scanner")
 #: from this age in months on → the group's name; up to two years these are the models' ages
@@ -67,6 +72,7 @@ class Row:
     measures : name → finite number; a measure without one is left out
     reasons : why the quality gate did not let it pass
     page : of the subject, relative to the group page; empty where there is none
+    mriqc : ``before`` and ``after`` → measure → number, by MRIQC's names
     """
 
     name: str
@@ -75,6 +81,7 @@ class Row:
     measures: Mapping[str, float]
     reasons: tuple[str, ...] = ()
     page: str = ""
+    mriqc: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 def read_rows(
@@ -128,7 +135,9 @@ def _row(
     }
     for key in ("Manufacturer", "ManufacturersModelName", "MagneticFieldStrength"):
         text[key] = _text(sidecar.get(key))
-    measures = dict(_leaves("quality", record["Quality"]))
+    text |= {"repeats": "1", "rank": "1", "best": "true"}
+    quality = {key: value for key, value in record["Quality"].items() if key != MRIQC}
+    measures = dict(_leaves("quality", quality))
     measures.update(_leaves("mask", record.get("Mask")))
     for rule in rules:
         value = _finite(rule.get("Value"))
@@ -141,6 +150,11 @@ def _row(
         measures,
         _reasons(rules),
         _page_of(folder, subject, session),
+        {
+            when: {name: x for name, value in part.items() if (x := _finite(value)) is not None}
+            for when, part in table_of(record["Quality"], MRIQC).items()
+            if isinstance(part, dict)
+        },
     )
 
 
@@ -283,4 +297,17 @@ def group_table(rows: Sequence[Row]) -> str:
     for row in rows:
         numbers = [f"{row.measures[m]:.9g}" if m in row.measures else NOTHING for m in measures]
         lines.append("\t".join((*map(_no_formula, row.text.values()), *numbers)))
+    return "\n".join(lines) + "\n"
+
+
+def mriqc_table(rows: Sequence[Row], when: str) -> str:
+    """MRIQC's measures before or after, as MRIQC's own group table is; empty without any."""
+    found = {row.name: row.mriqc.get(when, {}) for row in rows}
+    names = sorted({name for values in found.values() for name in values})
+    if not names:
+        return ""
+    lines = ["\t".join(("bids_name", *names))]
+    for image, values in found.items():
+        cells = [f"{values[name]:.9g}" if name in values else NOTHING for name in names]
+        lines.append("\t".join((image, *cells)))
     return "\n".join(lines) + "\n"

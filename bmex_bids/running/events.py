@@ -21,6 +21,7 @@ STEPS: Mapping[str, str] = {
     "match_histogram": "preprocess: match the age's histogram",
     "network": "enhance: tissues and image",
     "quality": "quality: tissue contrast before and after",
+    "mriqc": "quality: MRIQC's measures",
     "restore": "enhance: back to the input's grid and intensities",
     "templates_wf": "templates: registration and standard spaces",
     "outputs_wf": "outputs: derivatives and sidecars",

@@ -9,7 +9,7 @@ from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline.engine import Node, Workflow
 
 from bmex_bids.interfaces.enhance import Enhance, Restore
-from bmex_bids.interfaces.quality import MeasureQuality
+from bmex_bids.interfaces.quality import MeasureLikeMriqc, MeasureQuality
 from bmex_bids.network.weights.registry import bundled, select
 from bmex_bids.workflows.request import Machine, Networks, as_table
 
@@ -25,6 +25,7 @@ INPUTS = [
     "mask",
     "mask_res",
     "mask_info",
+    "stripped",
     "corrected",
     "conformed",
     "native",
@@ -122,6 +123,7 @@ def init_enhance_wf(
         name="restore",
         mem_gb=2 * mem_gb,
     )
+    mriqc = Node(MeasureLikeMriqc(), name="mriqc", mem_gb=2 * mem_gb)
     outputnode = Node(IdentityInterface(fields=OUTPUTS), name="outputnode")
     workflow.connect(
         [
@@ -197,7 +199,23 @@ def init_enhance_wf(
                     ("deviation", "deviation"),
                 ],
             ),
-            (quality, outputnode, [("quality", "quality"), ("gate", "gate")]),
+            (
+                inputnode,
+                mriqc,
+                [
+                    (field, field)
+                    for field in ("conformed", "field", "mask", "mask_res", "stripped")
+                ],
+            ),
+            (
+                network,
+                mriqc,
+                [(name, name) for name in ("shares_before", "shares_after")],
+            ),
+            (restore, mriqc, [("preproc_native", "preproc")]),
+            (quality, mriqc, [("quality", "quality")]),
+            (mriqc, outputnode, [("quality", "quality")]),
+            (quality, outputnode, [("gate", "gate")]),
             (
                 restore,
                 outputnode,

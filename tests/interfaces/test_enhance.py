@@ -223,12 +223,15 @@ def test_tissues_are_found_again_in_what_the_network_made(
     shape = (4, 5, 6)
     calls, measured_by = {}, set()
 
+    def tissues(labels):
+        return predict.Tissues(labels, np.stack([labels, labels + 1, labels + 2]))
+
     def enhance(data, mask, record, **where):
         calls["enhance"] = where
         return predict.Enhancement(
             image=data + 1,
             labels=mask.astype(np.uint8),
-            classified=4 * mask.astype(np.uint8),
+            classified=tissues(4 * mask.astype(np.uint8)),
             probabilities=np.full((4, *shape), 0.5, np.float32),
             device="cpu",
             precision="float32",
@@ -239,7 +242,7 @@ def test_tissues_are_found_again_in_what_the_network_made(
     def classify(data, mask, record, **where):
         calls["classify"] = where
         measured_by.add(record.name)
-        return np.where(mask, data, 0).astype(np.uint8)
+        return tissues(np.where(mask, data, 0).astype(np.uint8))
 
     monkeypatch.setattr(enhance_nodes, "enhance", enhance)
     monkeypatch.setattr(enhance_nodes, "classify", classify)
@@ -287,6 +290,9 @@ def test_tissues_are_found_again_in_what_the_network_made(
     # found by the yardstick where there is one, else as those after, which the enhancement knew
     np.testing.assert_array_equal(load(outputs.labels_before), half * (2 if yardstick else 4))
     np.testing.assert_array_equal(load(outputs.labels_after), half * 3)  # of 2 + 1, not of 2
+    for when in ("before", "after"):
+        expected = load(getattr(outputs, f"labels_{when}"))[..., np.newaxis] + np.arange(3)
+        np.testing.assert_array_equal(load(getattr(outputs, f"shares_{when}")), expected)
     assert (load(outputs.out_file) == 3).all()
     # a network that has not learnt its error writes none
     assert [load(path).max() for path in outputs.deviation] == ([5] if yardstick else [])
@@ -304,13 +310,14 @@ def test_the_networks_grid_has_the_codes_of_the_raw_image(make_image, tmp_path, 
     def enhance(data, mask, record, **_):
         maps = np.ones((4, *data.shape), np.float32)
         labels = mask.astype(np.uint8)
-        return predict.Enhancement(data, labels, labels, maps, "cpu", "float32", 1.0)
+        return predict.Enhancement(data, labels, tissues(mask), maps, "cpu", "float32", 1.0)
+
+    def tissues(mask):
+        return predict.Tissues(mask.astype(np.uint8), np.zeros((3, *mask.shape), np.uint8))
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(enhance_nodes, "enhance", enhance)
-    monkeypatch.setattr(
-        enhance_nodes, "classify", lambda _, mask, *__, **___: mask.astype(np.uint8)
-    )
+    monkeypatch.setattr(enhance_nodes, "classify", lambda _, mask, *__, **___: tissues(mask))
     make_image("LPS", data=np.full((4, 5, 6), 2, np.float32), path=tmp_path / "in.nii.gz")
     make_image("LPS", data=np.ones((4, 5, 6), np.uint8), dtype="uint8", path=tmp_path / "m.nii.gz")
     node = Enhance(in_file=tmp_path / "in.nii.gz", mask=tmp_path / "m.nii.gz", weights=RECORD)

@@ -151,8 +151,8 @@ def test_enhance_adds_the_correction_and_finds_tissues(record, precision):
     assert not result.image[~mask].any()
     assert set(np.unique(result.labels[mask])) <= {1, 2, 3}
     np.testing.assert_allclose(result.probabilities[:, mask].sum(axis=0), 1, rtol=1e-4)
-    labels = classify(data, mask, record, threads=1, precision=precision)
-    np.testing.assert_array_equal(labels, result.classified)
+    labels = classify(data, mask, record, threads=1, precision=precision).labels
+    np.testing.assert_array_equal(labels, result.classified.labels)
 
 
 def test_tissues_alone_take_half_of_the_directions(record, monkeypatch):
@@ -170,9 +170,10 @@ def test_tissues_alone_take_half_of_the_directions(record, monkeypatch):
     alone = classify(data, mask, record, **how)
     few = enhance(data, mask, record, mirroring=False, **how)
     assert used == [PLANES, FEW_PLANES, FEW_PLANES]
-    np.testing.assert_array_equal(alone, both.classified)
-    np.testing.assert_array_equal(alone, few.labels)
-    assert (both.labels != both.classified).any()
+    np.testing.assert_array_equal(alone.labels, both.classified.labels)
+    np.testing.assert_array_equal(alone.shares, both.classified.shares)
+    np.testing.assert_array_equal(alone.labels, few.labels)
+    assert (both.labels != both.classified.labels).any()
 
 
 def out_of_memory_beyond(monkeypatch, limit):

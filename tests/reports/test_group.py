@@ -160,6 +160,9 @@ def test_one_row_an_image_with_all_that_is_known(tmp_path, put, group):
         "ManufacturersModelName": "Prisma",
         "MagneticFieldStrength": "3",
         "site": "Bern",
+        "repeats": "1",
+        "rank": "1",
+        "best": "true",
         "quality_tct_before": "1.35",
         "quality_tct_after": "1.5",
         "quality_qi": "0.9",
@@ -427,8 +430,9 @@ def test_nothing_that_the_gate_judged_is_drawn_twice(put, group, images):
         put(f"sub-{k}_T1w", content)
     rows, page = group()
     in_table = {name for name in rows[0] if name.startswith("gate_")}
-    assert in_table == {*JUDGED, "gate_tissue_volume_change"}
-    assert set(re.findall(r"<small>(gate_\w+)<", page)) == {"gate_tissue_volume_change"}
+    shares = {f"gate_share_of_{tissue}" for tissue in ("csf", "gm", "wm")}  # of no measure
+    assert in_table == {*JUDGED, "gate_tissue_volume_change", *shares}
+    assert set(re.findall(r"<small>(gate_\w+)<", page)) == {"gate_tissue_volume_change", *shares}
 
 
 def test_in_a_browser_labels_are_inside_their_plots_and_apart(browser, put, group, tmp_path):

@@ -105,6 +105,7 @@ def test_every_stage_of_an_image_is_there_and_connected(planned, build):
         "preprocess_wf.match_histogram",
         "enhance_wf.network",
         "enhance_wf.quality",
+        "enhance_wf.mriqc",
         "enhance_wf.restore",
         "outputs_wf.save",
         "report_wf.pictures",
@@ -123,7 +124,7 @@ def test_images_share_no_node(planned, build, tmp_path):
         [build(planned("01")), build(planned("02"))], work_dir=tmp_path / "work"
     )
     nodes, graph = expanded(whole)
-    assert len(nodes) == 20
+    assert len(nodes) == 22
     assert all(a.fullname.split(".")[1] == b.fullname.split(".")[1] for a, b in graph.edges())
 
 

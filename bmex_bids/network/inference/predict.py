@@ -53,6 +53,20 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
+class Tissues:
+    """The tissues of one image.
+
+    Attributes
+    ----------
+    labels : (X, Y, Z) uint8; 0 background, 1 CSF, 2 GM, 3 WM; zero outside the mask
+    shares : (3, X, Y, Z) uint8, probabilities of CSF, GM and WM, 255 is certain
+    """
+
+    labels: NDArray[np.uint8]
+    shares: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
 class Enhancement:
     """What the network made of one image; all on the input's grid.
 
@@ -60,7 +74,7 @@ class Enhancement:
     ----------
     image : (X, Y, Z) float32, template units, zero outside the mask
     labels : (X, Y, Z) uint8; 0 background, 1 CSF, 2 GM, 3 WM; zero outside the mask
-    classified : (X, Y, Z) uint8; the labels that :func:`classify` finds in the same image
+    classified : what :func:`classify` finds in the same image
     probabilities : (classes, X, Y, Z) float32 in the labels' order; background is 1 outside the mask
     deviation : (X, Y, Z) float32, expected error of the image (standard deviation), template units,
         zero outside the mask; None from a network that has not learnt it
@@ -74,7 +88,7 @@ class Enhancement:
 
     image: NDArray[np.float32]
     labels: NDArray[np.uint8]
-    classified: NDArray[np.uint8]
+    classified: Tissues
     probabilities: NDArray[np.float32]
     device: str
     precision: str
@@ -129,13 +143,11 @@ def enhance(
     scores, image = values[:-1], values[-1]
     probabilities = tissue_probabilities(scores, here.inside)
     labels = embed(labels_of(probabilities, here.inside), here.box, data.shape)
-    classified = labels
-    if job.few_scores is not None:
-        classified = _labels(job.few_scores, here, data.shape)
+    few = scores if job.few_scores is None else job.few_scores
     result = Enhancement(
         image=embed(np.where(here.inside, np.clip(image, 0, None), 0), here.box, data.shape),
         labels=labels,
-        classified=classified,
+        classified=_tissues(few, here, data.shape),
         probabilities=np.stack(
             [
                 embed(p, here.box, data.shape, fill=float(k == 0))
@@ -161,22 +173,25 @@ def classify(
     record: WeightRecord,
     options: Options = Options(),  # noqa: B008 - it is frozen
     **changed: Any,
-) -> NDArray[np.uint8]:
+) -> Tissues:
     """Classify the tissues of a brain and leave it at that: a part of what :func:`enhance` costs.
 
-    (X, Y, Z) uint8: 0 background, 1 CSF, 2 GM, 3 WM; zero outside the mask.  They are
-    ``Enhancement.classified`` of the same image: a network over slices uses half of the directions
-    for them.  The parameters are those of ``enhance``.
+    They are ``Enhancement.classified`` of the same image: a network over slices uses half of the
+    directions for them.  The parameters are those of ``enhance``.
     """
     job = _Job(record, replace(options, **changed), tissues_only=True)
     here = job.fed(data, mask)
-    return _labels(job.run(here), here, data.shape)
+    return _tissues(job.run(here), here, data.shape)
 
 
-def _labels(scores: NDArray[np.float32], here: Fed, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """The labels of an image of ``shape`` from the scores (classes, X, Y, Z) of the brain's box."""
-    found = labels_of(tissue_probabilities(scores, here.inside), here.inside)
-    return embed(found, here.box, shape)
+def _tissues(scores: NDArray[np.float32], here: Fed, shape: tuple[int, ...]) -> Tissues:
+    """The tissues of an image of ``shape`` from the scores (classes, X, Y, Z) of the brain's box."""
+    found = tissue_probabilities(scores, here.inside)
+    shares = np.rint(255 * found[1:]).astype(np.uint8)
+    return Tissues(
+        embed(labels_of(found, here.inside), here.box, shape),
+        np.stack([embed(part, here.box, shape) for part in shares]),
+    )
 
 
 class _Job:
