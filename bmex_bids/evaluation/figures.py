@@ -27,10 +27,12 @@ def write_figures(rows: Sequence[Row], out: Path, images: Sequence[str]) -> list
     """Draw what the slices allow; returns the PNG files."""
     table = Table(rows)
     drawn = {f"picture_{image}.png": picture(table, out, image) for image in images}
-    return [_save(out / name, figure) for name, figure in drawn.items() if figure is not None]
+    return [save(out / name, figure) for name, figure in drawn.items() if figure is not None]
 
 
-def _save(path: Path, figure: Figure) -> Path:
+def save(path: Path, figure: Figure) -> Path:
+    """Write a drawing as a PNG file, whole."""
+
     def fill(temporary: Path) -> None:
         figure.savefig(temporary, format="png", dpi=100, facecolor="white")
 
@@ -60,9 +62,9 @@ def picture(table: Table, out: Path, image: str) -> Figure | None:
             if row == 0:
                 axis.set_title(name, fontsize=9)
             if name.startswith("error"):
-                _show(axis, np.abs(planes[name.split()[1]] - planes["truth"]), ERROR, "magma")
+                show(axis, np.abs(planes[name.split()[1]] - planes["truth"]), ERROR, "magma")
             else:
-                _show(axis, planes[name], top, "gray")
+                show(axis, planes[name], top, "gray")
             if name in ("before", "after"):
                 method = "damaged" if name == "before" else "bmex"
                 value = table.get(image, cell, method, "psnr")
@@ -72,6 +74,6 @@ def picture(table: Table, out: Path, image: str) -> Figure | None:
     return figure
 
 
-def _show(axis: Any, plane: NDArray[Any], top: float, colours: str) -> None:
+def show(axis: Any, plane: NDArray[Any], top: float, colours: str) -> None:
     """An axial slice of an LPS array: right on the left, front at the top."""
     axis.imshow(plane.T, cmap=colours, vmin=0, vmax=top, interpolation="nearest")

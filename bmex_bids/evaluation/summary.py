@@ -239,6 +239,24 @@ def percent(values: Sequence[float], interval: bool) -> str:
     return f"{text} [{low:+.0%}, {high:+.0%}]" if interval and not math.isnan(low) else text
 
 
+def changed(values: Sequence[float], digits: int) -> str:
+    """A mean with its sign, with the interval of the bootstrap."""
+    low, high = bootstrap_interval(values)
+    text = f"{_mean(values):+.{digits}f}"
+    return text if math.isnan(low) else f"{text} [{low:+.{digits}f}, {high:+.{digits}f}]"
+
+
+def probability(value: float) -> str:
+    """A p value; empty where there is none.
+
+    >>> probability(0.0123), probability(1e-9), probability(math.nan)
+    ('0.012', '< 0.001', '')
+    """
+    if math.isnan(value):
+        return ""
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
 def _arrow(table: Table, cell: str, metric: str, digits: int) -> str:
     before, after = (_mean(table.column(cell, m, metric)) for m in ("damaged", "bmex"))
     if math.isnan(before) or math.isnan(after):
