@@ -14,7 +14,16 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")))
 SUBCOMMANDS = {
-    "bmex-evaluate": ("quick", "benchmark", "uncertainty", "lesions", "speed"),
+    "bmex-evaluate": (
+        "quick",
+        "benchmark",
+        "uncertainty",
+        "lesions",
+        "pairs",
+        "ratings",
+        "gate",
+        "speed",
+    ),
     "bmex-weights": ("list", "fetch", "verify", "convert", "path"),
 }
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")

@@ -15,7 +15,10 @@ from pathlib import Path
 from bmex_bids.cli import (
     arguments,
     evaluate_benchmark,
+    evaluate_gate,
     evaluate_lesions,
+    evaluate_pairs,
+    evaluate_ratings,
     evaluate_score,
     evaluate_speed,
     evaluate_strip,
@@ -73,6 +76,18 @@ COMMANDS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = 
     "score": (
         "severity, noise and resolution estimated from known damage, beside other measures (hours)",
         evaluate_score.add_arguments,
+    ),
+    "gate": (
+        "how often each rule of the quality gate fires on good and on broken outputs (minutes)",
+        evaluate_gate.add_arguments,
+    ),
+    "pairs": (
+        "scans with real motion against a still scan of the same person, before and after",
+        evaluate_pairs.add_arguments,
+    ),
+    "ratings": (
+        "experts' ratings before and after, and the scores against them, by site",
+        evaluate_ratings.add_arguments,
     ),
     "speed": (
         "the network's geometries, their agreement, memory, and N4, on this machine (minutes)",

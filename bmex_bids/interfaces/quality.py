@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Node of the stage *quality*: figures before and after, and the gate's verdict on them."""
+"""Nodes of the stage *quality*: figures before and after, and the gate's verdict on them."""
 
 from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,12 @@ from bmex_bids.imaging.intensity import HistogramMatch
 from bmex_bids.imaging.likeness import TOWARDS, describe_turn
 from bmex_bids.imaging.mask import plausible_litres
 from bmex_bids.imaging.orientation import voxel_sizes
-from bmex_bids.interfaces.files import data_of, read
+from bmex_bids.interfaces.enhance import resampled_inside, to_axes_of
+from bmex_bids.interfaces.files import data_of, read, with_data
 from bmex_bids.interfaces.preprocess import weight_record
 from bmex_bids.interfaces.step import Step
+from bmex_bids.metrics import mriqc
+from bmex_bids.metrics.anatomy import brightness_order, flat_face, white_depth
 from bmex_bids.metrics.change import (
     correlation,
     empty_share,
@@ -92,9 +96,14 @@ class MeasureQuality(Step):
     output_spec = MeasureQualityOutput
 
     def work(self, folder: str) -> None:
-        measures = measure(self.inputs)
+        scored = scores(self.inputs)
+        motion = {
+            f"motion_{when}": (scored.get("Score", {}).get(when) or {}).get("motion")
+            for when in ("before", "after")
+        }
+        measures = replace(measure(self.inputs), **motion)
         spread = {f"{k.lower()}_litres_sd": v for k, v in (self.inputs.litres_sd or {}).items()}
-        self._results["quality"] = scores(self.inputs) | figures(measures) | spread
+        self._results["quality"] = scored | figures(measures) | spread
         self._results["gate"] = judge(measures).as_table()
 
 
@@ -123,6 +132,13 @@ def measure(inputs: Any) -> Measures:
         turn_margin=info.get("turn_margin"),
         border_contact=info.get("border_contact"),
         empty_share=empty_share(head, mask),
+        flat_face=flat_face(mask, voxel_sizes(corrected.affine)),
+        white_depth=white_depth(labels, voxel_sizes(image.affine)),
+        brightness_order=brightness_order(
+            before, labels, inputs.contrast, inputs.age_months, inputs.fetal
+        ),
+        age_months=inputs.age_months,
+        fetal=inputs.fetal,
         tissues_before=tissue_litres(labels_before, voxel_mm3),
         tissues_after=tissue_litres(labels_after, voxel_mm3),
         correlation=correlation(before, after, inside > 0),
@@ -172,3 +188,55 @@ def figures(measures: Measures) -> dict[str, float | None]:
         name: float(value) if value is not None and math.isfinite(value) else None
         for name, value in values.items()
     }
+
+
+class MeasureLikeMriqcInput(BaseInterfaceInputSpec):
+    conformed = File(exists=True, mandatory=True, desc="LPS native grid, input intensities")
+    preproc = File(exists=True, mandatory=True, desc="input grid, input intensities, enhanced")
+    field = File(exists=True, mandatory=True, desc="LPS native grid, the bias field")
+    mask = File(exists=True, mandatory=True, desc="LPS native grid")
+    mask_res = File(exists=True, mandatory=True, desc="network grid")
+    shares_before = File(exists=True, mandatory=True, desc="tissues, network grid, uint8")
+    shares_after = File(exists=True, mandatory=True, desc="tissues, network grid, uint8")
+    stripped = traits.Bool(mandatory=True, desc="the image came without a skull")
+    quality = traits.Dict(mandatory=True, desc="figures that these are added to")
+
+
+class MeasureLikeMriqcOutput(TraitedSpec):
+    quality = traits.Dict(desc="with a key MRIQC: before and after, name → number")
+
+
+class MeasureLikeMriqc(Step):
+    """MRIQC's measures of the input and of the enhanced head, on the input's grid.
+
+    The bias field and the masks of head and air are those of the input for both.
+    """
+
+    input_spec = MeasureLikeMriqcInput
+    output_spec = MeasureLikeMriqcOutput
+
+    def work(self, folder: str) -> None:
+        image = read(self.inputs.conformed)
+        grid = (image.shape, image.affine)
+        scans = {
+            "before": data_of(image),
+            "after": to_axes_of(read(self.inputs.preproc), grid),
+        }
+        brain = data_of(read(self.inputs.mask, "uint8")) > 0
+        field = data_of(read(self.inputs.field))
+        head = None
+        if not self.inputs.stripped:
+            head = mriqc.head_mask(scans["before"], brain, voxel_sizes(image.affine))
+        found = {}
+        for when, data in scans.items():
+            shares = read(getattr(self.inputs, f"shares_{when}"))
+            each = np.moveaxis(data_of(shares), -1, 0) / np.float32(255)
+            maps = resampled_inside(
+                [with_data(part, shares) for part in each],
+                read(self.inputs.mask_res),
+                grid,
+                brain,
+                orders=(1, 1, 1),
+            )
+            found[when] = mriqc.measures(mriqc.Scan(data, field, np.stack(maps), brain, head))
+        self._results["quality"] = {**self.inputs.quality, "MRIQC": found}

@@ -6,122 +6,48 @@ each rule and one for the image (the worst), and raises nothing.  ``warn`` asks 
 ``fail`` says that the result must not be used without a look.  A figure that is missing or not
 finite is a ``warn``, since nobody knows that it was fine.
 
-Limits were set on ten real images (fetus to six years), a real head, and on some of them made wrong
-on purpose; ``docs/quality-gate.md`` has the figures.
+``docs/quality-gate.md`` has how often each rule fires on good and on broken outputs.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from bmex_bids.common.tissues import TISSUES
+from bmex_bids.metrics.limits import (
+    BORDER_CONTACT,
+    BRIGHTNESS_ORDER,
+    COMPONENTS,
+    CORRELATION,
+    EMPTY_SHARE,
+    ESTIMATED_ERROR,
+    FETAL_SHARES,
+    FLAT_FACE,
+    FLUID_CONTRAST,
+    MEAN_SHIFT,
+    MOTION_AFTER,
+    MOTION_BEFORE,
+    ORIENTATION,
+    QUALITY_INDEX,
+    SHARES,
+    SMALL_TISSUE,
+    TCT_AFTER,
+    TCT_BEFORE,
+    TISSUE_CHANGE,
+    TRAINING_DISTANCE,
+    VERDICTS,
+    VOLUME_SLACK,
+    WHITE_DEPTH,
+    Limits,
+    Verdict,
+)
 
-Verdict = Literal["pass", "warn", "fail"]
-#: from good to bad
-VERDICTS: tuple[Verdict, ...] = ("pass", "warn", "fail")
 LABELS = tuple(tissue.label for tissue in TISSUES)
-
-
-@dataclass(frozen=True)
-class Limits:
-    """From where a value is odd, and from where it is wrong; a limit itself is still allowed.
-
-    ``None`` is no limit.
-    """
-
-    fail_below: float | None = None
-    warn_below: float | None = None
-    warn_above: float | None = None
-    fail_above: float | None = None
-
-    def verdict(self, value: float) -> Verdict:
-        """The verdict on a finite value."""
-        for verdict, low, high in (
-            ("fail", self.fail_below, self.fail_above),
-            ("warn", self.warn_below, self.warn_above),
-        ):
-            if (low is not None and value < low) or (high is not None and value > high):
-                return verdict  # type: ignore[return-value]
-        return "pass"
-
-    def is_below(self, value: float) -> bool:
-        """Whether a value that was not passed is too low (else it is too high)."""
-        lowest = self.warn_below if self.warn_below is not None else self.fail_below
-        return lowest is not None and value < lowest
-
-
-#: The limits of a volume for an age are wide already (they catch what is no brain, not a brain
-#: that is unusual), so a mask beyond them by this much of a limit is wrong, and in between is odd.
-VOLUME_SLACK = 0.2
-
-#: A brain is one piece.  A detached cerebellum or a speck makes a few; a mask in crumbs is noise.
-COMPONENTS = Limits(warn_above=1, fail_above=10)
-
-#: Share of the mask's surface on the border of the field of view.  A tightly cropped brain touches
-#: each of six faces with a cap one voxel deep, together some 4 %: odd, not wrong.  At 10 % a flat
-#: cut goes through the brain (a 2 cm slice of an adult's vertex is 11 %), or the mask is no brain.
-BORDER_CONTACT = Limits(warn_above=0.02, fail_above=0.10)
-
-#: Share of the mask where the image shows nothing.  The ten have 0.1 to 0.8 %; a mask that is off by
-#: a tenth of the brain has 15 % in an image without a skull, one off by half of it 54 % and more.
-EMPTY_SHARE = Limits(warn_above=0.03, fail_above=0.10)
-
-#: Largest relative change of a tissue's volume.  The ten change by up to 2.8 %.  Beyond 15 % a study
-#: of volumes would measure the enhancement (heavy noise in a newborn's image: 23 %), and beyond 40 %
-#: tissue was invented or taken away (a blur of two voxels: 95 %).
-TISSUE_CHANGE = Limits(warn_above=0.15, fail_above=0.40)
-#: A tissue that is a smaller share of the brain than this is compared with this share: what
-#: doubles from one per cent to two has not changed the brain.
-SMALL_TISSUE = 0.05
-
-#: Correlation of the enhanced image with the network's input inside the mask.  The ten have 0.984
-#: and more; a newborn under noise of twice its own SD, mended, still has 0.92.  Below 0.5 the two
-#: share less than a quarter of their variance: another picture (a brain flipped left to right, 0.3).
-CORRELATION = Limits(warn_below=0.85, fail_below=0.50)
-
-#: Mean of the enhanced image over that of the input, less 1.  Noise, motion and blur hardly move a
-#: brain's mean, so nor should mending them: the ten change by 0.5 % at most.  Intensities are
-#: harmonised before the network, not by it.
-MEAN_SHIFT = Limits(fail_below=-0.20, warn_below=-0.05, warn_above=0.05, fail_above=0.20)
-
-#: Tissue contrast.  The ten have 0.48 (a fetus) to 1.7; at 0.3 grey and white matter overlap
-#: so much that tissues, and every figure that is made with them, mean little.
-TCT_BEFORE = Limits(warn_below=0.30)
-#: The result has to be better than that: at 0.1 it shows no tissues at all (noise has 0.00, a brain
-#: flipped left to right 0.2).
-TCT_AFTER = Limits(fail_below=0.10, warn_below=0.30)
-
-#: Contrast before over contrast after; 0.89 to 1.00 for the ten.  Above 1, enhancement has cost
-#: contrast: two per cent is noise of the figure, a quarter is harm.  Below 0.5 the contrast has
-#: doubled, so the input was poor and much of the result is the network's knowledge, not the scan's;
-#: below 0.2 the result is a drawing of the labels (the tissues' means, painted: 0.05 to 0.12).
-QUALITY_INDEX = Limits(fail_below=0.20, warn_below=0.50, warn_above=1.02, fail_above=1.25)
-
-
-#: Skewness of what differs from its surroundings: below 0 where fluid is darker than tissue, above
-#: where it is brighter (:mod:`bmex_bids.metrics.contrast`).  T1w images of all ages have -0.3 and
-#: less, T2w images 0.26 and more; noise brings both nearer to 0.
-FLUID_CONTRAST = {
-    "T1w": Limits(warn_above=0.0, fail_above=0.15),
-    "T2w": Limits(fail_below=-0.15, warn_below=0.0),
-    "FLAIR": Limits(warn_above=0.0, fail_above=0.15),
-}
-#: How much better the average brain fits turned by right angles than as the header says
-#: (:mod:`bmex_bids.imaging.likeness`), 0 where no turn is clearly better.
-ORIENTATION = Limits(fail_above=0.0)
 #: the rule whose failure means that tissues were taken for each other, so that no map is written
 CONTRAST_RULE = "contrast"
-
-
-#: Expected error of the enhanced image over the brain's mean, of networks that have learnt it.
-#: Clean images have 0.03 to 0.05, minor motion up to 0.09, moderate motion 0.06 to 0.19.
-ESTIMATED_ERROR = Limits(warn_above=0.10)
-#: Distance from the images that trained the network (:mod:`bmex_bids.metrics.familiarity`); these
-#: have 1 in the root mean square.
-TRAINING_DISTANCE = Limits(warn_above=3.0)
 
 
 @dataclass(frozen=True)
@@ -143,8 +69,11 @@ class Measures:
     qi : ``tct_before / tct_after``
     turn : what of the axes the header says and the image shows, where they differ
     turn_margin : how much better that fits than what the header says, 0 where they agree
+    flat_face, white_depth, brightness_order : see :mod:`bmex_bids.metrics.anatomy`
+    age_months, fetal : decide which shares of tissues are usual
     contrast : that the image is said to have, ``"T1w"`` or ``"T2w"``
     fluid_contrast : below 0 where its fluid is darker than tissue, above where it is brighter
+    motion_before, motion_after : severity by the network that scores, 0 none to 3 severe
     estimated_error_before, estimated_error_after : the network's estimate of how far the input and
         the enhanced image are from an image without faults, share of the brain's mean
     training_distance : from the images that trained the network; 1 is usual
@@ -166,6 +95,13 @@ class Measures:
     turn_margin: float | None = None
     contrast: str | None = None
     fluid_contrast: float | None = None
+    flat_face: float | None = None
+    white_depth: float | None = None
+    brightness_order: float | None = None
+    age_months: float | None = None
+    fetal: bool = False
+    motion_before: float | None = None
+    motion_after: float | None = None
     estimated_error_before: float | None = None
     estimated_error_after: float | None = None
     training_distance: float | None = None
@@ -242,6 +178,13 @@ def judge(measures: Measures) -> Gate:
             high="check whether the scan cuts the brain off, or the mask reaches into the neck",
         ),
         _number(
+            "flat face of mask",
+            measures.flat_face,
+            FLAT_FACE,
+            text="{:.1%} of the brain mask's surface lies in one plane",
+            high="check whether a part of the brain was cut off",
+        ),
+        _number(
             "empty share of mask",
             measures.empty_share,
             EMPTY_SHARE,
@@ -256,6 +199,7 @@ def judge(measures: Measures) -> Gate:
             high="left and right cannot be told; correct the header and run again",
         ),
         *_contrast(measures),
+        *_anatomy(measures),
         _tissues(measures),
         _number(
             "correlation with input",
@@ -294,6 +238,7 @@ def judge(measures: Measures) -> Gate:
             low="look at the input: it was poor, so much of the result is the network's estimate",
             high="look at the enhanced image: it has less tissue contrast than the input",
         ),
+        *_motion(measures),
         *_estimated_error(measures),
         *_training_distance(measures),
     )
@@ -319,6 +264,23 @@ def relative_change(
     return {
         name: (b - a) / max(a, least) for name, a, b in zip(LABELS, first, second, strict=True)
     }
+
+
+def _motion(measures: Measures) -> Iterator[Rule]:
+    """No rule where there is no score."""
+    for when, value, limits in (
+        ("before", measures.motion_before, MOTION_BEFORE),
+        ("after", measures.motion_after, MOTION_AFTER),
+    ):
+        if value is not None:
+            image = "input" if when == "before" else "enhanced image"
+            yield _number(
+                f"motion {when}",
+                value,
+                limits,
+                text=f"motion in the {image} is scored {{:.1f}} (0 none, 3 severe)",
+                high="look for motion in both images; do not measure fine structures",
+            )
 
 
 def _estimated_error(measures: Measures) -> tuple[Rule, ...]:
@@ -446,6 +408,46 @@ def contrast_is_wrong(gate: Mapping[str, Any]) -> bool:
         rule["Rule"] == CONTRAST_RULE and rule["Verdict"] == "fail"
         for rule in gate.get("Rules", ())
     )
+
+
+def _anatomy(measures: Measures) -> Iterator[Rule]:
+    """Shares of the tissues at this age, where they lie, and which is brighter."""
+    table = measures.tissues_before or {}
+    volumes = {name: _known(table.get(name)) or 0.0 for name in LABELS}
+    total = sum(volumes.values())
+    usual = FETAL_SHARES if measures.fetal else _shares_at(measures.age_months)
+    # without tissues the rule on their change says so
+    for name in LABELS if total > 0 else ():
+        yield _number(
+            f"share of {name}",
+            volumes[name] / total,
+            usual[name],
+            text=f"{{:.1%}} of the brain is {name}",
+            low="that is less than at this age: do not measure tissues on this image",
+            high="that is more than at this age: do not measure tissues on this image",
+        )
+    yield _number(
+        "depth of white matter",
+        measures.white_depth,
+        WHITE_DEPTH,
+        text="white matter lies deeper than grey matter by {:+.2f} of the brain's mean depth",
+        low="look at the tissues: grey and white matter may have been taken for each other",
+    )
+    if measures.contrast and measures.contrast not in FLUID_CONTRAST:
+        return
+    yield _number(
+        "order of brightness",
+        measures.brightness_order,
+        BRIGHTNESS_ORDER,
+        text="the smallest step of brightness from tissue to tissue is {:+.2f} of the mean",
+        low="look at the tissues: two of them may have been taken for each other",
+    )
+
+
+def _shares_at(months: float | None) -> Mapping[str, Limits]:
+    """The usual shares; those of infants, which are wider, where the age is not known."""
+    known = _known(months) or 0.0
+    return next(table for since, table in SHARES if known >= since)
 
 
 def _tissues(measures: Measures) -> Rule:

@@ -43,6 +43,11 @@ TISSUES: Mapping[str, tuple[int, ...]] = {
     "ventricles": (4, 43, 5, 44, 14, 15, 30, 31, 62, 63, 72),
     "fluid": (24,),
 }
+#: of the tissues of :data:`TISSUES` that are brain: 1 CSF, 2 GM, 3 WM
+CLASS_OF = {
+    "cortex": 2, "white": 3, "deep": 2, "cerebellar-cortex": 2, "cerebellar-white": 3, "stem": 3,
+    "ventricles": 1,
+}  # fmt: skip
 BRAIN = tuple(name for name in TISSUES if name != "fluid")
 #: plausible brightness (low, high) of tissues, 0…1; extra-cerebral tissues are drawn freely
 LIKE_T1 = {
@@ -71,6 +76,15 @@ class HeadMap:
     tissues: tuple[str, ...]
     fractions: NDArray[np.uint8]
     brain: NDArray[np.uint8]
+
+
+def tissue_lookup() -> list[int]:
+    """FreeSurfer number → 1 CSF, 2 GM, 3 WM; 0 for what is no brain."""
+    table = [0] * (1 + max(max(numbers) for numbers in TISSUES.values()))
+    for name, tissue in CLASS_OF.items():
+        for number in TISSUES[name]:
+            table[number] = tissue
+    return table
 
 
 def brain_fraction(

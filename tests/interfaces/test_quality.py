@@ -8,8 +8,9 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
+from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
-from bmex_bids.interfaces.quality import MeasureQuality
+from bmex_bids.interfaces.quality import MeasureLikeMriqc, MeasureQuality
 from bmex_bids.network.weights.registry import bundled
 from bmex_bids.workflows.request import as_table
 
@@ -226,3 +227,62 @@ def test_the_score_sees_linear_images_before_and_after(quality, tmp_path):
 def test_without_a_network_there_is_no_score(quality):
     figures, _, _ = quality()
     assert "Score" not in figures
+
+
+@pytest.fixture
+def mriqc(head_phantom, tmp_path, monkeypatch):
+    """Run the node of MRIQC's measures; after, the brain has a quarter of its noise."""
+    monkeypatch.chdir(tmp_path)
+    noisy, clean = (head_phantom(spacing=SPACING, noise=noise) for noise in (40.0, 10.0))
+    affine = noisy.image.affine
+    head, better = (np.asarray(p.image.dataobj) + 30 for p in (noisy, clean))
+    shares = np.stack([255 * (noisy.tissues == k) for k in (1, 2, 3)], axis=-1)
+    preproc = nib.Nifti1Image(np.where(noisy.mask, better, head), affine)
+    turned = ornt_transform(
+        io_orientation(affine), axcodes2ornt("PIR")
+    )  # as the scanner stored it
+    images = {
+        "conformed": nib.Nifti1Image(head, affine),
+        "preproc": preproc.as_reoriented(turned),
+        "field": nib.Nifti1Image(np.full(head.shape, 1.1, np.float32), affine),
+        **{
+            name: nib.Nifti1Image(data.astype(np.uint8), affine)
+            for name, data in {
+                "mask": noisy.mask,
+                "mask_res": noisy.mask,
+                "shares_before": shares,
+                "shares_after": shares,
+            }.items()
+        },
+    }
+
+    def run(stripped):
+        paths = {name: str(tmp_path / f"{name}.nii.gz") for name in images}
+        for name, image in images.items():
+            nib.save(image, paths[name])
+        node = MeasureLikeMriqc(**paths, stripped=stripped, quality={"qi": 0.9})
+        return node.run().outputs.quality
+
+    return run
+
+
+def test_mriqcs_measures_before_and_after(mriqc):
+    quality = mriqc(stripped=False)
+    json.dumps(quality, allow_nan=False)
+    assert quality["qi"] == 0.9
+    before, after = (quality["MRIQC"][when] for when in ("before", "after"))
+    assert set(before) == set(after)
+    assert len(before) == 57
+    assert before["summary_wm_median"] == pytest.approx(1000, rel=0.02)
+    assert before["summary_gm_median"] == pytest.approx(1000 * 510 / 750, rel=0.05)
+    assert before["summary_wm_stdv"] == pytest.approx(1000 * 40 / 750, rel=0.1)
+    assert after["summary_wm_stdv"] == pytest.approx(before["summary_wm_stdv"] / 4, rel=0.1)
+    assert after["summary_bg_stdv"] == pytest.approx(before["summary_bg_stdv"], rel=0.1)
+    assert after["cjv"] < 0.5 * before["cjv"]
+    assert before["inu_med"] == pytest.approx(1.1)
+
+
+def test_mriqcs_measures_of_a_brain_without_its_head(mriqc):
+    found = mriqc(stripped=True)["MRIQC"]["before"]
+    assert "cjv" in found
+    assert not {"cnr", "efc", "fber", "snrd_wm", "summary_bg_mean", "wm2max"} & set(found)
