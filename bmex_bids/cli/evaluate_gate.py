@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--outputs", type=Path, nargs="*", default=[], metavar="DIR", help="outputs of bmex"
     )
+    parser.add_argument(
+        "--damaged", metavar="REGEX",
+        help="names of the images in --outputs whose scans had been damaged; they are no good ones",
+    )  # fmt: skip
     parser.add_argument(
         "--data", type=Path, metavar="DIR",
         help="folder with adult-brains, heads-open, fetal-atlas, label-maps and MANIFEST.tsv",
@@ -39,7 +44,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _work(options: argparse.Namespace) -> int:
-    from bmex_bids.evaluation.gate import append, markdown, read_rows, rows_of
+    from bmex_bids.evaluation.gate import (
+        DAMAGED,
+        GOOD,
+        append,
+        markdown,
+        read_rows,
+        rows_of,
+    )
     from bmex_bids.evaluation.summary import replaced
     from bmex_bids.exceptions import UsageError
     from bmex_bids.outputs.files import write_text
@@ -49,7 +61,8 @@ def _work(options: argparse.Namespace) -> int:
     done = {row.sample for row in rows}
     for sample in _samples(options):
         if sample.name not in done:
-            rows += rows_of(sample)
+            damaged = options.damaged and re.search(options.damaged, sample.name)
+            rows += rows_of(sample, DAMAGED if damaged else GOOD)
             append(table, rows)
             print(sample.name, rows[-1].verdict, flush=True)
     if not rows:

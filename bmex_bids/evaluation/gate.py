@@ -46,11 +46,11 @@ BY_BRIGHTNESS = {"T1w": (0, 1, 2, 3), "T2w": (0, 3, 2, 1)}
 FETAL_LABELS = (0, 3, 1, 2, 1, 2, 2, 3, 3)
 #: output labels (1 GM, 2 WM, 3 CSF) → those of the network
 FROM_BIDS = (0, 2, 3, 1)
-#: voxels around the brain that are kept
-MARGIN = 3
+#: voxels around the brain that are kept; of the closing of label maps, mm
+MARGIN, CLOSING_MM = 3, 8.0
 #: of the smoothed result, mm
 SMOOTHING_MM = 3.0
-GOOD = "good"
+GOOD, DAMAGED = "good", "of a damaged scan"
 HEADER = ("sample", "kind", "rule", "verdict", "value")
 
 
@@ -195,14 +195,29 @@ def label_maps(folder: Path, lookup: Sequence[int], months: float | None) -> Ite
         table = np.zeros(max(len(lookup), int(numbers.max()) + 1), dtype=np.uint8)
         table[: len(lookup)] = lookup
         labels = table[numbers.astype(np.int16)]
-        labels = labels[bounding_box(labels > 0, MARGIN)]
-        base = Measures(age_months=months, fetal=months is None)
+        box = bounding_box(labels > 0, MARGIN)
+        labels, spacing = labels[box], voxel_sizes(like.affine)
+        mask = closed(labels > 0, spacing)
+        labels[mask & (labels == 0)] = 1  # what furrows enclose is fluid
+        scan = path.with_name(path.name.replace("labels", "T2w"))
+        image = thin_image(scan)[0][box] if months is None and scan.exists() else None
+        base = Measures(
+            age_months=months, fetal=months is None, contrast=None if image is None else "T2w"
+        )
         yield measured(
             Sample(
-                path.name.removesuffix(".nii.gz"), base, labels > 0, labels,
-                voxel_sizes(like.affine),
+                path.name.removesuffix(".nii.gz"), base, mask, labels, spacing, image,
             )
         )  # fmt: skip
+
+
+def closed(mask: NDArray[np.bool_], spacing: tuple[float, ...]) -> NDArray[np.bool_]:
+    """A mask as the application makes it: furrows up to 16 mm wide are part of the brain."""
+    width = [int(CLOSING_MM / size) + 2 for size in spacing]
+    padded = np.pad(mask, [(n, n) for n in width])
+    grown = scipy.ndimage.distance_transform_edt(~padded, sampling=spacing) <= CLOSING_MM
+    found = scipy.ndimage.distance_transform_edt(grown, sampling=spacing) > CLOSING_MM
+    return np.asarray((found | padded)[tuple(slice(n, -n) for n in width)])
 
 
 def measured(sample: Sample) -> Sample:
@@ -351,13 +366,19 @@ BROKEN: Mapping[str, tuple[Callable[[Sample], Measures], bool]] = {
 
 
 # ---------------------------------------------------------------- rows and tables
-def rows_of(sample: Sample) -> Iterator[Row]:
-    """The verdicts on a sample as it is, and on each way to break it."""
-    good = anatomical(sample)
-    yield from _verdicts(sample.name, GOOD, judge(good))
-    for kind, (make, needs_image) in BROKEN.items():
-        if sample.image is not None or not needs_image:
-            yield from _verdicts(sample.name, kind, judge(make(sample)))
+def rows_of(sample: Sample, kind: str = GOOD) -> Iterator[Row]:
+    """The verdicts on a sample as it is, and on each way to break it.
+
+    Parameters
+    ----------
+    kind : :data:`GOOD`, or :data:`DAMAGED` of an output of a scan that had been damaged
+    """
+    yield from _verdicts(sample.name, kind, judge(anatomical(sample)))
+    for broken, (make, needs_image) in BROKEN.items():
+        # tissues of a fetus that were swapped are told by an image alone
+        needed = needs_image or (sample.measures.fetal and "swapped" in broken)
+        if sample.image is not None or not needed:
+            yield from _verdicts(sample.name, broken, judge(make(sample)))
 
 
 def _verdicts(sample: str, kind: str, gate: Gate) -> Iterator[Row]:
@@ -422,7 +443,7 @@ def markdown(rows: Sequence[Row]) -> str:
 def by_kind(rows: Sequence[Row]) -> str:
     """A row a kind of output: how many fail, warn, pass."""
     lines = []
-    for kind in (GOOD, *BROKEN):
+    for kind in (GOOD, DAMAGED, *BROKEN):
         found = [row.verdict for row in rows if row.kind == kind and not row.rule]
         if found:
             counts = [str(found.count(verdict)) for verdict in ("fail", "warn", "pass")]
@@ -435,7 +456,7 @@ def by_rule(rows: Sequence[Row]) -> str:
     lines = []
     for rule in dict.fromkeys(row.rule for row in rows if row.rule):
         good = [row for row in rows if row.rule == rule and row.kind == GOOD]
-        broken = [row.verdict for row in rows if row.rule == rule and row.kind != GOOD]
+        broken = [row.verdict for row in rows if row.rule == rule and row.kind in BROKEN]
         if not good:
             continue
         values = [row.value for row in good]

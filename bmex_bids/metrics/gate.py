@@ -25,6 +25,7 @@ from bmex_bids.metrics.limits import (
     EMPTY_SHARE,
     ESTIMATED_ERROR,
     FETAL_SHARES,
+    FETAL_WHITE_DEPTH,
     FLAT_FACE,
     FLUID_CONTRAST,
     MEAN_SHIFT,
@@ -429,7 +430,7 @@ def _anatomy(measures: Measures) -> Iterator[Rule]:
     yield _number(
         "depth of white matter",
         measures.white_depth,
-        WHITE_DEPTH,
+        FETAL_WHITE_DEPTH if measures.fetal else WHITE_DEPTH,
         text="white matter lies deeper than grey matter by {:+.2f} of the brain's mean depth",
         low="look at the tissues: grey and white matter may have been taken for each other",
     )

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bmex_bids.cli import evaluate
-from bmex_bids.evaluation.gate import BROKEN, GOOD, ages, read_rows
+from bmex_bids.evaluation.gate import BROKEN, DAMAGED, GOOD, ages, read_rows
 
 #: what an error of these kinds must never pass with
 FATAL = [kind for kind in BROKEN if "swapped" in kind or "half" in kind or "inverted" in kind]
@@ -88,6 +88,15 @@ def test_good_samples_pass_and_broken_ones_fail_and_the_page_says_it(data, capsy
     capsys.readouterr()
     assert run(data) == 0  # nothing is measured again
     assert capsys.readouterr().out.startswith("\n5 samples.")
+
+
+def test_an_output_of_a_damaged_scan_is_no_good_one(data):
+    assert run(data, "--damaged", "^out/") == 0
+    kinds = {
+        row.sample: row.kind for row in read_rows(data / "gate/gate.tsv") if row.kind not in BROKEN
+    }
+    assert kinds["out/sub-01_T1w"] == DAMAGED
+    assert set(kinds.values()) == {GOOD, DAMAGED}
 
 
 def test_ages_are_read_from_the_manifest(data):

@@ -179,6 +179,12 @@ def test_an_estimated_error_warns_and_never_fails():
         assert (found.name, found.verdict, found.value) == ("estimated error", "warn", value)
 
 
+def test_white_matter_of_a_fetus_may_lie_less_deep():
+    assert verdicts(white_depth=-0.1)["depth of white matter"] == "fail"
+    for value, verdict in ((-0.1, "pass"), (-0.13, "warn"), (-0.21, "fail")):
+        assert verdicts(white_depth=value, fetal=True)["depth of white matter"] == verdict
+
+
 @pytest.mark.parametrize(("when", "limit"), [("before", 2.5), ("after", 1.5)])
 def test_motion_warns_and_never_fails(when, limit):
     assert verdicts(**{f"motion_{when}": limit})[f"motion {when}"] == "pass"
