@@ -97,7 +97,7 @@ class MeasureQuality(Step):
 
     def work(self, folder: str) -> None:
         scored = scores(self.inputs)
-        motion = {
+        motion: dict[str, Any] = {
             f"motion_{when}": (scored.get("Score", {}).get(when) or {}).get("motion")
             for when in ("before", "after")
         }
