@@ -4,10 +4,12 @@ import pytest
 
 from bmex_bids.cli import evaluate
 from bmex_bids.evaluation import lesions
+from bmex_bids.evaluation.app import Networks
+from bmex_bids.evaluation.benchmark import Settings
 from bmex_bids.evaluation.lesions import Case, figures_of, group_of
 from bmex_bids.evaluation.prepared import Prepared
 from bmex_bids.evaluation.rows import Row, append
-from bmex_bids.training.lesions import Lesion, draw, put_in
+from bmex_bids.training.lesions import Lesion, draw, from_json, put_in
 
 
 @pytest.fixture
@@ -49,6 +51,27 @@ def test_what_smooths_a_lesion_away_is_seen(case):
     assert (eight["there_before"], eight["there_after"]) == (1, 0)
     assert eight["mse_after"] > 100
     assert "sigma_ratio" not in eight
+
+
+def test_a_unit_has_rows_of_every_group_a_picture_and_its_lesions(
+    case, tiny_slices, tmp_path, monkeypatch
+):
+    """Untrained weights give their input back: what is kept is what the damage left."""
+    monkeypatch.setattr(lesions, "prepare", lambda *_: case.brain)
+    monkeypatch.setattr(lesions, "case_of", lambda *_: case)
+    by = {record.kind: record for record in tiny_slices}
+    networks = Networks(by["enhance"], by["strip"], device="cpu")
+    settings = Settings(data=tmp_path, out=tmp_path, networks=networks)
+    keys = {("adult-31", "noise 2.5%", group): "k" for group in lesions.GROUPS}
+    rows = lesions.do_unit(settings, lesions.Unit("adult-31", "noise 2.5%", keys))
+    found = {(row.method, row.metric): row.value for row in rows}
+    assert {method for method, _ in found} == {*lesions.GROUPS}
+    assert found["stroke", "n"] == 0
+    eight = {metric: value for (method, metric), value in found.items() if method == "drawn 8 mm"}
+    assert eight["kept_after"] == pytest.approx(eight["kept_before"], rel=0.02)
+    assert eight["sigma_ratio"] == pytest.approx(1, abs=0.01)
+    assert from_json((tmp_path / "lesions_adult-31.json").read_text()) == list(case.lesions)
+    assert (tmp_path / "lesions_adult-31_noise-2.5pc.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_groups():
