@@ -20,7 +20,7 @@ from bmex_bids import settings, values
 from bmex_bids.common import contrasts
 from bmex_bids.inputs.derivatives import parse_derivatives
 from bmex_bids.inputs.scans_filter import read_filter
-from bmex_bids.inputs.templates import parse_spaces
+from bmex_bids.inputs.templates import one_space, parse_spaces
 from bmex_bids.settings import Place, setting
 
 FILTER = "Options for filtering BIDS queries"
@@ -218,6 +218,7 @@ class Processing:
     derivatives : ``NAME=PATH`` of datasets with brain masks made elsewhere
     output_res : grids the enhanced image is written on, ``"native"`` and ``"0p8"``
     qc_only : write the quality measures and no image
+    histogram_reference : a template, as ``output_spaces`` names them
     output_spaces, templateflow_home : standard spaces, and the folder of their templates; see
         ``inputs.templates``
     uncertainty : ``"learnt"`` writes the map of the expected error, ``"off"`` does not
@@ -349,6 +350,15 @@ class Processing:
         place=Place.FOLDER,
         metavar="DIR",
         help="folder of templates (default: TEMPLATEFLOW_HOME, else ~/.cache/templateflow)",
+    )
+    histogram_reference: str | None = setting(
+        "--histogram-reference",
+        default=None,
+        group=PROCESSING,
+        tidy=one_space,
+        metavar="TEMPLATE",
+        help="match intensities to the brain of this template of TemplateFlow, such as "
+        "tpl-MNIInfant, instead of the reference of the age, which the weights have learnt",
     )
     output_layout: str = setting(
         "--output-layout",

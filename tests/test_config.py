@@ -128,6 +128,10 @@ def files(tmp_path, monkeypatch):
     return tmp_path
 
 
+#: options that take templates
+TEMPLATES = {"output_spaces", "histogram_reference"}
+
+
 def words_for(entry) -> list[str]:
     """A command line's words that give a setting another value than its default."""
     one = entry.setting
@@ -141,7 +145,7 @@ def words_for(entry) -> list[str]:
         return [one.flag, next(c for c in reversed(one.choices) if c != entry.default)]
     if one.read is not None:
         return [one.flag, "cpu" if one.option == "device" else "3"]
-    return [one.flag, "MNIInfant" if one.option == "output_spaces" else "name=value"]
+    return [one.flag, "MNIInfant" if one.option in TEMPLATES else "name=value"]
 
 
 BASE = ["bids", "out", "participant"]

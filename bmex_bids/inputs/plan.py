@@ -34,7 +34,8 @@ class PlannedImage:
     and resolution are set.  ``output_dir`` is relative to the output folder.  ``mask`` is a brain
     mask made elsewhere, which is used instead of ours, and ``mask_source`` says whose it is.
     ``layout`` names the files: ``"bids"``, or ``"bme-x"`` as the published container does.
-    ``templates`` are the standard spaces that the image is brought to.
+    ``templates`` are the standard spaces that the image is brought to, and ``histogram`` is the
+    template whose intensities it is matched to (None: the reference of its age).
     """
 
     image: SourceImage
@@ -49,6 +50,7 @@ class PlannedImage:
     mask_source: str = ""
     layout: str = "bids"
     templates: tuple[Template, ...] = ()
+    histogram: Template | None = None
 
     @property
     def name(self) -> str:

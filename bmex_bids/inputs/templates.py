@@ -131,6 +131,21 @@ def parse_spaces(words: Iterable[str]) -> list[Space]:
     return list(found)
 
 
+def one_space(word: str) -> str:
+    """The one space that ``--histogram-reference`` names (UsageError).
+
+    >>> one_space("tpl-MNIInfant:cohort-02")
+    'MNIInfant:cohort-2'
+    """
+    spaces = parse_spaces([word])
+    if len(spaces) != 1:
+        raise UsageError(
+            f"expected one template for --histogram-reference, got {word!r}; write for example "
+            "tpl-MNI152NLin2009cAsym"
+        )
+    return str(spaces[0])
+
+
 def left_out(word: str) -> str:
     """Why a word of other BIDS Apps brings no standard space; empty for one that does."""
     if word in OWN_SPACES:

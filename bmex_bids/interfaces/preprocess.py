@@ -18,12 +18,14 @@ from nipype.interfaces.base import (
     isdefined,
     traits,
 )
+from numpy.typing import NDArray
 
 from bmex_bids.common.contrasts import CONTRASTS, SUFFIXES
 from bmex_bids.exceptions import ImageError, MaskError
 from bmex_bids.imaging.intensity import (
     TOP,
     IntensityScale,
+    count_template,
     from_zero,
     load_histogram,
     match_histogram,
@@ -286,6 +288,9 @@ class MatchHistogramInput(BaseInterfaceInputSpec):
     contrast = traits.Enum(*SUFFIXES, mandatory=True)
     method = traits.Enum("brain", "published", "levels", usedefault=True)
     age_months = traits.Either(None, traits.Float(), usedefault=True, desc="None: not known")
+    template = traits.List(
+        File(exists=True), desc="image, and mask of its brain, to match instead"
+    )
 
 
 class MatchHistogramOutput(TraitedSpec):
@@ -307,8 +312,11 @@ class MatchHistogram(Step):
         choice = {"age_group": self.inputs.age_group, "contrast": self.inputs.contrast}
         # what is brighter than the robust range does not choose the map, and is not clipped by it
         robust = np.minimum(data, TOP)
-        method, levels = self.inputs.method, None
-        if method == "levels":
+        method, levels, counts = self.inputs.method, None, None
+        if self.inputs.template:
+            method, counts = "template", template_counts(*self.inputs.template)
+            _, match = match_histogram(robust, counts, mask)
+        elif method == "levels":
             match, levels = match_levels(robust, mask, age_months=self.inputs.age_months, **choice)
             if levels is None:
                 method = "quantiles" if CONTRASTS[choice["contrast"]].reference else "mean"
@@ -321,10 +329,19 @@ class MatchHistogram(Step):
             "match": dataclasses.asdict(match),
             "method": method,
             "reference_levels": levels,
+            "reference_counts": None if counts is None else counts.tolist(),
             **choice,
         }
         self._results["out_file"] = write(with_data(matched, image), folder, "matched.nii.gz")
         self._results["intensity_json"] = write_json(chain, folder, "intensity.json")
+
+
+def template_counts(image: str, mask: str | None = None) -> NDArray[np.int64]:
+    """The histogram reference that a template's brain gives: counts of the intensities 0…1000."""
+    data = data_of(read(image))
+    inside = data > 0 if mask is None else data_of(read(mask)) > 0.5
+    scaled, _ = rescale_robust(data, inside)
+    return count_template(np.rint(np.where(inside, scaled, 0)))
 
 
 def head_region(scaled: Any) -> Any:

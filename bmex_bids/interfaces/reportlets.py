@@ -431,14 +431,16 @@ def draw_histogram(inputs: Any, target: Path) -> None:
     """
     inside = np.asarray(nib.load(inputs.mask_res).dataobj) > 0  # type: ignore[attr-defined]
     group, contrast = inputs.planned["age_group"], BidsName.of(inputs.planned["name"]).suffix
-    levels = json.loads(Path(inputs.intensity_json).read_text()).get("reference_levels")
+    chain = json.loads(Path(inputs.intensity_json).read_text())
+    levels, counts = chain.get("reference_levels"), chain.get("reference_counts")
     bins = np.arange(0, 1005, BIN)
     middle = bins[:-1] + BIN / 2
     with mpl.rc_context({"svg.fonttype": "none", "font.size": 10, "font.family": "sans-serif"}):
         figure = Figure(figsize=(4.6, 2.9), layout="constrained")
         axes = figure.add_subplot()
         if levels is None:
-            reference = load_histogram(group, contrast).astype(float)
+            group = group if counts is None else "template"
+            reference = np.array(counts or load_histogram(group, contrast), dtype=float)
             reference[0] = 0
             density, _ = np.histogram(
                 np.arange(reference.size), bins, weights=reference, density=True

@@ -73,6 +73,16 @@ def survey(config: Config) -> tuple[list[PlannedImage], tuple[NotTaken, ...]]:
     spaces = parse_spaces(config.processing.output_spaces)
     if spaces:
         planned = _with_templates(planned, spaces, config.processing.templateflow_home)
+    if config.processing.histogram_reference is not None:
+        spaces = parse_spaces([config.processing.histogram_reference])
+        planned = [
+            _with_histogram(image, matched)
+            for image, matched in zip(
+                planned,
+                _with_templates(planned, spaces, config.processing.templateflow_home),
+                strict=True,
+            )
+        ]
     looked_at = list(
         preflight.look_at(planned, memory, config.paths.output_dir, config.paths.work_dir)
     )
@@ -103,6 +113,24 @@ def _with_templates(
     if missing:
         raise TemplateError("\n".join(missing))
     return found
+
+
+def _with_histogram(image: PlannedImage, matched: PlannedImage) -> PlannedImage:
+    """An image with the template that its intensities are matched to; UsageError for another contrast."""
+    if not matched.templates:  # none for its age, as the notes say
+        return replace(image, warnings=matched.warnings)
+    (template,) = matched.templates
+    if template.contrast != image.image.suffix:
+        raise UsageError(
+            f"expected a template with a {image.image.suffix} image for --histogram-reference, got "
+            f"{template.label}, which has {template.contrast}; leave the flag out, or choose the "
+            "images with --modalities"
+        )
+    note = (
+        f"intensities are matched to the template {template.label}, not to the reference of the age "
+        "that the weights have learnt: compare some images without --histogram-reference"
+    )
+    return replace(image, histogram=template, warnings=(*image.warnings, note))
 
 
 def _refuse_memory_for_none(
@@ -174,6 +202,8 @@ def task(config: Config, image: PlannedImage, *, quick: bool = False) -> Task:
         "scales": [weights.error_scale, weights.volume_scale, weights.usual],
         "outputs": names,
     }
+    if image.histogram is not None:
+        settings["histogram"] = [_checksum_of_template(path) for path in image.histogram.files]
     if image.templates:
         settings["templates"] = [
             _checksum_of_template(path) for each in image.templates for path in each.files

@@ -107,6 +107,8 @@ def init_preprocess_wf(
         name="match_histogram",
         mem_gb=mem_gb,
     )
+    if planned.histogram is not None:
+        match.inputs.template = [str(path) for path in planned.histogram.files]
     outputnode = Node(IdentityInterface(fields=OUTPUTS), name="outputnode")
     workflow.connect(
         [

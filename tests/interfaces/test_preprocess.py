@@ -8,9 +8,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 import scipy.ndimage
+import template_home
 
 from bmex_bids.exceptions import MaskError
-from bmex_bids.imaging.intensity import IntensityScale, from_zero
+from bmex_bids.imaging.intensity import IntensityScale, from_zero, rescale_robust
 from bmex_bids.interfaces.enhance import add_correction, into_head
 from bmex_bids.interfaces.preprocess import (
     Conform,
@@ -324,6 +325,41 @@ def test_the_matched_image_is_zero_outside_the_brain_and_its_map_is_written(head
     assert len(chain["match"]["source"]) == len(chain["match"]["reference"])
     assert chain["method"] == "brain"
     assert chain["reference_levels"] is None
+
+
+@pytest.mark.parametrize("method", ["brain", "levels"])
+def test_a_template_takes_the_place_of_the_reference_of_the_age(
+    head_phantom, saved, tmp_path, method
+):
+    head = head_phantom(spacing=6.0)
+    template_home.put(tmp_path, "tpl-MNI_res-01", template_home.shrunk(6))
+    image, mask = (
+        str(tmp_path / f"tpl-MNI/tpl-MNI_res-01_{name}.nii.gz")
+        for name in ("T1w", "desc-brain_mask")
+    )
+    outputs = (
+        MatchHistogram(
+            in_file=saved(head.image),
+            mask=saved(
+                nib.Nifti1Image(head.mask.astype(np.uint8), head.image.affine), "mask.nii.gz"
+            ),
+            scale_file=unit_scale(),
+            age_group="month24",
+            contrast="T1w",
+            method=method,
+            template=[image, mask],
+        )
+        .run()
+        .outputs
+    )
+    inside = voxels(mask) > 0
+    wanted, _ = rescale_robust(voxels(image), inside)
+    shares = [0.25, 0.5, 0.75]
+    there = np.quantile(voxels(outputs.out_file)[head.mask], shares)
+    np.testing.assert_allclose(there, np.quantile(wanted[inside], shares), atol=40)
+    chain = json.loads(Path(outputs.intensity_json).read_text())
+    assert chain["method"] == "template"
+    assert sum(chain["reference_counts"][1:]) == pytest.approx(inside.sum(), rel=0.01)
 
 
 def test_an_adult_is_matched_to_the_levels_of_his_age_and_the_map_says_so(head_phantom, saved):

@@ -7,8 +7,10 @@ import dataclasses
 from types import SimpleNamespace
 
 import pytest
+import template_home
 
 from bmex_bids.cli.parser import parse
+from bmex_bids.exceptions import UsageError
 from bmex_bids.inputs.age import Age
 from bmex_bids.inputs.collect import SourceImage
 from bmex_bids.inputs.plan import PlannedImage
@@ -138,3 +140,25 @@ def test_localizers_small_coverage_and_rows_of_scans_are_left_out_with_reasons(
         "of the brain",
     }
     assert not any(item.asked_for for item in not_taken)
+
+
+def test_a_template_for_the_histogram_is_in_the_plan_with_a_warning(
+    bids_skeleton, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("TEMPLATEFLOW_HOME", str(template_home.make(tmp_path / "templateflow")))
+    bids = bids_skeleton({f"sub-01/anat/sub-01_{name}.nii.gz": None for name in ("T1w", "T2w")})
+
+    def planned(template, *flags, months="3"):
+        given = [str(bids), str(tmp_path / "out"), "participant", "--age-months", months]
+        return planning.plan(parse([*given, "--histogram-reference", template, *flags]))
+
+    t1w, t2w = planned("tpl-MNIInfant")
+    assert [item.histogram.label for item in (t1w, t2w)] == ["MNIInfant+2"] * 2
+    assert [item.histogram.contrast for item in (t1w, t2w)] == ["T1w", "T2w"]
+    assert "not to the reference of the age" in t1w.warnings[-1]
+    assert t1w.templates == ()  # no image is brought there
+    (older,) = planned("tpl-MNIInfant", "-m", "T1w", months="30")
+    assert older.histogram is None
+    assert "not 30" in older.warnings[-1]
+    with pytest.raises(UsageError, match="which has T1w"):
+        planned("tpl-MNI152NLin2009cAsym")
