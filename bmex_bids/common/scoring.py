@@ -11,7 +11,7 @@ LEVELS = ("none", "minor", "moderate", "severe")
 QUANTITIES: Mapping[str, tuple[int, str, str]] = {
     "motion": (1, "", "Motion (0 none, 1 minor, 2 moderate, 3 severe)"),
     "noise_percent": (1, " %", "Noise (standard deviation, % of the range)"),
-    "resolution_mm": (1, " mm", "Effective resolution of the coarsest axis"),
+    "resolution_mm": (1, " mm", "Effective resolution of the coarsest axis, mm"),
 }
 
 
@@ -51,3 +51,18 @@ def in_figures(name: str, before: Mapping[str, float], after: Mapping[str, float
     digits, unit, _ = QUANTITIES[name]
     values = [f"{table[name]:.{digits}f}" for table in (before, after) if table]
     return " → ".join(values) + unit
+
+
+def in_intervals(before: Mapping[str, float], after: Mapping[str, float] | None) -> str:
+    """The intervals of all quantities before and after, where they are known.
+
+    >>> in_intervals({"motion": 1.9, "motion_low": 1.5, "motion_high": 2.3}, None)
+    'motion 1.5–2.3'
+    """
+    parts = []
+    for name, (digits, unit, _) in QUANTITIES.items():
+        known = [table for table in (before, after) if table and f"{name}_low" in table]
+        ranges = [f"{t[f'{name}_low']:.{digits}f}–{t[f'{name}_high']:.{digits}f}" for t in known]
+        if ranges:
+            parts.append(f"{name.split('_')[0]} {' → '.join(ranges)}{unit}")
+    return "; ".join(parts)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from bmex_bids.common.scoring import in_figures, in_words
+from bmex_bids.common.scoring import in_figures, in_intervals, in_words
 from bmex_bids.common.tissues import TISSUES
 from bmex_bids.outputs.pages import render
 from bmex_bids.outputs.records import MaskMethod, table_of
@@ -75,6 +75,9 @@ def summary_html(record: Mapping[str, Any], *, contrast: str = "") -> str:
             )
             for tissue in TISSUES
         },
+        "Score, 90 % intervals": (
+            in_intervals(scored["before"], scored.get("after")) if scored.get("before") else ""
+        ),
         "Contrast of grey to white matter (TCT)": f"{before} → {after}; more is not always better",
         "TCT before / after (QI)": f"{_figure(quality.get('qi'))}; 1 where the contrast stayed",
         "Software": _joined(

@@ -223,12 +223,14 @@ def test_the_score_is_the_headline_and_contrast_is_not(tmp_path, figures, sideca
         "before": {"motion": 1.94, "noise_percent": 2.5, "resolution_mm": 1.13},
         "after": {"motion": 0.21, "noise_percent": 0.4, "resolution_mm": 1.02},
     }
+    score["before"] |= {"motion_low": 1.52, "motion_high": 2.31}
     sidecar("sub-01", Quality={"Score": score, "tct_before": 1.25, "tct_after": 1.5, "qi": 0.83})
     text = write_subject_report(tmp_path, "01").read_text(encoding="utf-8")
     cards = text[text.index('<div class="figures">') : text.index("The input shows")]
     for part in ("Motion", "1.9 → 0.2", "2.5 → 0.4 %", "1.1 → 1.0 mm"):
         assert part in cards
     assert "TCT" not in cards
+    assert "motion 1.5–2.3" in text
     assert "1.25 → 1.50" in text
     assert (
         "The input shows moderate motion (1.9 of 3), noise of 2.5 % and details down to 1.1 mm; "
