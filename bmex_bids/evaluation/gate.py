@@ -350,9 +350,9 @@ HALVES = {
 }
 #: kind → (what makes it, whether it needs an image)
 BROKEN: Mapping[str, tuple[Callable[[Sample], Measures], bool]] = {
-    "CSF and GM swapped": (partial(swapped, first=1, second=2), False),
+    "CSF and GM swapped": (partial(swapped, first=1, second=2), True),
     "GM and WM swapped": (partial(swapped, first=2, second=3), False),
-    "CSF and WM swapped": (partial(swapped, first=1, second=3), False),
+    "CSF and WM swapped": (partial(swapped, first=1, second=3), True),
     **{
         f"{name} half missing": (partial(halved, axis=axis, low=low), False)
         for name, (axis, low) in HALVES.items()

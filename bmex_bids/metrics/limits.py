@@ -108,8 +108,8 @@ FLAT_FACE = Limits(warn_above=0.05, fail_above=0.10)
 #: How much deeper white matter lies than grey matter, over the mean depth
 #: (:mod:`bmex_bids.metrics.anatomy`).
 WHITE_DEPTH = Limits(fail_below=0.0, warn_below=0.03)
-#: Of a fetus, whose deep grey matter is large beside a thin cortex: atlases have -0.10 to 0.29.
-FETAL_WHITE_DEPTH = Limits(fail_below=-0.20, warn_below=-0.12)
+#: Of a fetus, whose deep grey matter is large beside a thin cortex: atlases have -0.19 to 0.29.
+FETAL_WHITE_DEPTH = Limits(fail_below=-0.30, warn_below=-0.25)
 
 #: Smallest step between tissues in the order of brightness, over the brain's mean.
 BRIGHTNESS_ORDER = Limits(fail_below=0.0, warn_below=0.02)

@@ -180,8 +180,8 @@ def test_an_estimated_error_warns_and_never_fails():
 
 
 def test_white_matter_of_a_fetus_may_lie_less_deep():
-    assert verdicts(white_depth=-0.1)["depth of white matter"] == "fail"
-    for value, verdict in ((-0.1, "pass"), (-0.13, "warn"), (-0.21, "fail")):
+    assert verdicts(white_depth=-0.2)["depth of white matter"] == "fail"
+    for value, verdict in ((-0.2, "pass"), (-0.26, "warn"), (-0.31, "fail")):
         assert verdicts(white_depth=value, fetal=True)["depth of white matter"] == verdict
 
 
