@@ -10,6 +10,7 @@ from nipype.pipeline.engine import Node, Workflow
 
 from bmex_bids.interfaces.enhance import Enhance, Restore
 from bmex_bids.interfaces.quality import MeasureLikeMriqc, MeasureQuality
+from bmex_bids.network.weights import registry
 from bmex_bids.network.weights.registry import bundled, select
 from bmex_bids.workflows.request import Machine, Networks, as_table
 
@@ -239,6 +240,6 @@ def yardstick(weights: WeightRecord) -> WeightRecord | None:
 
 def score_weights() -> WeightRecord | None:
     """The network that scores images; None where none is bundled."""
-    if not any(record.kind == "score" for record in bundled()):
+    if not any(record.kind == "score" for record in registry.bundled()):
         return None
     return select("score", weights="bundled")
