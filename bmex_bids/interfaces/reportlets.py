@@ -32,6 +32,7 @@ from nireports.tools.ndimage import rotate_affine, rotation2canonical
 from skimage.filters import threshold_multiotsu
 
 from bmex_bids.common.boxes import bounding_box
+from bmex_bids.common.contrasts import CONTRASTS
 from bmex_bids.common.names import BidsName
 from bmex_bids.common.tissues import TISSUES
 from bmex_bids.imaging.intensity import load_histogram
@@ -427,7 +428,8 @@ def picture_id(name: str) -> str:
 def draw_histogram(inputs: Any, target: Path) -> None:
     """Histograms inside the brain, before and after, and the reference that they were matched to.
 
-    The reference is the histogram of the age, or the levels of CSF, GM and WM at that age.
+    The reference is the histogram of the age or of a template, or the levels of CSF, GM and WM at
+    that age; FLAIR and PDw images have none.
     """
     inside = np.asarray(nib.load(inputs.mask_res).dataobj) > 0  # type: ignore[attr-defined]
     group, contrast = inputs.planned["age_group"], BidsName.of(inputs.planned["name"]).suffix
@@ -438,16 +440,8 @@ def draw_histogram(inputs: Any, target: Path) -> None:
     with mpl.rc_context({"svg.fonttype": "none", "font.size": 10, "font.family": "sans-serif"}):
         figure = Figure(figsize=(4.6, 2.9), layout="constrained")
         axes = figure.add_subplot()
-        if levels is None:
-            group = group if counts is None else "template"
-            reference = np.array(counts or load_histogram(group, contrast), dtype=float)
-            reference[0] = 0
-            density, _ = np.histogram(
-                np.arange(reference.size), bins, weights=reference, density=True
-            )
-            axes.fill_between(middle, density, color=REFERENCE, lw=0, label=f"reference ({group})")
-            brightest = np.flatnonzero(np.cumsum(density) >= 0.999 * density.sum())[0] * BIN
-        else:
+        brightest = 0.0
+        if levels is not None:
             for tissue, level in zip(TISSUES, levels, strict=True):
                 axes.axvline(level, color=REFERENCE, lw=4, zorder=0)
                 axes.annotate(
@@ -459,6 +453,15 @@ def draw_histogram(inputs: Any, target: Path) -> None:
                 )
             axes.plot([], [], color=REFERENCE, lw=4, label="levels for the age")
             brightest = max(levels)
+        elif counts or CONTRASTS[contrast].reference:
+            group = "template" if counts else group
+            reference = np.array(counts or load_histogram(group, contrast), dtype=float)
+            reference[0] = 0
+            density, _ = np.histogram(
+                np.arange(reference.size), bins, weights=reference, density=True
+            )
+            axes.fill_between(middle, density, color=REFERENCE, lw=0, label=f"reference ({group})")
+            brightest = np.flatnonzero(np.cumsum(density) >= 0.999 * density.sum())[0] * BIN
         for path, label, colour in (
             (inputs.matched, "before", "#767676"),
             (inputs.enhanced_res, "after", "#0072b2"),

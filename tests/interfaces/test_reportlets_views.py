@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -153,6 +154,34 @@ def test_the_histogram_shows_the_levels_that_an_adult_was_matched_to(tmp_path):
     drawn = (tmp_path / "out.svg").read_text()
     assert all(f">{label}<" in drawn for label in ("CSF", "GM", "WM", "levels for the age"))
     assert "month24" not in drawn
+
+
+@pytest.mark.parametrize(
+    ("suffix", "chain", "label"),
+    [
+        ("FLAIR", {"reference_levels": None}, ""),
+        ("T1w", {"reference_levels": None, "reference_counts": [9, *[1] * 1000]}, "template"),
+    ],
+)
+def test_the_histogram_without_a_reference_and_with_that_of_a_template(
+    tmp_path, suffix, chain, label
+):
+    rng = np.random.default_rng(1)
+    image = nib.Nifti1Image(rng.normal(500, 30, (8, 8, 8)).astype(np.float32), np.eye(4))
+    nib.save(image, tmp_path / "image.nii")
+    nib.save(nib.Nifti1Image(np.ones((8, 8, 8), np.uint8), np.eye(4)), tmp_path / "mask.nii")
+    (tmp_path / "chain.json").write_text(json.dumps(chain))
+    inputs = SimpleNamespace(
+        mask_res=str(tmp_path / "mask.nii"),
+        matched=str(tmp_path / "image.nii"),
+        enhanced_res=str(tmp_path / "image.nii"),
+        planned={"age_group": "month24", "name": f"sub-01_{suffix}"},
+        intensity_json=str(tmp_path / "chain.json"),
+    )
+    reportlets.draw_histogram(inputs, tmp_path / "out.svg")
+    drawn = (tmp_path / "out.svg").read_text()
+    assert ("reference (template)" in drawn) == (label == "template")
+    assert "reference (month24)" not in drawn
 
 
 def test_an_image_of_negative_numbers_has_a_window_from_its_darkest():
