@@ -417,8 +417,8 @@ def _anatomy(measures: Measures) -> Iterator[Rule]:
     volumes = {name: _known(table.get(name)) or 0.0 for name in LABELS}
     total = sum(volumes.values())
     usual = FETAL_SHARES if measures.fetal else _shares_at(measures.age_months)
-    # without tissues the rule on their change says so
-    for name in LABELS if total > 0 else ():
+    # where a tissue was not found at all, the rule on their change says that nothing was classified
+    for name in LABELS if all(volumes.values()) else ():
         yield _number(
             f"share of {name}",
             volumes[name] / total,
