@@ -9,6 +9,7 @@ import io
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -91,8 +92,21 @@ def test_nipoppy_names_inputs_of_the_descriptor_and_files_that_are_there():
     assert config["VERSION"] == __version__
     for step in config["STEPS"]:
         assert all((folder / name).is_file() for name in step.values())
+    # Nipoppy 0.4.8 refuses a file without it
+    for name in ("config.json", "tracker.json"):
+        assert json.loads((folder / name).read_text())["SCHEMA_VERSION"] == "1"
     inputs = {item["id"] for item in generated()["inputs"]}
     assert set(json.loads((folder / "invocation.json").read_text())) <= inputs
+
+
+def test_nipoppy_finds_the_pipeline_valid():
+    """Where ``nipoppy`` is on the path; it is no requirement of the tests."""
+    program = shutil.which("nipoppy")
+    if program is None:
+        pytest.skip("needs nipoppy (pip install nipoppy, in an environment of its own)")
+    command = [program, "pipeline", "validate", str(DESCRIPTOR.parent)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_flags_of_babs_are_taken(study):
