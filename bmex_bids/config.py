@@ -21,6 +21,7 @@ from bmex_bids.common import contrasts
 from bmex_bids.inputs.derivatives import parse_derivatives
 from bmex_bids.inputs.scans_filter import read_filter
 from bmex_bids.inputs.templates import one_space, parse_spaces
+from bmex_bids.network.inference.options import GEOMETRIES, PRECISIONS
 from bmex_bids.settings import Place, setting
 
 FILTER = "Options for filtering BIDS queries"
@@ -211,10 +212,9 @@ class Processing:
     Attributes
     ----------
     brain_extraction : which network finds the brain in a head, ``"own"`` or ``"deepbet"``
-    geometry : how the network goes over the brain, ``"fast"`` or ``"reference"``
-    mirroring : let mirror images of the brain through the bundled network too, and average
-    precision : number format of the network's features, ``"auto"``, ``"float32"`` or ``"bfloat16"``
+    geometry, mirroring, precision : see :class:`bmex_bids.network.inference.options.Options`
     max_change : largest change of a voxel, % of the range of the reference; None: no limit
+    reorient : correct a header that calls the axes wrongly
     derivatives : ``NAME=PATH`` of datasets with brain masks made elsewhere
     output_res : grids the enhanced image is written on, ``"native"`` and ``"0p8"``
     qc_only : write the quality measures and no image
@@ -242,6 +242,15 @@ class Processing:
         help="network that finds the brain in a head: own (default) is for every age and contrast; "
         "deepbet is for T1w images and is installed with bmex_bids[deepbet]. Images of another "
         "contrast, and of fetuses, always go to our own",
+    )
+    reorient: bool = setting(
+        "--reorient",
+        default=False,
+        group=PROCESSING,
+        switch=True,
+        fingerprint=True,
+        help="correct the header of an image whose brain looks turned (by right angles) against "
+        "it: the outputs have the corrected header. Left and right cannot be told",
     )
     derivatives: tuple[str, ...] = setting(
         "-d",
@@ -286,7 +295,7 @@ class Processing:
         "--geometry",
         default="fast",
         group=PERFORMANCE,
-        choices=("fast", "reference"),
+        choices=GEOMETRIES,
         fingerprint=True,
         help="fast (default): the whole brain at once, or in the fewest tiles that fit in memory; "
         "reference: the overlapping cubes of 40 voxels of the publication, many times slower, for "
@@ -305,7 +314,7 @@ class Processing:
         "--precision",
         default="auto",
         group=PERFORMANCE,
-        choices=("auto", "float32", "bfloat16"),
+        choices=PRECISIONS,
         fingerprint=True,
         help="number format of the network's features. auto (default): bfloat16 on a GPU, and for "
         "published weights on a processor with bfloat16 instructions; else float32. float32 gives "

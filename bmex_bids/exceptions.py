@@ -37,6 +37,9 @@ class StepError(BmexError):
         super().__init__(message)
         self.exit_code = exit_code
 
+    def __reduce__(self) -> tuple[type[StepError], tuple[str, int]]:
+        return type(self), (str(self), self.exit_code)
+
 
 class UsageError(BmexError):
     """The command line asks for something impossible."""

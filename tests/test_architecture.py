@@ -3,8 +3,8 @@
 
 1. ``cli``, ``api``
 2. ``slurm``
-3. ``running``
-4. ``evaluation``, which judges ``workflows`` and what ``training`` makes
+3. ``evaluation``, which judges what the app and ``training`` make
+4. ``running``
 5. ``workflows``, ``reports``
 6. ``config``
 7. ``interfaces``, ``training``
@@ -35,8 +35,8 @@ LINES = (
     {"__main__"},
     {"cli", "api"},
     {"slurm"},
+    {"evaluation"},  # judges what the app makes
     {"running"},
-    {"evaluation"},  # judges the app's workflows
     {"workflows", "reports"},
     {"config"},
     {"interfaces", "training"},

@@ -99,9 +99,10 @@ def add_shared(parser: argparse._ActionsContainer, option: str, **changes: Any) 
     add(parser, found.setting, found.default, **changes)
 
 
-def add_networks(parser: argparse._ActionsContainer) -> None:
-    """Which weights are measured, and where they run."""
-    parser.add_argument("--weights", default="bundled", help="weight set (default: %(default)s)")
+def add_networks(parser: argparse._ActionsContainer, weights: str | None = "bundled") -> None:
+    """Which weights are measured, and where they run; ``weights`` by default."""
+    which = weights or "the bundled one"
+    parser.add_argument("--weights", default=weights, help=f"weight set (default: {which})")
     parser.add_argument(
         "--weights-dir", type=Path, metavar="DIR", help="folder with published weights"
     )

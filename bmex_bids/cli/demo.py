@@ -252,7 +252,7 @@ def treated(clean: nib.Nifti1Image, stages: Path, grid: nib.Nifti1Image) -> NDAr
     after, before = (gaussian_filter(np.where(inside, x, 0), sigma) for x in (corrected, damaged))
     field = np.divide(after, before, out=np.ones_like(after), where=before > 1e-3)
     truth = on_grid(clean)
-    match = HistogramMatch(**{key: tuple(value) for key, value in chain["match"].items()})
+    match = HistogramMatch.of(chain["match"])
     return np.where(truth > 0, match.apply(truth * field), 0).astype(np.float32)
 
 

@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bmex_bids.cli import arguments
+from bmex_bids.network.variants import VARIANTS
+
 if TYPE_CHECKING:
     from bmex_bids.evaluation.benchmark import Settings
     from bmex_bids.network.weights.registry import WeightRecord
@@ -16,21 +19,26 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags and work of ``bmex-evaluate benchmark``."""
     add_run(parser, "figures.tsv, benchmark.md and pictures")
-    parser.add_argument("--weights", default="bundled", help="weight set (default: %(default)s)")
     parser.add_argument(
         "--weights-file", type=Path, metavar="FILE",
-        help="weights of the compact network that are in no registry yet, instead of --weights",
+        help="weights that are in no registry yet, instead of --weights",
+    )  # fmt: skip
+    parser.add_argument(
+        "--variant", choices=list(VARIANTS), default="bmex-compact",
+        help="kind of network that --weights-file is of (default: %(default)s)",
     )  # fmt: skip
     parser.set_defaults(work=_work)
 
 
-def add_run(parser: argparse.ArgumentParser, what: str) -> None:
+def add_run(parser: argparse.ArgumentParser, what: str, weights: str | None = "bundled") -> None:
     """Flags of every command that goes over images and cells.
 
     Parameters
     ----------
     what : is written to the folder
+    weights : by default
     """
+    arguments.add_networks(parser, weights)
     parser.add_argument(
         "--data", type=Path, default=Path("../shared/data"), metavar="DIR",
         help="folder with the validation images (default: %(default)s)",
@@ -47,7 +55,6 @@ def add_run(parser: argparse.ArgumentParser, what: str) -> None:
         help="only these cells, or families of cells (clean, motion, noise, slices, together, "
         "torchio)",
     )  # fmt: skip
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument(
         "--jobs", type=int, default=1, help="processes, one thread each (default: %(default)s)"
     )
@@ -106,18 +113,17 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _work(options: argparse.Namespace) -> int:
-    from bmex_bids.evaluation.app import weight_record
     from bmex_bids.evaluation.benchmark import run
     from bmex_bids.evaluation.figures import write_figures
     from bmex_bids.evaluation.subjects import SUBJECTS
     from bmex_bids.evaluation.summary import markdown, replaced, short_table
-    from bmex_bids.network.weights.registry import select
+    from bmex_bids.network.weights.registry import select, unregistered
     from bmex_bids.outputs.files import write_text
 
     if options.weights_file is not None:
-        record = weight_record(options.weights_file)
+        record = unregistered(options.weights_file, options.variant)
     else:
-        record = select("enhance", weights=options.weights)
+        record = select("enhance", weights=options.weights, weights_dir=options.weights_dir)
     settings = settings_of(options, record, tuple(SUBJECTS))
     print(f"weights {record.name} ({record.sha256[:12]})", flush=True)
     rows = run(settings, lambda line: print(line, flush=True), compute=not options.tables_only)

@@ -10,10 +10,8 @@ from bmex_bids.cli.evaluate_benchmark import add_run, settings_of
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags and work of ``bmex-evaluate lesions``."""
-    add_run(parser, "lesions.tsv, lesions.md, which lesions were put in, and pictures")
-    parser.add_argument(
-        "--weights", metavar="NAME", help="weight set (default: the bundled one for adults)"
-    )
+    what = "lesions.tsv, lesions.md, which lesions were put in, and pictures"
+    add_run(parser, what, weights=None)
     parser.set_defaults(work=_work)
 
 
@@ -27,7 +25,9 @@ def _work(options: argparse.Namespace) -> int:
     if options.weights is None:
         record = learnt_weights()
     else:
-        record = select("enhance", weights=options.weights, age_months=ANY_AGE)
+        record = select(
+            "enhance", weights=options.weights, weights_dir=options.weights_dir, age_months=ANY_AGE
+        )
     settings = settings_of(options, record, lesions.IMAGES)
     print(f"weights {record.name} ({record.sha256[:12]})", flush=True)
     rows = lesions.run(

@@ -11,11 +11,7 @@ from bmex_bids.cli.evaluate_benchmark import add_run, settings_of
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags and work of ``bmex-evaluate uncertainty``."""
-    add_run(parser, "uncertainty.tsv and uncertainty.md")
-    parser.add_argument(
-        "--weights", metavar="NAME",
-        help="weight set that has learnt its error (default: the bundled one)",
-    )  # fmt: skip
+    add_run(parser, "uncertainty.tsv and uncertainty.md", weights=None)
     parser.add_argument(
         "--store", type=Path, metavar="FILE",
         help="write the fitted factors into the entry of these weights in this file "
@@ -33,7 +29,10 @@ def _work(options: argparse.Namespace) -> int:
     if options.weights is None:
         record = uncertainty.learnt_weights()
     else:
-        record = select("enhance", weights=options.weights, age_months=uncertainty.ANY_AGE)
+        record = select(
+            "enhance", weights=options.weights, weights_dir=options.weights_dir,
+            age_months=uncertainty.ANY_AGE,
+        )  # fmt: skip
     settings = settings_of(options, record, uncertainty.IMAGES)
     print(f"weights {record.name} ({record.sha256[:12]})", flush=True)
     rows = uncertainty.run(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bmex_bids.evaluation.subjects import Subject
-from bmex_bids.exceptions import UsageError, WeightsError
+from bmex_bids.exceptions import StepError, UsageError
 from bmex_bids.inputs.collect import SourceImage
 from bmex_bids.inputs.plan import PlannedImage, plan
 from bmex_bids.interfaces.files import data_of, read
-from bmex_bids.network.weights.registry import WeightRecord, sha256
+from bmex_bids.network.weights.registry import WeightRecord
+from bmex_bids.running import engine
+from bmex_bids.running.events import Event, tell
+from bmex_bids.running.plugins import SerialPlugin
 from bmex_bids.workflows import request
 from bmex_bids.workflows.base import init_image_wf
 from bmex_bids.workflows.preprocess import init_preprocess_wf
@@ -83,7 +87,15 @@ def through_app(
     networks : to run
     work : folder for intermediate files
     mask : brain mask of an image that was stripped; without it the app strips
+
+    Raises
+    ------
+    UsageError
+        The image cannot be enhanced.
+    StepError
+        A step failed; the message names it.
     """
+    engine.configure(crash_dir=work, stop_on_first_crash=True)
     planned = _planned(image, subject, mask)
     workflow = init_image_wf(
         planned,
@@ -102,6 +114,7 @@ def prepared_by_app(
 
     The parameters are those of :func:`through_app`.
     """
+    engine.configure(crash_dir=work, stop_on_first_crash=True)
     workflow = init_preprocess_wf(
         _planned(image, subject, mask),
         _networks(networks, mask),
@@ -135,11 +148,14 @@ def _networks(networks: Networks, mask: Path | None) -> request.Networks:
 def _run(workflow: Any, work: Path) -> dict[str, Any]:
     """Node → its outputs."""
     workflow.base_dir = str(work)
-    workflow.config["execution"] = {
-        "remove_unnecessary_outputs": "false", "create_report": "false",
-        "crashdump_dir": str(work), "stop_on_first_crash": "true",
-    }  # fmt: skip
-    return {node.name: node.result.outputs for node in workflow.run(plugin="Linear").nodes()}
+    plugin = SerialPlugin({"status_callback": partial(tell, stop_at_failure)})
+    return {node.name: node.result.outputs for node in workflow.run(plugin=plugin).nodes()}
+
+
+def stop_at_failure(event: Event) -> None:
+    """Raise StepError for a step that failed."""
+    if event.failure is not None:
+        raise StepError(f"failed in {event.step}: {event.failure}", event.failure.exit_code)
 
 
 def passed(results: Mapping[str, Any]) -> Passed:
@@ -156,17 +172,3 @@ def passed(results: Mapping[str, Any]) -> Passed:
         preproc=data("restore", "preproc_native"),
         mask=data("restore", "mask_native") > 0.5,
     )
-
-
-def weight_record(path: Path) -> WeightRecord:
-    """A record of a weight file of the compact network that is in no registry.
-
-    An absent file is a WeightsError.
-    """
-    if not path.exists():
-        raise WeightsError(f"expected a weight file at {path}, found none")
-    return WeightRecord(
-        name=path.stem, kind="enhance", path=path, sha256=sha256(path), licence="", source="",
-        description="in no registry", variant="bmex-compact", input_units="template units",
-        age_groups=(), contrasts=(), version="",
-    )  # fmt: skip

@@ -32,7 +32,7 @@ from bmex_bids.evaluation import rows as table
 from bmex_bids.evaluation.app import Networks, Passed, through_app
 from bmex_bids.evaluation.rows import Row, key_of
 from bmex_bids.evaluation.subjects import SUBJECTS, Clean, load_clean
-from bmex_bids.exceptions import UsageError
+from bmex_bids.exceptions import BmexError, StepError, UsageError
 from bmex_bids.network.weights.registry import sha256
 from bmex_bids.outputs.files import write_whole
 
@@ -262,12 +262,16 @@ def do_unit(settings: Settings, unit: Unit) -> list[Row]:
     """The figures of one image in one cell."""
     begun = time.monotonic()
     subject, cell = SUBJECTS[unit.image], CELLS[unit.cell]
-    truth = truth_of(settings, unit.image)
-    if cell.family == "clean":
-        damaged, result = truth.clean.data, truth.passed
-    else:
-        damaged = damage(truth, cell, subject.seed)
-        result = pass_through(settings, unit.image, truth.clean, damaged)
+    try:
+        truth = truth_of(settings, unit.image)
+        if cell.family == "clean":
+            damaged, result = truth.clean.data, truth.passed
+        else:
+            damaged = damage(truth, cell, subject.seed)
+            result = pass_through(settings, unit.image, truth.clean, damaged)
+    except BmexError as error:
+        code = error.exit_code
+        raise StepError(f"{unit.image}, {unit.cell}: {error}", code) from error
     figures = figures_of(truth, cell, damaged, result)
     keep_slices(settings.out, unit, truth, result)
     return rows_of(unit, figures, time.monotonic() - begun)

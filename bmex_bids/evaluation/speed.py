@@ -34,7 +34,7 @@ from bmex_bids.network.inference.passes import CROP, PADDING, PATCH
 from bmex_bids.network.inference.predict import Enhancement, enhance
 from bmex_bids.network.inference.tiling import reference_grid
 from bmex_bids.network.inference.volumes import brain_box
-from bmex_bids.network.weights.registry import WeightRecord
+from bmex_bids.network.weights.registry import WeightRecord, unregistered
 from bmex_bids.training.images import VALIDATION_IMAGES, prepare
 
 BRAIN = (160, 192, 160)  # voxels of 0.8 mm
@@ -146,7 +146,6 @@ def published_shape(width: int, folder: Path) -> WeightRecord:
     from safetensors.torch import save_file
 
     from bmex_bids.network.models.bmex import BMEX
-    from bmex_bids.network.weights.registry import sha256
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(width)
@@ -154,20 +153,7 @@ def published_shape(width: int, folder: Path) -> WeightRecord:
     state = {published_name(name): value for name, value in network.state_dict().items()}
     path = folder / f"random-{width}.safetensors"
     save_file(state, str(path))
-    return WeightRecord(
-        name=f"random, w = {width}",
-        kind="enhance",
-        path=path,
-        sha256=sha256(path),
-        licence="none",
-        source="random numbers",
-        description="for timing only",
-        variant="bmex-pytorch",
-        input_units="template units",
-        age_groups=("month24",),
-        contrasts=("T1w",),
-        version="0",
-    )
+    return unregistered(path, "bmex-pytorch", f"random, w = {width}")
 
 
 def published_name(name: str) -> str:

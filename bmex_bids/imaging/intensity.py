@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import functools
-import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
@@ -218,14 +218,9 @@ class HistogramMatch:
         """Template units → source intensities; exact where the map rises."""
         return _piecewise(data, np.array(self.reference), np.array(self.source))
 
-    def to_json(self) -> str:
-        """The knots as JSON text."""
-        return json.dumps(asdict(self))
-
     @classmethod
-    def from_json(cls, text: str) -> HistogramMatch:
-        """Read the knots again."""
-        table = json.loads(text)
+    def of(cls, table: Mapping[str, Sequence[float]]) -> HistogramMatch:
+        """From a table of its fields, as JSON has them."""
         return cls(tuple(table["source"]), tuple(table["reference"]))
 
 

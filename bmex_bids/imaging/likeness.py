@@ -16,9 +16,11 @@ Left and right cannot be told apart: the average brain is its own mirror image.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -47,10 +49,12 @@ EXPLAINED_LEAST = 0.02
 #: standard deviation over mean of the smoothed intensities: brains 0.06 to 0.31, one value with
 #: noise 0.01 and less, an empty head with some scalp 6
 RELIEF = (0.02, 1.0)
-#: What is taken for brain in five necks and four drawn spines reaches the top of the image, overlaps
-#: by 0.63 to 0.82 and explains 0.18 to 0.33 (one 0.40).  Brains of which a fifth is cut off at the
-#: top overlap by 0.86 and more; slabs explain more.
-OVERLAP_LEAST, EXPLAINED_CUT = 0.82, 0.35
+#: What is taken for brain in necks reaches the top of the image.  Whole brains of which a fifth is
+#: cut off overlap by 0.83 and more.  Overlap and :func:`bmex_bids.imaging.slab.part_score` add up to
+#: 1.24 at most in four necks and twelve drawn spines, to 1.26 to 2.0 in slabs through brains of
+#: children and adults and in brains of which a fifth or two are cut off, to 0.9 to 1.2 in thin slabs
+#: through brains below two years, which are taken for necks.
+OVERLAP_WHOLE, OVERLAP_AND_PART = 0.84, 1.25
 #: A turn is told where it fits better than all others by this much (both figures added), and
 #: overlaps so well.  Of 50 brains, fetus to adult, with masks that were not made here, 49 fit the
 #: turn in which they lie by 0.105 to 0.48 better than any other; one, with a part cut off
@@ -91,11 +95,30 @@ class Likeness:
     relief: float
 
     @property
+    def is_clear(self) -> bool:
+        """Whether one turn fits clearly better than all others."""
+        first, second = self.fits[:2]
+        return first.score - second.score >= DISTINCT and first.overlap >= OVERLAP_TURNED
+
+    @property
     def turn(self) -> str:
         """The turn that clearly fits best; that of the header where none does."""
-        first, second = self.fits[:2]
-        clear = first.score - second.score >= DISTINCT and first.overlap >= OVERLAP_TURNED
-        return first.turn if clear else TOWARDS
+        return self.fits[0].turn if self.is_clear else TOWARDS
+
+    def held(self, axes: str) -> Likeness:
+        """The same of the working axes, where the image was held with ``axes`` of them as L, P, S.
+
+        >>> Likeness((Fit("RAS", 0.5, 0.9),), 0.2).held("LAI").fits[0].turn
+        'RPI'
+        """
+
+        def named(turn: str) -> str:
+            seen = dict(zip(axes, turn, strict=True))
+            seen |= {_opposite(said): _opposite(shown) for said, shown in seen.items()}
+            return "".join(seen[letter] for letter in TOWARDS)
+
+        fits = tuple(dataclasses.replace(fit, turn=named(fit.turn)) for fit in self.fits)
+        return dataclasses.replace(self, fits=fits)
 
     @property
     def margin(self) -> float:
@@ -104,20 +127,23 @@ class Likeness:
         return scores[self.turn] - scores[TOWARDS]
 
 
-def no_brain(like: Likeness, *, cut_at_top: bool) -> str | None:
+def no_brain(like: Likeness, part: Callable[[], float] | None) -> str | None:
     """Why there is no brain in a mask; None where there may be one.
 
     Parameters
     ----------
     like : of the mask
-    cut_at_top : the mask reaches the top of the image
+    part : how well it fits as a part of a brain, where the mask reaches the top of the image
     """
     explained = max(fit.explained for fit in like.fits)
     overlap = max(fit.overlap for fit in like.fits)
     if explained < EXPLAINED_LEAST or not RELIEF[0] <= like.relief <= RELIEF[1]:
         return "what comes nearest shows no tissues of a brain"
-    if cut_at_top and overlap < OVERLAP_LEAST and explained < EXPLAINED_CUT:
-        return "what comes nearest reaches the top of the image and has not the shape of a brain"
+    if part is not None and overlap < OVERLAP_WHOLE and overlap + part() < OVERLAP_AND_PART:
+        return (
+            "what comes nearest reaches the top of the image and does not look like a part of a "
+            "brain"
+        )
     return None
 
 
@@ -154,12 +180,13 @@ def likeness(
     -------
     None where the mask is empty
     """
-    factor = [max(1, round(COARSE_MM / size - 0.2)) for size in spacing]
-    inside = _coarse(mask, factor) > 0.5
-    sizes = np.array([n * size for n, size in zip(factor, spacing, strict=True)])
+    inside, values, sizes = coarse(image, mask, spacing)
     if not inside.any():
         return None
-    values, share = _brought_to_volume(_coarse(image, factor), inside, sizes)
+    scale = (LITRES / (inside.sum() * float(np.prod(sizes)) / 1e6)) ** (1 / 3)
+    values, share = (
+        on_grid(part, inside, sizes, scale) for part in (np.where(inside, values, 0), inside)
+    )
     full = share > FULL
     if not full.any():
         return None
@@ -171,7 +198,16 @@ def likeness(
     return Likeness(tuple(fits), deviation / abs(mean) if mean else math.inf)
 
 
-def _coarse(data: NDArray[Any], factor: list[int]) -> Array:
+def coarse(
+    image: NDArray[np.floating[Any]], mask: Mask, spacing: tuple[float, ...]
+) -> tuple[Mask, Array, NDArray[np.float64]]:
+    """Mask and image as means of blocks of some :data:`COARSE_MM`, and the size of these, mm."""
+    factor = [max(1, round(COARSE_MM / size - 0.2)) for size in spacing]
+    sizes = np.array([n * size for n, size in zip(factor, spacing, strict=True)])
+    return _blocks(mask, factor) > 0.5, _blocks(image, factor), sizes
+
+
+def _blocks(data: NDArray[Any], factor: list[int]) -> Array:
     """Means of blocks of voxels."""
     whole = tuple(slice(n // k * k) for n, k in zip(data.shape, factor, strict=True))
     part = data[whole]
@@ -181,17 +217,20 @@ def _coarse(data: NDArray[Any], factor: list[int]) -> Array:
     return np.asarray(part.reshape(shape).mean(axis=(1, 3, 5), dtype=np.float32))
 
 
-def _brought_to_volume(image: Array, mask: Mask, sizes: NDArray[Any]) -> tuple[Array, Array]:
-    """Masked intensities and share of mask on the grid of the comparison."""
-    scale = (LITRES / (mask.sum() * float(np.prod(sizes)) / 1e6)) ** (1 / 3)
+def on_grid(part: NDArray[Any], mask: Mask, sizes: NDArray[Any], scale: float) -> Array:
+    """A volume on the grid of the comparison, centred on the mask.
+
+    Parameters
+    ----------
+    part, mask : on one grid
+    sizes : of its voxels, mm
+    scale : by which the volume is made larger
+    """
     sigma = 0.8 * GRID_MM / scale / sizes / 2.355
     matrix = np.diag(GRID_MM / scale / sizes)
     offset = np.array(scipy.ndimage.center_of_mass(mask)) - matrix @ np.full(3, (SIDE - 1) / 2)
-    found = []
-    for part in (np.where(mask, image, 0), mask):
-        smooth = scipy.ndimage.gaussian_filter(part.astype(np.float32), sigma)
-        found.append(_at(smooth, matrix, offset))
-    return found[0], found[1]
+    smooth = scipy.ndimage.gaussian_filter(part.astype(np.float32), sigma)
+    return _at(smooth, matrix, offset)
 
 
 def _at(volume: Array, matrix: NDArray[Any], offset: NDArray[Any]) -> Array:
@@ -237,30 +276,40 @@ def _fit(turn: _Turn, centred: NDArray[np.float64], full: Mask, share: Array) ->
     flat = np.ravel_multi_index(tuple(index.T), share.shape)
     flipped = np.flip(share, tuple(k for k, back in enumerate(turn.backwards) if back))
     turned = np.transpose(flipped, np.argsort(turn.order))
-    total = float((centred**2).sum())
     best = Fit(turn.name, 0.0, 0.0)
-    for tissues, brain in _average_brains():
-        columns = tissues[:, flat].astype(np.float64)
-        columns -= columns.mean(axis=1, keepdims=True)
-        towards = columns @ centred
-        # so little of a ridge that it matters only where a tissue is absent
-        ridge = 1e-5 * centred.size * np.eye(len(columns))
-        weights = np.linalg.solve(columns @ columns.T + ridge, towards)
-        model = weights @ columns
-        explained = float(2 * weights @ towards - model @ model) / total if total else 0.0
+    for _, tissues, brain in average_brains():
+        explained = explained_by(tissues[:, flat].astype(np.float64), centred)
         overlap = 2 * float(np.minimum(brain, turned).sum()) / float(brain.sum() + turned.sum())
         best = max(best, Fit(turn.name, explained, overlap), key=lambda fit: fit.score)
     return best
 
 
+def explained_by(tissues: NDArray[np.float64], centred: NDArray[np.float64]) -> float:
+    """Share of the variance that tissues explain, each with a brightness of its own, 0…1.
+
+    Parameters
+    ----------
+    tissues : shares, (tissues, voxels)
+    centred : intensities minus their mean, (voxels,)
+    """
+    total = float((centred**2).sum())
+    columns = tissues - tissues.mean(axis=1, keepdims=True)
+    towards = columns @ centred
+    # so little of a ridge that it matters only where a tissue is absent
+    ridge = 1e-5 * centred.size * np.eye(len(columns))
+    weights = np.linalg.solve(columns @ columns.T + ridge, towards)
+    model = weights @ columns
+    return float(2 * weights @ towards - model @ model) / total if total else 0.0
+
+
 @functools.cache
-def _average_brains() -> tuple[tuple[Array, Array], ...]:
-    """Tissues (7, voxels) and brain (X, Y, Z) of each variant, on the grid of the comparison."""
+def average_brains() -> tuple[tuple[int, Array, Array], ...]:
+    """Pitch, tissues (7, voxels) and brain (X, Y, Z) of each variant, on the comparison's grid."""
     with resources.files("bmex_bids.data").joinpath("average_brain.npz").open("rb") as stream:
         half = np.load(stream, allow_pickle=False)["shares"].astype(np.float32) / STORED_LEVELS
     whole = np.concatenate([half, half[:, ::-1]], axis=1)
     hindbrain = whole[list(HINDBRAIN)].sum(axis=0) >= whole[list(CEREBRUM)].sum(axis=0)
-    variants = []
+    variants: list[tuple[int, Array, Array]] = []
     for shares in (whole, whole * ~hindbrain):
         brain = shares[-1]
         scale = (LITRES / (float(brain.sum()) * STORED_MM**3 / 1e6)) ** (1 / 3)
@@ -271,5 +320,5 @@ def _average_brains() -> tuple[tuple[Array, Array], ...]:
             matrix = about_x * (GRID_MM / STORED_MM / scale)
             offset = centre - matrix @ np.full(3, (SIDE - 1) / 2)
             moved = np.stack([_at(part, matrix, offset) for part in shares])
-            variants.append((moved[:-1].reshape(len(moved) - 1, -1), moved[-1]))
+            variants.append((pitch, moved[:-1].reshape(len(moved) - 1, -1), moved[-1]))
     return tuple(variants)

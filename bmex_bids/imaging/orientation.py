@@ -18,6 +18,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.affines import from_matvec
 from nibabel.filebasedimages import ImageFileError
 from nibabel.openers import ImageOpener
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
@@ -26,6 +27,12 @@ from numpy.typing import NDArray
 from bmex_bids.exceptions import ImageError
 
 WORKING_AXES = ("L", "P", "S")
+#: RAS+ directions
+DIRECTIONS = {
+    letter: sign * np.eye(3)[axis]
+    for axis, letters in enumerate(("RL", "AP", "SI"))
+    for letter, sign in zip(letters, (1, -1), strict=True)
+}
 SMALLEST = 8  # voxels a side; fewer is no brain image
 FEWEST_LEVELS = 16  # an image of 8 bits has a hundred and more
 MOST_VOXELS = 2**30  # a head at 0.25 mm has half of that
@@ -360,6 +367,27 @@ def conform(image: nib.Nifti1Image) -> nib.Nifti1Image:
     change = ornt_transform(io_orientation(image.affine), axcodes2ornt(WORKING_AXES))
     result: nib.Nifti1Image = image.as_reoriented(change)
     return result
+
+
+def turned(
+    affine: NDArray[np.float64], turn: str, centre: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """The affine of an image whose working axes lead elsewhere than it says.
+
+    Parameters
+    ----------
+    affine : voxel → RAS+ mm
+    turn : where the axes that it calls L, P and S lead, such as ``"RAS"``: a turn by right angles
+    centre : of the turn, RAS+ mm
+    """
+    said, seen = (
+        np.column_stack([DIRECTIONS[letter] for letter in letters])
+        for letters in (WORKING_AXES, turn)
+    )
+    rotation = seen @ said.T
+    if not np.isclose(np.linalg.det(rotation), 1):
+        raise ValueError(f"expected a turn by right angles, got {turn}")
+    return np.asarray(from_matvec(rotation, centre - rotation @ centre) @ affine)
 
 
 def voxel_sizes(affine: NDArray[Any]) -> tuple[float, float, float]:

@@ -78,9 +78,8 @@ class EnhanceOutput(TraitedSpec):
     shares_before = File(exists=True, desc="probabilities of the same, uint8 (X, Y, Z, 3)")
     shares_after = File(exists=True, desc="probabilities of the same, uint8 (X, Y, Z, 3)")
     probabilities = OutputMultiObject(File(exists=True), desc="CSF, GM, WM")
-    deviation = traits.List(
-        File(exists=True),
-        desc="expected error, template units; empty where the network has not learnt it",
+    deviation = File(
+        exists=True, desc="expected error, template units; none where it has not been learnt"
     )
     litres_sd = traits.Dict(
         desc="tissue → standard deviation of its volume; empty where the weights do not know it"
@@ -134,11 +133,9 @@ class Enhance(Step):
         self._results["out_file"] = write(enhanced, folder, "enhanced.nii.gz")
         for name, found in maps.items():
             self._results[name] = write(with_data(found, image), folder, f"{name}.nii.gz")
-        self._results["deviation"] = [
-            write(with_data(found, image), folder, "deviation.nii.gz")
-            for found in (result.deviation,)
-            if found is not None
-        ]
+        if result.deviation is not None:
+            deviation = with_data(result.deviation, image)
+            self._results["deviation"] = write(deviation, folder, "deviation.nii.gz")
         self._results["probabilities"] = [
             write(
                 with_data(result.probabilities[tissue.number], image),
@@ -207,7 +204,7 @@ class RestoreInput(BaseInterfaceInputSpec):
     matched = File(exists=True, mandatory=True, desc="network grid, template units, before")
     enhanced = File(exists=True, mandatory=True, desc="network grid, template units, after")
     probabilities = traits.List(File(exists=True), mandatory=True, desc="CSF, GM, WM")
-    deviation = traits.List(File(exists=True), desc="network grid, template units; may be empty")
+    deviation = File(exists=True, desc="network grid, template units; or none")
     error_scale = traits.Float(1.0, usedefault=True, desc="factor on it; of the weights")
     max_change = traits.Either(
         None, traits.Float, usedefault=True, desc="of a voxel, % of the range; None: no limit"
@@ -221,7 +218,7 @@ class RestoreOutput(TraitedSpec):
     mask_native = File(exists=True, desc="uint8")
     dseg_native = File(exists=True, desc="0 none, 1 GM, 2 WM, 3 CSF")
     probseg_native = OutputMultiObject(File(exists=True), desc="CSF, GM, WM")
-    uncertainty_native = traits.List(File(exists=True), desc="template units; may be empty")
+    uncertainty_native = File(exists=True, desc="template units; none without deviation")
 
 
 class Restore(Step):
@@ -244,7 +241,9 @@ class Restore(Step):
         )
         after = read(self.inputs.enhanced)
         change = with_data(data_of(after) - data_of(read(self.inputs.matched)), after)
-        paths = [*self.inputs.probabilities, *(self.inputs.deviation or [])]
+        paths = list(self.inputs.probabilities)
+        if isdefined(self.inputs.deviation):
+            paths.append(self.inputs.deviation)
         correction, *maps = resampled_inside(
             [change, *(read(path) for path in paths)],
             read(self.inputs.mask_res),
@@ -252,8 +251,8 @@ class Restore(Step):
             mask,
             orders=(3, *(1 for _ in paths)),
         )
-        maps, deviation = maps[: len(TISSUES)], maps[len(TISSUES) :]
         maps = [np.clip(part, 0, None) for part in maps]
+        maps, deviation = maps[: len(TISSUES)], maps[len(TISSUES) :]
         total = np.maximum(np.sum(maps, axis=0), np.float32(1e-6))
         tissue = np.where(mask, np.argmax(maps, axis=0) + 1, 0)
         lookup = np.array([0, *(tissue.bids for tissue in TISSUES)], dtype=np.uint8)
@@ -274,10 +273,9 @@ class Restore(Step):
             save(part / total * mask, f"{tissue.label}_native")
             for tissue, part in zip(TISSUES, maps, strict=True)
         ]
-        self._results["uncertainty_native"] = [
-            save(np.clip(part, 0, None) * self.inputs.error_scale, "uncertainty_native")
-            for part in deviation
-        ]
+        for part in deviation:
+            error = part * self.inputs.error_scale
+            self._results["uncertainty_native"] = save(error, "uncertainty_native")
 
 
 def to_axes_of(image: Any, grid: Any) -> Any:
@@ -357,7 +355,7 @@ def add_correction(native: Any, correction: Any, mask: Any, chain: dict[str, Any
     mask : (X, Y, Z) the brain; the result is zero outside
     chain : what maps intensities, as the node of the histogram matching writes it
     """
-    enhanced = _match(chain).apply(native) + correction
+    enhanced = HistogramMatch.of(chain["match"]).apply(native) + correction
     return np.where(mask, np.clip(enhanced, 0, None), 0).astype(np.float32)
 
 
@@ -384,12 +382,8 @@ def into_head(
     chain : as for :func:`add_correction`
     affine : of the grid
     """
-    match = _match(chain)
+    match = HistogramMatch.of(chain["match"])
     before = np.clip(match.apply(native), 0, None)
     change = (match.invert(enhanced) - match.invert(before)) * field
     change = np.where(mask, change, 0) / np.float32(IntensityScale(**chain["scale"]).factor)
     return blend_into_head(head, head + change, mask, voxel_sizes(affine))
-
-
-def _match(chain: dict[str, Any]) -> HistogramMatch:
-    return HistogramMatch(**{key: tuple(value) for key, value in chain["match"].items()})

@@ -18,6 +18,7 @@ from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
     File,
     TraitedSpec,
+    isdefined,
     traits,
 )
 
@@ -46,6 +47,8 @@ from bmex_bids.outputs.sidecar import (
 
 #: kinds of products that are made from a classification of tissues
 TISSUE_KINDS = ("dseg", "probseg")
+#: fields of images that not all weights make
+OPTIONAL = ("uncertainty_native",)
 
 
 class Common(BaseInterfaceInputSpec):
@@ -66,16 +69,17 @@ class Common(BaseInterfaceInputSpec):
     fingerprint = traits.Dict(desc="what the products are made from; see outputs.resume")
 
 
-def image_input() -> Any:
-    """An input for an image, or for one image a tissue."""
-    return traits.Either(File(exists=True), traits.List(File(exists=True)), mandatory=True)
+def image_input(field: str) -> Any:
+    """An input for an image, or for one image a tissue; not all weights make all of them."""
+    either = File(exists=True), traits.List(File(exists=True))
+    return traits.Either(*either, mandatory=field not in OPTIONAL)
 
 
 #: the images are inputs too, one a field of the table of products
 SaveDerivativesInput = type(
     "SaveDerivativesInput",
     (Common,),
-    {"__module__": __name__, **{field: image_input() for field in IMAGE_FIELDS}},
+    {"__module__": __name__, **{field: image_input(field) for field in IMAGE_FIELDS}},
 )
 
 
@@ -195,8 +199,8 @@ class SaveDerivatives(Step):
         record = self._record()
         images, tables = {}, {}
         for product in chosen_products(inputs.output_res, inputs.qc_only, inputs.uncertainty):
-            if product.kind == "uncertainty" and not inputs.uncertainty_native:
-                continue  # these weights have not learnt it
+            if product.field in OPTIONAL and not isdefined(getattr(inputs, product.field)):
+                continue  # these weights do not make it
             if product.kind in TISSUE_KINDS and contrast_is_wrong(inputs.gate):
                 continue  # grey and white matter would be interchanged
             table_path, image_path = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +34,27 @@ from bmex_bids.imaging.intensity import (
     rescale_robust,
 )
 from bmex_bids.imaging.levels import match_levels
+from bmex_bids.imaging.likeness import Likeness, describe_turn
 from bmex_bids.imaging.mask import check_mask, clean_mask, left_out
 from bmex_bids.imaging.orientation import check_levels, conform, load_image, voxel_sizes
 from bmex_bids.imaging.resampling import resample_like, resample_to_spacing
 from bmex_bids.imaging.stripped import brain_voxels, is_stripped
 from bmex_bids.interfaces.files import data_of, read, with_data, write
 from bmex_bids.interfaces.step import Step
-from bmex_bids.interfaces.stripping import NETWORK_SHORT_MM, compare, network_mask
+from bmex_bids.interfaces.stripping import (
+    NETWORK_SHORT_MM,
+    OWN,
+    compare,
+    held_otherwise,
+    network_mask,
+)
 from bmex_bids.network.weights.registry import WeightRecord
 from bmex_bids.outputs.records import MaskMethod
+
+REORIENTED = (
+    "the axes of the header were corrected (--reorient): {}; left and right cannot be told, so "
+    "check them"
+)
 
 
 class ConformInput(BaseInterfaceInputSpec):
@@ -117,9 +130,9 @@ def correct_head(
     return with_data(scale.apply(data) / data_of(field), image), field, scale
 
 
-class MaskBrainInput(BaseInterfaceInputSpec):
-    in_file = File(exists=True, mandatory=True, desc="conformed image")
-    corrected = File(exists=True, mandatory=True, desc="0…1000, N4 over the head")
+class BrainInput(BaseInterfaceInputSpec):
+    """What decides how a brain is found in a head."""
+
     skull_strip = traits.Enum("auto", "skip", "force", usedefault=True)
     weights = traits.Dict(
         desc="record of the stripping network; not needed for skip or a given mask"
@@ -128,9 +141,15 @@ class MaskBrainInput(BaseInterfaceInputSpec):
     given_source = traits.Str("", usedefault=True, desc="whose mask that is")
     device = traits.Str("auto", usedefault=True)
     use_gpu = traits.Bool(False, usedefault=True, nohash=True)
+    num_threads = traits.Int(1, usedefault=True, nohash=True)
+
+
+class MaskBrainInput(BrainInput):
+    in_file = File(exists=True, mandatory=True, desc="conformed image")
+    corrected = File(exists=True, mandatory=True, desc="0…1000, N4 over the head")
     age_months = traits.Either(None, traits.Float(), usedefault=True, desc="None: not known")
     fetal = traits.Bool(False, usedefault=True)
-    num_threads = traits.Int(1, usedefault=True, nohash=True)
+    reoriented = traits.Str("", usedefault=True, desc="turn that corrected the header, or none")
 
 
 class MaskBrainOutput(TraitedSpec):
@@ -142,59 +161,101 @@ class MaskBrainOutput(TraitedSpec):
 
 
 class MaskBrain(Step):
-    """Find the brain: a given mask, the image's own zeros, or the stripping network; judge it.
-
-    A given mask is used as it is, whatever ``skull_strip`` says; ours are cleaned first.
-    """
+    """Find the brain in a head, and judge its mask."""
 
     input_spec = MaskBrainInput
     output_spec = MaskBrainOutput
 
     def work(self, folder: str) -> None:
-        image = read(self.inputs.in_file)
-        mode = self.inputs.skull_strip
-        stripped = mode == "skip" or (mode == "auto" and is_stripped(image))
-        given = self.inputs.given_mask if isdefined(self.inputs.given_mask) else None
-        info: dict[str, Any]
-        if given is not None:
-            mask = given_mask_like(given, image)
-            info = {
-                "method": MaskMethod.GIVEN.value,
-                "source": self.inputs.given_source or Path(given).name,
-            }
-        elif stripped:
-            found = with_data(brain_voxels(image).astype(np.uint8), image)
-            mask = clean_mask(found)
-            note = left_out(found, mask)
-            info = {"method": MaskMethod.STRIPPED.value, "notes": [note] if note else []}
-        else:
-            mask, info = network_mask(
-                read(self.inputs.corrected),
-                weight_record(self.inputs.weights),
-                device=self.inputs.device,
-                threads=self.inputs.num_threads,
-            )
-        within_mm = NETWORK_SHORT_MM if info["method"] == MaskMethod.NETWORK.value else 0.0
-        like = compare(
-            read(self.inputs.corrected),
-            mask,
-            found_here=given is None and mode != "skip",
-            within_mm=within_mm,
-        )
-        if like is not None:
-            info |= {"turn": like.turn, "turn_margin": like.margin}
+        found = find_brain(read(self.inputs.in_file), read(self.inputs.corrected), self.inputs)
+        info = found.info
+        if found.like is not None:
+            info |= {"turn": found.like.turn, "turn_margin": found.like.margin}
+        given = self.inputs.given_mask
         check = check_mask(
-            mask,
+            found.mask,
             age_months=self.inputs.age_months,
             fetal=self.inputs.fetal,
-            within_mm=within_mm,
-            given="" if given is None else str(given),
+            within_mm=found.within_mm,
+            given=given if isdefined(given) else "",
         )
         info |= dataclasses.asdict(check)
         info["warnings"] = [*info.pop("notes", []), *check.warnings]
-        self._results["out_file"] = write(mask, folder, "mask.nii.gz")
-        self._results["stripped"] = bool(stripped)
+        if self.inputs.reoriented:
+            info["reoriented"] = self.inputs.reoriented
+            info["warnings"].append(REORIENTED.format(describe_turn(self.inputs.reoriented)))
+        self._results["out_file"] = write(found.mask, folder, "mask.nii.gz")
+        self._results["stripped"] = found.stripped
         self._results["mask_info"] = info
+
+
+@dataclasses.dataclass(frozen=True)
+class Brain:
+    """The brain in a head.
+
+    Attributes
+    ----------
+    mask : uint8, on the head's grid
+    stripped : the head came without a skull
+    info : ``method`` …, and ``notes``, a list
+    like : how much it looks like a brain, and which way up; None where that is not known
+    within_mm : as for :func:`bmex_bids.imaging.mask.cut_sides`
+    """
+
+    mask: nib.Nifti1Image
+    stripped: bool
+    info: dict[str, Any]
+    like: Likeness | None
+    within_mm: float
+
+
+def find_brain(image: nib.Nifti1Image, corrected: nib.Nifti1Image, inputs: Any) -> Brain:
+    """A given mask, the image's own zeros, or what the stripping network finds.
+
+    A given mask is used as it is, whatever ``skull_strip`` says; ours are cleaned first.
+
+    Parameters
+    ----------
+    image : conformed
+    corrected : the same, 0…1000, N4 over the head
+    inputs : a node's, with the fields of :class:`BrainInput`
+
+    Raises
+    ------
+    MaskError
+        There is no brain, or the given mask is no mask of this image.
+    """
+    mode = inputs.skull_strip
+    stripped = mode == "skip" or (mode == "auto" and is_stripped(image))
+    given = inputs.given_mask if isdefined(inputs.given_mask) else None
+    info: dict[str, Any]
+    look_again = None
+    if given is not None:
+        mask = given_mask_like(given, image)
+        info = {
+            "method": MaskMethod.GIVEN.value,
+            "source": inputs.given_source or Path(given).name,
+        }
+    elif stripped:
+        found = with_data(brain_voxels(image).astype(np.uint8), image)
+        mask = clean_mask(found)
+        note = left_out(found, mask)
+        info = {"method": MaskMethod.STRIPPED.value, "notes": [note] if note else []}
+    else:
+        record = weight_record(inputs.weights)
+        machine = {"device": inputs.device, "threads": inputs.num_threads}
+        mask, info = network_mask(corrected, record, **machine)
+        if record.variant == OWN:
+            look_again = partial(held_otherwise, corrected=corrected, record=record, **machine)
+    within_mm = NETWORK_SHORT_MM if info["method"] == MaskMethod.NETWORK.value else 0.0
+    like = compare(
+        corrected,
+        mask,
+        found_here=given is None and mode != "skip",
+        within_mm=within_mm,
+        look_again=look_again,
+    )
+    return Brain(mask, bool(stripped), info, like, within_mm)
 
 
 def given_mask_like(path: str | Path, image: nib.Nifti1Image) -> nib.Nifti1Image:

@@ -64,7 +64,7 @@ class MeasureQualityInput(BaseInterfaceInputSpec):
     labels_before = File(exists=True, mandatory=True, desc="of the matched image, to compare")
     labels_after = File(exists=True, mandatory=True, desc="of the enhanced image, found likewise")
     mask_res = File(exists=True, mandatory=True, desc="network grid")
-    deviation = traits.List(File(exists=True), desc="expected error, template units; or none")
+    deviation = File(exists=True, desc="expected error, template units; or none")
     litres_sd = traits.Dict(desc="tissue → standard deviation of its volume; may be empty")
     training_distance = traits.Either(
         None, traits.Float, usedefault=True, desc="from images that trained the network, usual: 1"
@@ -118,8 +118,9 @@ def measure(inputs: Any) -> Measures:
     voxel_mm3 = float(np.prod(voxel_sizes(image.affine)))
     info = inputs.mask_info
     errors: tuple[float | None, float | None] = (None, None)
-    for path in inputs.deviation or []:
-        errors = estimated_error(before, after, data_of(read(path)), inside > 0)
+    if isdefined(inputs.deviation):
+        deviation = data_of(read(inputs.deviation))
+        errors = estimated_error(before, after, deviation, inside > 0)
     corrected = read(inputs.corrected)
     head, mask = data_of(corrected), data_of(read(inputs.mask, "uint8")) > 0
     return Measures(
@@ -162,7 +163,7 @@ def scores(inputs: Any) -> dict[str, Any]:
         return {}
     record = weight_record(inputs.score_weights)
     chain = json.loads(Path(inputs.intensity_json).read_text())["match"]
-    match = HistogramMatch(**{key: tuple(value) for key, value in chain.items()})
+    match = HistogramMatch.of(chain)
     inside = data_of(read(inputs.mask_res, "uint8")) > 0
     table: dict[str, Any] = {"weights": record.name}
     for when in ("before", "after"):

@@ -21,6 +21,7 @@ from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
     File,
     TraitedSpec,
+    isdefined,
     traits,
 )
 from nireports.reportlets.mosaic import (
@@ -84,7 +85,7 @@ class ReportletsInput(BaseInterfaceInputSpec):
     quality = traits.Dict(mandatory=True)
     gate = traits.Dict(mandatory=True, desc="verdict and rules")
     provenance = traits.Dict(mandatory=True)
-    deviation = traits.List(File(exists=True), desc="network grid, template units; may be empty")
+    deviation = File(exists=True, desc="network grid, template units; or none")
     in_templates = traits.List(traits.Dict(), desc="results of interfaces.templates.ToTemplate")
     stripped = traits.Bool(mandatory=True)
 
@@ -298,11 +299,12 @@ def draw_difference(inputs: Any, target: Path) -> None:
 
 def draw_uncertainty(inputs: Any, target: Path) -> None:
     """The expected error in the brain; no picture where the network has not learnt it."""
-    for path in inputs.deviation or []:
-        image, box = (cropped(each, inputs.mask_res) for each in (path, inputs.mask_res))
-        limits = {"vmin": 0, "vmax": MOST_ERROR, "cmap": ERROR, "black_bg": True}
-        _contours(image, [], box, target, colors=[], limits=limits)
-        _add_scale(target, ERROR_COLOURS, "0", f"{MOST_ERROR:.0f}")
+    if not isdefined(inputs.deviation):
+        return
+    image, box = (cropped(path, inputs.mask_res) for path in (inputs.deviation, inputs.mask_res))
+    limits = {"vmin": 0, "vmax": MOST_ERROR, "cmap": ERROR, "black_bg": True}
+    _contours(image, [], box, target, colors=[], limits=limits)
+    _add_scale(target, ERROR_COLOURS, "0", f"{MOST_ERROR:.0f}")
 
 
 def _add_scale(picture: Path, colours: Sequence[str], low: str, high: str) -> None:
@@ -475,7 +477,7 @@ def draw_histogram(inputs: Any, target: Path) -> None:
         axes.set_xlim(0, min(brightest * 1.05, 1000.0))
         axes.set_ylim(bottom=0)
         axes.spines[["left", "top", "right"]].set_visible(False)
-        axes.legend(frameon=False)
+        figure.legend(loc="outside lower center", ncols=3, frameon=False)
         figure.savefig(target, format="svg", metadata={"Date": None}, transparent=True)
 
 

@@ -3,17 +3,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.orientations import axcodes2ornt, ornt_transform
 
 from bmex_bids.exceptions import MaskError
 from bmex_bids.imaging.intensity import TOP, match_whole
-from bmex_bids.imaging.likeness import Likeness, likeness, no_brain
+from bmex_bids.imaging.likeness import TOWARDS, Likeness, likeness, no_brain
 from bmex_bids.imaging.mask import clean_mask, cut_sides, hysteresis_mask, open_mask
 from bmex_bids.imaging.orientation import voxel_sizes
 from bmex_bids.imaging.resampling import resample_like, resample_to_spacing
+from bmex_bids.imaging.slab import part_score
 from bmex_bids.interfaces.files import data_of, with_data
 from bmex_bids.network.inference import deepbet
 from bmex_bids.network.inference.lifespanstrip import (
@@ -74,8 +78,19 @@ NO_BRAIN = (
 )
 
 
+#: variant of our own stripping network
+OWN = "bmex-strip"
+#: ways to hold an image, each with another direction up; the axes are those of its header
+HOLDS = ("LAI", "LSA", "LIP", "IPL", "SPR")
+
+
 def compare(
-    image: nib.Nifti1Image, mask: nib.Nifti1Image, *, found_here: bool, within_mm: float
+    image: nib.Nifti1Image,
+    mask: nib.Nifti1Image,
+    *,
+    found_here: bool,
+    within_mm: float,
+    look_again: Callable[[Likeness], Likeness] | None = None,
 ) -> Likeness | None:
     """How much what lies in a mask looks like a brain; None where that cannot be measured.
 
@@ -85,6 +100,7 @@ def compare(
     mask : on its grid
     found_here : nobody has said that there is a brain
     within_mm : as for :func:`bmex_bids.imaging.mask.cut_sides`
+    look_again : :func:`held_otherwise`, for a mask in which no turn is clear
 
     Raises
     ------
@@ -93,13 +109,51 @@ def compare(
     """
     inside, spacing = data_of(mask) > 0, voxel_sizes(image.affine)
     like = likeness(data_of(image), inside, spacing)
-    if like is None or not found_here:
+    if like is None:
         return like
-    top = "top" in cut_sides(inside, spacing, within_mm=within_mm)
-    reason = no_brain(like, cut_at_top=top)
-    if reason is not None:
-        raise MaskError(NO_BRAIN.format(reason=reason))
+    if look_again is not None and not like.is_clear:
+        like = look_again(like)
+    if found_here:
+        top = "top" in cut_sides(inside, spacing, within_mm=within_mm)
+        part = partial(part_score, data_of(image), inside, spacing) if top else None
+        reason = no_brain(like, part)
+        if reason is not None:
+            raise MaskError(NO_BRAIN.format(reason=reason))
     return like
+
+
+def held_otherwise(
+    like: Likeness, corrected: nib.Nifti1Image, record: WeightRecord, *, device: str, threads: int
+) -> Likeness:
+    """Look for the brain in a head that is held otherwise than its header says.
+
+    In a head that is upside down or lies on its side, the stripping network finds no brain, or
+    parts of one.
+
+    Parameters
+    ----------
+    like : what was found as the header has it, in which no turn is clear
+    corrected : as for :func:`network_mask`
+    record : of our own stripping network
+
+    Returns
+    -------
+    what is clearly a brain, its turns those of the axes of ``corrected``; else ``like``
+    """
+    best = like
+    for axes in HOLDS:
+        change = ornt_transform(axcodes2ornt(TOWARDS), axcodes2ornt(axes))
+        held = corrected.as_reoriented(change)
+        data, spacing = np.clip(data_of(held), 0, TOP), voxel_sizes(held.affine)
+        probability = brain_probability(
+            data, spacing, record, twice=False, device=device, threads=threads
+        )
+        found = likeness(data, probability > 0.5, spacing)
+        if found is None or not found.is_clear:
+            continue
+        if not best.is_clear or found.fits[0].score > best.fits[0].score:
+            best = found.held(axes)
+    return best
 
 
 def _own(

@@ -197,7 +197,7 @@ def judge(measures: Measures) -> Gate:
             measures.turn_margin,
             ORIENTATION,
             text=measures.turn or "the image looks as its header says",
-            high="left and right cannot be told; correct the header and run again",
+            high="left and right cannot be told; correct the header, or run again with --reorient",
         ),
         *_contrast(measures),
         *_anatomy(measures),

@@ -98,7 +98,7 @@ PRODUCTS: tuple[Product, ...] = (
         "uncertainty_native", {"desc": "uncertainty"}, None, "native", "uncertainty",
         "Expected error of desc-enhanced (standard deviation), in its units, as the network "
         "learnt it from errors in training; 1.96 times it on both sides is to hold the truth in "
-        "95 % of the voxels; zero outside the brain mask", 0,
+        "95 % of the voxels; zero outside the brain mask",
     ),
 )  # fmt: skip
 

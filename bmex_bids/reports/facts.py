@@ -78,6 +78,7 @@ class Facts:
     weights, strip_weights : of the enhancing and of the stripping network
     masks : ``outputs.records.MaskMethod``, or what else the sidecar says → images
     mask_sources : whose masks were given
+    reoriented : images whose header was corrected
     spacing_mm, fetal_spacing_mm : of the network's grid, after and before birth
     native, resolution, preproc, measured : images enhanced on the input's grid, on the network's,
         back in their head; images of which only quality measures were kept
@@ -104,6 +105,7 @@ class Facts:
     strip_weights: tuple[WeightSet, ...] = ()
     masks: Mapping[str, int] = field(default_factory=dict)
     mask_sources: tuple[str, ...] = ()
+    reoriented: int = 0
     spacing_mm: float | None = None
     fetal_spacing_mm: float | None = None
     native: int = 0
@@ -172,6 +174,7 @@ def collect_facts(output_dir: Path) -> Facts:
         measured=sum(image.kinds == {Kind.QUALITY} for image in images),
         devices=tuple(_count(_device(record.get("Device")) for record in records)),
         precisions=tuple(_count(record.get("Precision") for record in records)),
+        reoriented=sum("reoriented" in mask for mask in masks),
         mirrored=sum(bool(record.get("MirroredAxes")) for record in records),
         max_changes=_count(
             f"{limit:g}" for record in records if (limit := record.get("MaxChange")) is not None

@@ -110,6 +110,7 @@ def _flags(facts: Facts) -> dict[str, bool]:
         "weights_other": other,
         "devices": bool(facts.devices),
         "precision": bool(facts.precisions),
+        "reoriented": facts.reoriented > 0,
         "mirrored": facts.mirrored > 0,
         "turns": facts.turns > 0,
         "limited": bool(facts.max_changes),
@@ -182,6 +183,7 @@ def _values(facts: Facts) -> dict[str, str]:
             f"{PRECISIONS[name]} ({name})" if name in PRECISIONS else _escape(name)
             for name in facts.precisions
         ),
+        "reoriented_images": of_images(facts.reoriented),
         "mirrored_images": of_images(facts.mirrored),
         "limited_images": of_images(sum(facts.max_changes.values())),
         "max_change": _list(_escape(limit) for limit in facts.max_changes),

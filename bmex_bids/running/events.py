@@ -14,6 +14,7 @@ from bmex_bids.common.failure import UNKNOWN, Failure
 TRIED_AGAIN = "its worker process died (was the memory full?); the step is tried once more, alone"
 #: what a step is called in progress lines, by the name of its node (or of its workflow)
 STEPS: Mapping[str, str] = {
+    "reorient": "preprocess: correct the header's axes",
     "conform": "preprocess: read, check, conform",
     "correct_head": "preprocess: intensities and bias field",
     "find_brain": "preprocess: brain mask",

@@ -186,6 +186,7 @@ def image_workflow(config: Config, task: Task, device: str) -> Any:
             omp_nthreads=resources.omp_nthreads,
         ),
         skull_strip=processing.skull_strip,
+        reorient=processing.reorient,
     )
 
 

@@ -49,6 +49,7 @@ LOGGER = logging.getLogger(__name__)
 SETTINGS = (
     "skull_strip",
     "brain_extraction",
+    "reorient",
     "device",
     "weights",
     "weights_dir",

@@ -77,7 +77,7 @@ def init_enhance_wf(
     mask_native : input grid, uint8
     dseg_native : input grid, 0 none, 1 GM, 2 WM, 3 CSF
     probseg_native : input grid, [CSF, GM, WM]
-    uncertainty_native : input grid, template units; empty where the network has not learnt it
+    uncertainty_native : input grid, template units; none where the network has not learnt it
     quality : the score, tct_before …; None where it could not be measured
     gate : verdict and rules, as they go into a sidecar
     provenance : weights, device, precision, seconds

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline.engine import Node, Workflow
@@ -15,6 +15,7 @@ from bmex_bids.interfaces.preprocess import (
     MaskBrain,
     MatchHistogram,
 )
+from bmex_bids.interfaces.reorient import Reorient
 from bmex_bids.network.variants import facts
 from bmex_bids.workflows.request import Machine, Networks, as_table
 
@@ -42,6 +43,7 @@ def init_preprocess_wf(
     machine: Machine,
     *,
     skull_strip: str,
+    reorient: bool = False,
     mem_gb: float,
 ) -> Workflow:
     """Conform, correct the bias field, find the brain, resample, match the histogram.
@@ -49,6 +51,7 @@ def init_preprocess_wf(
     Parameters
     ----------
     skull_strip : auto, skip or force
+    reorient : correct a header that calls the axes wrongly
     mem_gb : what a node needs for an image of this size
 
     Outputs
@@ -73,24 +76,22 @@ def init_preprocess_wf(
     correct_head = Node(
         CorrectHead(num_threads=threads), name="correct_head", n_procs=threads, mem_gb=mem_gb
     )
+    how: dict[str, Any] = {
+        "skull_strip": skull_strip,
+        "device": machine.device,
+        "use_gpu": machine.use_gpu and skull_strip != "skip" and planned.mask is None,
+        "num_threads": threads,
+    }
+    if networks.strip is not None:
+        how["weights"] = as_table(networks.strip)
+    if planned.mask is not None:
+        how |= {"given_mask": str(planned.mask), "given_source": planned.mask_source}
     find_brain = Node(
-        MaskBrain(
-            skull_strip=skull_strip,
-            device=machine.device,
-            use_gpu=machine.use_gpu and skull_strip != "skip" and planned.mask is None,
-            age_months=age_months,
-            fetal=planned.age_group == "fetal",
-            num_threads=threads,
-        ),
+        MaskBrain(age_months=age_months, fetal=planned.age_group == "fetal", **how),
         name="find_brain",
         n_procs=threads,
         mem_gb=2 * mem_gb,
     )
-    if networks.strip is not None:
-        find_brain.inputs.weights = as_table(networks.strip)
-    if planned.mask is not None:
-        find_brain.inputs.given_mask = str(planned.mask)
-        find_brain.inputs.given_source = planned.mask_source
     correct_brain = Node(
         CorrectBrain(spacing_mm=planned.spacing_mm, order=variant.order, num_threads=threads),
         name="correct_brain",
@@ -110,6 +111,17 @@ def init_preprocess_wf(
     if planned.histogram is not None:
         match.inputs.template = [str(path) for path in planned.histogram.files]
     outputnode = Node(IdentityInterface(fields=OUTPUTS), name="outputnode")
+    if reorient:
+        turn = Node(
+            Reorient(in_file=str(planned.image.path), **how),
+            name="reorient",
+            n_procs=threads,
+            mem_gb=2 * mem_gb,
+        )
+        workflow.connect(turn, "out_file", conform, "in_file")
+        workflow.connect(turn, "turn", find_brain, "reoriented")
+        if planned.mask is not None:
+            workflow.connect(turn, "given_mask", find_brain, "given_mask")
     workflow.connect(
         [
             (conform, correct_head, [("out_file", "in_file")]),

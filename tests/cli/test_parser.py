@@ -192,6 +192,7 @@ SPELLINGS = [
         "processing.brain_extraction",
         "deepbet",
     ),
+    ("--reorient", [], "processing.reorient", True),
     ("--weights", ["bundled"], "processing.weights", "bundled"),
     ("--output-res --output_res", ["0p8"], "processing.output_res", ("0p8",)),
     ("--output-layout --output_layout", ["bme-x"], "processing.output_layout", "bme-x"),

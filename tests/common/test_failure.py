@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import copy
 import errno
 
 import pytest
@@ -24,6 +25,11 @@ from bmex_bids.exceptions import ImageError, OutputError, StepError, WeightsErro
 def test_what_a_record_says_of_an_error(error, text, code):
     failure = Failure.of(error)
     assert (str(failure), failure.exit_code) == (text, code)
+
+
+def test_the_error_of_a_step_goes_from_process_to_process():
+    error = copy.copy(StepError("failed", 5))  # as pickle does
+    assert (str(error), error.exit_code) == ("failed", 5)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])

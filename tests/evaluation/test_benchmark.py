@@ -165,6 +165,21 @@ def test_the_command_writes_tables_and_pictures_and_computes_nothing_twice(
     assert "0 to compute" in capsys.readouterr().out
 
 
+def test_a_step_that_fails_ends_the_command_with_its_reason_and_no_traceback(
+    settings, monkeypatch, capsys
+):
+    monkeypatch.setattr(benchmark, "_pool", Here)
+    damaged = settings.data / "damaged.safetensors"
+    damaged.write_bytes(b"no weights")
+    words = ["--data", settings.data, "--out", settings.out, "--images", "one"]
+    words += ["--cells", "clean", "--device", "cpu", "--weights-file", damaged]
+    assert evaluate.main(["benchmark", *map(str, words)]) == 5
+    said = capsys.readouterr().err
+    assert said.startswith("bmex-evaluate: one, clean: failed in enhance: tissues and image: ")
+    assert "damaged.safetensors" in said
+    assert "Traceback" not in said
+
+
 class Here:
     """A pool that works in this process."""
 

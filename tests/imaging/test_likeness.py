@@ -60,7 +60,7 @@ def test_the_turn_of_a_brain_is_seen(drawn, turned, name, levels):
     found = likeness(turned(image), turned(mask), spacing)
     assert found.turn == name
     assert (found.margin == 0) is (name == "LPS")
-    assert no_brain(found, cut_at_top=True) is None
+    assert no_brain(found, None) is None
 
 
 def test_of_half_a_brain_no_turn_is_told(drawn):
@@ -69,7 +69,7 @@ def test_of_half_a_brain_no_turn_is_told(drawn):
     mask[: len(mask) // 2] = False
     found = likeness(image, mask, spacing)
     assert (found.turn, found.margin) == ("LPS", 0)
-    assert no_brain(found, cut_at_top=False) is None
+    assert no_brain(found, None) is None
 
 
 def noise(shape):
@@ -85,28 +85,29 @@ def noise(shape):
 def test_what_has_no_tissues_is_no_brain(content, radius):
     mask = ball(radius)
     found = likeness(content(mask.shape) * mask, mask, (4.0, 4.0, 4.0))
-    assert "no tissues" in no_brain(found, cut_at_top=False)
+    assert "no tissues" in no_brain(found, None)
 
 
 def test_one_value_in_a_brains_outline_is_no_brain(drawn):
     image, mask, spacing = drawn()
-    assert no_brain(likeness(image * 0 + 500, mask, spacing), cut_at_top=False)
+    assert no_brain(likeness(image * 0 + 500, mask, spacing), None)
 
 
 @pytest.mark.parametrize(
-    ("explained", "overlap", "at_top", "brain"),
+    ("explained", "overlap", "part", "brain"),
     [
-        (0.27, 0.77, True, False),  # a neck
-        (0.27, 0.77, False, True),  # the same within the image: who knows
-        (0.45, 0.75, True, True),  # a slab through a brain
-        (0.25, 0.87, True, True),  # a brain of which a fifth is cut off
+        (0.27, 0.77, 0.4, False),  # a neck
+        (0.27, 0.77, None, True),  # the same within the image: who knows
+        (0.25, 0.65, 0.7, True),  # a slab through a brain
+        (0.25, 0.87, 0.2, True),  # a brain of which a fifth is cut off
     ],
     ids=["neck", "not at the top", "slab", "cut at the top"],
 )
-def test_what_reaches_the_top_must_look_like_a_brain(explained, overlap, at_top, brain):
+def test_what_reaches_the_top_must_look_like_a_part_of_a_brain(explained, overlap, part, brain):
     """What a network marks in a neck or a spine ends at the top of the image."""
     like = Likeness((Fit("RAS", explained, 0.6), Fit("LPS", 0.1, overlap)), 0.4)
-    assert (no_brain(like, cut_at_top=at_top) is None) is brain
+    found = no_brain(like, None if part is None else lambda: part)
+    assert (found is None) is brain
 
 
 def test_an_empty_mask_cannot_be_compared():
@@ -127,7 +128,21 @@ def test_real_brains(shared_data, name, turn):
     mask = brain_voxels(image)
     found = likeness(np.asarray(image.dataobj), mask, voxel_sizes(image.affine))
     assert found.turn == turn
-    assert no_brain(found, cut_at_top=False) is None
+    assert no_brain(found, None) is None
+
+
+@pytest.mark.parametrize("axes", ["LAI", "LSA", "IPL"])
+@pytest.mark.parametrize("turn", ["LPS", "RAS", "LAI", "SLP"])
+def test_a_turn_seen_in_an_image_held_otherwise_is_that_of_the_image(drawn, axes, turn):
+    image, mask, spacing = drawn()
+    codes = nib.orientations.axcodes2ornt
+    stored = nib.orientations.ornt_transform(codes("LPS"), codes(turn))
+    held = nib.orientations.ornt_transform(codes("LPS"), codes(axes))
+    for change in (stored, held):
+        image, mask = (nib.orientations.apply_orientation(a, change) for a in (image, mask))
+    found = likeness(image, mask, spacing).held(axes)
+    assert (found.turn, found.is_clear) == (turn, True)
+    assert (found.margin == 0) is (turn == "LPS")
 
 
 def test_a_resampled_grid_changes_little(drawn):

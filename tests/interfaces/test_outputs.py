@@ -6,6 +6,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from nipype.interfaces.base import Undefined
 
 from bmex_bids.interfaces.outputs import SaveDerivatives, field_value, processing_record
 from bmex_bids.metrics.gate import Measures, judge
@@ -62,7 +63,7 @@ def node(tmp_path, planned):
         output_dir=str(tmp_path / "out"),
         planned=planned,
         probseg_native=[image(f"prob{k}", 10 + k) for k in range(3)],
-        uncertainty_native=[image("deviation", 20)],
+        uncertainty_native=image("deviation", 20),
         mask_info=MASK_INFO,
         quality={"tct_before": 1.0, "tct_after": None, "qi": float("nan")},
         gate=GATE,
@@ -123,7 +124,7 @@ def test_the_layout_of_the_published_container_keeps_the_raw_image(
     assert not copy.exists()
 
 
-@pytest.mark.parametrize("changed", [{"uncertainty": "off"}, {"uncertainty_native": []}])
+@pytest.mark.parametrize("changed", [{"uncertainty": "off"}, {"uncertainty_native": Undefined}])
 def test_no_map_of_the_uncertainty_where_it_is_not_asked_for_or_not_known(
     node, tmp_path, monkeypatch, changed
 ):

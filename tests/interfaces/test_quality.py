@@ -55,7 +55,7 @@ def quality(head_phantom, tmp_path, monkeypatch):
         if (deviation := changed.pop("deviation", None)) is not None:
             path = tmp_path / "deviation.nii.gz"
             nib.save(nib.Nifti1Image(deviation, phantom.image.affine), path)
-            inputs["deviation"] = [str(path)]
+            inputs["deviation"] = str(path)
         outputs = MeasureQuality(**(inputs | changed)).run().outputs
         json.dumps([outputs.quality, outputs.gate], allow_nan=False)  # fit for a sidecar
         rules = {rule["Rule"]: rule["Verdict"] for rule in outputs.gate["Rules"]}

@@ -118,7 +118,7 @@ def test_the_expected_error_is_drawn_where_it_is_known_and_an_old_picture_goes(
     monkeypatch.chdir(tmp_path)
     picture = tmp_path / "out/sub-01/figures/sub-01_run-1_desc-uncertainty_T1w.svg"
     assert (
-        str(picture) in Reportlets(**inputs, deviation=[inputs["matched"]]).run().outputs.out_files
+        str(picture) in Reportlets(**inputs, deviation=inputs["matched"]).run().outputs.out_files
     )
     drawn = picture.read_text()
     assert ">120 units of the reference<" in drawn

@@ -36,7 +36,7 @@ def made(field, **changes):
         ("probseg_native[0]", "label-CSF_desc-enhanced_probseg"),
         ("probseg_native[1]", "label-GM_desc-enhanced_probseg"),
         ("probseg_native[2]", "label-WM_desc-enhanced_probseg"),
-        ("uncertainty_native[0]", "desc-uncertainty_T2w"),
+        ("uncertainty_native", "desc-uncertainty_T2w"),
     ],
 )
 @pytest.mark.parametrize("stem", ["sub-01", "sub-01_ses-A_acq-mprage_run-2"])

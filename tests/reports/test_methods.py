@@ -180,6 +180,7 @@ def every_kind_of_facts():
         measured=1,
         devices=("cpu", "NVIDIA X"),
         precisions=("float32",),
+        reoriented=1,
         mirrored=4,
         turns=4,
         max_changes={"2.5": 1, "10": 1},
@@ -260,6 +261,7 @@ SKIPPED = {
     "not on the network's grid": ({"resolution": 0}, ["saved on the grid"]),
     "no gate": ({"gate": {}}, ["verdict", "gate "]),
     "no pictures": ({"pictures": False}, ["NiReports", "@nireports", "visual inspection"]),
+    "no header corrected": ({"reoriented": 0}, ["header", "right angles"]),
     "no tissue contrast": ({"contrast_measured": 0}, ["Tissue contrast"]),
     "nothing only measured": ({"measured": 0}, ["quality measures"]),
     "no fetus": (

@@ -15,7 +15,7 @@ from bmex_bids.workflows.request import Machine, Networks, Target
 FLAGS = (
     "--precision", "float32", "--geometry", "reference", "--no-mirroring", "--low-mem",
     "--mem-mb", "3072", "--omp-nthreads", "2", "--output-res", "0p8", "--qc-only",
-    "--skull-strip", "skip", "--max-change", "5",
+    "--skull-strip", "skip", "--max-change", "5", "--reorient",
 )  # fmt: skip
 
 
@@ -53,7 +53,7 @@ def test_every_flag_reaches_the_workflow(asked, tmp_path):
         ),
         Machine("cuda:1", use_gpu=True, low_mem=True, memory_limit_gb=3.0, omp_nthreads=2),
     )  # fmt: skip
-    assert named == {"skull_strip": "skip"}
+    assert named == {"skull_strip": "skip", "reorient": True}
 
 
 def test_a_processor_needs_no_place_on_the_gpu(asked):

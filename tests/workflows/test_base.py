@@ -190,6 +190,26 @@ def test_a_given_mask_reaches_its_node_and_needs_no_gpu(planned, build, tmp_path
     assert not node.is_gpu_node()
 
 
+def test_a_header_is_corrected_before_anything_else_where_that_is_asked_for(
+    planned, build, tmp_path, make_image
+):
+    make_image("LPS", (100, 100, 100), "uint8", path=tmp_path / "mask.nii.gz")
+    nodes, graph = expanded(build(planned()))
+    assert not [name for name in nodes if name.endswith("reorient")]
+    image = dataclasses.replace(planned(), mask=tmp_path / "mask.nii.gz")
+    nodes, graph = expanded(build(image, reorient=True, skull_strip="force"))
+    turn, conform, find_brain = (
+        nodes[f"sub_01_T1w_wf.preprocess_wf.{name}"]
+        for name in ("reorient", "conform", "find_brain")
+    )
+    for field in ("skull_strip", "given_mask", "given_source", "device", "num_threads"):
+        assert getattr(turn.inputs, field) == getattr(find_brain.inputs, field)
+    assert ("out_file", "in_file") in graph[turn][conform]["connect"]
+    assert set(graph[turn][find_brain]["connect"]) == {
+        ("turn", "reoriented"), ("given_mask", "given_mask"),
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("variant", "prepared"),
     [

@@ -76,7 +76,7 @@ def results(make_image, tmp_path):
         **{name: image(name) for name in FIELDS[:3]},
         **{name: image(name, "uint8") for name in FIELDS[3:]},
         "probseg_native": [image(f"prob{k}") for k in range(3)],
-        "uncertainty_native": [image("deviation")],
+        "uncertainty_native": image("deviation"),
         "mask_info": {"volume_litres": 1.0, "components": 1, "method": "given", "warnings": []},
         "quality": {"tct_before": 1.0, "tct_after": 2.0, "qi": 0.5},
         "gate": {"Verdict": "pass", "Rules": []},

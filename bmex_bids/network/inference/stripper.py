@@ -64,6 +64,7 @@ def brain_probability(
     spacing_mm: tuple[float, float, float],
     record: WeightRecord,
     *,
+    twice: bool = True,
     device: str = "auto",
     threads: int | None = None,
 ) -> NDArray[np.float32]:
@@ -74,13 +75,14 @@ def brain_probability(
     data : (X, Y, Z), axes LPS, any intensity unit
     spacing_mm : voxel sizes
     record : weights of kind ``"strip"``
+    twice : look again at the brain that was found; without it the outline is that of 3 mm
     device, threads : as for :func:`bmex_bids.network.inference.predict.enhance`
     """
     if data.ndim != 3:
         raise ImageError(f"expected a three-dimensional image, got shape {data.shape}")
     torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
     return or_on_processor(
-        resolve_device(device), lambda where: _probability(data, spacing_mm, record, where)
+        resolve_device(device), lambda where: _probability(data, spacing_mm, record, where, twice)
     )
 
 
@@ -89,13 +91,14 @@ def _probability(
     spacing_mm: tuple[float, float, float],
     record: WeightRecord,
     device: torch.device,
+    twice: bool,
 ) -> NDArray[np.float32]:
     network = _network(record.path, record.variant, str(device))
     with torch.inference_mode():
         full = torch.from_numpy(np.ascontiguousarray(data, dtype=np.float32)).to(device)
         grid = on_grid(full, spacing_mm, GRID_MM)
         logits = logits_at(network, grid, first_view(grid))
-        again = second_view(logits)
+        again = second_view(logits) if twice else None
         if again is not None:
             logits = logits_at(network, on_grid(full, spacing_mm, again.spacing_mm), again)
         result = torch.sigmoid(linear(logits, full.shape))

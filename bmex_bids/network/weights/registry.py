@@ -261,6 +261,20 @@ def select(
     return record
 
 
+def unregistered(path: Path, variant: str, name: str = "") -> WeightRecord:
+    """The record of an enhancement network whose weight file is in no registry.
+
+    An absent file is a WeightsError.
+    """
+    if not path.is_file():
+        raise WeightsError(f"expected a weight file at {path}, found none")
+    return WeightRecord(
+        name=name or path.stem, kind="enhance", path=path, sha256=sha256(path), licence="",
+        source="", description="in no registry", variant=variant, input_units="template units",
+        age_groups=(), contrasts=(), version="",
+    )  # fmt: skip
+
+
 def verify(path: Path, expected: str) -> None:
     """Compare a file's SHA-256 with the recorded one; a difference is a WeightsError."""
     if not path.exists():
