@@ -78,8 +78,12 @@ def summary_html(record: Mapping[str, Any], *, contrast: str = "") -> str:
         "Score, 90 % intervals": (
             in_intervals(scored["before"], scored.get("after")) if scored.get("before") else ""
         ),
-        "Contrast of grey to white matter (TCT)": f"{before} → {after}; more is not always better",
-        "TCT before / after (QI)": f"{_figure(quality.get('qi'))}; 1 where the contrast stayed",
+        "Contrast of grey to white matter (TCT)": (
+            f"{before} → {after}; more is not always better" if quality else ""
+        ),
+        "TCT before / after (QI)": (
+            f"{_figure(quality.get('qi'))}; 1 where the contrast stayed" if quality else ""
+        ),
         "Software": _joined(
             _labelled("bmex_bids", record.get("Version")),
             _labelled("image", container.get("Tag")),

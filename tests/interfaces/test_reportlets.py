@@ -151,8 +151,8 @@ def test_the_summary_says_what_was_done_and_escapes_it(inputs, tmp_path):
         "<span>1.30 L</span>",
         "<tr><th>Grey matter</th><td>0.600 → 0.588 ± 0.011 L (-2.0 %)</td></tr>",
         "<td>given, 1 component</td>",
-        "<span>1.23 → 2.00</span>",
-        "<span>not measured</span>",
+        "<td>1.23 → 2.00; more is not always better</td>",
+        "<td>not measured; 1 where the contrast stayed</td>",
         '<p class="warning">&lt;b&gt;age&lt;/b&gt; &amp; more</p>',
         '<p class="warning">small</p>',
     ):
