@@ -168,7 +168,25 @@ def slab(volume: Scan, axis: int, middle: int, rng: np.random.Generator | None =
         bad, mask, clean, labels = (
             v[..., begin : begin + COLUMNS] for v in (bad, mask, clean, labels)
         )
-    return bad, mask, clean.astype(np.float32), labels
+    clean = clean.astype(np.float32)
+    if rng is None:
+        return bad, mask, clean, labels
+    return _flipped(bad, mask, clean, labels, rng)
+
+
+def _flipped(
+    bad: NDArray[np.float32],
+    mask: NDArray[np.float32],
+    clean: NDArray[np.float32],
+    labels: NDArray[np.uint8],
+    rng: np.random.Generator,
+) -> Slab:
+    """A slab mirrored along any of its axes, and a little brighter or darker."""
+    order, rows, columns = (-1 if rng.random() < 0.5 else 1 for _ in range(3))
+    gain = np.float32(np.exp(rng.normal(0, 0.07)))
+    within = (slice(None, None, rows), slice(None, None, columns))
+    whole = (slice(None, None, order), *within)
+    return bad[whole] * gain, mask[whole], clean[within] * gain, labels[within]
 
 
 def stacked(slabs: Sequence[Slab], columns: int | None = None) -> Parts:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.fft
+import scipy.ndimage
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
@@ -33,11 +34,21 @@ Mask = NDArray[np.bool_]
 NO_TISSUE = 9
 #: what happens to a volume, and how often; several at once are joined by "+"
 FAULTS = {
-    "motion": 0.46, "motion+noise": 0.1, "noise": 0.08, "slices": 0.2, "motion+slices": 0.05,
-    "slices+noise": 0.03, "ghosting": 0.03, "smoothing": 0.02, "clean": 0.03,
+    "motion": 0.42, "motion+noise": 0.1, "noise": 0.16, "slices": 0.19, "motion+slices": 0.04,
+    "slices+noise": 0.03, "ghosting": 0.02, "smoothing": 0.01, "clean": 0.03,
 }  # fmt: skip
 #: standard deviation of noise, of a brain mean of 400: from, to; a doubling as often as another
-NOISE = (2.5, 70.0)
+NOISE = (1.8, 65.0)
+#: share of the noise that is white; the rest is that of a scanner's grid, resampled by cubic splines
+WHITE = 0.25
+#: voxels of a scanner, in voxels of the network: from, to
+SCANNER_VOXELS = (0.8, 1.7)
+#: share of the adults whose contrast becomes another one
+OTHER_CONTRAST = 0.22
+#: a T1w brain's intensities (brain mean 400) → those of a FLAIR-like and a PD-like image
+T1W_LEVELS = (0.0, 170.0, 355.0, 540.0, 700.0, 2000.0)
+FLAIR_LEVELS = (20.0, 70.0, 430.0, 340.0, 420.0, 900.0)
+PD_LEVELS = (30.0, 480.0, 440.0, 370.0, 420.0, 900.0)
 #: how often an axis is the phase-encoding one (left–right, front–back, top–bottom)
 PHASE = (0.3, 0.5, 0.2)
 #: share of volumes whose stored axis is not the one that was encoded, since no user knows
@@ -199,14 +210,23 @@ def _bent(
 def _contrast(
     group: str, data: Array, mask: Mask, dark_fluid: bool, rng: np.random.Generator
 ) -> tuple[Array, bool]:
-    """Bend the contrast, now and then into that of a T2w image; brain mean 400.
+    """Bend the contrast, now and then into that of a T2w, FLAIR or PDw image; brain mean 400.
 
     Returns the image, and whether fluid is dark in it.
     """
-    if group in ("adults", "heads") and dark_fluid and rng.random() < 0.14:
-        top = rng.uniform(550, 900)
-        turned = np.clip(top - data * top / rng.uniform(620, 800), rng.uniform(20, 120), None)
-        data, dark_fluid = np.where(mask, turned, data * rng.uniform(0.3, 1.2)), False
+    if group in ("adults", "heads") and dark_fluid and rng.random() < OTHER_CONTRAST:
+        kind = rng.random()
+        if kind < 0.45:  # T2w
+            top = rng.uniform(550, 900)
+            turned = np.clip(top - data * top / rng.uniform(620, 800), rng.uniform(20, 120), None)
+        else:
+            levels = np.array(FLAIR_LEVELS if kind < 0.78 else PD_LEVELS)
+            levels = levels * np.exp(rng.normal(0, 0.1, levels.size))
+            turned = np.interp(
+                data * (MEAN / max(float(data[mask].mean()), 1.0)), T1W_LEVELS, levels
+            )
+        dark_fluid = 0.45 <= kind < 0.78
+        data = np.where(mask, turned, data * rng.uniform(0.3, 1.2))
     if group == "painted" and rng.random() < 0.4:  # tissues in any order of brightness
         levels = np.sort(rng.uniform(60, 900, 4))
         rng.shuffle(levels)
@@ -282,16 +302,17 @@ def _pose(size: float, rng: np.random.Generator, least: float) -> list[float]:
 
 
 def _noisy(image: Array, sigma: float, rng: np.random.Generator) -> Array:
-    """Rician or Gaussian, white or as smooth as resampling leaves it, now and then uneven."""
+    """Rician or Gaussian, white or as resampling leaves it, now and then uneven.
+
+    ``sigma`` is that on the scanner's grid; resampling takes some of it away.
+    """
+    white = rng.random() < WHITE
+    grid = ScannerGrid.draw(image.shape, rng)
 
     def field() -> Array:
-        if rng.random() < 0.4:
-            return rng.standard_normal(image.shape, dtype=np.float32) * np.float32(sigma)
-        factor = rng.uniform(1.05, 1.5)
-        small = [int(np.ceil(n / factor)) + 1 for n in image.shape]
-        x = torch.from_numpy(rng.standard_normal(small, dtype=np.float32))[None, None]
-        x = F.interpolate(x, size=image.shape, mode="trilinear", align_corners=False)[0, 0]
-        return np.asarray((x * (sigma / x.std())).numpy(), dtype=np.float32)
+        shape = image.shape if white else grid.shape
+        values = rng.standard_normal(shape, dtype=np.float32) * np.float32(sigma)
+        return values if white else grid.resampled(values)
 
     real = field()
     if rng.random() < 0.2:
@@ -299,3 +320,50 @@ def _noisy(image: Array, sigma: float, rng: np.random.Generator) -> Array:
     if rng.random() < 0.5:
         return np.asarray(np.hypot(image + real, field()), dtype=np.float32)
     return np.asarray(image + real, dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class ScannerGrid:
+    """A scanner's grid over one of the network, and how cubic splines lead from it to that.
+
+    Attributes
+    ----------
+    weights : of each axis, (voxels of the network, voxels of the scanner)
+    """
+
+    weights: tuple[Array, Array, Array]
+
+    @classmethod
+    def draw(cls, shape: tuple[int, ...], rng: np.random.Generator) -> ScannerGrid:
+        """Isotropic voxels in half of the cases, else one size for each axis."""
+        sizes = rng.uniform(*SCANNER_VOXELS, 3)
+        if rng.random() < 0.5:
+            sizes[:] = sizes[0]
+        first, second, third = (
+            _spline(n, float(size), float(rng.uniform(0.5, 1.5)))
+            for n, size in zip(shape, sizes, strict=True)
+        )
+        return cls((first, second, third))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the scanner's grid."""
+        return tuple(part.shape[1] for part in self.weights)
+
+    def resampled(self, values: Array) -> Array:
+        """Values on the scanner's grid → on the network's."""
+        for axis, part in enumerate(self.weights):
+            values = np.moveaxis(np.tensordot(part, values, ([1], [axis])), 0, axis)
+        return np.ascontiguousarray(values, dtype=np.float32)
+
+
+def _spline(length: int, size: float, offset: float) -> Array:
+    """Weights of a cubic interpolation from voxels of ``size`` to ``length`` voxels of 1."""
+    many = int(np.ceil((length + 2) / size)) + 3
+    coefficients = scipy.ndimage.spline_filter1d(np.eye(many), order=3, axis=0, mode="mirror")
+    place = [(np.arange(length) + offset) / size]
+    columns = [
+        scipy.ndimage.map_coordinates(column, place, order=3, prefilter=False, mode="mirror")
+        for column in coefficients.T
+    ]
+    return np.stack(columns, axis=1).astype(np.float32)

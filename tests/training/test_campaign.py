@@ -90,6 +90,70 @@ def test_each_fault_gives_a_pair_on_one_grid(clean, fault, monkeypatch):
         assert (change == 0) == (fault == "clean")
 
 
+def test_noise_of_a_scanners_grid_has_little_of_what_the_grid_cannot_hold(monkeypatch):
+    """Voxels of 1.6 hold nothing finer than 3.2; cubic splines let a little pass."""
+
+    def spectrum() -> np.ndarray:
+        noise = scans._noisy(
+            np.full((64, 64, 64), 1e4, np.float32), 20.0, np.random.default_rng(1)
+        )
+        power = np.abs(np.fft.fft(noise - noise.mean(), axis=0)) ** 2
+        return power.mean(axis=(1, 2))
+
+    monkeypatch.setattr(scans, "WHITE", 1.0)
+    white = spectrum()
+    assert white[25:33].mean() == pytest.approx(white[2:10].mean(), rel=0.1)
+    monkeypatch.setattr(scans, "WHITE", 0.0)
+    monkeypatch.setattr(scans, "SCANNER_VOXELS", (1.6, 1.6))
+    resampled = spectrum()
+    assert resampled[28:33].mean() < 0.05 * resampled[2:10].mean()
+
+
+def test_a_scanners_grid_is_interpolated_by_cubic_splines():
+    grid = scans.ScannerGrid.draw((20, 24, 28), np.random.default_rng(0))
+    ramp = np.add.outer(
+        np.add.outer(*(np.arange(n) for n in grid.shape[:2])), np.arange(grid.shape[2])
+    )
+    steps = np.diff(grid.resampled(ramp.astype(np.float32))[6:-6, 12, 14])
+    np.testing.assert_allclose(steps, steps.mean(), rtol=1e-2)  # a plane stays one
+    np.testing.assert_allclose(grid.resampled(np.ones(grid.shape, np.float32)), 1, rtol=1e-4)
+
+
+def test_adults_become_t2w_flair_and_pdw_now_and_then(clean, monkeypatch):
+    monkeypatch.setattr(scans, "OTHER_CONTRAST", 1.0)
+    orders = set()
+    for seed in range(40):
+        data, dark = scans._contrast(
+            "adults", clean.data, clean.mask, True, np.random.default_rng(seed)
+        )
+        means = [float(data[clean.labels == tissue].mean()) for tissue in (1, 2, 3)]
+        orders.add((tuple(np.argsort(means)), dark))
+    assert ((0, 2, 1), True) in orders  # FLAIR: fluid, white, grey
+    assert ((2, 1, 0), False) in orders  # T2w and PDw: white, grey, fluid
+    assert not {dark for order, dark in orders if order[0] == 0} - {True}
+
+
+def test_slabs_are_mirrored_with_their_truth(clean):
+    found = scans.scan("adults", clean, np.random.default_rng(0))
+    whole = campaign.slab(found, 1, 15)
+    seen = set()
+    for seed in range(40):
+        bad, mask, truth, labels = campaign._flipped(*whole, np.random.default_rng(seed))
+        for order in (1, -1):
+            for rows in (1, -1):
+                for columns in (1, -1):
+                    back = (slice(None, None, rows), slice(None, None, columns))
+                    if (mask[::order][(slice(None), *back)] == whole[1]).all() and (
+                        labels[back] == whole[3]
+                    ).all():
+                        gain = bad.sum() / whole[0].sum()
+                        np.testing.assert_allclose(
+                            truth[back], whole[2] * gain, rtol=1e-3, atol=1e-2
+                        )
+                        seen.add((order, rows, columns))
+    assert len(seen) == 8
+
+
 def test_the_first_axis_is_mostly_the_phase_encoding_one(clean, monkeypatch):
     """Motion makes the first axis differ most from the truth where edges are displaced along it."""
     seen = []
