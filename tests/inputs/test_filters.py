@@ -70,7 +70,7 @@ def test_filters_that_nothing_passes_are_shown(bids_skeleton):
         ("[]", "got a list"),
         ('"t1w"', "got a text"),
         ('{"t1w": {}, "t1w": {}}', "t1w is there twice"),
-        ('{"T1w": {}}', "keys t1w and t2w in .*, got T1w; .*small letters"),
+        ('{"T1w": {}}', "keys t1w, t2w, flair, pdw in .*, got T1w; .*small letters"),
         ('{"t1w": {}, "bold": {}, "fmap": {}}', "got bold, fmap; take out"),
         ('{"t1w": "a"}', "under t1w in .*, got a text"),
         ('{"t1w": {"acq": "mprage"}}', "got 'acq'; did you mean acquisition?"),
@@ -110,8 +110,8 @@ def test_a_file_that_is_not_there_or_no_text(tmp_path):
 
 
 def test_a_filter_given_as_a_mapping_is_checked_too(bids_skeleton):
-    with pytest.raises(UsageError, match=r"in the filters, got flair"):
-        collect(bids_skeleton(TREE), filters={"flair": {}})
+    with pytest.raises(UsageError, match=r"in the filters, got bold"):
+        collect(bids_skeleton(TREE), filters={"bold": {}})
 
 
 def test_every_entity_of_a_raw_file_that_pybids_knows_is_known():
