@@ -36,7 +36,7 @@ from bmex_bids.training.linear import VALIDATION, Collection, collect, read
 from bmex_bids.training.loop import Schedule, export_half, fit
 from bmex_bids.training.patients import Patients, read_patients
 from bmex_bids.training.scans import Scan, as_scan, scan
-from bmex_bids.training.volumes import VolumeRows
+from bmex_bids.training.volumes import Chunks
 
 LOGGER = logging.getLogger(__name__)
 Parts = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -84,7 +84,7 @@ class CampaignConfig:
     )
 
 
-class SliceChunks(VolumeRows[Scan], Dataset[Parts]):
+class SliceChunks(Chunks[Scan], Dataset[Parts]):
     """Chunk ``i`` → shuffled slices of the volumes ``i … i + WINDOW − 1`` of a row.
 
     Each is a tuple of (n, NEIGHBOURS, H, COLUMNS) degraded slices and mask, (n, H, COLUMNS) clean
@@ -102,32 +102,18 @@ class SliceChunks(VolumeRows[Scan], Dataset[Parts]):
         streams: int = 1,
         patients: Patients | None = None,
     ) -> None:
-        super().__init__(seed)
-        self.sources, self.chunks = sources, chunks
-        self.per_volume, self.streams = per_volume, streams
-        self.patients = patients
-
-    def __len__(self) -> int:
-        return self.chunks
-
-    @property
-    def samples(self) -> int:
-        """Slices in a chunk."""
-        return WINDOW * self.per_volume
+        super().__init__(
+            seed, chunks=chunks, window=WINDOW, per_volume=per_volume, streams=streams
+        )
+        self.sources, self.patients = sources, patients
 
     def make(self, number: int, rng: np.random.Generator) -> Scan:
         """The degraded volume of a number in a row."""
         return scan(*self.sources.pick(rng), rng, self.patients)
 
     def __getitem__(self, index: int) -> Parts:
-        rng = np.random.default_rng([self.seed, 1, index])
-        first, stream = divmod(index, self.streams)
-        drawn = [
-            slab
-            for volume in self.kept(first, WINDOW, stream)
-            for slab in draw_slabs(volume, self.per_volume, rng)
-        ]
-        return stacked([drawn[k] for k in rng.permutation(len(drawn))], COLUMNS)
+        slabs = self.shuffled(index, lambda volume, rng: draw_slabs(volume, self.per_volume, rng))
+        return stacked(slabs, COLUMNS)
 
 
 Slab = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.uint8]]

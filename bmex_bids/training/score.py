@@ -36,7 +36,7 @@ from bmex_bids.training.images import CleanImage, require
 from bmex_bids.training.linear import TRAINING, Collection, Source, collect
 from bmex_bids.training.loop import Schedule, export_half, fit
 from bmex_bids.training.scans import Scan, Truth, scan_with_truth
-from bmex_bids.training.volumes import VolumeRows
+from bmex_bids.training.volumes import Chunks
 
 LOGGER = logging.getLogger(__name__)
 Array = NDArray[np.float32]
@@ -149,7 +149,7 @@ class Known:
     native_mm: float
 
 
-class ScoreChunks(VolumeRows[Known], Dataset[Parts]):
+class ScoreChunks(Chunks[Known], Dataset[Parts]):
     """Chunk ``i`` → samples of the volumes ``i … i + WINDOW − 1`` of a row, shuffled.
 
     (n, 3, STATISTICS) figures of patches, and targets (n, QUANTITIES).
@@ -165,17 +165,10 @@ class ScoreChunks(VolumeRows[Known], Dataset[Parts]):
         per_volume: int,
         streams: int = 1,
     ) -> None:
-        super().__init__(seed)
-        self.sources, self.native_mm, self.chunks = sources, native_mm, chunks
-        self.per_volume, self.streams = per_volume, streams
-
-    def __len__(self) -> int:
-        return self.chunks
-
-    @property
-    def samples(self) -> int:
-        """Samples in a chunk."""
-        return WINDOW * self.per_volume
+        super().__init__(
+            seed, chunks=chunks, window=WINDOW, per_volume=per_volume, streams=streams
+        )
+        self.sources, self.native_mm = sources, native_mm
 
     def make(self, number: int, rng: np.random.Generator) -> Known:
         """The degraded volume of a number in a row."""
@@ -183,14 +176,10 @@ class ScoreChunks(VolumeRows[Known], Dataset[Parts]):
         return known_scan(group, clean, self.native_mm.get(clean.name, 1.0), rng)
 
     def __getitem__(self, index: int) -> Parts:
-        rng = np.random.default_rng([self.seed, 1, index])
-        first, stream = divmod(index, self.streams)
-        drawn = [
-            augmented(drawn_patches(known, rng), rng)
-            for known in self.kept(first, WINDOW, stream)
-            for _ in range(self.per_volume)
-        ]
-        return stacked([drawn[k] for k in rng.permutation(len(drawn))])
+        def draw(known: Known, rng: np.random.Generator) -> list[Spoiled]:
+            return [augmented(drawn_patches(known, rng), rng) for _ in range(self.per_volume)]
+
+        return stacked(self.shuffled(index, draw))
 
 
 def known_scan(group: str, clean: CleanImage, native_mm: float, rng: np.random.Generator) -> Known:

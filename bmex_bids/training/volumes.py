@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 import numpy as np
 
 T = TypeVar("T")
+S = TypeVar("S")
 
 
 class VolumeRows(ABC, Generic[T]):
@@ -40,3 +42,44 @@ class VolumeRows(ABC, Generic[T]):
         for old in [key for key in self._volumes if key[0] == stream and key[1] < first]:
             del self._volumes[old]
         return [self.volume(number, stream) for number in range(first, first + count)]
+
+
+class Chunks(VolumeRows[T]):
+    """Chunk ``i`` → samples of the volumes ``i … i + window − 1`` of a row, shuffled.
+
+    Parameters
+    ----------
+    seed : of all rows
+    chunks : how many there are
+    window : volumes of a chunk; the next one exchanges one of them
+    per_volume : samples that a chunk takes from a volume
+    streams : rows; each worker has one of its own
+    """
+
+    def __init__(
+        self, seed: int, *, chunks: int, window: int, per_volume: int, streams: int
+    ) -> None:
+        super().__init__(seed)
+        self.chunks, self.window = chunks, window
+        self.per_volume, self.streams = per_volume, streams
+
+    def __len__(self) -> int:
+        return self.chunks
+
+    @property
+    def samples(self) -> int:
+        """Samples in a chunk."""
+        return self.window * self.per_volume
+
+    def shuffled(
+        self, index: int, draw: Callable[[T, np.random.Generator], Sequence[S]]
+    ) -> list[S]:
+        """The samples of a chunk; ``draw`` takes those of one volume."""
+        rng = np.random.default_rng([self.seed, 1, index])
+        first, stream = divmod(index, self.streams)
+        drawn = [
+            sample
+            for volume in self.kept(first, self.window, stream)
+            for sample in draw(volume, rng)
+        ]
+        return [drawn[k] for k in rng.permutation(len(drawn))]
