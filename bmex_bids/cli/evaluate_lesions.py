@@ -18,16 +18,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _work(options: argparse.Namespace) -> int:
     from bmex_bids.evaluation import lesions
     from bmex_bids.evaluation.summary import replaced
-    from bmex_bids.evaluation.uncertainty import ANY_AGE, learnt_weights
-    from bmex_bids.network.weights.registry import select
+    from bmex_bids.evaluation.uncertainty import learnt_weights
     from bmex_bids.outputs.files import write_text
 
-    if options.weights is None:
-        record = learnt_weights()
-    else:
-        record = select(
-            "enhance", weights=options.weights, weights_dir=options.weights_dir, age_months=ANY_AGE
-        )
+    record = learnt_weights(options.weights, options.weights_dir)
     settings = settings_of(options, record, lesions.IMAGES)
     print(f"weights {record.name} ({record.sha256[:12]})", flush=True)
     rows = lesions.run(

@@ -23,16 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _work(options: argparse.Namespace) -> int:
     from bmex_bids.evaluation import uncertainty
     from bmex_bids.evaluation.summary import Table, replaced
-    from bmex_bids.network.weights.registry import select
     from bmex_bids.outputs.files import write_text
 
-    if options.weights is None:
-        record = uncertainty.learnt_weights()
-    else:
-        record = select(
-            "enhance", weights=options.weights, weights_dir=options.weights_dir,
-            age_months=uncertainty.ANY_AGE,
-        )  # fmt: skip
+    record = uncertainty.learnt_weights(options.weights, options.weights_dir)
     settings = settings_of(options, record, uncertainty.IMAGES)
     print(f"weights {record.name} ({record.sha256[:12]})", flush=True)
     rows = uncertainty.run(

@@ -3,18 +3,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from bmex_bids.imaging.orientation import voxel_sizes
+from bmex_bids.imaging.registration import as_itk
 from bmex_bids.imaging.resampling import orthonormal_axes
 
-#: world of NIfTI (RAS) to that of ITK (LPS)
-TO_ITK = np.diag([-1.0, -1.0, 1.0])
 #: mm around the brain that the metric sees
 AROUND_MM = 5.0
 #: grids of the registration, coarse to fine: edge of a voxel, and the blur before, in mm
@@ -24,13 +21,9 @@ BINS, FIRST_MM, LAST_MM, RELAXATION = 32, 1.0, 1e-3, 0.75
 ITERATIONS = 200
 
 
-def to_itk(image: nib.Nifti1Image, dtype: Any = np.float32) -> sitk.Image:
-    """An image (X, Y, Z) as SimpleITK has it, in the same place of the world."""
-    result = sitk.GetImageFromArray(np.asarray(image.dataobj).astype(dtype).transpose(2, 1, 0))
-    result.SetSpacing(voxel_sizes(image.affine))
-    result.SetDirection((TO_ITK @ orthonormal_axes(image.affine)).ravel().tolist())
-    result.SetOrigin((TO_ITK @ image.affine[:3, 3]).tolist())
-    return result
+def to_itk(image: nib.Nifti1Image) -> sitk.Image:
+    """The same image for ITK, sheared axes made orthonormal."""
+    return as_itk(image, orthonormal_axes(image.affine))
 
 
 def rigid(

@@ -46,7 +46,7 @@ from bmex_bids.metrics.confidence import (
 from bmex_bids.metrics.familiarity import FEATURES, distance, features, usual
 from bmex_bids.network.inference.predict import Enhancement, enhance
 from bmex_bids.network.variants import facts
-from bmex_bids.network.weights.registry import WeightRecord, bundled, sha256
+from bmex_bids.network.weights.registry import WeightRecord, bundled, select, sha256
 from bmex_bids.outputs.files import write_text
 
 Array = NDArray[np.float32]
@@ -70,8 +70,13 @@ ANY_AGE = 1200.0
 TWO = 2.0
 
 
-def learnt_weights() -> WeightRecord:
-    """The bundled set that has learnt its error; WeightsError where there is none."""
+def learnt_weights(weights: str | None = None, weights_dir: Path | None = None) -> WeightRecord:
+    """The set of a name, else the bundled one that has learnt its error.
+
+    A WeightsError where there is none.
+    """
+    if weights is not None:
+        return select("enhance", weights=weights, weights_dir=weights_dir, age_months=ANY_AGE)
     for record in bundled():
         if facts(record.variant).learns_error:
             return record

@@ -56,16 +56,24 @@ class Registration:
 
 def to_itk(image: nib.Nifti1Image) -> Any:
     """The same image for ITK; ImageError for axes that are not at right angles."""
-    affine = FLIP @ image.affine
-    sizes = np.array(voxel_sizes(image.affine))
-    axes = affine[:3, :3] / sizes
+    axes = image.affine[:3, :3] / np.array(voxel_sizes(image.affine))
     if np.abs(axes.T @ axes - np.eye(3)).max() > 1e-3:
         raise ImageError("expected axes at right angles for a registration, got sheared ones")
+    return as_itk(image, axes)
+
+
+def as_itk(image: nib.Nifti1Image, axes: NDArray[np.float64]) -> Any:
+    """An image (X, Y, Z) as ITK has it, with these axes.
+
+    Parameters
+    ----------
+    axes : (3, 3), orthonormal; a column is the direction of a voxel axis, RAS
+    """
     data = np.asarray(image.dataobj, dtype=np.float32)
     result = sitk.GetImageFromArray(np.ascontiguousarray(data.transpose(2, 1, 0)))
-    result.SetSpacing(sizes.tolist())
-    result.SetDirection(axes.ravel().tolist())
-    result.SetOrigin(affine[:3, 3].tolist())
+    result.SetSpacing([float(size) for size in voxel_sizes(image.affine)])
+    result.SetDirection((FLIP[:3, :3] @ axes).ravel().tolist())
+    result.SetOrigin((FLIP @ image.affine)[:3, 3].tolist())
     return result
 
 
