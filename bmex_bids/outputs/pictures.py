@@ -37,7 +37,8 @@ PICTURES: Mapping[str, Picture] = {
         ".svg",
         "Intensities",
         "Intensities inside the brain mask, in the units of the histogram reference of this age "
-        "group, to which the input was matched. Narrower peaks after enhancement mean that the "
+        "group, to which the input was matched; FLAIR and PDw have no reference, and a mean of 400. "
+        "Narrower peaks after enhancement mean that the "
         "tissues are easier to tell apart.",
     ),
     "enhancement": Picture(
