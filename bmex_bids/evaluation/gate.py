@@ -348,13 +348,15 @@ HALVES = {
     "lower": (2, True),
     "upper": (2, False),
 }
+#: end of the name of their kinds
+HALF = "half missing"
 #: kind → (what makes it, whether it needs an image)
 BROKEN: Mapping[str, tuple[Callable[[Sample], Measures], bool]] = {
     "CSF and GM swapped": (partial(swapped, first=1, second=2), True),
     "GM and WM swapped": (partial(swapped, first=2, second=3), False),
     "CSF and WM swapped": (partial(swapped, first=1, second=3), True),
     **{
-        f"{name} half missing": (partial(halved, axis=axis, low=low), False)
+        f"{name} {HALF}": (partial(halved, axis=axis, low=low), False)
         for name, (axis, low) in HALVES.items()
     },
     "result inverted": (inverted, True),
@@ -441,34 +443,37 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def by_kind(rows: Sequence[Row]) -> str:
-    """A row a kind of output: how many fail, warn, pass."""
-    lines = []
+    """A row a kind of output, all missing halves in one: how many fail, warn, pass."""
+    kinds: dict[str, list[str]] = {}
     for kind in (GOOD, DAMAGED, *BROKEN):
         found = [row.verdict for row in rows if row.kind == kind and not row.rule]
         if found:
-            counts = [str(found.count(verdict)) for verdict in ("fail", "warn", "pass")]
-            lines.append([kind, str(len(found)), *counts])
-    return grid(["output", "samples", "fail", "warn", "pass"], lines)
+            kinds.setdefault(HALF if kind.endswith(HALF) else kind, []).extend(found)
+    lines = [
+        [
+            kind,
+            str(len(found)),
+            *(str(found.count(verdict)) for verdict in ("fail", "warn", "pass")),
+        ]
+        for kind, found in kinds.items()
+    ]
+    return grid(["output", "number", "fail", "warn", "pass"], lines)
 
 
 def by_rule(rows: Sequence[Row]) -> str:
-    """A row a rule: values and verdicts on good outputs, and how often it fires on broken ones."""
+    """A row a rule: values on good outputs, and the shares of outputs that it does not pass."""
     lines = []
     for rule in dict.fromkeys(row.rule for row in rows if row.rule):
         good = [row for row in rows if row.rule == rule and row.kind == GOOD]
-        broken = [row.verdict for row in rows if row.rule == rule and row.kind in BROKEN]
-        if not good:
-            continue
-        values = [row.value for row in good]
-        verdicts = [row.verdict for row in good]
-        lines.append(
-            [
-                rule,
-                str(len(good)),
-                f"{min(values):.3g} … {max(values):.3g}",
-                *(str(verdicts.count(verdict)) for verdict in ("warn", "fail")),
-                *(f"{broken.count(v)} of {len(broken)}" for v in ("warn", "fail")),
-            ]
-        )
-    head = ["rule", "good", "values", "warn", "fail", "broken: warn", "broken: fail"]
+        if good:
+            values = [row.value for row in good]
+            broken = [row for row in rows if row.rule == rule and row.kind in BROKEN]
+            span = f"{min(values):.3g} … {max(values):.3g}"
+            lines.append([rule, str(len(good)), span, _noticed(good), _noticed(broken)])
+    head = ["rule", "good outputs", "their values", "not passed", "not passed, broken outputs"]
     return grid(head, lines)
+
+
+def _noticed(rows: Sequence[Row]) -> str:
+    """Share of the rows that did not pass."""
+    return f"{sum(row.verdict != 'pass' for row in rows) / len(rows):.0%}" if rows else ""
