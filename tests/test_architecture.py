@@ -8,14 +8,16 @@
 5. ``workflows``, ``reports``
 6. ``config``
 7. ``interfaces``, ``training``
-8. ``inputs``, ``outputs``, ``imaging``, ``network``, ``degrade``, ``metrics``: never each other
+8. ``inputs``, ``outputs``, ``imaging``, ``network``, ``degrade``, ``metrics``, ``recon``: never
+   each other
 9. ``settings``
 10. ``common``
 11. ``exceptions``, ``values``, ``data``, ``boilerplate``
 
 ``cli``, ``slurm`` and ``running`` read ``config``; nothing below does.  Third-party packages have
-homes: torch at module top only in ``network`` and ``training``, nipype in ``interfaces``,
-``workflows`` and ``running``, pybids in ``inputs/index.py``, argparse in ``cli``.
+homes: torch at module top only in ``network``, ``recon`` and ``training``; sigpy, h5py and ismrmrd
+in ``recon``; nipype in ``interfaces``, ``workflows`` and ``running``; pybids in
+``inputs/index.py``; argparse in ``cli``.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ LINES = (
     {"workflows", "reports"},
     {"config"},
     {"interfaces", "training"},
-    {"inputs", "outputs", "imaging", "network", "degrade", "metrics"},
+    {"inputs", "outputs", "imaging", "network", "degrade", "metrics", "recon"},
     {"settings"},
     {"common"},
     {"exceptions", "values", "data", "boilerplate"},
@@ -67,7 +69,10 @@ LINE = {part: number for number, parts in enumerate(LINES) for part in parts}
 
 #: third-party package -> (where it may be imported, whether the rule holds inside functions too)
 HOMES: dict[str, tuple[tuple[str, ...], bool]] = {
-    "torch": (("network/", "training/"), False),
+    "torch": (("network/", "recon/", "training/"), False),
+    "sigpy": (("recon/",), True),
+    "h5py": (("recon/",), True),
+    "ismrmrd": (("recon/",), True),
     "nipype": (("interfaces/", "workflows/", "running/"), True),
     "niworkflows": (("interfaces/", "workflows/", "reports/"), True),
     "nireports": (("interfaces/", "workflows/", "reports/"), True),

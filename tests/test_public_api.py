@@ -90,6 +90,7 @@ COMMANDS = (
     "bmex-enhance",
     "bmex-evaluate",
     "bmex-health",
+    "bmex-recon",
     "bmex-singularity",
     "bmex-train",
     "bmex-view",

@@ -41,7 +41,7 @@ class WeightRecord:
     """
 
     name: str
-    kind: str  # "enhance", "strip" or "score"
+    kind: str  # "enhance", "strip", "score" or "recon"
     path: Path
     sha256: str
     licence: str

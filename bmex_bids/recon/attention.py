@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Net_c: does a slice show a lesion, and where?  Trained on the first question alone.
+
+Its last layer is a 1×1 convolution, whose output is the class activation map (Zhou et al., CVPR
+2016); a pooling of the map is the score.  The mean would drown small lesions, so the highest
+:data:`TOP_SHARE` of the map is averaged.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+#: share of the map that top-k pooling averages
+TOP_SHARE = 0.005
+#: lines and columns of an image must be a multiple of it
+MULTIPLE = 4
+
+
+def top(scores: Tensor) -> Tensor:
+    """Mean of the highest values: (B, 1, H, W) → (B,)."""
+    flat = scores.flatten(1)
+    return flat.topk(max(round(TOP_SHARE * flat.shape[1]), 1), dim=1).values.mean(1)
+
+
+def log_sum_exp(scores: Tensor) -> Tensor:
+    """Smooth maximum: (B, 1, H, W) → (B,)."""
+    flat = scores.flatten(1)
+    return flat.logsumexp(1) - math.log(flat.shape[1])
+
+
+def mean(scores: Tensor) -> Tensor:
+    """Mean: (B, 1, H, W) → (B,)."""
+    return scores.flatten(1).mean(1)
+
+
+POOLINGS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "top": top,
+    "log-sum-exp": log_sum_exp,
+    "mean": mean,
+}
+
+
+class Classifier(nn.Module):
+    """Magnitude (B, 1, H, W) → score (B,), a logit, and activation map (B, 1, H/2, W/2).
+
+    Parameters
+    ----------
+    width : channels at half resolution; a quarter has twice as many
+    pooling : see :data:`POOLINGS`
+    """
+
+    def __init__(self, width: int = 16, pooling: str = "top") -> None:
+        super().__init__()
+        self.pool = POOLINGS[pooling]
+        wide = 2 * width
+        self.fine = nn.Sequential(_block(4, width), _block(width, width))
+        self.coarse = nn.Sequential(
+            nn.MaxPool2d(2), _block(width, wide), _block(wide, wide), _block(wide, wide)
+        )
+        self.merge = _block(width + wide, width)
+        self.map = nn.Conv2d(width, 1, 1)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Score and map of normalised magnitudes; sides are multiples of :data:`MULTIPLE`."""
+        fine = self.fine(F.pixel_unshuffle(image, 2))
+        coarse = F.interpolate(self.coarse(fine), scale_factor=2, mode="nearest")
+        scores = self.map(self.merge(torch.cat([fine, coarse], 1))).float()
+        return self.pool(scores), scores
+
+
+def _block(before: int, after: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(before, after, 3, padding=1),
+        nn.GroupNorm(1, after),
+        nn.LeakyReLU(0.1),
+    )
