@@ -19,6 +19,7 @@ from bmex_bids.cli import (
     evaluate_lesions,
     evaluate_pairs,
     evaluate_ratings,
+    evaluate_recon,
     evaluate_score,
     evaluate_speed,
     evaluate_strip,
@@ -88,6 +89,10 @@ COMMANDS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = 
     "ratings": (
         "experts' ratings before and after, and the scores against them, by site",
         evaluate_ratings.add_arguments,
+    ),
+    "recon": (
+        "LF-MRI and classical reconstructions of unseen k-space, 4 and 8 times faster (an hour)",
+        evaluate_recon.add_arguments,
     ),
     "speed": (
         "the network's geometries, their agreement, memory, and N4, on this machine (minutes)",

@@ -112,8 +112,9 @@ def _label(text: str) -> str:
 
 
 def _axes(text: str) -> str:
-    if sorted(next((k for k, pair in enumerate(("RL", "AP", "SI")) if c in pair), 3)
-              for c in text) != [0, 1, 2]:
+    if sorted(
+        next((k for k, pair in enumerate(("RL", "AP", "SI")) if c in pair), 3) for c in text
+    ) != [0, 1, 2]:
         raise argparse.ArgumentTypeError(f"expected three directions such as PLS, got {text!r}")
     return text
 
@@ -129,7 +130,9 @@ def _work(options: argparse.Namespace) -> int:
     if method != NETWORK:
         if options.weights is not None or options.attention:
             flag = "--weights" if options.weights is not None else "--attention"
-            raise UsageError(f"{flag} is for --method {NETWORK}, got --method {method}; leave it out")
+            raise UsageError(
+                f"{flag} is for --method {NETWORK}, got --method {method}; leave it out"
+            )
         record = None
     target = options.bids_dir / name_of(options, method)
     if target.exists() and not options.force:

@@ -29,6 +29,7 @@ MAKERS = {
     "strip": ("strip", "StripConfig"),
     "campaign": ("campaign", "CampaignConfig"),
     "score": ("score", "ScoreConfig"),
+    "recon": ("recon", "ReconConfig"),
 }
 
 
@@ -36,13 +37,14 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line of ``bmex-train``."""
     parser = argparse.ArgumentParser(
         prog="bmex-train",
-        description="Train a network: enhancement, stripping or the score. A run that was "
+        description="Train a network: enhancement, stripping, the score or LF-MRI. A run that was "
         "stopped goes on from its last checkpoint when the same command is given again.",
     )
     parser.add_argument(
         "network",
         choices=list(MAKERS),
-        help="which one; campaign: the enhancement over slices; score: quality without reference",
+        help="which one; campaign: the enhancement over slices; score: quality without reference; "
+        "recon: LF-MRI for bmex-recon",
     )
     parser.add_argument(
         "--data", type=Path, required=True, metavar="DIR",

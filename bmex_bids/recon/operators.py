@@ -48,9 +48,12 @@ class Encoding:
         return (self.maps.conj() * fourier(self.mask * data, inverse=True)).sum(1)
 
     def normal(self, image: Tensor) -> Tensor:
-        """AᴴA X.  The mask is the same on all of a readout, so only W is transformed."""
-        lines = self.mask * fourier(self.maps * image[:, None], (-1,))
-        return (self.maps.conj() * fourier(lines, (-1,), inverse=True)).sum(1)
+        """AᴴA X.  The mask is the same on all of a readout, so only W is transformed.
+
+        FᴴMF is a circular convolution, so nothing but the mask needs to be centred.
+        """
+        lines = torch.fft.fft(self.maps * image[:, None]) * torch.fft.ifftshift(self.mask, dim=-1)
+        return (self.maps.conj() * torch.fft.ifft(lines)).sum(1)
 
 
 def conjugate_gradients(

@@ -82,7 +82,9 @@ def read(path: Path, axes: str = ASSUMED_AXES) -> RawData:
                 return _ismrmrd(file["dataset"], path)
             found = ", ".join(sorted(file)) or "nothing"
     except OSError as error:
-        raise ImageError(f"expected an HDF5 file at {path}, got: {error}; check the path") from error
+        raise ImageError(
+            f"expected an HDF5 file at {path}, got: {error}; check the path"
+        ) from error
     raise ImageError(
         f"expected 'kspace' (fastMRI) or 'dataset/data' (ISMRMRD) in {path.name}, found {found}; "
         "convert the data to one of these formats"

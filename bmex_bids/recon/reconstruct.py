@@ -44,7 +44,9 @@ class Reconstructed:
     lesion_score: float | None = None
 
 
-def slice_by_network(network: Cascade, kspace: Complex, maps: Complex) -> tuple[Array, Array, float]:
+def slice_by_network(
+    network: Cascade, kspace: Complex, maps: Complex
+) -> tuple[Array, Array, float]:
     """Magnitude (H, W), attention (H, W) and probability of a lesion of one slice.
 
     Parameters

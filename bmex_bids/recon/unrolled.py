@@ -116,7 +116,9 @@ class Cascade(nn.Module):
         """How many there are."""
         return len(self.weights)
 
-    def forward(self, adjoint: Tensor, encoding: Encoding, guide: Tensor | None = None) -> Cascaded:
+    def forward(
+        self, adjoint: Tensor, encoding: Encoding, guide: Tensor | None = None
+    ) -> Cascaded:
         """Reconstruct a batch.
 
         Parameters
@@ -129,18 +131,16 @@ class Cascade(nn.Module):
         target = adjoint / scale
         image = self.solve(encoding, target, target.new_tensor(FIRST_WEIGHT).real, target, 4)
         images, scores = [], []
-        attention = guide
+        attention = torch.zeros_like(target.real)[:, None]  # of no stages
         for first, second in self.weights.exp():
             denoised = self.denoise(image)
             score, activation = self.look(denoised)
             scores.append(score)
-            if guide is None:
-                attention = activation
+            attention = activation if guide is None else guide
             focused = self.focus(denoised, attention)
             right = target + first * denoised + second * focused
             image = self.solve(encoding, right, first + second, image, self.steps)
             images.append(image * scale)
-        assert attention is not None
         return Cascaded(images, scores, attention)
 
     def look(self, image: Tensor) -> tuple[Tensor, Tensor]:

@@ -155,15 +155,20 @@ class Validation:
         return {"Dice": float(np.mean(dice)), "worst": float(np.min(dice))}
 
 
-def label_maps(data_dir: Path, names: Sequence[str]) -> list[HeadMap]:
-    """Read label maps; absent ones are a UsageError that names the first."""
+def label_map_paths(data_dir: Path, names: Sequence[str]) -> list[Path]:
+    """Files of label maps; absent ones are a UsageError that names the first."""
     missing = [name for name in names if not (data_dir / name).exists()]
     if missing:
         raise UsageError(
             f"expected label maps in {data_dir}, but {len(missing)} are missing "
             f"(first: {missing[0]}); give their folder with --data"
         )
-    return [load_head(data_dir / name) for name in names]
+    return [data_dir / name for name in names]
+
+
+def label_maps(data_dir: Path, names: Sequence[str]) -> list[HeadMap]:
+    """Read label maps, which must be there."""
+    return [load_head(path) for path in label_map_paths(data_dir, names)]
 
 
 def train(data_dir: Path, out_dir: Path, config: StripConfig, *, resume: bool = True) -> Path:

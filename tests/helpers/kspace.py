@@ -42,7 +42,9 @@ def measured(volume, coils=4, *, oversampled=2, seed=0):
     padded[:, first : first + rows] = np.moveaxis(volume, -1, 0)
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : columns * 1j]
     angles = 2 * np.pi * np.arange(coils) / coils
-    maps = np.stack([np.exp(-((x - np.cos(a)) ** 2 + (y - np.sin(a)) ** 2) + 1j * a) for a in angles])
+    maps = np.stack(
+        [np.exp(-((x - np.cos(a)) ** 2 + (y - np.sin(a)) ** 2) + 1j * a) for a in angles]
+    )
     maps /= np.sqrt((np.abs(maps) ** 2).sum(0))
     image = maps * padded[:, None]
     shifted = np.fft.ifftshift(image, axes=(-2, -1))

@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Axial slices painted from label maps, as a scanner with several coils measures them.
+
+Half of them have lesions.  That a slice has one is its label; where it lies only judges.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import scipy.ndimage
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from bmex_bids.common.replacing import put_in_place
+from bmex_bids.recon.coils import Complex, birdcage, centred_inverse, low_resolution
+from bmex_bids.recon.operators import CENTRE_SHARES, centre_lines, line_mask
+from bmex_bids.training.painting import CONTRASTS, FREESURFER, draw_means, grouped, textured
+from bmex_bids.training.strip import label_map_paths
+from bmex_bids.training.synthesis import read_labels
+
+LOGGER = logging.getLogger(__name__)
+Array = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+#: voxels of a slice, and mm of a voxel (low, high)
+SIZE, SPACING = 192, (1.05, 1.35)
+COILS = 8
+#: mm between the slices of a label map that are drawn, and brain that each has, mm²
+EVERY, LEAST_BRAIN = 2, 4000
+#: template units of an image that become 1
+UNIT = 600.0
+#: share of slices with lesions; lesions in one; half axes, mm; change, share of the range
+LESION_SHARE, MOST_LESIONS, HALF_AXES_MM, CHANGE = 0.5, 3, (1.5, 5.0), (0.12, 0.30)
+#: groups of tissue in which lesions lie
+LESION_TISSUE = [1 + list(FREESURFER).index(name) for name in ("white", "deep")]
+#: standard deviation of the noise of each coil, of a range of 1
+NOISE = (0.003, 0.02)
+#: share of training slices whose maps are those of the simulation; others' are estimated
+TRUE_MAPS = 0.4
+
+
+@dataclass(frozen=True)
+class HeadSlices:
+    """Slices of a label map: rows to posterior, columns to the left.
+
+    Attributes
+    ----------
+    labels : (slices, rows, columns), places in ``numbers``
+    numbers : FreeSurfer's numbers; the first is 0
+    """
+
+    labels: NDArray[np.uint8]
+    numbers: NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Painted:
+    """A clean slice: magnitude with a range of about 1, and which voxels belong to lesions."""
+
+    magnitude: Array
+    lesions: Mask
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A slice as it is measured.
+
+    Attributes
+    ----------
+    kspace : (R, H, W), with noise, 0 where nothing was measured
+    mask : (W,)
+    coil_images : (R, H, W), clean
+    maps : (R, H, W), of the simulation
+    """
+
+    kspace: Complex
+    mask: Mask
+    coil_images: Complex
+    maps: Complex
+
+
+def load(path: Path) -> HeadSlices:
+    """Slices of a label map that show enough brain."""
+    labels = read_labels(path)
+    numbers = np.flatnonzero(np.bincount(labels.ravel())).astype(np.int32)
+    place = np.zeros(int(numbers.max()) + 1, dtype=np.uint8)
+    place[numbers] = np.arange(len(numbers))
+    brain = grouped(numbers) > 0
+    slices = place[labels[:, :, ::EVERY]].transpose(2, 1, 0)
+    enough = brain[slices].sum((1, 2)) >= LEAST_BRAIN
+    return HeadSlices(np.ascontiguousarray(slices[enough]), numbers)
+
+
+def load_all(data_dir: Path, names: Sequence[str], keep: Path) -> list[HeadSlices]:
+    """Slices of label maps; ``keep`` is a file that a later run reads instead."""
+    if not keep.exists():
+        LOGGER.info("reading %d label maps", len(names))
+        heads = [load(path) for path in label_map_paths(data_dir, names)]
+        tables = {f"labels{k}": head.labels for k, head in enumerate(heads)}
+        tables |= {f"numbers{k}": head.numbers for k, head in enumerate(heads)}
+        temporary = keep.with_name(f"tmp-{keep.name}")
+        np.savez(temporary, **tables)  # type: ignore[arg-type]
+        put_in_place(temporary, keep)
+    with np.load(keep) as content:
+        return [
+            HeadSlices(content[f"labels{k}"], content[f"numbers{k}"]) for k in range(len(names))
+        ]
+
+
+# ---------------------------------------------------------------- painting
+def paint(head: HeadSlices, rng: np.random.Generator, size: int = SIZE) -> Painted:
+    """Paint a slice in a drawn contrast, position and size; half of them with lesions."""
+    spacing = float(rng.uniform(*SPACING))
+    labels = _placed(head.labels[int(rng.integers(len(head.labels)))], spacing, size, rng)
+    groups = grouped(head.numbers)
+    brightness = draw_means(str(rng.choice(list(CONTRASTS))), rng)
+    means = np.where(groups > 0, brightness[groups], rng.uniform(30, 700, groups.shape))
+    means[head.numbers == 0] = 0
+    image = textured(means.astype(np.float32)[labels][None], rng)[0]
+    image = np.where(labels > 0, image, 0)
+    lesions = np.zeros(labels.shape, dtype=bool)
+    if rng.random() < LESION_SHARE:
+        tissue = groups[labels]
+        lesions, change = _lesions(tissue, spacing, rng)
+        image = image + change * float(brightness.max())
+    blurred = scipy.ndimage.gaussian_filter(image, float(rng.uniform(0.4, 0.8)))
+    magnitude = np.clip(blurred / UNIT, 0, None).astype(np.float32)
+    return Painted(magnitude, lesions)
+
+
+def _placed(
+    labels: NDArray[np.uint8], spacing: float, size: int, rng: np.random.Generator
+) -> NDArray[np.uint8]:
+    """The slice turned, mirrored, shifted and sampled at a spacing, from 1 mm."""
+    angle = float(rng.normal(0, 0.1))
+    mirror = rng.choice([-1.0, 1.0])
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    matrix = spacing * turn @ np.diag([1.0, mirror])
+    centre = np.array(labels.shape) / 2 + rng.uniform(-8, 8, 2)
+    offset = centre - matrix @ np.array([size / 2, size / 2])
+    placed: NDArray[np.uint8] = scipy.ndimage.affine_transform(
+        labels, matrix, offset, (size, size), order=0
+    )
+    return placed
+
+
+def _lesions(
+    tissue: NDArray[np.uint8], spacing: float, rng: np.random.Generator
+) -> tuple[Mask, Array]:
+    """Ellipses in white matter and deep grey: where they are, and their change of the range."""
+    lesions, change = np.zeros(tissue.shape, dtype=bool), np.zeros(tissue.shape, dtype=np.float32)
+    places = np.argwhere(np.isin(tissue, LESION_TISSUE))
+    rows, columns = np.indices(tissue.shape, sparse=True)
+    for _ in range(int(rng.integers(1, MOST_LESIONS + 1)) if len(places) else 0):
+        y, x = places[int(rng.integers(len(places)))]
+        angle, (a, b) = rng.uniform(0, np.pi), rng.uniform(*HALF_AXES_MM, 2) / spacing
+        along = (rows - y) * np.cos(angle) + (columns - x) * np.sin(angle)
+        across = (columns - x) * np.cos(angle) - (rows - y) * np.sin(angle)
+        inside = ((along / a) ** 2 + (across / b) ** 2 <= 1) & (tissue > 0) & ~lesions
+        lesions |= inside
+        change[inside] = float(rng.choice([-1, 1]) * rng.uniform(*CHANGE))
+    return lesions, change
+
+
+# ---------------------------------------------------------------- measuring
+def measure(magnitude: Array, acceleration: int, rng: np.random.Generator) -> Measured:
+    """k-space of a slice under :data:`COILS` coils, with smooth phase and noise."""
+    shape = (magnitude.shape[0], magnitude.shape[1])
+    maps = birdcage(COILS, shape, rng)
+    coil_images = (maps * magnitude * np.exp(1j * _phase(shape, rng))).astype(np.complex64)
+    noise = rng.standard_normal((2, *maps.shape), dtype=np.float32) * rng.uniform(*NOISE)
+    mask = line_mask(shape[1], acceleration, CENTRE_SHARES[acceleration], rng)
+    noisy = np.fft.ifftshift(coil_images, axes=(-2, -1))
+    kspace = np.fft.fftshift(np.fft.fft2(noisy, norm="ortho"), axes=(-2, -1))
+    kspace = (kspace + noise[0] + 1j * noise[1]) * mask
+    return Measured(kspace.astype(np.complex64), mask, coil_images, maps)
+
+
+def _phase(shape: tuple[int, int], rng: np.random.Generator) -> Array:
+    """Smooth phase: a constant, a slope, and a field that bends a few times."""
+    rows, columns = (np.linspace(-1, 1, n, dtype=np.float32) for n in shape)
+    slope = rng.normal(0, 0.6, 2)
+    field = scipy.ndimage.zoom(rng.normal(0, 1, (4, 4)), [n / 4 for n in shape], order=3)
+    plane = slope[0] * rows[:, None] + slope[1] * columns
+    result: Array = rng.uniform(-np.pi, np.pi) + plane + rng.uniform(0, 1) * field
+    return result
+
+
+class PaintedSlices(Dataset[tuple[Tensor, ...]]):
+    """Chunk ``i`` → adjoint, maps, mask, target, label, lesions; a function of (seed, i).
+
+    Parameters
+    ----------
+    heads : label maps
+    seed, chunks, size : of the chunks; ``size`` slices in each
+    shuffled : labels are drawn by lot, so nothing can be learnt from them (a control)
+    voxels : on an edge
+    """
+
+    def __init__(
+        self,
+        heads: Sequence[HeadSlices],
+        *,
+        seed: int,
+        chunks: int = 10**6,
+        size: int = 4,
+        shuffled: bool = False,
+        voxels: int = SIZE,
+    ) -> None:
+        self.heads, self.seed, self.chunks, self.samples = heads, seed, chunks, size
+        self.shuffled, self.voxels = shuffled, voxels
+
+    def __len__(self) -> int:
+        return self.chunks
+
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        rng = np.random.default_rng([self.seed, 0, index])
+        columns = zip(*(self._sample(rng) for _ in range(self.samples)), strict=True)
+        return tuple(torch.from_numpy(np.stack(column)) for column in columns)
+
+    def _sample(self, rng: np.random.Generator) -> tuple[NDArray[np.generic], ...]:
+        painted = self.painted(rng)
+        measured = measure(painted.magnitude, int(rng.choice(list(CENTRE_SHARES))), rng)
+        maps = measured.maps
+        if rng.random() > TRUE_MAPS:
+            maps = low_resolution(measured.kspace, centre_lines(measured.mask))
+        adjoint = (maps.conj() * centred_inverse(measured.kspace)).sum(0)
+        target = (maps.conj() * measured.coil_images).sum(0)
+        return (
+            adjoint.astype(np.complex64), maps, measured.mask[None, None].astype(np.float32),
+            target.astype(np.complex64), self.label(painted, rng), painted.lesions[None],
+        )  # fmt: skip
+
+    def painted(self, rng: np.random.Generator) -> Painted:
+        """A slice of any of the heads."""
+        return paint(self.heads[int(rng.integers(len(self.heads)))], rng, self.voxels)
+
+    def label(self, painted: Painted, rng: np.random.Generator) -> NDArray[np.float32]:
+        """Whether a slice has a lesion, 0 or 1."""
+        true = bool(painted.lesions.any())
+        return np.float32(rng.random() < 0.5 if self.shuffled else true)[()]
+
+
+class LabelledSlices(PaintedSlices):
+    """Chunk ``i`` → magnitudes (n, 1, H, W) of full sampling, and labels (n,)."""
+
+    def _sample(self, rng: np.random.Generator) -> tuple[NDArray[np.generic], ...]:
+        painted = self.painted(rng)
+        noise = rng.standard_normal((2, *painted.magnitude.shape), dtype=np.float32)
+        noise *= np.float32(rng.uniform(*NOISE))
+        noisy = np.hypot(painted.magnitude + noise[0], noise[1]).astype(np.float32)
+        return noisy[None], self.label(painted, rng)
