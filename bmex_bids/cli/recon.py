@@ -269,7 +269,7 @@ def _write(
             },
         )
     source = BidsName.of(target.name)
-    name = source.derived({"desc": "lesionattention"})
+    name = source.derived({"desc": "lesionattention"}, extension=".nii.gz")
     path = folder / target.parent.relative_to(options.bids_dir) / str(name)
     about = {"Description": "Class activation map, 0 to 1", "Sources": [target.name]}
     write_together({path: _saved(done.attention), sidecar_of(path): _text(as_json(about))})
