@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from bmex_bids.cli.recon import NETWORK, VARIANT, weights_of
 
@@ -43,7 +44,7 @@ def _work(options: argparse.Namespace) -> int:
     record = weights_of(options.weights)
     files = {NETWORK: record.path} if record else {}
     files |= {name: Path(file) for name, _, file in (r.partition("=") for r in options.rival)}
-    networks = {name: load_network(path, VARIANT) for name, path in files.items()}
+    networks: dict[str, Any] = {name: load_network(path, VARIANT) for name, path in files.items()}
     if record is None:
         print("no weights of LF-MRI: the classical methods only")
     rows = recon.run(

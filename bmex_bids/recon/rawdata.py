@@ -103,7 +103,8 @@ def _fastmri(file: Any, path: Path, axes: str) -> RawData:
         )
     kspace = kspace.astype(np.complex64)
     height, width = kspace.shape[-2:]
-    shape, spacing, facts = (height, width), (1.0, 1.0, 1.0), dict[str, Any]()
+    shape, facts = (height, width), dict[str, Any]()
+    spacing: tuple[float, ...] = (1.0, 1.0, 1.0)
     if "ismrmrd_header" in file:
         header = _header(file["ismrmrd_header"][()])
         shape, spacing = _grid(header, height, width)

@@ -45,8 +45,8 @@ class Residual2d(nn.Module):
         self.up2 = _pair(two + four, two)
         self.up1 = _pair(one + two, one)
         self.last = nn.Conv2d(one, 8, 3, padding=1)
-        nn.init.zeros_(self.last.weight)  # untrained, it returns its input
-        nn.init.zeros_(self.last.bias)
+        for parameter in self.last.parameters():
+            nn.init.zeros_(parameter)  # untrained, it returns its input
 
     def forward(self, image: Tensor, maps: Tensor | None = None) -> Tensor:
         """(B, H, W) complex → the same; ``maps`` are (B, M, H, W)."""

@@ -103,7 +103,9 @@ def load_all(data_dir: Path, names: Sequence[str], keep: Path) -> list[HeadSlice
     if not keep.exists():
         LOGGER.info("reading %d label maps", len(names))
         heads = [load(path) for path in label_map_paths(data_dir, names)]
-        tables = {f"labels{k}": head.labels for k, head in enumerate(heads)}
+        tables: dict[str, NDArray[np.generic]] = {
+            f"labels{k}": head.labels for k, head in enumerate(heads)
+        }
         tables |= {f"numbers{k}": head.numbers for k, head in enumerate(heads)}
         temporary = keep.with_name(f"tmp-{keep.name}")
         np.savez(temporary, **tables)  # type: ignore[arg-type]
@@ -157,7 +159,7 @@ def _lesions(
     """Ellipses in white matter and deep grey: where they are, and their change of the range."""
     lesions, change = np.zeros(tissue.shape, dtype=bool), np.zeros(tissue.shape, dtype=np.float32)
     places = np.argwhere(np.isin(tissue, LESION_TISSUE))
-    rows, columns = np.indices(tissue.shape, sparse=True)
+    rows, columns = np.ogrid[: tissue.shape[0], : tissue.shape[1]]
     for _ in range(int(rng.integers(1, MOST_LESIONS + 1)) if len(places) else 0):
         y, x = places[int(rng.integers(len(places)))]
         angle, (a, b) = rng.uniform(0, np.pi), rng.uniform(*HALF_AXES_MM, 2) / spacing
@@ -244,8 +246,8 @@ class PaintedSlices(Dataset[tuple[Tensor, ...]]):
 
     def label(self, painted: Painted, rng: np.random.Generator) -> NDArray[np.float32]:
         """Whether a slice has a lesion, 0 or 1."""
-        true = bool(painted.lesions.any())
-        return np.float32(rng.random() < 0.5 if self.shuffled else true)[()]
+        known = rng.random() < 0.5 if self.shuffled else bool(painted.lesions.any())
+        return np.array(known, dtype=np.float32)
 
 
 class LabelledSlices(PaintedSlices):
