@@ -244,7 +244,7 @@ class CompactBMEX(nn.Module):
 
 
 class Members(nn.Module):
-    """Networks of one kind, trained apart, that take turns with the mirror images of a brain.
+    """Networks of one kind, trained apart, that share the mirror images of a brain.
 
     What is averaged over mirror images is so averaged over networks too, at no further cost: their errors
     differ more than those of one network.  Each runs by itself, see :func:`whose_turn`.
