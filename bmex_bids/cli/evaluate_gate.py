@@ -48,6 +48,7 @@ def _work(options: argparse.Namespace) -> int:
         DAMAGED,
         GOOD,
         append,
+        by_rule,
         markdown,
         read_rows,
         rows_of,
@@ -70,7 +71,7 @@ def _work(options: argparse.Namespace) -> int:
             "expected outputs or images, got none; name them with --outputs or --data"
         )
     text = markdown(rows)
-    print(f"\n{text}")
+    print(f"\n{text}\n\n{by_rule(rows)}")
     if options.page is not None:
         page = options.page.read_text(encoding="utf-8")
         print(write_text(options.page, replaced(page, text, MARK)))
