@@ -91,6 +91,13 @@ def build_parser() -> argparse.ArgumentParser:
         "--start-from", type=Path, metavar="FILE",
         help="safetensors to begin with; the network may have more blocks and channels than they have",
     )  # fmt: skip
+    network.add_argument(
+        "--heads", type=Path, metavar="DIR",
+        help="strip: real heads NAME.nii.gz to train on besides, those that have a mask",
+    )  # fmt: skip
+    network.add_argument(
+        "--masks", type=Path, metavar="DIR", help="strip: brain masks of --heads, NAME_*.nii.gz"
+    )
     return parser
 
 
@@ -107,7 +114,7 @@ def settings(options: argparse.Namespace, default: Any) -> Any:
     schedule = {name: value for name, value in given.items() if value is not None}
     network = {
         name: value
-        for name in ("blocks", "width", "start_from")
+        for name in ("blocks", "width", "start_from", "heads", "masks")
         if (value := getattr(options, name)) is not None
     }
     if options.without_tissues:

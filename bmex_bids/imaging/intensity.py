@@ -115,6 +115,16 @@ def within(change: Array, percent: float | None) -> Array:
 
 
 # ------------------------------------------------------------------ bias field
+def head_region(scaled: Array) -> NDArray[np.uint8]:
+    """Voxels that a bias fit over the head uses: brighter than half the mean of what is not air.
+
+    ``scaled`` is 0…1000; returns uint8 of its shape.
+    """
+    tissue = scaled[scaled > scaled.mean()]
+    threshold = 0.5 * float(tissue.mean()) if tissue.size else 0.0
+    return (scaled > threshold).astype(np.uint8)
+
+
 def n4(
     image: nib.Nifti1Image,
     mask: nib.Nifti1Image,

@@ -28,6 +28,7 @@ from bmex_bids.imaging.intensity import (
     IntensityScale,
     count_template,
     from_zero,
+    head_region,
     load_histogram,
     match_histogram,
     n4,
@@ -403,16 +404,6 @@ def template_counts(image: str, mask: str | None = None) -> NDArray[np.int64]:
     inside = data > 0 if mask is None else data_of(read(mask)) > 0.5
     scaled, _ = rescale_robust(data, inside)
     return count_template(np.rint(np.where(inside, scaled, 0)))
-
-
-def head_region(scaled: Any) -> Any:
-    """Voxels that a bias fit over the head uses: brighter than half the mean of what is not air.
-
-    ``scaled`` is 0…1000; returns uint8 of its shape.
-    """
-    tissue = scaled[scaled > scaled.mean()]
-    threshold = 0.5 * float(tissue.mean()) if tissue.size else 0.0
-    return (scaled > threshold).astype(np.uint8)
 
 
 def limit_itk_threads(threads: int) -> None:

@@ -20,8 +20,10 @@ from bmex_bids.network.inference.stripper import View, first_view, on_grid, seco
 from bmex_bids.network.inference.tiling import network_order
 from bmex_bids.network.models.compact import HalfUNet
 from bmex_bids.training.growth import start
+from bmex_bids.training.heads import RealHead, as_it_is, head_files, load_real_head, scan_real
 from bmex_bids.training.images import TRAINING_MAPS, VALIDATION_MAPS
 from bmex_bids.training.loop import Schedule, export_half, fit
+from bmex_bids.training.oddities import odd
 from bmex_bids.training.synthesis import Array, HeadMap, load_head, scan
 
 ZOOM, SHIFT = 0.06, 3  # a second look is off by up to this share of its size and so many voxels
@@ -37,6 +39,9 @@ class StripConfig:
     blocks: int = 2  # residual blocks a level
     chunk: int = 8  # looks a chunk, two at each head
     start_from: Path | None = None  # weights to begin with, of a network no larger than this
+    heads: Path | None = None  # folder of real heads, NAME.nii.gz
+    masks: Path | None = None  # folder of their brain masks, NAME_*.nii.gz
+    real: float = 0.6  # share of real heads, where there are any
     schedule: Schedule = field(
         default_factory=lambda: Schedule(
             steps=3300,
@@ -54,13 +59,29 @@ class StripConfig:
             raise UsageError(
                 f"expected an even chunk, two looks at each head, got {self.chunk}; use 2 or 8"
             )
+        if (self.heads is None) is not (self.masks is None):
+            raise UsageError("expected --heads and --masks together; give both, or neither")
 
 
 class HeadChunks(Dataset[tuple[Tensor, Tensor]]):
-    """Chunk ``i`` → looks at heads (n, 1, Z, X, Y) and their brains; a function of (seed, i)."""
+    """Chunk ``i`` → looks at heads (n, 1, Z, X, Y) and their brains; a function of (seed, i).
 
-    def __init__(self, heads: Sequence[HeadMap], *, seed: int, chunks: int, size: int = 4) -> None:
+    Where there are ``real`` heads, they are a ``share`` of all, and heads of both kinds are odd now
+    and then (:mod:`bmex_bids.training.oddities`).
+    """
+
+    def __init__(
+        self,
+        heads: Sequence[HeadMap],
+        *,
+        seed: int,
+        chunks: int,
+        size: int = 4,
+        real: Sequence[RealHead] = (),
+        share: float = 0.0,
+    ) -> None:
         self.heads, self.seed, self.chunks, self.size = heads, seed, chunks, size
+        self.real, self.share = real, share
 
     def __len__(self) -> int:
         return self.chunks
@@ -74,12 +95,20 @@ class HeadChunks(Dataset[tuple[Tensor, Tensor]]):
         rng = np.random.default_rng([self.seed, index])
         first, second = [], []
         for _ in range(self.size // 2):
-            head = self.heads[int(rng.integers(len(self.heads)))]
-            a, b = looks(*scan(head, rng), rng)
+            a, b = looks(*self._scan(rng), rng)
             first.append(a)
             second.append(b)
         images, brains = zip(*first, *second, strict=True)  # a batch is of different heads
         return torch.stack(images), torch.stack(brains)
+
+    def _scan(self, rng: np.random.Generator) -> tuple[Array, Array, float]:
+        if self.real and rng.random() < self.share:
+            image, brain, spacing = scan_real(self.real[int(rng.integers(len(self.real)))], rng)
+        else:
+            image, brain, spacing = scan(self.heads[int(rng.integers(len(self.heads)))], rng)
+        if self.real:
+            image, brain = odd(image, brain, spacing, rng)
+        return image, brain, spacing
 
 
 def looks(
@@ -135,9 +164,16 @@ def soft_dice(logits: Tensor, brain: Tensor) -> float:
 
 
 class Validation:
-    """Dice on fixed heads from label maps that never train."""
+    """Dice on fixed heads that never train: from label maps, and real ones in their own contrast."""
 
-    def __init__(self, heads: Sequence[HeadMap], *, contrasts: int = 4, seed: int = 17) -> None:
+    def __init__(
+        self,
+        heads: Sequence[HeadMap],
+        *,
+        contrasts: int = 4,
+        seed: int = 17,
+        real: Sequence[RealHead] = (),
+    ) -> None:
         rng = np.random.default_rng(seed)
         self.samples = [
             pair
@@ -145,14 +181,19 @@ class Validation:
             for _ in range(contrasts)
             for pair in looks(*scan(head, rng), rng)
         ]
+        self.real = [pair for head in real for pair in looks(*as_it_is(head), rng)]
 
     @torch.no_grad()
     def __call__(self, model: nn.Module) -> dict[str, float]:
         device = next(model.parameters()).device
         model.eval()
-        dice = [soft_dice(model(x[None].to(device))[0].cpu(), y) for x, y in self.samples]
+        dice, real = (
+            [soft_dice(model(x[None].to(device))[0].cpu(), y) for x, y in samples]
+            for samples in (self.samples, self.real)
+        )
         model.train()
-        return {"Dice": float(np.mean(dice)), "worst": float(np.min(dice))}
+        figures = {"Dice": float(np.mean(dice)), "worst": float(np.min(dice))}
+        return figures | ({"real": float(np.mean(real))} if real else {})
 
 
 def label_map_paths(data_dir: Path, names: Sequence[str]) -> list[Path]:
@@ -171,18 +212,28 @@ def label_maps(data_dir: Path, names: Sequence[str]) -> list[HeadMap]:
     return [load_head(path) for path in label_map_paths(data_dir, names)]
 
 
+def _real_heads(config: StripConfig, *, validating: bool) -> list[RealHead]:
+    if config.heads is None or config.masks is None:
+        return []
+    files = head_files(config.heads, config.masks, validating=validating)
+    return [load_real_head(head, mask) for head, mask in files]
+
+
 def train(data_dir: Path, out_dir: Path, config: StripConfig, *, resume: bool = True) -> Path:
     """Train from the label maps in ``data_dir``; returns the float16 safetensors file."""
     torch.set_num_threads(config.schedule.threads)
     torch.manual_seed(config.schedule.seed)
     LOGGER.info("seed %d; reading label maps", config.schedule.seed)
+    real, judges = (_real_heads(config, validating=validating) for validating in (False, True))
     chunks = HeadChunks(
         label_maps(data_dir, TRAINING_MAPS),
         seed=config.schedule.seed,
         chunks=10**6,
         size=config.chunk,
+        real=real,
+        share=config.real,
     )
-    validation = Validation(label_maps(data_dir, VALIDATION_MAPS))
+    validation = Validation(label_maps(data_dir, VALIDATION_MAPS), real=judges)
     model = HalfUNet(1, 1, config.width, config.blocks, norm=True)
     if config.start_from is not None:
         start(model, config.start_from)

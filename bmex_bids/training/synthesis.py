@@ -207,9 +207,30 @@ def synthesise(
     if rng.random() < 0.15:  # the rest of the head taken away, or nearly
         keep = scipy.ndimage.binary_dilation(head.brain > 0, iterations=int(rng.integers(1, 8)))
         image = image * keep
-    image, brain = _deform(
-        image, head.brain.astype(np.float32) / np.float32(255), rng, size, spacing_mm, scale
+    image, brain = deform(
+        image,
+        head.brain.astype(np.float32) / np.float32(255),
+        rng,
+        Grid(size, spacing_mm),
+        scale=scale,
     )
+    return acquire(image, brain, rng, spacing_mm)
+
+
+def acquire(
+    image: Array, brain: Array, rng: np.random.Generator, spacing_mm: float
+) -> tuple[Array, Array]:
+    """What a scanner does to a head: field of view, coil, thick slices, contrast, noise.
+
+    Parameters
+    ----------
+    image, brain : (X, Y, Z), about 0…1
+    spacing_mm : of both
+
+    Returns
+    -------
+    image, brain : (X, Y, Z); image normalised as for the network
+    """
     coarser = GRID_MM / spacing_mm  # widths below are drawn in voxels of the coarse grid
     image, brain = _crop_view(image, brain, rng, coarser)
     if rng.random() < 0.7:
@@ -223,15 +244,31 @@ def synthesise(
     return normalise(torch.from_numpy(np.ascontiguousarray(image))).numpy(), brain
 
 
-def _deform(
+@dataclass(frozen=True)
+class Grid:
+    """Isotropic voxels: how many on each axis, and their size."""
+
+    size: tuple[int, int, int]
+    spacing_mm: float
+
+
+def deform(
     image: Array,
     brain: Array,
     rng: np.random.Generator,
-    size: tuple[int, int, int],
-    spacing_mm: float,
+    grid: Grid,
+    *,
     scale: float | None = None,
+    source_mm: float = HEAD_MM,
 ) -> tuple[Array, Array]:
-    """Rotate, scale (fetus to adult), shear, shift, mirror and warp both alike."""
+    """Rotate, scale (fetus to adult), shear, shift, mirror and warp both alike.
+
+    Parameters
+    ----------
+    image, brain : (X, Y, Z), voxels of ``source_mm``
+    grid : of the result
+    scale : of the head; drawn where it is not given
+    """
     angles = np.deg2rad(rng.normal(0, 10, 3))
     scale = draw_scale(rng) if scale is None else scale
     matrix = np.diag(scale * rng.uniform(0.93, 1.07, 3))
@@ -246,16 +283,16 @@ def _deform(
         matrix[:, 0] *= -1  # the left-right axis comes first
     inverse = np.linalg.inv(matrix)
     shift = rng.normal(0, 5, 3)
-    step = np.float32(spacing_mm / HEAD_MM)
-    grid = [
+    step = np.float32(grid.spacing_mm / source_mm)
+    places = [
         (np.arange(n, dtype=np.float32) - (n - 1) / 2) * step - s
-        for n, s in zip(size, shift, strict=True)
+        for n, s in zip(grid.size, shift, strict=True)
     ]
-    x, y, z = np.meshgrid(*grid, indexing="ij", copy=False)
+    x, y, z = np.meshgrid(*places, indexing="ij", copy=False)
     points = np.stack([x, y, z], axis=-1) @ inverse.T.astype(np.float32)
     coarse = rng.normal(0, rng.uniform(0, 2.0), (3, 5, 5, 5)).astype(np.float32)
     warp = F.interpolate(
-        torch.from_numpy(coarse)[None], size=size, mode="trilinear", align_corners=True
+        torch.from_numpy(coarse)[None], size=grid.size, mode="trilinear", align_corners=True
     )[0].permute(1, 2, 3, 0)
     where = torch.from_numpy(points.astype(np.float32)) + warp
     half = torch.tensor([(n - 1) / 2 for n in image.shape])

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 from dataclasses import replace
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -29,6 +30,14 @@ def test_flags_overrule_the_file_which_overrules_the_defaults(tmp_path):
     assert (config.width, config.blocks) == (12, 1)
     assert (config.schedule.steps, config.schedule.rate) == (5, 1e-4)
     assert config.schedule.batch == StripConfig().schedule.batch
+
+
+def test_real_heads_are_for_stripping_alone():
+    flags = ("--heads", "H", "--masks", "M")
+    config = settings(asked(*flags), StripConfig())
+    assert (config.heads, config.masks) == (Path("H"), Path("M"))
+    with pytest.raises(UsageError, match="heads, masks is not for"):
+        settings(asked(*flags), EnhanceConfig())
 
 
 @pytest.mark.parametrize("default", [StripConfig(), EnhanceConfig()])

@@ -18,9 +18,10 @@ from bmex_bids.training.strip import (
 )
 from bmex_bids.training.synthesis import (
     TISSUES,
-    _deform,
+    Grid,
     _halve,
     brain_fraction,
+    deform,
     draw_brightness,
     load_head,
     scan,
@@ -173,8 +174,8 @@ def test_missing_label_maps_are_named(tmp_path):
 def test_a_head_on_a_finer_grid_is_the_same_head(head):
     """One seed, 3 mm and 2 mm: the same brain, seen with other voxels."""
     brain = head.brain.astype(np.float32) / 255
-    coarse = _deform(brain, brain, np.random.default_rng(5), (24, 32, 16), 3.0)[1]
-    fine = _deform(brain, brain, np.random.default_rng(5), (36, 48, 24), 2.0)[1]
+    coarse = deform(brain, brain, np.random.default_rng(5), Grid((24, 32, 16), 3.0))[1]
+    fine = deform(brain, brain, np.random.default_rng(5), Grid((36, 48, 24), 2.0))[1]
     assert coarse.sum() * 27 == pytest.approx(fine.sum() * 8, rel=0.02)
     middle = [
         np.array([np.average(np.arange(n) + 0.5, weights=v.sum(axis=o)) for n, o in zip(
