@@ -15,6 +15,7 @@ from pathlib import Path
 from bmex_bids.cli import (
     arguments,
     evaluate_benchmark,
+    evaluate_bias,
     evaluate_gate,
     evaluate_lesions,
     evaluate_pairs,
@@ -69,6 +70,10 @@ COMMANDS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = 
     "lesions": (
         "what becomes of lesions that were put into healthy brains, and of real ones (hours)",
         evaluate_lesions.add_arguments,
+    ),
+    "bias": (
+        "volumes of still and moved images, before and after, against the true ones (hours)",
+        evaluate_bias.add_arguments,
     ),
     "strip": (
         "our brain masks of real heads beside another stripper's, with pictures (minutes)",

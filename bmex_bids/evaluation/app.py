@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import csv
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,6 +30,8 @@ from bmex_bids.workflows.preprocess import init_preprocess_wf
 Array = NDArray[np.float32]
 #: stages that write a dataset's files
 LEFT_OUT = ("outputs_wf", "report_wf")
+#: a structure of a table of labels, with its volume in the unit of the table
+STRUCTURE = np.dtype([("name", "U64"), ("volume", "f8")])
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,10 @@ class Passed:
     matched, enhanced : network grid, template units, before and after the network
     mask_res : network grid
     preproc, mask : input grid; input intensities
+    labels_before, labels_after : network grid, 0 background, 1 CSF, 2 GM, 3 WM, as the app's
+        yardstick finds them in ``matched`` and ``enhanced``
+    affine : 4 × 4, of the network grid
+    structures : (n,), of :data:`STRUCTURE`: volumes that the app has written of the enhanced image
     """
 
     corrected: Array
@@ -73,6 +80,10 @@ class Passed:
     mask_res: NDArray[np.bool_]
     preproc: Array
     mask: NDArray[np.bool_]
+    labels_before: NDArray[np.uint8]
+    labels_after: NDArray[np.uint8]
+    affine: NDArray[np.float64]
+    structures: NDArray[Any]
 
 
 def through_app(
@@ -161,8 +172,8 @@ def stop_at_failure(event: Event) -> None:
 def passed(results: Mapping[str, Any]) -> Passed:
     """Read the files of a finished workflow; ``results`` is node → outputs."""
 
-    def data(node: str, field: str) -> Array:
-        return np.asarray(data_of(read(getattr(results[node], field))), dtype=np.float32)
+    def data(node: str, field: str, kind: type = np.float32) -> NDArray[Any]:
+        return np.asarray(data_of(read(getattr(results[node], field))), dtype=kind)
 
     return Passed(
         corrected=data("correct_brain", "out_file"),
@@ -171,4 +182,35 @@ def passed(results: Mapping[str, Any]) -> Passed:
         mask_res=data("correct_brain", "mask_res") > 0.5,
         preproc=data("restore", "preproc_native"),
         mask=data("restore", "mask_native") > 0.5,
+        labels_before=data("network", "labels_before", np.uint8),
+        labels_after=data("network", "labels_after", np.uint8),
+        affine=read(results["network"].out_file).affine,
+        structures=np.array(list(_tables(results)), dtype=STRUCTURE),
     )
+
+
+def _tables(results: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Structures of every table of volumes among the outputs of a workflow."""
+    found = {
+        str(value)
+        for outputs in results.values()
+        if outputs is not None
+        for value in outputs.get().values()
+        if str(value).endswith(".tsv")
+    }
+    for path in sorted(found):
+        yield from volumes_in(Path(path)).items()
+
+
+def volumes_in(path: Path) -> dict[str, float]:
+    """Structure → volume, of a table of labels with the columns ``name`` and ``volume…``.
+
+    Empty for another table.
+    """
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file, delimiter="\t")
+        columns = reader.fieldnames or []
+        size = next((name for name in columns if name.startswith("volume")), None)
+        if size is None or "name" not in columns:
+            return {}
+        return {row["name"]: float(row[size]) for row in reader if row[size] not in ("", "n/a")}

@@ -31,14 +31,14 @@ from bmex_bids.evaluation import judge, torchio_cells
 from bmex_bids.evaluation import rows as table
 from bmex_bids.evaluation.app import Networks, Passed, through_app
 from bmex_bids.evaluation.rows import Row, key_of
-from bmex_bids.evaluation.subjects import SUBJECTS, Clean, load_clean
+from bmex_bids.evaluation.subjects import SUBJECTS, Clean, load_clean, subject_of
 from bmex_bids.exceptions import BmexError, StepError, UsageError
 from bmex_bids.network.weights.registry import sha256
 from bmex_bids.outputs.files import write_whole
 
 Array = NDArray[np.float32]
 #: changes when the figures do: measures, segmenters, cells
-FIGURES_VERSION = "10"
+FIGURES_VERSION = "11"
 TABLE, SLICES, TRUTH = "figures.tsv", "slices", "truth"
 #: cells of which each image has a picture
 PICTURED = ("clean", "moderate", "severe", "noise 2.5%", "2.4 mm")
@@ -149,23 +149,37 @@ def check(settings: Settings) -> None:
 
 def plan(settings: Settings) -> Iterator[Unit]:
     """All units of a run; image by image, so that one image's truth is made once."""
-    for image in settings.images:
-        path = settings.data / SUBJECTS[image].path
+    cells = settings.chosen_cells()
+    yield from units_of(
+        settings, settings.images, cells, lambda cell: methods_of(CELLS[cell]), (FIGURES_VERSION,)
+    )
+
+
+def units_of(
+    settings: Settings,
+    images: Sequence[str],
+    cells: Sequence[str],
+    methods: Callable[[str], Sequence[str]],
+    versions: Sequence[str],
+) -> Iterator[Unit]:
+    """Image × cell with the keys of the figures; UsageError for an image that is not there.
+
+    Parameters
+    ----------
+    methods : cell → names in the table
+    versions : of what makes the figures
+    """
+    for image in images:
+        path = settings.data / subject_of(image).path
         if not path.is_file():
             raise UsageError(
                 f"expected the validation data at {path}, found none; give its folder with --data"
             )
         content = sha256(path)[:12]
-        for cell in settings.chosen_cells():
-            base = (FIGURES_VERSION, content, cell, fault_version(CELLS[cell], image))
-            yield Unit(
-                image,
-                cell,
-                {
-                    (image, cell, method): key_of(*base, settings.networks.version)
-                    for method in methods_of(CELLS[cell])
-                },
-            )
+        for cell in cells:
+            fault = fault_version(CELLS[cell], image)
+            key = key_of(*versions, content, cell, fault, settings.networks.version)
+            yield Unit(image, cell, {(image, cell, method): key for method in methods(cell)})
 
 
 def methods_of(cell: Cell) -> tuple[str, ...]:
@@ -182,7 +196,7 @@ def fault_version(cell: Cell, image: str) -> str:
     """What a cell's damage hangs on besides the image."""
     if cell.torchio is not None:
         return f"{cell.torchio} {torchio_cells.version() if torchio_cells.available() else ''}"
-    return cell.recipe(SUBJECTS[image].seed).to_json()
+    return cell.recipe(subject_of(image).seed).to_json()
 
 
 def missing(unit: Unit, done: set[tuple[str, str, str, str]]) -> Unit:
@@ -261,46 +275,64 @@ class Truth:
 def do_unit(settings: Settings, unit: Unit) -> list[Row]:
     """The figures of one image in one cell."""
     begun = time.monotonic()
-    subject, cell = SUBJECTS[unit.image], CELLS[unit.cell]
-    try:
-        truth = truth_of(settings, unit.image)
-        if cell.family == "clean":
-            damaged, result = truth.clean.data, truth.passed
-        else:
-            damaged = damage(truth, cell, subject.seed)
-            result = pass_through(settings, unit.image, truth.clean, damaged)
-    except BmexError as error:
-        code = error.exit_code
-        raise StepError(f"{unit.image}, {unit.cell}: {error}", code) from error
-    figures = figures_of(truth, cell, damaged, result)
+    truth, damaged, result = pass_cell(settings, unit.image, unit.cell)
+    figures = figures_of(truth, CELLS[unit.cell], damaged, result)
     keep_slices(settings.out, unit, truth, result)
     return rows_of(unit, figures, time.monotonic() - begun)
 
 
+def pass_cell(settings: Settings, image: str, name: str) -> tuple[Truth, Array, Passed]:
+    """The clean image, the damaged one, and what the app makes of it.
+
+    A StepError names image and cell.
+    """
+    cell = CELLS[name]
+    try:
+        truth = truth_of(settings, image)
+        if cell.family == "clean":
+            return truth, truth.clean.data, truth.passed
+        damaged = damage(truth, cell, subject_of(image).seed)
+        return truth, damaged, pass_through(settings, image, truth.clean, damaged)
+    except BmexError as error:
+        code = error.exit_code
+        raise StepError(f"{image}, {name}: {error}", code) from error
+
+
 def truth_of(settings: Settings, image: str) -> Truth:
     """The clean image through the app, and its classes, kept on disk for all cells."""
-    subject = SUBJECTS[image]
+    subject = subject_of(image)
     clean = load_clean(settings.data, subject)
     names = judge.segmenters()
     digits = key_of(
-        FIGURES_VERSION, sha256(settings.data / subject.path), settings.networks.version, *names
-    )
+        FIGURES_VERSION, sha256(settings.data / subject.path), settings.networks.version,
+        str(subject.seed), *names,
+    )  # fmt: skip
     target = settings.out / TRUTH / f"{image}_{digits}.npz"
-    if not target.exists():
+
+    def make() -> dict[str, Any]:
         result = pass_through(settings, image, clean, clean.data)
-        arrays: dict[str, Any] = {
+        return vars(result) | {
             name: judge.classes(name, result.matched, result.mask_res) for name in names
         }
 
-        def fill(path: Path) -> None:
-            with path.open("wb") as stream:
-                np.savez(stream, **vars(result), **arrays)
+    arrays = kept(target, make)
+    passed = Passed(**{part.name: arrays[part.name] for part in fields(Passed)})
+    return Truth(clean, passed, {name: arrays[name] for name in names})
 
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(target, fill)
-    with np.load(target) as kept:
-        passed = Passed(**{part.name: kept[part.name] for part in fields(Passed)})
-        return Truth(clean, passed, {name: kept[name] for name in names})
+
+def kept(path: Path, make: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+    """Arrays of a file, which is written first where it is not there."""
+    if not path.exists():
+        arrays = make()
+
+        def fill(temporary: Path) -> None:
+            with temporary.open("wb") as stream:
+                np.savez(stream, **arrays)
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, fill)
+    with np.load(path) as found:
+        return {name: found[name] for name in found.files}
 
 
 def damage(truth: Truth, cell: Cell, seed: int) -> Array:
@@ -317,7 +349,7 @@ def damage(truth: Truth, cell: Cell, seed: int) -> Array:
 
 def pass_through(settings: Settings, image: str, clean: Clean, data: Array) -> Passed:
     """One image on the clean one's grid through the app, in a temporary folder."""
-    subject = SUBJECTS[image]
+    subject = subject_of(image)
     with tempfile.TemporaryDirectory(prefix="bmex-benchmark-") as folder:
         work = Path(folder)
         path = work / f"sub-benchmark_{subject.contrast}.nii"

@@ -27,10 +27,9 @@ from bmex_bids.evaluation.prepared import (
     Prepared,
     damage,
     prepare,
-    subject_of,
 )
 from bmex_bids.evaluation.rows import Row, key_of
-from bmex_bids.evaluation.subjects import MARKED, REAL_LESIONS
+from bmex_bids.evaluation.subjects import MARKED, REAL_LESIONS, subject_of
 from bmex_bids.evaluation.summary import grid
 from bmex_bids.exceptions import UsageError
 from bmex_bids.imaging.orientation import load_image

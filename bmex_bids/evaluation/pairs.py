@@ -19,14 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bmex_bids.common.names import BidsName
-from bmex_bids.evaluation.judge import CLASSES, linear_fit, range_of
+from bmex_bids.common.tissues import TISSUES
+from bmex_bids.evaluation import judge
+from bmex_bids.evaluation.app import volumes_in
+from bmex_bids.evaluation.judge import CLASSES, SEGMENTERS, linear_fit, range_of
 from bmex_bids.evaluation.registration import on_grid_of, rigid
-from bmex_bids.evaluation.segmentation import segment
 from bmex_bids.exceptions import UsageError
 from bmex_bids.imaging.intensity import n4
 from bmex_bids.imaging.orientation import conform, load_image, voxel_sizes
 from bmex_bids.metrics.reference import psnr, ssim
-from bmex_bids.metrics.tissue import dice
 from bmex_bids.outputs.files import write_whole
 from bmex_bids.outputs.sidecar import distinct_space
 
@@ -45,9 +46,32 @@ HEADER = (
     "still_value",
 )
 #: measures that compare with the still scan; more is better
-AGREEMENT = {"psnr": "PSNR, dB", "ssim": "SSIM", "dice": "Dice of classes"}
-#: litres of the segmenter's classes
-VOLUMES = {f"{name}_litres": f"{name} class" for name in CLASSES}
+AGREEMENT = {
+    "psnr": "PSNR, dB",
+    "ssim": "SSIM",
+    **{f"dice_{name}": f"Dice of classes, {words}" for name, words in SEGMENTERS.items()},
+}
+#: whose volumes: of a segmenter, or of the app
+NETWORK = "network"
+SOURCES = {**SEGMENTERS, NETWORK: "tissues of the app"}
+STRUCTURE = "structure"
+
+
+def volume_words(measure: str) -> str:
+    """How tables call a measure of volume; empty for another measure.
+
+    >>> volume_words("hmrf_GM_litres"), volume_words("own_dark_litres"), volume_words("psnr")
+    ('GM, HMRF of dipy', 'dark class, Otsu and Potts', '')
+    >>> volume_words("structure_hippocampus")
+    'hippocampus, structures of the app'
+    """
+    source, _, name = measure.partition("_")
+    if source == STRUCTURE:
+        return f"{name}, structures of the app"
+    if source not in SOURCES or not name.endswith("_litres"):
+        return ""
+    name = name.removesuffix("_litres")
+    return f"{name}{' class' * (name in CLASSES)}, {SOURCES[source]}"
 
 
 @dataclass(frozen=True)
@@ -234,19 +258,44 @@ def measure(pair: Pair, compared: Compared) -> Iterator[Row]:
     images = (compared.before, compared.after)
     yield row("psnr", *(psnr(image, truth, mask, top) for image in images))
     yield row("ssim", *(ssim(image, truth, mask, top) for image in images))
-    of_truth = segment(truth, mask)
-    labels = [segment(image, mask) for image in images]
-    numbers = range(1, len(CLASSES) + 1)
-    yield row(
-        "dice",
-        *(float(np.mean([dice(found == k, of_truth == k) for k in numbers])) for found in labels),
-    )
-    for number, name in enumerate(VOLUMES, 1):
-        litres = [
-            float((found == number).sum()) * compared.voxel_ml / 1000
-            for found in (*labels, of_truth)
-        ]
-        yield row(name, *litres)
+    for name in judge.segmenters():
+        of_truth = judge.classes(name, truth, mask)
+        labels = [judge.classes(name, image, mask) for image in images]
+        overlaps = [judge.class_dice(found, of_truth, mask) for found in labels]
+        yield row(f"dice_{name}", *overlaps)
+        litres = [litres_of(found, compared.voxel_ml) for found in (*labels, of_truth)]
+        for tissue, values in zip(CLASSES, zip(*litres, strict=True), strict=True):
+            yield row(f"{name}_{tissue}_litres", *values)
+
+
+def litres_of(classes: NDArray[np.uint8], voxel_ml: float) -> tuple[float, ...]:
+    """Litres of the classes of a segmenter, from dark to bright."""
+    counts = np.bincount(classes.ravel(), minlength=len(CLASSES) + 1)[1:]
+    return tuple(float(count) * voxel_ml / 1000 for count in counts)
+
+
+def measure_outputs(pair: Pair, bids_dir: Path, enhanced: Path) -> Iterator[Row]:
+    """Volumes of tissues and structures in the outputs; of a raw scan there are none."""
+    still, moved = (_written(path, bids_dir, enhanced) for path in (pair.still, pair.moved))
+    for name in still.keys() & moved.keys():
+        still_name = pair.still.name.partition(".")[0]
+        yield Row(still_name, pair.name, pair.condition, name, math.nan, moved[name], still[name])
+
+
+def _written(image: Path, bids_dir: Path, enhanced: Path) -> dict[str, float]:
+    """Measure → volume, in the files that ``bmex`` has made of an image."""
+    found: dict[str, float] = {}
+    segmented = derivative(image, bids_dir, enhanced, "enhanced", "dseg")
+    if segmented.exists():
+        labels = load_image(segmented)
+        counts = np.bincount(np.asarray(labels.dataobj, dtype=np.uint8).ravel(), minlength=4)
+        voxel = float(np.prod(voxel_sizes(labels.affine))) / 1e6
+        found |= {f"{NETWORK}_{t.label}_litres": float(counts[t.bids]) * voxel for t in TISSUES}
+    name = BidsName.of(image.name)
+    stem = str(name.without()).removesuffix(f"_{name.suffix}")
+    for table in sorted(segmented.parent.glob(f"{stem}_*_dseg.tsv")):
+        found |= {f"{STRUCTURE}_{part}": size for part, size in volumes_in(table).items()}
+    return found
 
 
 def run(
@@ -278,7 +327,7 @@ def run(
             left_out[pair.name] = str(error)
             say(f"{number} of {len(pairs)}  {pair.name}  left out: {error}")
             continue
-        found = list(measure(pair, compared))
+        found = [*measure(pair, compared), *measure_outputs(pair, bids_dir, enhanced)]
         rows += found
         seen(pair, compared)
         first = found[0]

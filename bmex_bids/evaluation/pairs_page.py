@@ -9,15 +9,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bmex_bids.evaluation.figures import show
-from bmex_bids.evaluation.pairs import AGREEMENT, VOLUMES, Compared, Pair, Row
+from bmex_bids.evaluation.pairs import AGREEMENT, Compared, Pair, Row, volume_words
 from bmex_bids.evaluation.summary import changed, grid, probability
-from bmex_bids.metrics.statistics import cohens_d_paired, paired_t
+from bmex_bids.metrics.statistics import cohens_d, cohens_d_paired, icc, paired_t
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+#: under what a table of volumes stands
+VOLUMES_SAY = (
+    "Litres (structures: the unit of their table). Before and after are the mean difference from "
+    "the still scan, absolute the mean of its size, d the mean difference over the pooled standard "
+    "deviation of the two groups (Cohen: 0.2 small, 0.5 medium), d_z over that of the differences, "
+    "ICC(2,1) the agreement with the still scan."
+)
 #: share of the brain's brightest that is shown as the largest error
 ERROR = 0.15
 
@@ -41,38 +49,56 @@ def markdown(
         f"{count} moved scan{'s' * (count != 1)}, registered rigidly to the still scan of the same "
         "participant; bias fields removed, intensities fitted linearly, figures inside both brain "
         "masks. Before is the scan, after is `desc-preproc`, moved by the same transform. Intervals "
-        "are of the bootstrap (95 %), p of the paired t-test, d is Cohen's d of the pairs (mean "
+        "are of the bootstrap (95 %), p of the paired t-test, d_z is Cohen's d of the pairs (mean "
         "change over its standard deviation)."
     )
     parts.append("## Agreement with the still scan\n\n" + agreement(rows, conditions))
     parts.append(
-        "## Volumes of the classes\n\nClasses by brightness, of a segmenter that does not know the "
-        "network. Difference of the moved from the still scan; d of that difference: 0 where motion "
-        "does not show in the volumes.\n\n" + volumes(rows, conditions)
+        "## Volumes\n\nClasses by brightness, of segmenters that do not know the network; what the "
+        f"app has measured, in the enhanced scans. {VOLUMES_SAY}\n\n" + volumes(rows, conditions)
     )
     parts += [f"![{path.stem}]({path.name})" for path in pictures]
     if left_out:
-        lines = "\n".join(f"- {name}: {why}" for name, why in left_out.items())
-        parts.append(f"## Left out\n\n{lines}")
+        parts.append(left_out_list(left_out))
     return "\n\n".join(parts) + "\n"
 
 
-def agreement(rows: Sequence[Row], conditions: Sequence[str]) -> str:
-    """A row a condition and measure."""
-    head = ["moved", "measure", "pairs", "before", "after", "change", "better", "p", "d"]
+def left_out_list(left_out: Mapping[str, str]) -> str:
+    """Scans that were not compared, and why."""
+    lines = "\n".join(f"- {name}: {why}" for name, why in left_out.items())
+    return f"## Left out\n\n{lines}"
+
+
+def agreement(
+    rows: Sequence[Row],
+    conditions: Sequence[str],
+    measures: Mapping[str, str] = AGREEMENT,
+    *,
+    sides: tuple[str, str, str] = ("moved", "before", "after"),
+    less_is_better: bool = False,
+) -> str:
+    """A row a condition and measure, with a paired test over the rows of each.
+
+    Parameters
+    ----------
+    measures : measure → its words
+    sides : what a condition is, and what is compared
+    """
+    head = [sides[0], "measure", "pairs", *sides[1:], "change", "better", "p", "d_z"]
     lines = []
-    for condition, measure, found in _each(rows, conditions, AGREEMENT):
+    for condition, measure, found in _each(rows, conditions, measures):
         before, after = [row.before for row in found], [row.after for row in found]
         change = [b - a for a, b in zip(before, after, strict=True)]
+        better = sum((value < 0) if less_is_better else (value > 0) for value in change)
         lines.append(
             [
                 condition,
-                AGREEMENT[measure],
+                measures[measure],
                 str(len(found)),
                 _number(float(np.mean(before))),
                 _number(float(np.mean(after))),
                 changed(change, 3),
-                f"{sum(value > 0 for value in change)} of {len(change)}",
+                f"{better} of {len(change)}",
                 probability(paired_t(after, before)),
                 _effect(cohens_d_paired(change)),
             ]
@@ -81,27 +107,32 @@ def agreement(rows: Sequence[Row], conditions: Sequence[str]) -> str:
 
 
 def volumes(rows: Sequence[Row], conditions: Sequence[str]) -> str:
-    """A row a condition and class: differences from the still scan, before and after."""
+    """A row a condition and volume: differences from the still scan, before and after."""
     head = [
-        "moved", "volume", "still, litres", "before", "after", "absolute before",
-        "absolute after", "p of the absolute", "d before", "d after",
+        "moved", "volume", "pairs", "still", "before", "after", "absolute before",
+        "absolute after", "p of the absolute", "d before", "d after", "d_z before", "d_z after",
+        "ICC before", "ICC after",
     ]  # fmt: skip
     lines = []
-    for condition, measure, found in _each(rows, conditions, VOLUMES):
+    names = {row.measure: words for row in rows if (words := volume_words(row.measure))}
+    for condition, measure, found in _each(rows, conditions, names):
         still = np.array([row.still_value for row in found])
-        before, after = (
-            np.array([getattr(row, when) for row in found]) / still - 1
-            for when in ("before", "after")
-        )
+        values = [np.array([getattr(row, when) for row in found]) for when in ("before", "after")]
+        there = still > 0
+        shares = [value[there] / still[there] - 1 for value in values]
+        offs = [np.abs(share) for share in shares]
         lines.append(
             [
                 condition,
-                VOLUMES[measure],
+                names[measure],
+                str(len(found)),
                 _number(float(still.mean())),
-                *(f"{values.mean():+.1%}" for values in (before, after)),
-                *(f"{np.abs(values).mean():.1%}" for values in (before, after)),
-                probability(paired_t(list(np.abs(after)), list(np.abs(before)))),
-                *(_effect(cohens_d_paired(list(values))) for values in (before, after)),
+                *(said(_mean(share), "+.1%") for share in shares),
+                *(said(_mean(off), ".1%") for off in offs),
+                probability(paired_t(list(offs[1]), list(offs[0]))),
+                *(_effect(cohens_d(list(value), list(still))) for value in values),
+                *(_effect(cohens_d_paired(list(value - still))) for value in values),
+                *(said(icc(list(value), list(still)), ".2f") for value in values),
             ]
         )
     return grid(head, lines)
@@ -110,17 +141,27 @@ def volumes(rows: Sequence[Row], conditions: Sequence[str]) -> str:
 def _each(
     rows: Sequence[Row], conditions: Sequence[str], measures: Mapping[str, str]
 ) -> Iterator[tuple[str, str, list[Row]]]:
+    """A volume has a still value; before enhancement some are not measured."""
     for condition in conditions:
         for measure in measures:
             found = [
                 row
                 for row in rows
                 if (row.condition, row.measure) == (condition, measure)
-                and math.isfinite(row.before)
                 and math.isfinite(row.after)
+                and any(math.isfinite(value) for value in (row.before, row.still_value))
             ]
             if found:
                 yield condition, measure, found
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    return float(values.mean()) if values.size else math.nan
+
+
+def said(value: float, how: str) -> str:
+    """A figure in a format; empty for NaN."""
+    return "" if math.isnan(value) else format(value, how)
 
 
 def _number(value: float) -> str:
@@ -136,12 +177,14 @@ def lines_figure(rows: Sequence[Row]) -> Figure:
     from matplotlib.figure import Figure
 
     conditions = list(dict.fromkeys(row.condition for row in rows))
+    there = {row.measure for row in rows}
+    measures = {name: words for name, words in AGREEMENT.items() if name in there}
     figure = Figure(
-        figsize=(2.6 * len(AGREEMENT), 2.4 * len(conditions) + 0.3), layout="constrained"
+        figsize=(2.6 * len(measures), 2.4 * len(conditions) + 0.3), layout="constrained"
     )
-    axes = figure.subplots(len(conditions), len(AGREEMENT), squeeze=False)
+    axes = figure.subplots(len(conditions), len(measures), squeeze=False)
     for line, condition in enumerate(conditions):
-        for column, (measure, name) in enumerate(AGREEMENT.items()):
+        for column, (measure, name) in enumerate(measures.items()):
             axis = axes[line, column]
             for _, _, found in _each(rows, [condition], {measure: name}):
                 for row in found:

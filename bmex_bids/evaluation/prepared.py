@@ -21,14 +21,7 @@ from bmex_bids.degrade.steps import Scan
 from bmex_bids.evaluation.app import Networks, prepared_by_app
 from bmex_bids.evaluation.judge import range_of
 from bmex_bids.evaluation.rows import key_of
-from bmex_bids.evaluation.subjects import (
-    REAL_LESIONS,
-    SUBJECTS,
-    TRAINED,
-    Clean,
-    Subject,
-    load_clean,
-)
+from bmex_bids.evaluation.subjects import Clean, Subject, load_clean, subject_of
 from bmex_bids.imaging.orientation import voxel_sizes
 from bmex_bids.network.variants import facts
 from bmex_bids.network.weights.registry import sha256
@@ -62,11 +55,6 @@ class Prepared:
     def spacing(self) -> tuple[float, float, float]:
         """Voxel sizes, mm."""
         return voxel_sizes(self.affine)
-
-
-def subject_of(name: str) -> Subject:
-    """A validation image, one of those that trained, or the patient."""
-    return {**TRAINED, **REAL_LESIONS, **SUBJECTS}[name]
 
 
 def prepare(data: Path, keep: Path, name: str, networks: Networks) -> Prepared:

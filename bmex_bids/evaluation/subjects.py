@@ -89,11 +89,25 @@ TRAINED: Mapping[str, Subject] = {
     "fetus-28w": Subject(_ATLAS.format(28), _gestation(28), "fetus", 228, contrast="T2w"),
 }
 
+#: heads of known anatomy: each label map that trained nothing, in contrasts drawn for it
+PAINTED: Mapping[str, Subject] = {
+    f"painted-{number}-{draw}": Subject(
+        _MAP.format(number), ADULT_MONTHS, "painted", 100 * draw + number, "map"
+    )
+    for number in (17, 18, 19, 20)
+    for draw in (1, 2, 3)
+}
+
 #: a patient whose lesions were marked: image → mask
 REAL_LESIONS: Mapping[str, Subject] = {
     "ms-patient07": Subject("lesions/ms-patient07/patient07_T1w.nii.gz", 480, "adult", 307),
 }
 MARKED = "lesions/ms-patient07/patient07_lesions.nii.gz"
+
+
+def subject_of(name: str) -> Subject:
+    """An image of any of the tables."""
+    return {**TRAINED, **REAL_LESIONS, **PAINTED, **SUBJECTS}[name]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from bmex_bids.degrade.cells import CELLS
-from bmex_bids.evaluation.judge import CLASSES
+from bmex_bids.evaluation.judge import CLASSES, SEGMENTERS
 from bmex_bids.evaluation.rows import Row
 from bmex_bids.evaluation.subjects import SUBJECTS
 from bmex_bids.exceptions import UsageError
@@ -22,7 +22,6 @@ CLASSICAL = ("damaged", "n4", "nlm", "nlm, known noise")
 INTERPOLATIONS = ("damaged", "lanczos")
 #: between these a table of a page is replaced
 MARKS = "<!-- {0}: begin -->", "<!-- {0}: end -->"
-SEGMENTERS = {"own": "Otsu and Potts", "hmrf": "HMRF of dipy"}
 
 
 class Table:

@@ -21,16 +21,15 @@ from scipy.optimize import brentq
 
 from bmex_bids.common.tissues import TISSUES
 from bmex_bids.degrade.cells import CELLS
-from bmex_bids.evaluation.benchmark import Settings, Unit, rows_of, run_units
+from bmex_bids.evaluation.benchmark import Settings, Unit, rows_of, run_units, units_of
 from bmex_bids.evaluation.prepared import (
     PREPARED_VERSION,
     Prepared,
     damage,
     prepare,
-    subject_of,
 )
 from bmex_bids.evaluation.rows import Row, key_of
-from bmex_bids.evaluation.subjects import SUBJECTS, TRAINED
+from bmex_bids.evaluation.subjects import SUBJECTS, TRAINED, subject_of
 from bmex_bids.evaluation.summary import Table, grid
 from bmex_bids.exceptions import UsageError, WeightsError
 from bmex_bids.metrics.change import tissue_litres
@@ -46,7 +45,7 @@ from bmex_bids.metrics.confidence import (
 from bmex_bids.metrics.familiarity import FEATURES, distance, features, usual
 from bmex_bids.network.inference.predict import Enhancement, enhance
 from bmex_bids.network.variants import facts
-from bmex_bids.network.weights.registry import WeightRecord, bundled, select, sha256
+from bmex_bids.network.weights.registry import WeightRecord, bundled, select
 from bmex_bids.outputs.files import write_text
 
 Array = NDArray[np.float32]
@@ -92,17 +91,8 @@ def plan(settings: Settings, images: Sequence[str], cells: Sequence[str]) -> Ite
         raise UsageError(
             f"expected weights that have learnt their error, got {settings.networks.enhance.name}"
         )
-    for image in images:
-        subject = subject_of(image)
-        path = settings.data / subject.path
-        if not path.is_file():
-            raise UsageError(f"expected the image {path}, found none; give its folder with --data")
-        for cell in cells:
-            key = key_of(
-                FIGURES_VERSION, PREPARED_VERSION, sha256(path), cell,
-                CELLS[cell].recipe(subject.seed).to_json(), settings.networks.version,
-            )  # fmt: skip
-            yield Unit(image, cell, {(image, cell, method): key for method in (SIGMA, *FREE)})
+    versions = (FIGURES_VERSION, PREPARED_VERSION)
+    yield from units_of(settings, images, cells, lambda cell: (SIGMA, *FREE), versions)
 
 
 def run(

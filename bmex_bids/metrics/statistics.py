@@ -40,7 +40,7 @@ def cohens_d_paired(differences: Sequence[float]) -> float:
 
 
 def _ratio(difference: float, deviation: float) -> float:
-    if deviation > 0:
+    if deviation > 0 or math.isnan(deviation):
         return difference / deviation
     return 0.0 if difference == 0 else math.copysign(math.inf, difference)
 
@@ -58,6 +58,29 @@ def paired_t(first: Sequence[float], second: Sequence[float]) -> float:
     if np.ptp(difference) == 0:
         return 1.0 if difference[0] == 0 else 0.0
     return float(ttest_rel(a, b).pvalue)
+
+
+def icc(first: Sequence[float], second: Sequence[float]) -> float:
+    """ICC(2,1) of two measurements of each subject: absolute agreement, 1 is the same.
+
+    Shrout and Fleiss, Psychol. Bull. 1979::
+
+        (MS_rows − MS_error) / (MS_rows + MS_error + 2 (MS_columns − MS_error) / n)
+
+    NaN for fewer than two subjects, and where nothing varies.
+    """
+    table = np.asarray([first, second], dtype=np.float64).T
+    n, k = table.shape
+    if n < 2:
+        return math.nan
+    rows, columns = table.mean(axis=1), table.mean(axis=0)
+    mean = table.mean()
+    of_rows = k * float(((rows - mean) ** 2).sum()) / (n - 1)
+    of_columns = n * float(((columns - mean) ** 2).sum()) / (k - 1)
+    left = table - rows[:, None] - columns + mean
+    of_error = float((left**2).sum()) / ((n - 1) * (k - 1))
+    total = of_rows + (k - 1) * of_error + k * (of_columns - of_error) / n
+    return (of_rows - of_error) / total if total > 0 else math.nan
 
 
 def histogram_distance(

@@ -15,7 +15,7 @@ import pytest
 from bmex_bids.cli import evaluate
 from bmex_bids.degrade.cells import CELLS, QUICK
 from bmex_bids.evaluation import benchmark, judge, rows, subjects
-from bmex_bids.evaluation.app import Networks, Passed
+from bmex_bids.evaluation.app import STRUCTURE, Networks, Passed
 from bmex_bids.evaluation.benchmark import Settings, do_unit, missing, plan
 from bmex_bids.evaluation.subjects import Subject, load_clean
 from bmex_bids.exceptions import UsageError
@@ -45,7 +45,10 @@ def settings(tmp_path, tiny_records, head_phantom, monkeypatch):
 
 def truth_with(clean, mask):
     data = clean.data
-    return benchmark.Truth(clean, Passed(data, data, data, mask, data, mask), {})
+    labels = mask.astype(np.uint8)
+    none = np.zeros(0, STRUCTURE)
+    passed = Passed(data, data, data, mask, data, mask, labels, labels, clean.affine, none)
+    return benchmark.Truth(clean, passed, {})
 
 
 def by_method(found):
@@ -140,10 +143,9 @@ def test_quick_is_a_selection_of_the_cells():
 
 
 def test_the_command_writes_tables_and_pictures_and_computes_nothing_twice(
-    settings, monkeypatch, capsys
+    settings, pool_here, monkeypatch, capsys
 ):
     """End to end, in this process; tiny images, untrained weights."""
-    monkeypatch.setattr(benchmark, "_pool", Here)
     from bmex_bids.network.weights import registry
 
     monkeypatch.setattr(registry, "select", lambda kind, **_: getattr(settings.networks, kind))
@@ -166,9 +168,8 @@ def test_the_command_writes_tables_and_pictures_and_computes_nothing_twice(
 
 
 def test_a_step_that_fails_ends_the_command_with_its_reason_and_no_traceback(
-    settings, monkeypatch, capsys
+    settings, pool_here, capsys
 ):
-    monkeypatch.setattr(benchmark, "_pool", Here)
     damaged = settings.data / "damaged.safetensors"
     damaged.write_bytes(b"no weights")
     words = ["--data", settings.data, "--out", settings.out, "--images", "one"]
@@ -178,26 +179,6 @@ def test_a_step_that_fails_ends_the_command_with_its_reason_and_no_traceback(
     assert said.startswith("bmex-evaluate: one, clean: failed in enhance: tissues and image: ")
     assert "damaged.safetensors" in said
     assert "Traceback" not in said
-
-
-class Here:
-    """A pool that works in this process."""
-
-    def __init__(self, jobs):
-        self.jobs = jobs
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        return False
-
-    def submit(self, function, *arguments):
-        from concurrent.futures import Future
-
-        future = Future()
-        future.set_result(function(*arguments))
-        return future
 
 
 def test_a_worker_ends_with_the_run_that_was_killed(tmp_path):

@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 
 from bmex_bids.degrade.blur import average_slabs, thick_slices
-from bmex_bids.evaluation import judge, torchio_cells
+from bmex_bids.evaluation import judge, segmentation, torchio_cells
+from bmex_bids.training.painting import paint_head
 
 
 @pytest.fixture
@@ -41,6 +42,23 @@ def test_both_segmenters_find_the_classes_of_a_noisy_ball(shells, name):
     assert figures[f"dice_{name}"] > 0.97
     assert abs(figures[f"volume_{name}_bright"]) < 0.03
     assert judge.tissue_agreement(name, labels, labels, mask)[f"dice_{name}"] == 1
+
+
+@pytest.mark.parametrize("contrast", ["T1w", "T2w"])
+@pytest.mark.parametrize("name", judge.segmenters())
+def test_segmenters_find_the_tissues_of_a_painted_brain(head_phantom, name, contrast):
+    phantom = head_phantom(spacing=2.5, size=0.7)
+    labels = np.array([0, 24, 3, 2], np.int32)[phantom.tissues]  # fluid, cortex, white matter
+    image = paint_head(labels, contrast, seed=3)
+    tissues = segmentation.TISSUES[contrast]
+    truth = np.zeros(labels.shape, np.uint8)
+    for number, tissue in enumerate(tissues, start=1):
+        truth[phantom.tissues == ("CSF", "GM", "WM").index(tissue) + 1] = number
+    found = judge.classes(name, image, phantom.mask)
+    assert judge.class_dice(found, truth, phantom.mask) > 0.8
+    np.testing.assert_array_equal(judge.classes(name, image, phantom.mask), found)
+    inverted = np.where(found > 0, 4 - found, 0).astype(np.uint8)
+    assert judge.class_dice(inverted, truth, phantom.mask) < 0.5
 
 
 def test_known_noise_is_taken_at_its_word(shells):

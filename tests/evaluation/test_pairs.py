@@ -12,7 +12,7 @@ import scipy.ndimage
 
 from bmex_bids.cli import evaluate, run
 from bmex_bids.degrade.cells import CELLS
-from bmex_bids.evaluation import pairs
+from bmex_bids.evaluation import judge, pairs
 from bmex_bids.evaluation.pairs import Choice, find_pairs
 from bmex_bids.evaluation.registration import on_grid_of, rigid
 from bmex_bids.exceptions import UsageError
@@ -103,9 +103,10 @@ def test_the_page_says_that_a_mended_scan_is_nearer(dataset, tmp_path, capsys):
     assert evaluate.main(words(dataset, out, "--enhanced", tmp_path / "enhanced")) == 0
     with (out / "pairs.tsv").open(newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
-    assert len(rows) == 2 * 2 * 6
+    names = judge.segmenters()
+    assert len(rows) == 2 * 2 * (2 + 4 * len(names))
     for row in rows:
-        if row["measure"] in ("psnr", "ssim", "dice"):
+        if row["measure"] in ("psnr", "ssim", *(f"dice_{name}" for name in names)):
             assert float(row["after"]) > float(row["before"]), row
             assert row["still_value"] == "n/a"
         else:
@@ -114,8 +115,9 @@ def test_the_page_says_that_a_mended_scan_is_nearer(dataset, tmp_path, capsys):
     assert text in capsys.readouterr().out
     for condition in ("acq-headmotion1", "acq-headmotion2"):
         assert f"| {condition} | PSNR, dB | 2 |" in text
-        assert f"| {condition} | bright class |" in text
-    assert text.count("2 of 2") == 6
+        for name in names:
+            assert f"| {condition} | bright class, {judge.SEGMENTERS[name]} |" in text
+    assert text.count("2 of 2") == 2 * (2 + len(names))
     pictures = sorted(path.name for path in out.glob("*.png"))
     assert len(pictures) == 5
     assert all(f"]({name})" in text for name in pictures)
@@ -198,3 +200,24 @@ def test_a_choice_that_is_none_is_refused(text):
 def test_a_dataset_without_pairs_is_refused(tmp_path):
     with pytest.raises(UsageError, match="--reference and --moved"):
         find_pairs(tmp_path, Choice.parse("acq-a"), [Choice.parse("acq-b")], "T1w")
+
+
+def test_bias_of_a_dataset_reads_what_the_app_measured(dataset, no_field, tmp_path):
+    """Tissues and structures of the outputs are compared with those of the still scan."""
+    enhanced = tmp_path / "enhanced"
+    for kind, size in (("standard", 1000), ("headmotion1", 900)):
+        stem = enhanced / f"sub-01/anat/sub-01_acq-{kind}"
+        mask = nib.load(f"{stem}_desc-brain_mask.nii.gz")
+        labels = np.asarray(mask.dataobj, np.uint8) * 2
+        nib.save(nib.Nifti1Image(labels, mask.affine), f"{stem}_desc-enhanced_dseg.nii.gz")
+        table = f"index\tname\tvolume\n17\thippocampus\t{size}\n"
+        stem.with_name(f"{stem.name}_seg-subcortical_desc-enhanced_dseg.tsv").write_text(table)
+    out = tmp_path / "out"
+    more = [*words(dataset, out, "--enhanced", enhanced)[2:]]
+    assert evaluate.main(["bias", "--bids", str(dataset), *more]) == 0
+    text = (out / "bias.md").read_text()
+    line = "| acq-headmotion1 | hippocampus, structures of the app | 1 | 1000.000 |  | -10.0% |"
+    assert line in text
+    assert "| acq-headmotion1 | WM, tissues of the app | 1 |" in text
+    assert "| acq-headmotion2 | bright class, Otsu and Potts | 2 |" in text
+    assert "PSNR" not in text

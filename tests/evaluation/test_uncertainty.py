@@ -26,8 +26,8 @@ def settings(tmp_path, tiny_slices, head_phantom, monkeypatch):
     phantom = head_phantom(spacing=2.0, size=0.28)  # as large as a young fetus
     nib.save(phantom.brain, tmp_path / "brain.nii.gz")
     for module, name, image in (
-        (prepared, "SUBJECTS", "one"), (subjects, "SUBJECTS", "one"), (summary, "SUBJECTS", "one"),
-        (uncertainty, "SUBJECTS", "one"), (prepared, "TRAINED", "other"),
+        (subjects, "SUBJECTS", "one"), (summary, "SUBJECTS", "one"),
+        (uncertainty, "SUBJECTS", "one"), (subjects, "TRAINED", "other"),
         (uncertainty, "TRAINED", "other"),
     ):  # fmt: skip
         table = {image: Subject("brain.nii.gz", 5, "fetus", len(image), contrast="T2w")}

@@ -8,6 +8,7 @@ from bmex_bids.metrics.statistics import (
     cohens_d,
     cohens_d_paired,
     histogram_distance,
+    icc,
     paired_t,
 )
 
@@ -25,6 +26,29 @@ def test_cohens_d_of_pairs_by_hand():
     assert cohens_d_paired([1, 2, 3]) == pytest.approx(2)
     assert math.isnan(cohens_d_paired([1]))
     assert cohens_d_paired([-1, -1]) == -math.inf
+
+
+def test_icc_is_agreement_and_not_correlation():
+    # two of the judges of Shrout and Fleiss 1979, table 2
+    first, second = [9, 6, 8, 7, 10, 6], [2, 1, 4, 1, 5, 2]
+    rows, columns = np.mean([first, second], axis=0), np.mean([first, second], axis=1)
+    mean = columns.mean()
+    of_rows = 2 * ((rows - mean) ** 2).sum() / 5
+    of_columns = 6 * ((columns - mean) ** 2).sum()
+    left = np.array([first, second]) - rows - columns[:, None] + mean
+    of_error = (left**2).sum() / 5
+    wanted = (of_rows - of_error) / (of_rows + of_error + 2 * (of_columns - of_error) / 6)
+    assert icc(first, second) == pytest.approx(wanted)
+    assert icc(first, second) < 0.3 < np.corrcoef(first, second)[0, 1]
+    assert icc(first, first) == 1
+    assert math.isnan(icc([1], [1]))
+    assert math.isnan(icc([1, 1], [1, 1]))
+    assert math.isnan(icc([math.nan, 1], [1, 2]))
+
+
+def test_effects_of_what_is_not_known_are_not_known():
+    assert math.isnan(cohens_d([math.nan, 1], [1, 2]))
+    assert math.isnan(cohens_d_paired([math.nan, 1]))
 
 
 def test_paired_t_by_hand():

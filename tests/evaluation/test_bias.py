@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Volumes of still and moved images: painted heads with a stub of the app, and a dataset."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from bmex_bids.cli import evaluate
+from bmex_bids.evaluation import anatomy, bias, bias_page, subjects
+from bmex_bids.evaluation.app import volumes_in
+from bmex_bids.evaluation.judge import segmenters
+from bmex_bids.evaluation.pairs import Row
+from bmex_bids.exceptions import UsageError
+
+
+def test_the_true_volumes_are_those_of_the_map(painted):
+    path = painted.data / "map1.nii.gz"
+    labels = subjects.read_labels(path)
+    mask = labels > 0
+    found = anatomy.true_litres(path, mask)
+    assert (
+        found["WM"] == found["cerebral white matter"] == pytest.approx((labels == 2).sum() / 1e6)
+    )
+    assert found["ventricles"] == pytest.approx((labels == 4).sum() / 1e6) != 0
+    assert found["CSF"] == pytest.approx(np.isin(labels, [4, 24]).sum() / 1e6)
+    without = anatomy.true_litres(path, np.zeros_like(mask))
+    assert without["CSF"] == 0
+    assert without["GM"] == found["GM"] > 0
+
+
+def test_the_command_compares_still_and_moved_heads_with_the_truth(painted, monkeypatch, capsys):
+    words = ["bias", "--data", painted.data, "--out", painted.out, "--device", "cpu"]
+    words += ["--images", ";".join(painted.images), "--cells", "severe"]
+    page = painted.data / "page.md"
+    page.write_text("a\n<!-- bias: begin -->\nold\n<!-- bias: end -->\nb\n")
+    assert evaluate.main([*map(str, words), "--page", str(page)]) == 0
+    assert "6 to compute" in capsys.readouterr().out
+    figures = bias.run(painted_with(painted, ("severe",)), compute=False)
+    rows = bias.changes(figures)
+    for name in segmenters():
+        moved = [r for r in rows if (r.condition, r.measure) == ("severe", f"{name}_GM_litres")]
+        still = [r for r in rows if (r.condition, r.measure) == ("still", f"{name}_GM_litres")]
+        assert len(moved) == len(still) == 3
+        assert all(row.before != row.still_value for row in moved)
+        assert all(row.before == row.after == row.still_value > 0 for row in still)
+    sizes = [r for r in rows if r.measure == "structure_ventricles" and r.condition == "severe"]
+    assert all(math.isnan(row.before) and row.after == row.still_value for row in sizes)
+    text = (painted.out / "bias.md").read_text()
+    for words_of in ("GM, Otsu and Potts", "WM, tissues of the app"):
+        assert f"| severe | {words_of} | 3 |" in text
+        assert f"| still | {words_of} | 3 |" in text
+    assert "ventricles, structures of the app" in text
+    assert "slope after" in page.read_text()
+    assert "old" not in page.read_text()
+    assert evaluate.main([*map(str, words)]) == 0
+    assert "0 to compute" in capsys.readouterr().out
+
+
+def painted_with(settings, cells):
+    from dataclasses import replace
+
+    return replace(settings, cells=cells)
+
+
+def test_cells_that_there_are_not_are_refused(painted):
+    with pytest.raises(UsageError, match="got worst"):
+        list(bias.plan(painted_with(painted, ("worst",))))
+
+
+def test_a_pull_to_the_mean_shows_in_the_slope():
+    true = [0.4, 0.5, 0.6, 0.7]
+    truth = {(f"h{k}", "GM"): value for k, value in enumerate(true)}
+    rows = [
+        Row(f"h{k}", f"h{k}", "severe", "own_GM_litres", value, 0.55 + (value - 0.55) / 2, value)
+        for k, value in enumerate(true)
+    ]
+    text = bias_page.markdown(rows, truth, heading="made up")
+    assert "| severe | GM, Otsu and Potts | 4 | 0.550 | +0.0% | +2.2% | 1.00 | 0.50 |" in text
+
+
+def test_tables_of_other_columns_have_no_volumes(tmp_path):
+    table = tmp_path / "a_dseg.tsv"
+    table.write_text("index\tname\tvolume_mm3\n17\thippocampus\t3970.5\n4\tventricles\tn/a\n")
+    assert volumes_in(table) == {"hippocampus": 3970.5}
+    table.write_text("index\tname\n17\thippocampus\n")
+    assert volumes_in(table) == {}
+
+
+def test_a_dataset_needs_both_choices(tmp_path, capsys):
+    words = ["bias", "--bids", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert evaluate.main(words) == 2
+    assert "--reference and --moved" in capsys.readouterr().err
