@@ -11,7 +11,11 @@ Array = NDArray[np.float32]
 
 
 def bias_field(image: Array, control: NDArray[np.float64]) -> Array:
-    """Multiply by exp of a smooth field, interpolated from a coarse grid of log-values."""
+    """Multiply by exp of a smooth field, interpolated from a coarse grid of log-values.
+
+    A level of p per cent has extreme factors 1 ∓ p / 200, as in BrainWeb (Collins et al., IEEE
+    Trans. Med. Imaging 1998).
+    """
     field = smooth_field(image.shape, control)
     return np.asarray(image * np.exp(field), dtype=np.float32)
 

@@ -3,7 +3,7 @@
 
 A row says what a step of the kind holds, what it does to an image, the unit of its number, the
 number at each named level, and how a step is drawn.  Parser, checks, recipes, gallery and the help of
-``bmex-degrade`` read this table.  docs/simulation.md has it with formulas and references.
+``bmex-degrade`` read this table.  docs/simulation.md has it in words.
 
 What an act computes never changes.  If one day it must, the better act gets a new name, and old
 recipes keep theirs.
