@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Train the network that labels structures (``bmex-train segment``)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from bmex_bids.common.structures import STRUCTURES
+from bmex_bids.degrade.levels import draw
+from bmex_bids.network.inference.segment import (
+    half_places,
+    most_probable,
+    standardised,
+    with_share,
+)
+from bmex_bids.network.models.compact import unshuffle
+from bmex_bids.network.models.segment import MULTIPLE, WIDTHS, SegmentUNet
+from bmex_bids.training.images import TRAINING_MAPS, VALIDATION_MAPS, require
+from bmex_bids.training.loop import Schedule, export_half, fit
+from bmex_bids.training.structures import (
+    GRID_MM,
+    KEPT_MM,
+    TISSUE_OF,
+    StructureMap,
+    draw_brightness,
+    draw_patch,
+    imagined_tissues,
+    load_structure_map,
+    paint_labels,
+)
+
+LOGGER = logging.getLogger(__name__)
+Array = NDArray[np.float32]
+Labels = NDArray[np.uint8]
+
+#: a target whose structure is not known; tissues that are known are :data:`TISSUES_FROM` + number
+UNKNOWN, TISSUES_FROM = 255, 100
+#: how large brains are, of the label maps': newborns to large adults
+SCALE = (0.68, 1.12)
+#: how often there is no tissue map; how often each kind of fault
+WITHOUT_TISSUES = 0.35
+FAULTS = {"clean": 0.45, "noise": 0.25, "low-resolution": 0.2, "mixed": 0.1}
+#: a structure of fewer voxels in a patch has no share in the Dice
+FEWEST = 64
+
+
+@dataclass(frozen=True)
+class SegmentConfig:
+    """Everything that decides the weights, besides the data."""
+
+    patch: int = 112  # voxels on an edge, a multiple of 16
+    chunk: int = 2  # patches a chunk
+    schedule: Schedule = field(
+        default_factory=lambda: Schedule(
+            steps=20000, batch=1, rate=2e-3, warmup=60, final_rate=0.02, average=0.99,
+            validate_every=500, precision="bfloat16",
+        )
+    )  # fmt: skip
+
+
+Example = tuple[Tensor, Tensor, Tensor]
+
+
+def example(brain: StructureMap, rng: np.random.Generator, size: int) -> Example:
+    """A painted patch, as the network is fed, and its labels.
+
+    Returns
+    -------
+    x (INPUTS, n, n, n), places (PLACES, n/2, n/2, n/2), labels (n, n, n) uint8
+    """
+    kept = brain.depth <= 10 * rng.uniform(*KEPT_MM)
+    coarse = (slice(None, None, 4),) * 3
+    patch = draw_patch((brain.labels > 0) & kept, rng, size, SCALE)
+    volumes = torch.from_numpy(np.where(kept, brain.labels, 0).astype(np.float32))
+    labels = patch.take(volumes[None], "nearest")[0].numpy().astype(np.uint8)
+    levels = draw_brightness(rng)
+    image = paint_labels(labels, levels, rng)
+    kind = str(rng.choice(list(FAULTS), p=list(FAULTS.values())))
+    image = draw(kind, rng).apply(image, (GRID_MM,) * 3)
+    everywhere = levels[brain.labels[coarse][kept[coarse] & (brain.labels[coarse] > 0)]]
+    tissues = np.zeros((3, *labels.shape), np.float32)
+    if rng.random() >= WITHOUT_TISSUES:
+        tissues = imagined_tissues(labels, rng)
+    scale = rng.uniform(0.95, 1.05), rng.uniform(0.85, 1.2)
+    inside = labels > 0
+    seen = standardised(
+        image, inside, everywhere.mean() * scale[0], (everywhere.std() + 20) * scale[1]
+    )
+    x = torch.from_numpy(np.concatenate([seen[None], tissues]))
+    places = with_share(torch.from_numpy(patch.places), torch.from_numpy(inside))
+    return x, places, torch.from_numpy(labels)
+
+
+class StructureChunks(Dataset[tuple[Tensor, ...]]):
+    """Chunk ``i`` → stacked examples; a function of the seed and ``i``."""
+
+    def __init__(
+        self, maps: Sequence[StructureMap], config: SegmentConfig, chunks: int = 10**6
+    ) -> None:
+        self.maps, self.config, self.chunks = maps, config, chunks
+
+    def __len__(self) -> int:
+        return self.chunks
+
+    @property
+    def samples(self) -> int:
+        """Patches in a chunk."""
+        return self.config.chunk
+
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        rng = np.random.default_rng([self.config.schedule.seed, index])
+        made = [
+            example(self.maps[int(rng.integers(len(self.maps)))], rng, self.config.patch)
+            for _ in range(self.config.chunk)
+        ]
+        return tuple(torch.stack(parts) for parts in zip(*made, strict=True))
+
+
+def loss_of(network: SegmentUNet, batch: tuple[Tensor, ...]) -> Tensor:
+    """Cross-entropy and soft Dice in the blocks with brain.
+
+    Where only the tissue is known, the structures' probabilities are summed to tissues.
+
+    Parameters
+    ----------
+    batch : as :func:`example` returns them, with a first axis; labels may be :data:`UNKNOWN`, or
+        tissues counted from :data:`TISSUES_FROM`
+    """
+    x, places, labels = batch
+    features = network.features(x, places)
+    chosen = places[:, -1] > 0
+    wanted = unshuffle(labels[:, None]).movedim(1, -1)[chosen].long()  # (blocks, 8)
+    of_blocks = features.movedim(1, -1)[chosen][..., None, None, None]  # (blocks, C, 1, 1, 1)
+    scores = network.scores(of_blocks).flatten(1).float().unflatten(1, (-1, 8))
+    logs = scores.log_softmax(dim=1).movedim(1, 2).flatten(0, 1)  # (voxels, classes)
+    wanted = wanted.flatten()
+    whole = wanted < TISSUES_FROM
+    part = (wanted > TISSUES_FROM) & (wanted != UNKNOWN)
+    value = logs.new_zeros(())
+    if bool(whole.any()):
+        value = value + _fit(logs[whole], wanted[whole])
+    if bool(part.any()):
+        of = torch.from_numpy(TISSUE_OF).long()
+        sums = torch.stack([logs[:, of == t].logsumexp(dim=1) for t in range(4)], dim=1)
+        value = value + _fit(sums[part], wanted[part] - TISSUES_FROM)
+    return value
+
+
+def _fit(logs: Tensor, wanted: Tensor) -> Tensor:
+    """Cross-entropy plus one minus the mean Dice of the classes that are there."""
+    truth = F.one_hot(wanted, logs.shape[1]).to(logs.dtype)
+    probability = logs.exp()
+    count = truth.sum(dim=0)
+    overlap = 2 * (probability * truth).sum(dim=0) / (probability.sum(dim=0) + count).clamp_min(1)
+    there = count >= FEWEST
+    dice = overlap[there].mean() if bool(there.any()) else overlap.sum() * 0 + 1
+    return F.nll_loss(logs, wanted) + 1 - dice
+
+
+def dice_by_structure(found: Labels, truth: Labels) -> dict[str, float]:
+    """Dice of each structure that is in the truth."""
+    sizes = (np.bincount(part.ravel(), minlength=256) for part in (found, truth))
+    both = np.bincount(truth[found == truth], minlength=256)
+    total = sum(sizes)
+    return {
+        s.name: float(2 * both[s.number] / total[s.number])
+        for s in STRUCTURES
+        if (truth == s.number).any()
+    }
+
+
+Fed = tuple[Tensor, Tensor, Labels]
+
+
+def painted_whole(brain: StructureMap, rng: np.random.Generator, *, tissues: bool) -> Fed:
+    """A whole brain, painted clean: x, places, labels."""
+    labels = np.where(brain.depth <= 60, brain.labels, 0).astype(np.uint8)
+    filled = np.argwhere(labels)
+    low, high = filled.min(axis=0), filled.max(axis=0) + 1
+    labels = labels[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
+    labels = np.pad(labels, [(0, -n % MULTIPLE) for n in labels.shape])
+    inside = labels > 0
+    image = paint_labels(labels, draw_brightness(rng), rng)
+    seen = standardised(image, inside, float(image[inside].mean()), float(image[inside].std()))
+    maps = imagined_tissues(labels, rng) if tissues else np.zeros((3, *labels.shape), np.float32)
+    places = torch.from_numpy(half_places(labels.shape, (0, 0, 0), high - low))
+    x = torch.from_numpy(np.concatenate([seen[None], maps]))
+    return x, with_share(places, torch.from_numpy(inside)), labels
+
+
+class Validation:
+    """Mean Dice of the structures on brains from label maps that never train."""
+
+    def __init__(self, maps: Sequence[StructureMap], seed: int = 17) -> None:
+        rng = np.random.default_rng(seed)
+        self.brains = [painted_whole(brain, rng, tissues=True) for brain in maps]
+
+    def __call__(self, model: nn.Module) -> dict[str, float]:
+        if not isinstance(model, SegmentUNet):
+            raise TypeError(f"expected a network that segments, got {type(model).__name__}")
+        each = [
+            dice_by_structure(most_probable(model, x, places).cpu().numpy(), labels)
+            for x, places, labels in self.brains
+        ]
+        means = {name: float(np.mean([d[name] for d in each])) for name in each[0]}
+        return {"Dice": float(np.mean(list(means.values()))), **means}
+
+
+def train(data_dir: Path, out_dir: Path, config: SegmentConfig, *, resume: bool = True) -> Path:
+    """Train from the label maps in ``data_dir``; returns the float16 safetensors file."""
+    names = [*TRAINING_MAPS, *VALIDATION_MAPS[:2]]
+    require(data_dir, names)
+    torch.set_num_threads(config.schedule.threads)
+    torch.manual_seed(config.schedule.seed)
+    LOGGER.info("seed %d; reading label maps", config.schedule.seed)
+    maps = [load_structure_map(data_dir / name) for name in names]
+    chunks = StructureChunks(maps[: len(TRAINING_MAPS)], config)
+    validation = Validation(maps[len(TRAINING_MAPS) :])
+    model = SegmentUNet(WIDTHS)
+    LOGGER.info("%d parameters", sum(p.numel() for p in model.parameters()))
+
+    def loss(network: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+        if not isinstance(network, SegmentUNet):
+            raise TypeError(f"expected a network that segments, got {type(network).__name__}")
+        return loss_of(network, batch)
+
+    average = fit(model, chunks, loss, validation, out_dir, config.schedule, resume=resume)
+    return export_half(average, out_dir / "segment.safetensors")
