@@ -25,7 +25,7 @@ INPUTS = 4
 #: channels at half the resolution: place on three axes, share of brain
 PLACES = 4
 #: channels at 1/2, 1/4, 1/8 and 1/16 of the resolution
-WIDTHS = (16, 32, 64, 96)
+WIDTHS = (16, 48, 96, 128)
 #: channels between the two layers of the head
 HIDDEN = 64
 #: sizes of a volume are multiples of this
