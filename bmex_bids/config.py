@@ -43,6 +43,7 @@ TASK_CPUS, TASK_MEM_GB = 4, 8
 GRIDS = ("native", "0p8")
 #: maps of the expected error
 UNCERTAINTIES = ("learnt", "off")
+SEGMENTS = ("off", "tissues", "rois")
 
 #: reasons why a configuration file does not set something
 WHICH_DATA = "the command line names the data, as with fMRIPrep"
@@ -222,6 +223,8 @@ class Processing:
     output_spaces, templateflow_home : standard spaces, and the folder of their templates; see
         ``inputs.templates``
     uncertainty : ``"learnt"`` writes the map of the expected error, ``"off"`` does not
+    segment : ``"tissues"`` writes the tissue maps, ``"rois"`` the labels of structures too,
+        ``"off"`` neither
     """
 
     skull_strip: str = setting(
@@ -385,6 +388,16 @@ class Processing:
         switch=True,
         fingerprint=True,
         help="write quality measures and report only, no image",
+    )
+    segment: str = setting(
+        "--segment",
+        default="tissues",
+        group=OUTPUTS,
+        choices=SEGMENTS,
+        fingerprint=True,
+        help="tissues (default): labels and probabilities of grey matter, white matter and fluid; "
+        "rois: also labels and volumes of 13 structures (ventricles, cortex, hippocampus …); off: "
+        "neither",
     )
     uncertainty: str = setting(
         "--uncertainty",

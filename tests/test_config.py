@@ -42,6 +42,7 @@ FULL = Config(
         output_res=("0p8",),
         qc_only=True,
         uncertainty="off",
+        segment="off",
         max_change=2.5,
     ),
     resources=Resources(nprocs=4, omp_nthreads=2, mem_gb=1.5, low_mem=True, gpu_slots=2),

@@ -30,6 +30,7 @@ MAKERS = {
     "campaign": ("campaign", "CampaignConfig"),
     "score": ("score", "ScoreConfig"),
     "recon": ("recon", "ReconConfig"),
+    "segment": ("segment", "SegmentConfig"),
 }
 
 
@@ -37,14 +38,15 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line of ``bmex-train``."""
     parser = argparse.ArgumentParser(
         prog="bmex-train",
-        description="Train a network: enhancement, stripping, the score or LF-MRI. A run that was "
+        description="Train a network: enhancement, stripping, the score, labels of structures or "
+        "LF-MRI. A run that was "
         "stopped goes on from its last checkpoint when the same command is given again.",
     )
     parser.add_argument(
         "network",
         choices=list(MAKERS),
         help="which one; campaign: the enhancement over slices; score: quality without reference; "
-        "recon: LF-MRI for bmex-recon",
+        "segment: structures; recon: LF-MRI for bmex-recon",
     )
     parser.add_argument(
         "--data", type=Path, required=True, metavar="DIR",

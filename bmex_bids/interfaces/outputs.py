@@ -41,14 +41,15 @@ from bmex_bids.outputs.sidecar import (
     chosen_products,
     product_name,
     sidecar,
+    structures_table,
     template_products,
     transform_name,
 )
 
 #: kinds of products that are made from a classification of tissues
-TISSUE_KINDS = ("dseg", "probseg")
-#: fields of images that not all weights make
-OPTIONAL = ("uncertainty_native",)
+TISSUE_KINDS = ("dseg", "probseg", "structures")
+#: fields of images that are not always made
+OPTIONAL = ("uncertainty_native", "structures_native")
 
 
 class Common(BaseInterfaceInputSpec):
@@ -65,6 +66,7 @@ class Common(BaseInterfaceInputSpec):
     output_res = traits.List(traits.Str(), ["native", "0p8"], usedefault=True)
     qc_only = traits.Bool(False, usedefault=True)
     uncertainty = traits.Str("learnt", usedefault=True)
+    segment = traits.Str("tissues", usedefault=True)
     in_templates = traits.List(traits.Dict(), desc="results of interfaces.templates.ToTemplate")
     fingerprint = traits.Dict(desc="what the products are made from; see outputs.resume")
 
@@ -114,7 +116,7 @@ class SaveDerivatives(Step):
             if image in sums:
                 table["Digest"] = {"sha256": sums[image]}
         main, *others = tables
-        texts = {path: as_json(tables[path]) for path in others}
+        texts = {path: as_json(tables[path]) for path in others} | self._lookups(images)
         tables[main][KEY] |= {
             "Fingerprint": dict(self.inputs.fingerprint or {}),
             "Outputs": {path.name: text for path, text in sums.items()}
@@ -130,6 +132,17 @@ class SaveDerivatives(Step):
             clear_temporaries(fills)
             write_together(fills)
         self._results["out_files"] = [str(path) for path in images]
+
+    def _lookups(self, images: Mapping[Path, Path]) -> dict[Path, str]:
+        """The table of names and volumes beside the labels of structures."""
+        labels = self.inputs.structures_native
+        return {
+            path.with_name(path.name.replace(".nii.gz", ".tsv")): structures_table(
+                self.inputs.quality.get("Structures", {})
+            )
+            for path, source in images.items()
+            if isdefined(labels) and source == Path(labels)
+        }
 
     def _in_template(
         self, folder: Path, result: Mapping[str, Any], given: Mapping[str, str] | None
@@ -152,7 +165,12 @@ class SaveDerivatives(Step):
                 "Folded": result["folded"],
             }
             zooms = " × ".join(f"{zoom:g}" for zoom in grid["zooms"])
-            for product, new in template_products(result["label"], grid["resolution"], contrast):
+            for product, new in template_products(
+                result["label"],
+                grid["resolution"],
+                contrast,
+                tissues=inputs.segment != "off",
+            ):
                 if product.kind in TISSUE_KINDS and contrast_is_wrong(inputs.gate):
                     continue
                 value = grid["files"][product.field]
@@ -198,7 +216,9 @@ class SaveDerivatives(Step):
         planned = inputs.planned
         record = self._record()
         images, tables = {}, {}
-        for product in chosen_products(inputs.output_res, inputs.qc_only, inputs.uncertainty):
+        for product in chosen_products(
+            inputs.output_res, inputs.qc_only, inputs.uncertainty, inputs.segment
+        ):
             if product.field in OPTIONAL and not isdefined(getattr(inputs, product.field)):
                 continue  # these weights do not make it
             if product.kind in TISSUE_KINDS and contrast_is_wrong(inputs.gate):

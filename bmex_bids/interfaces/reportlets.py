@@ -35,6 +35,7 @@ from skimage.filters import threshold_multiotsu
 from bmex_bids.common.boxes import bounding_box
 from bmex_bids.common.contrasts import CONTRASTS
 from bmex_bids.common.names import BidsName
+from bmex_bids.common.structures import STRUCTURES
 from bmex_bids.common.tissues import TISSUES
 from bmex_bids.imaging.intensity import load_histogram
 from bmex_bids.interfaces.outputs import processing_record
@@ -65,6 +66,11 @@ ERROR_COLOURS = ("#000000", "#5b1a6e", "#c8385a", "#fb9a3c", "#fcf6b8")
 MOST_ERROR = 120.0
 ERROR = LinearSegmentedColormap.from_list("bmex-error", ERROR_COLOURS)
 CHANGE = LinearSegmentedColormap.from_list("bmex-change", CHANGE_COLOURS)
+#: of the outlines of structures, in the order of the table; the outer fluid's is the mask's
+STRUCTURE_COLOURS = (
+    None, "#4cc9f0", "#06d6a0", "#f1f1f1", "#ef476f", "#ffd166", "#f78c3b", "#9d4edd",
+    "#ffef5c", "#2ec4b6", "#ff99c8", "#bdb2ff", "#7bd389",
+)  # fmt: skip
 #: of a histogram, in units of the reference
 BIN = 5
 #: of the reference in a histogram
@@ -86,6 +92,7 @@ class ReportletsInput(BaseInterfaceInputSpec):
     gate = traits.Dict(mandatory=True, desc="verdict and rules")
     provenance = traits.Dict(mandatory=True)
     deviation = File(exists=True, desc="network grid, template units; or none")
+    structures_res = File(exists=True, desc="network grid, common.structures; or none")
     in_templates = traits.List(traits.Dict(), desc="results of interfaces.templates.ToTemplate")
     stripped = traits.Bool(mandatory=True)
 
@@ -125,6 +132,7 @@ def drawings() -> dict[str, Callable[[Any, Path], None]]:
         "uncertainty": draw_uncertainty,
         "brainmask": draw_mask,
         "tissues": draw_tissues,
+        "structures": draw_structures,
         "registration": draw_registration,
         "histogram": draw_histogram,
     }
@@ -342,6 +350,24 @@ def draw_tissues(inputs: Any, target: Path) -> None:
         for threshold in (2, 1)
     ]
     _contours(image, parts, mask, target, colors=["#ffd166", "#06d6a0"])
+
+
+def draw_structures(inputs: Any, target: Path) -> None:
+    """Outlines of the structures on the enhanced image; no picture where they were not labelled."""
+    if not isdefined(inputs.structures_res):
+        return
+    image, labels, mask = (
+        cropped(path, inputs.mask_res)
+        for path in (inputs.enhanced_res, inputs.structures_res, inputs.mask_res)
+    )
+    values = np.asarray(labels.dataobj)
+    shown = [
+        (nib.Nifti1Image((values == structure.number).astype(np.uint8), labels.affine), colour)
+        for structure, colour in zip(STRUCTURES, STRUCTURE_COLOURS, strict=True)
+        if colour is not None and (values == structure.number).any()
+    ]
+    parts, colors = [list(each) for each in zip(*shown, strict=True)] if shown else [[], []]
+    _contours(image, parts, mask, target, colors=colors)
 
 
 def draw_registration(inputs: Any, target: Path) -> None:

@@ -75,6 +75,14 @@ PICTURES: Mapping[str, Picture] = {
         '<span class="key yellow"></span> outline of white matter. '
         '<span class="key green"></span> border between grey matter and fluid.',
     ),
+    "structures": Picture(
+        ".svg",
+        "Structures",
+        "Outlines of the structures that --segment rois labels, on the enhanced image, a colour "
+        "each: ventricles, thalamus, caudate, putamen, pallidum, hippocampus, amygdala, cortex, "
+        "white matter, cerebellum, brain stem. Each should follow the image.",
+        always=False,
+    ),
     "registration": Picture(
         ".svg",
         "Standard spaces",

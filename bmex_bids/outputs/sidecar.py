@@ -11,6 +11,7 @@ from typing import Any
 
 from bmex_bids.common.contrasts import SUFFIXES
 from bmex_bids.common.names import BidsName
+from bmex_bids.common.structures import STRUCTURES
 from bmex_bids.common.tissues import TISSUES
 from bmex_bids.outputs.records import KEY
 
@@ -36,6 +37,8 @@ NOT_CARRIED = frozenset(
 )
 #: stands for the label of the network's grid in :data:`PRODUCTS`
 GRID = "{resolution}"
+#: column of the table of structures
+VOLUME = "volume_mm3"
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,12 @@ PRODUCTS: tuple[Product, ...] = (
         for place, tissue in enumerate(TISSUES)
     ),
     Product(
+        "structures_native", {"seg": "subcortical", "desc": "enhanced"}, "dseg", "native",
+        "structures",
+        "Structures as the network labelled them in the enhanced image, left and right together; "
+        "the table beside it has their names, and their volumes on the network's grid",
+    ),
+    Product(
         "uncertainty_native", {"desc": "uncertainty"}, None, "native", "uncertainty",
         "Expected error of desc-enhanced (standard deviation), in its units, as the network "
         "learnt it from errors in training; 1.96 times it on both sides is to hold the truth in "
@@ -102,6 +111,8 @@ PRODUCTS: tuple[Product, ...] = (
     ),
 )  # fmt: skip
 
+#: the fields of what :func:`chosen_products` leaves out with ``"off"``
+TISSUE_FIELDS = {"dseg_native", "probseg_native"}
 #: the fields of what is written in a standard space too
 IN_TEMPLATES = (
     "enhanced_native", "preproc_native", "mask_native", "dseg_native", "probseg_native"
@@ -125,7 +136,10 @@ RAW_COPY = Product(
 
 
 def chosen_products(
-    output_res: Sequence[str], qc_only: bool = False, uncertainty: str = "learnt"
+    output_res: Sequence[str],
+    qc_only: bool = False,
+    uncertainty: str = "learnt",
+    segment: str = "tissues",
 ) -> tuple[Product, ...]:
     """What is written of an image; the first one's sidecar is the image's record.
 
@@ -135,6 +149,7 @@ def chosen_products(
         on the input's grid in any case
     qc_only : the quality measures and nothing else
     uncertainty : ``"learnt"``, or ``"off"``: no map of it
+    segment : ``"tissues"``; ``"rois"``: structures too; ``"off"``: neither
 
     >>> [product.field for product in chosen_products(["0p8"])][:2]
     ['enhanced_res', 'mask_native']
@@ -148,11 +163,15 @@ def chosen_products(
         left_out.add("enhanced_res")
     if uncertainty == "off":
         left_out.add("uncertainty_native")
+    if segment == "off":
+        left_out |= TISSUE_FIELDS
+    if segment != "rois":
+        left_out.add("structures_native")
     return tuple(product for product in PRODUCTS if product.field not in left_out)
 
 
 def template_products(
-    label: str, resolution: str, contrast: str = ""
+    label: str, resolution: str, contrast: str = "", *, tissues: bool = True
 ) -> Iterator[tuple[Product, Product]]:
     """What is written of an image on one grid of a template, each after what it is made from.
 
@@ -161,12 +180,13 @@ def template_products(
     label, resolution : of the entities ``space`` and ``res``; without a resolution no entity
     contrast : in ``desc`` of what has no contrast in its suffix, where an image of another contrast
         would give files of the same name
+    tissues : whether their maps are among it
 
     >>> [str(new.entities) for _, new in template_products("MNIInfant+2", "2", "T2w")][2]
     "{'desc': 'brainT2w', 'space': 'MNIInfant+2', 'res': '2'}"
     """
     for product in PRODUCTS:
-        if product.field in IN_TEMPLATES:
+        if product.field in IN_TEMPLATES and (tissues or product.field not in TISSUE_FIELDS):
             entities = {**product.entities, "space": label}
             if resolution:
                 entities["res"] = resolution
@@ -193,7 +213,12 @@ def transform_name(source: BidsName, label: str) -> str:
 
 
 def template_names(
-    source: BidsName, label: str, resolutions: Sequence[str], *, beside_another: bool
+    source: BidsName,
+    label: str,
+    resolutions: Sequence[str],
+    *,
+    beside_another: bool,
+    tissues: bool = True,
 ) -> list[str]:
     """Names of all files of an image in a standard space, without their sidecars."""
     contrast = source.suffix if beside_another else ""
@@ -201,7 +226,7 @@ def template_names(
         *(
             product_name(product, source, "", ".nii.gz")
             for resolution in resolutions
-            for _, product in template_products(label, resolution, contrast)
+            for _, product in template_products(label, resolution, contrast, tissues=tissues)
         ),
         transform_name(source, label),
     ]
@@ -285,8 +310,10 @@ def sidecar(
         result["SkullStripped"] = True
     if product.kind == "mask":
         result["Type"] = "Brain"
-    if product.kind == "dseg":
+    if product.kind in {"dseg", "structures"}:
         result["Manual"] = False
+    if product.kind == "structures":
+        result[VOLUME] = {"Description": "Volume of the structure", "Units": "mm^3"}
     if product.grid == "res":
         result["Resolution"] = (
             f"{spacing_mm:g} mm isotropic, the network's grid; axes in the order LPS"
@@ -295,6 +322,21 @@ def sidecar(
     result["SpatialReference"] = f"bids:raw:{source}" if product.grid == "native" else "orig"
     result[KEY] = finite(processing)
     return result
+
+
+def structures_table(volumes: Mapping[str, Any]) -> str:
+    """The table beside the labels of structures, TSV; ``n/a`` for a volume that is not known.
+
+    Parameters
+    ----------
+    volumes : the key ``Structures`` of the quality measures
+    """
+    lines = [f"index\tname\t{VOLUME}"]
+    for structure in STRUCTURES:
+        millilitres = volumes.get(f"{structure.name}_ml")
+        cell = "n/a" if millilitres is None else f"{1000 * millilitres:.1f}"
+        lines.append(f"{structure.number}\t{structure.name}\t{cell}")
+    return "\n".join(lines) + "\n"
 
 
 def finite(value: Any) -> Any:

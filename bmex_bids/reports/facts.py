@@ -11,7 +11,7 @@ import logging
 import platform
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
@@ -75,7 +75,8 @@ class Facts:
     postnatal_months, fetal_weeks : lowest and highest age
     processed_by : versions of bmex_bids that the sidecars name
     versions : of bmex_bids, Python and the packages, now
-    weights, strip_weights : of the enhancing and of the stripping network
+    weights, strip_weights, structure_weights : of the network that enhances, that strips and that
+        labels structures
     masks : ``outputs.records.MaskMethod``, or what else the sidecar says → images
     mask_sources : whose masks were given
     reoriented : images whose header was corrected
@@ -103,6 +104,7 @@ class Facts:
     versions: Mapping[str, str] = field(default_factory=dict)
     weights: tuple[WeightSet, ...] = ()
     strip_weights: tuple[WeightSet, ...] = ()
+    structure_weights: tuple[WeightSet, ...] = ()
     masks: Mapping[str, int] = field(default_factory=dict)
     mask_sources: tuple[str, ...] = ()
     reoriented: int = 0
@@ -153,14 +155,9 @@ def collect_facts(output_dir: Path) -> Facts:
         processed_by=tuple(_count(record.get("Version") for record in records)),
         versions=installed_versions(),
         weights=_weight_sets(table_of(record, "Weights") for record in records),
-        strip_weights=_weight_sets(
-            {
-                "Name": mask["weights"],
-                "SHA256": mask.get("weights_sha256"),
-                "License": mask.get("weights_licence"),
-            }
-            for mask in masks
-            if mask.get("weights")
+        strip_weights=_weight_sets(_weights_in(masks)),
+        structure_weights=_weight_sets(
+            _weights_in(table_of(table_of(record, "Quality"), "Structures") for record in records)
         ),
         masks=_count(mask.get("method") for mask in masks),
         mask_sources=tuple(
@@ -191,6 +188,17 @@ def collect_facts(output_dir: Path) -> Facts:
         match_levels=intensity.LEVELS,
         match_share=intensity.ROBUST_SHARE,
     )
+
+
+def _weights_in(tables: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """What tables of a mask or of structures say of the weights that made them."""
+    for table in tables:
+        if table.get("weights"):
+            yield {
+                "Name": table["weights"],
+                "SHA256": table.get("weights_sha256"),
+                "License": table.get("weights_licence"),
+            }
 
 
 def installed_versions() -> dict[str, str]:

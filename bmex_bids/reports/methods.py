@@ -118,6 +118,7 @@ def _flags(facts: Facts) -> dict[str, bool]:
         "preproc": facts.preproc > 0,
         "resolution": facts.resolution > 0,
         "contrast": facts.contrast_measured > 0,
+        "structures": bool(facts.structure_weights),
         "gate": bool(facts.gate),
         "pictures": facts.pictures,
         "enhanced": facts.images > facts.measured,
@@ -187,6 +188,8 @@ def _values(facts: Facts) -> dict[str, str]:
         "mirrored_images": of_images(facts.mirrored),
         "limited_images": of_images(sum(facts.max_changes.values())),
         "max_change": _list(_escape(limit) for limit in facts.max_changes),
+        "structure_images": of_images(sum(part.images for part in facts.structure_weights)),
+        "structure_weights": _list(_describe(part) for part in facts.structure_weights),
         "gate": _list(f"{verdict} for {number}" for verdict, number in facts.gate.items()),
     }
 

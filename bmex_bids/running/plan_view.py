@@ -57,6 +57,7 @@ class Task:
     ----------
     weights : None for an image that is skipped
     strip_weights : of the stripping network; None where it will not be asked
+    segment_weights : of the network that labels structures; None where it will not be asked
     fingerprint : see ``outputs.resume``; None where the input cannot be read
     record : sidecar that says the image is done
     unchanged : whether it is done, from the same input, settings and weights
@@ -67,6 +68,7 @@ class Task:
     planned: PlannedImage
     weights: WeightRecord | None = None
     strip_weights: WeightRecord | None = None
+    segment_weights: WeightRecord | None = None
     fingerprint: Mapping[str, str] | None = None
     record: Path | None = None
     unchanged: bool = False

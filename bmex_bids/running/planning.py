@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bmex_bids.config import Config
-from bmex_bids.exceptions import TemplateError, UsageError
+from bmex_bids.exceptions import TemplateError, UsageError, WeightsError
 from bmex_bids.network.weights.registry import PUBLISHED, weight_names
 from bmex_bids.running import choosing, preflight
 from bmex_bids.running.plan_view import Task
@@ -166,7 +166,9 @@ def task(config: Config, image: PlannedImage, *, quick: bool = False) -> Task:
     processing = config.processing
     weights = weights_of(config, image)
     uncertainty = processing.uncertainty if facts(weights.variant).learns_error else "off"
-    products = chosen_products(processing.output_res, processing.qc_only, uncertainty)
+    segmenting = segment_weights_of(config, image)
+    segment = "tissues" if processing.segment == "rois" and not segmenting else processing.segment
+    products = chosen_products(processing.output_res, processing.qc_only, uncertainty, segment)
     space = distinct_space(image.image.path, image.image.bids_name, image.layout)
     names = [
         product_name(
@@ -188,6 +190,7 @@ def task(config: Config, image: PlannedImage, *, quick: bool = False) -> Task:
                 template.label,
                 [grid.resolution for grid in template.grids],
                 beside_another=beside_another,
+                tissues=segment != "off",
             )
     settings = {
         "version": __version__,
@@ -210,17 +213,18 @@ def task(config: Config, image: PlannedImage, *, quick: bool = False) -> Task:
         ]
     strip = strip_weights_of(config, image)
     inputs = [image.image.path, *([image.mask] if image.mask else [])]
-    sums = [weights.sha256, *_checksums(strip)]
+    sums = [weights.sha256, *_checksums(strip), *([segmenting.sha256] if segmenting else [])]
     pictures = picture_paths(config.paths.output_dir, image.image.bids_name)
     if quick:
         expected = resume.settings_fingerprint(settings, sums)
         done = resume.seems_finished(record, expected, inputs, pictures)
-        return Task(image, weights, strip, record=record, unchanged=done)
+        return Task(image, weights, strip, segmenting, record=record, unchanged=done)
     fingerprint = resume.fingerprint(inputs, settings, sums)
     return Task(
         planned=image,
         weights=weights,
         strip_weights=strip,
+        segment_weights=segmenting,
         fingerprint=fingerprint,
         record=record,
         mirroring=processing.mirroring,
@@ -257,6 +261,27 @@ def strip_weights_of(config: Config, image: PlannedImage) -> WeightRecord | None
     return select("strip", weights=processing.weights, weights_dir=processing.weights_dir)
 
 
+def segment_weights_of(config: Config, image: PlannedImage) -> WeightRecord | None:
+    """Of the network that labels structures; None where it is not asked, or not for this image.
+
+    WeightsError where none is installed.
+    """
+    from bmex_bids.network.weights.registry import bundled, select
+
+    if config.processing.segment != "rois":
+        return None
+    installed = [record for record in bundled() if record.kind == "segment"]
+    if not installed:
+        raise WeightsError(
+            "expected weights of a network that labels structures for --segment rois, but none "
+            "are installed; use --segment tissues"
+        )
+    group, contrast = image.age_group, image.image.suffix
+    if not any(record.serves("segment", group, contrast) for record in installed):
+        return None
+    return select("segment", age_group=group, contrast=contrast, weights="bundled")
+
+
 @functools.cache
 def _checksum_of_template(path: Path) -> str:
     """One checksum for all images of a run."""
@@ -279,7 +304,12 @@ def try_weights(tasks: Sequence[Task]) -> None:
     from bmex_bids.network.inference.deepbet import VARIANT as DEEPBET
     from bmex_bids.network.weights.checkpoints import load_network
 
-    records = [r for task in tasks if task.to_run for r in (task.weights, task.strip_weights)]
+    records = [
+        record
+        for task in tasks
+        if task.to_run
+        for record in (task.weights, task.strip_weights, task.segment_weights)
+    ]
     for path, variant in sorted({(r.path, r.variant) for r in records if r is not None}):
         if variant != DEEPBET:  # its package loads it
             load_network(path, variant)

@@ -165,6 +165,7 @@ def image_workflow(config: Config, task: Task, device: str) -> Any:
         Networks(
             task.weights,
             task.strip_weights,
+            task.segment_weights,
             geometry=processing.geometry,
             mirroring=processing.mirroring,
             precision=processing.precision,
@@ -176,6 +177,7 @@ def image_workflow(config: Config, task: Task, device: str) -> Any:
             output_res=processing.output_res,
             qc_only=processing.qc_only,
             uncertainty=processing.uncertainty,
+            segment=processing.segment,
             fingerprint=task.fingerprint,
         ),
         Machine(

@@ -176,9 +176,8 @@ def _fit(logs: Tensor, wanted: Tensor) -> Tensor:
 
 def dice_by_structure(found: Labels, truth: Labels) -> dict[str, float]:
     """Dice of each structure that is in the truth."""
-    sizes = (np.bincount(part.ravel(), minlength=256) for part in (found, truth))
     both = np.bincount(truth[found == truth], minlength=256)
-    total = sum(sizes)
+    total = np.bincount(np.concatenate([found.ravel(), truth.ravel()]), minlength=256)
     return {
         s.name: float(2 * both[s.number] / total[s.number])
         for s in STRUCTURES

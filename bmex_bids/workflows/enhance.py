@@ -10,6 +10,7 @@ from nipype.pipeline.engine import Node, Workflow
 
 from bmex_bids.interfaces.enhance import Enhance, Restore
 from bmex_bids.interfaces.quality import MeasureLikeMriqc, MeasureQuality
+from bmex_bids.interfaces.segment import Segment
 from bmex_bids.network.weights import registry
 from bmex_bids.network.weights.registry import bundled, select
 from bmex_bids.workflows.request import Machine, Networks, as_table
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 #: edge of a tile in voxels where memory is short
 LOW_MEM_TILE = 64
+
+#: what the labelling of structures takes for a large brain beside its images, 2^30 bytes
+SEGMENT_GB = 1.0
 
 INPUTS = [
     "matched",
@@ -40,6 +44,8 @@ OUTPUTS = [
     "enhanced_res",
     "dseg_res",
     "probseg_res",
+    "structures_res",
+    "structures_native",
     *RESTORED,
     "quality",
     "gate",
@@ -77,6 +83,8 @@ def init_enhance_wf(
     mask_native : input grid, uint8
     dseg_native : input grid, 0 none, 1 GM, 2 WM, 3 CSF
     probseg_native : input grid, [CSF, GM, WM]
+    structures_res, structures_native : network grid, input grid, numbers of ``common.structures``;
+        none where no network for them is given
     uncertainty_native : input grid, template units; none where the network has not learnt it
     quality : the score, tct_before …; None where it could not be measured
     gate : verdict and rules, as they go into a sidecar
@@ -215,12 +223,45 @@ def init_enhance_wf(
             ),
             (restore, mriqc, [("preproc_native", "preproc")]),
             (quality, mriqc, [("quality", "quality")]),
-            (mriqc, outputnode, [("quality", "quality")]),
             (quality, outputnode, [("gate", "gate")]),
             (
                 restore,
                 outputnode,
                 [(field, field) for field in RESTORED],
+            ),
+        ]
+    )
+    if networks.segment is None:
+        workflow.connect([(mriqc, outputnode, [("quality", "quality")])])
+        return workflow
+    segment = Node(
+        Segment(
+            weights=as_table(networks.segment),
+            device=machine.device,
+            use_gpu=machine.use_gpu,
+            num_threads=machine.omp_nthreads,
+        ),
+        name="segment",
+        n_procs=machine.omp_nthreads,
+        mem_gb=SEGMENT_GB + 2 * mem_gb,
+    )
+    workflow.connect(
+        [
+            (
+                inputnode,
+                segment,
+                [(field, field) for field in ("mask", "mask_res", "original")],
+            ),
+            (
+                network,
+                segment,
+                [("out_file", "enhanced"), ("probabilities", "probabilities")],
+            ),
+            (mriqc, segment, [("quality", "quality")]),
+            (
+                segment,
+                outputnode,
+                [(name, name) for name in ("structures_res", "structures_native", "quality")],
             ),
         ]
     )

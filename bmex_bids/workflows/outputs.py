@@ -75,6 +75,7 @@ def init_outputs_wf(planned: PlannedImage, target: Target) -> Workflow:
             output_res=list(target.output_res),
             qc_only=target.qc_only,
             uncertainty=target.uncertainty,
+            segment=target.segment,
             fingerprint=dict(target.fingerprint or {}),
         ),
         name="save",

@@ -24,6 +24,7 @@ INPUTS = [
     "enhanced_res",
     "dseg_res",
     "deviation",
+    "structures_res",
     "in_templates",
     *FINDINGS,
 ]

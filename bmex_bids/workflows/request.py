@@ -21,12 +21,14 @@ class Networks:
     ----------
     enhance : weights of the enhancement network
     strip : weights of the stripping network; None where the image needs none
+    segment : weights of the network that labels structures; None where they are not wanted
     geometry, mirroring, precision : of the enhancement network, see ``network.predict``
     max_change : largest change of a voxel, % of the range of the reference; None: no limit
     """
 
     enhance: WeightRecord
     strip: WeightRecord | None = None
+    segment: WeightRecord | None = None
     geometry: str = "fast"
     mirroring: bool = True
     precision: str = "auto"
@@ -59,7 +61,7 @@ class Target:
     Attributes
     ----------
     bids_dir, output_dir : the two datasets
-    output_res, qc_only, uncertainty : what is written; see ``outputs.sidecar.chosen_products``
+    output_res, qc_only, uncertainty, segment : what is written; see ``outputs.sidecar.chosen_products``
     fingerprint : what the products are made from; see ``outputs.resume``
     """
 
@@ -68,6 +70,7 @@ class Target:
     output_res: Sequence[str] = ("native", "0p8")
     qc_only: bool = False
     uncertainty: str = "learnt"
+    segment: str = "tissues"
     fingerprint: Mapping[str, str] | None = None
 
 

@@ -198,6 +198,7 @@ SPELLINGS = [
     ("--output-layout --output_layout", ["bme-x"], "processing.output_layout", "bme-x"),
     ("--qc-only --qc_only", [], "processing.qc_only", True),
     ("--uncertainty", ["off"], "processing.uncertainty", "off"),
+    ("--segment", ["off"], "processing.segment", "off"),
     ("--max-change --max_change", ["5"], "processing.max_change", 5.0),
     ("--dry-run --dry_run", [], "execution.dry_run", "table"),
     ("--dry-run --dry_run", ["json"], "execution.dry_run", "json"),

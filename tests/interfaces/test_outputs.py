@@ -124,6 +124,34 @@ def test_the_layout_of_the_published_container_keeps_the_raw_image(
     assert not copy.exists()
 
 
+def test_labels_of_structures_come_with_a_table_that_counts_as_a_product(
+    node, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    node.inputs.structures_native = node.inputs.mask_native
+    node.inputs.quality = {"Structures": {"weights": "w", "thalamus_ml": 13.5}}
+    node.run()  # tissues only
+    assert not list(tmp_path.glob("out/**/*subcortical*"))
+    node.inputs.segment = "rois"
+    node.run()
+    stem = "sub-01_ses-A_run-2_seg-subcortical_desc-enhanced_dseg"
+    folder = tmp_path / "out/sub-01/ses-A/anat"
+    found = {path.name for path in folder.glob("*subcortical*")}
+    assert found == {f"{stem}.nii.gz", f"{stem}.json", f"{stem}.tsv"}
+    table = (folder / f"{stem}.tsv").read_bytes()
+    assert b"5\tthalamus\t13500.0" in table
+    record = json.loads((folder / "sub-01_ses-A_run-2_desc-enhanced_T1w.json").read_text())
+    assert record["BMEX"]["Outputs"][f"{stem}.tsv"] == hashlib.sha256(table).hexdigest()
+
+
+def test_segmentation_can_be_off(node, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    node.inputs.segment = "off"
+    node.run()
+    assert list(tmp_path.glob("out/**/*desc-brain_mask*"))
+    assert not list(tmp_path.glob("out/**/*seg*"))
+
+
 @pytest.mark.parametrize("changed", [{"uncertainty": "off"}, {"uncertainty_native": Undefined}])
 def test_no_map_of_the_uncertainty_where_it_is_not_asked_for_or_not_known(
     node, tmp_path, monkeypatch, changed

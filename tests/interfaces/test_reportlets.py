@@ -127,6 +127,22 @@ def test_the_expected_error_is_drawn_where_it_is_known_and_an_old_picture_goes(
     assert not picture.exists()
 
 
+def test_structures_are_outlined_where_they_were_labelled(inputs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    picture = tmp_path / "out/sub-01/figures/sub-01_run-1_desc-structures_T1w.svg"
+    labelled = {
+        **inputs,
+        "structures_res": inputs["dseg_res"],
+    }  # 1 to 3: fluid, ventricles, cortex
+    assert str(picture) in Reportlets(**labelled).run().outputs.out_files
+    drawn = picture.read_text()
+    assert "#4cc9f0" in drawn  # ventricles
+    assert "#06d6a0" in drawn  # cortex
+    assert "#9d4edd" not in drawn  # no pallidum
+    assert str(picture) not in Reportlets(**inputs).run().outputs.out_files
+    assert not picture.exists()
+
+
 def test_the_summary_has_the_estimated_error_where_it_is_known(inputs, tmp_path):
     target = tmp_path / "summary.html"
     write_summary(SimpleNamespace(**inputs), target)

@@ -5,7 +5,15 @@ import math
 import pytest
 
 from bmex_bids.common.names import BidsName
-from bmex_bids.outputs.sidecar import PRODUCTS, finite, product_name, sidecar
+from bmex_bids.outputs.sidecar import (
+    PRODUCTS,
+    chosen_products,
+    finite,
+    product_name,
+    sidecar,
+    structures_table,
+    template_names,
+)
 
 BY_FIELD = {
     product.field if product.place is None else f"{product.field}[{product.place}]": product
@@ -37,6 +45,7 @@ def made(field, **changes):
         ("probseg_native[1]", "label-GM_desc-enhanced_probseg"),
         ("probseg_native[2]", "label-WM_desc-enhanced_probseg"),
         ("uncertainty_native", "desc-uncertainty_T2w"),
+        ("structures_native", "seg-subcortical_desc-enhanced_dseg"),
     ],
 )
 @pytest.mark.parametrize("stem", ["sub-01", "sub-01_ses-A_acq-mprage_run-2"])
@@ -49,7 +58,7 @@ def test_names_keep_the_entities_of_the_source(field, name, stem):
 def test_every_product_is_named_above_and_names_differ():
     source = BidsName.of("sub-01_T1w")
     names = {product_name(product, source, "0p8", ".nii.gz") for product in PRODUCTS}
-    assert len(names) == len(PRODUCTS) == 9
+    assert len(names) == len(PRODUCTS) == 10
 
 
 @pytest.mark.parametrize("field", list(BY_FIELD))
@@ -83,6 +92,8 @@ def test_metadata_are_carried_where_they_hold():
         assert "MagneticFieldStrength" not in made(field)
     assert made("mask_native")["Type"] == "Brain"
     assert made("dseg_native")["Manual"] is False
+    assert made("structures_native")["Manual"] is False
+    assert made("structures_native")["volume_mm3"]["Units"] == "mm^3"
 
 
 def test_what_the_raw_sidecar_says_of_itself_is_not_carried():
@@ -112,3 +123,26 @@ def test_a_number_that_is_none_in_the_raw_sidecar_is_null():
     )
     assert table["EchoTime"] is None
     assert table["Deep"] == [{"a": None}]
+
+
+def test_what_is_segmented_decides_on_the_products():
+    def fields(segment):
+        return {product.field for product in chosen_products(["native"], segment=segment)}
+
+    tissues = {"dseg_native", "probseg_native"}
+    assert fields("rois") == fields("tissues") | {"structures_native"}
+    assert fields("off") == fields("tissues") - tissues
+    assert fields("tissues") >= tissues
+    names = template_names(BidsName.of("sub-01_T1w"), "MNI", [""], beside_another=False)
+    without = template_names(
+        BidsName.of("sub-01_T1w"), "MNI", [""], beside_another=False, tissues=False
+    )
+    assert {name for name in names if "seg" in name} == set(names) - set(without) != set()
+
+
+def test_the_table_of_structures_has_numbers_names_and_volumes():
+    lines = structures_table({"hippocampus_ml": 7.1234, "weights": "w"}).splitlines()
+    assert lines[0] == "index\tname\tvolume_mm3"
+    assert lines[9] == "9\thippocampus\t7123.4"
+    assert lines[13] == "13\tbrain_stem\tn/a"
+    assert len(lines) == 14

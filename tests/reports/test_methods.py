@@ -170,6 +170,7 @@ def every_kind_of_facts():
             WeightSet("w-published", "22", "MIT", "them", "published", 2),
         ),
         strip_weights=(WeightSet("w-strip", "44", "Apache-2.0", "us", "own", 2),),
+        structure_weights=(WeightSet("w-structures", "66", "Apache-2.0", "us", "own", 3),),
         masks={"network": 2, "stripped": 1, "given": 2, "drawn": 1},
         mask_sources=("fmriprep",),
         spacing_mm=0.8,
@@ -259,6 +260,10 @@ SKIPPED = {
     ),
     "not back in the head": ({"preproc": 0}, ["blended", "inverse of the steps"]),
     "not on the network's grid": ({"resolution": 0}, ["saved on the grid"]),
+    "no structures": (
+        {"structure_weights": ()},
+        ["For 3 images, 13 structures were labelled", "w-structures"],
+    ),
     "no gate": ({"gate": {}}, ["verdict", "gate "]),
     "no pictures": ({"pictures": False}, ["NiReports", "@nireports", "visual inspection"]),
     "no header corrected": ({"reoriented": 0}, ["header", "right angles"]),

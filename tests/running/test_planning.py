@@ -4,16 +4,18 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from types import SimpleNamespace
 
 import pytest
 import template_home
 
 from bmex_bids.cli.parser import parse
-from bmex_bids.exceptions import UsageError
+from bmex_bids.exceptions import UsageError, WeightsError
 from bmex_bids.inputs.age import Age
 from bmex_bids.inputs.collect import SourceImage
 from bmex_bids.inputs.plan import PlannedImage
+from bmex_bids.network.weights import checkpoints, registry
 from bmex_bids.running import planning
 
 
@@ -64,7 +66,7 @@ def fingerprint(bids, tmp_path, monkeypatch):
     [
         ("--skull-strip", "force"), ("--no-mirroring",), ("--precision", "float32"),
         ("--geometry", "reference"), ("--qc-only",), ("--output-res", "0p8"),
-        ("--uncertainty", "off"), ("--max-change", "5"),
+        ("--uncertainty", "off"), ("--max-change", "5"), ("--segment", "off"),
     ],
     ids="".join,
 )  # fmt: skip
@@ -162,3 +164,64 @@ def test_a_template_for_the_histogram_is_in_the_plan_with_a_warning(
     assert "not 30" in older.warnings[-1]
     with pytest.raises(UsageError, match="which has T1w"):
         planned("tpl-MNI152NLin2009cAsym")
+
+
+def structures_record(path, **changes):
+    text = b"weights"
+    path.write_bytes(text)
+    fields = {
+        "name": "structures", "kind": "segment", "path": path,
+        "sha256": hashlib.sha256(text).hexdigest(), "licence": "", "source": "",
+        "description": "", "variant": "bmex-segment", "input_units": "any",
+        "age_groups": ("month24",), "contrasts": ("T1w",), "version": "1", **changes,
+    }  # fmt: skip
+    return registry.WeightRecord(**fields)
+
+
+def test_structures_without_weights_for_them_are_refused(image, fingerprint, monkeypatch):
+    monkeypatch.setattr(
+        registry, "bundled", lambda own=registry.bundled: [r for r in own() if r.kind != "segment"]
+    )
+    with pytest.raises(WeightsError, match="none are installed; use --segment tissues"):
+        fingerprint(image, "--segment", "rois")
+
+
+def test_weights_for_structures_are_part_of_the_fingerprint_and_of_the_work(
+    image, bids, fingerprint, tmp_path, monkeypatch
+):
+    found = structures_record(tmp_path / "w")
+    monkeypatch.setattr(registry, "bundled", lambda: [found])
+    with_structures = fingerprint(image, "--segment", "rois")
+    assert with_structures["Weights"] != fingerprint(image)["Weights"]
+    config = parse([str(bids), str(tmp_path / "out"), "participant", "--segment", "rois"])
+    task = planning.task(config, image)
+    assert task.segment_weights == found
+    names = [name.rpartition("/")[2] for name in task.outputs]
+    assert "sub-01_seg-subcortical_desc-enhanced_dseg.nii.gz" in names
+    loaded = []
+    monkeypatch.setattr(checkpoints, "load_network", lambda *given: loaded.append(given))
+    monkeypatch.setattr(planning.Task, "to_run", True)
+    planning.try_weights([dataclasses.replace(task, weights=None, strip_weights=None)])
+    assert loaded == [(found.path, "bmex-segment")]
+
+
+def test_an_image_that_the_weights_for_structures_are_not_for_has_tissues(
+    image, bids, fingerprint, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(
+        registry, "bundled", lambda: [structures_record(tmp_path / "w", age_groups=("fetal",))]
+    )
+    fingerprint(image, "--segment", "rois")
+    config = parse([str(bids), str(tmp_path / "out"), "participant", "--segment", "rois"])
+    task = planning.task(config, image)
+    assert task.segment_weights is None
+    assert not [name for name in task.outputs if "seg-subcortical" in name]
+    assert [name for name in task.outputs if "probseg" in name]
+
+
+def test_without_segmentation_no_tissues_are_expected(image, bids, fingerprint, tmp_path):
+    fingerprint(image)
+    config = parse([str(bids), str(tmp_path / "out"), "participant", "--segment", "off"])
+    outputs = planning.task(config, image).outputs
+    assert outputs
+    assert not [name for name in outputs if "seg" in name.rpartition("/")[2]]

@@ -235,3 +235,33 @@ def test_tissues_of_published_weights_are_compared_by_the_bundled_network():
     found = yardstick(dataclasses.replace(RECORD, variant="bmex-pytorch"))
     assert found.variant == "bmex-compact"
     assert Path(found.path).is_file()
+
+
+def test_structures_are_labelled_where_weights_for_them_are_given(planned, build):
+    record = dataclasses.replace(RECORD, kind="segment", variant="bmex-segment", name="structures")
+    workflow = build(planned(), segment=record, device="cuda:0", use_gpu=True, omp_nthreads=2)
+    node = workflow.get_node("enhance_wf.segment")
+    assert node.inputs.weights["name"] == "structures"
+    assert (node.inputs.device, node.inputs.use_gpu) == ("cuda:0", True)
+    assert (node.inputs.num_threads, node.n_procs) == (2, 2)
+    edges = workflow.get_node("enhance_wf")._graph.edges(data=True)
+    found = {(a.name, b.name): set(d["connect"]) for a, b, d in edges}
+    assert found["mriqc", "segment"] == {("quality", "quality")}
+    assert ("mriqc", "outputnode") not in found
+    names = ("structures_res", "structures_native", "quality")
+    assert found["segment", "outputnode"] == {(name, name) for name in names}
+    assert found["inputnode", "segment"] == {(n, n) for n in ("mask", "mask_res", "original")}
+    top = {
+        (a.name, b.name): {pair[1] for pair in d["connect"]}
+        for a, b, d in workflow._graph.edges(data=True)
+    }
+    assert "inputnode.structures_res" in top["enhance_wf", "report_wf"]
+    assert "inputnode.structures_native" in top["enhance_wf", "outputs_wf"]
+    assert build(planned(), segment=None).get_node("enhance_wf.segment") is None
+
+
+@pytest.mark.parametrize("segment", ["off", "rois"])
+def test_what_is_segmented_reaches_the_node_that_saves(planned, segment, tmp_path):
+    target = Target(tmp_path / "bids", tmp_path / "out", segment=segment)
+    workflow = base.init_image_wf(planned(), Networks(RECORD), target)
+    assert workflow.get_node("outputs_wf.save").inputs.segment == segment

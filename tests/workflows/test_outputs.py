@@ -77,6 +77,7 @@ def results(make_image, tmp_path):
         **{name: image(name, "uint8") for name in FIELDS[3:]},
         "probseg_native": [image(f"prob{k}") for k in range(3)],
         "uncertainty_native": image("deviation"),
+        "structures_native": image("structures", "uint8"),
         "mask_info": {"volume_litres": 1.0, "components": 1, "method": "given", "warnings": []},
         "quality": {"tct_before": 1.0, "tct_after": 2.0, "qi": 0.5},
         "gate": {"Verdict": "pass", "Rules": []},
@@ -95,7 +96,7 @@ def results(make_image, tmp_path):
 
 
 def save(planned: PlannedImage, bids: Path, out: Path, results: dict) -> list[Path]:
-    workflow = init_outputs_wf(planned, Target(bids, out))
+    workflow = init_outputs_wf(planned, Target(bids, out, segment="rois"))
     node = workflow.get_node("save").interface
     for field, value in results.items():
         setattr(node.inputs, field, value)
