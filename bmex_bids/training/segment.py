@@ -31,6 +31,7 @@ from bmex_bids.training.structures import (
     KEPT_MM,
     TISSUE_OF,
     StructureMap,
+    atlas_of,
     draw_brightness,
     draw_patch,
     imagined_tissues,
@@ -233,6 +234,7 @@ def train(data_dir: Path, out_dir: Path, config: SegmentConfig, *, resume: bool 
     chunks = StructureChunks(maps[: len(TRAINING_MAPS)], config)
     validation = Validation(maps[len(TRAINING_MAPS) :])
     model = SegmentUNet(WIDTHS)
+    model.atlas[0].copy_(torch.from_numpy(atlas_of(chunks.maps)))
     LOGGER.info("%d parameters", sum(p.numel() for p in model.parameters()))
 
     def loss(network: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from bmex_bids.common.boxes import bounding_box
 from bmex_bids.common.structures import STRUCTURES
 from bmex_bids.imaging.orientation import conform, load_image, voxel_sizes
+from bmex_bids.network.models.segment import CELLS, REACH
 from bmex_bids.training.painting import CONTRASTS
 
 Array = NDArray[np.float32]
@@ -218,3 +220,31 @@ def imagined_tissues(labels: NDArray[np.uint8], rng: np.random.Generator) -> Arr
     scores = np.stack([_smoothed(torch.from_numpy(each)).numpy() for each in scores])
     found = torch.softmax(torch.from_numpy(scores), dim=0).numpy()
     return np.asarray(found * (labels > 0), dtype=np.float32)
+
+
+def atlas_of(brains: Sequence[StructureMap]) -> Array:
+    """Log probability of each label by its place in the brain's box (classes, CELLS, CELLS, CELLS).
+
+    Left and right are averaged; cells are blurred by one another, since brains differ.
+    """
+    counts = np.full((len(TISSUE_OF), CELLS, CELLS, CELLS), 0.0, np.float32)
+    for brain in brains:
+        for kept in KEPT_MM:
+            labels = np.where(brain.depth <= 10 * kept, brain.labels, 0)
+            box = bounding_box(labels > 0, 0)
+            ends = [(side.start, side.stop) for side in box]
+            coarse = labels[::2, ::2, ::2]
+            axes = [
+                (2 * np.arange(0.0, n, 2) + 1 - a - b) / (b - a)
+                for n, (a, b) in zip(labels.shape, ends, strict=True)
+            ]
+            cells = [np.floor((axis / REACH + 1) / 2 * CELLS).astype(int) for axis in axes]
+            inside = [(cell >= 0) & (cell < CELLS) for cell in cells]
+            coarse = coarse[np.ix_(*inside)]
+            x, y, z = np.ix_(*(cell[seen] for cell, seen in zip(cells, inside, strict=True)))
+            where = ((coarse.astype(int) * CELLS + x) * CELLS + y) * CELLS + z
+            counts += np.bincount(where.ravel(), minlength=counts.size).reshape(counts.shape)
+    counts = scipy.ndimage.gaussian_filter(counts, (0, 0.8, 0.8, 0.8))
+    counts = (counts + counts[:, ::-1]) / 2
+    shares = (counts + 1e-3) / (counts + 1e-3).sum(axis=0)
+    return np.asarray(np.log(np.maximum(shares, 1e-3)), dtype=np.float32)

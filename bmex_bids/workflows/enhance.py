@@ -231,12 +231,12 @@ def init_enhance_wf(
             ),
         ]
     )
-    if networks.segment is None:
+    if networks.structures is None:
         workflow.connect([(mriqc, outputnode, [("quality", "quality")])])
         return workflow
     segment = Node(
         Segment(
-            weights=as_table(networks.segment),
+            weights=as_table(networks.structures),
             device=machine.device,
             use_gpu=machine.use_gpu,
             num_threads=machine.omp_nthreads,

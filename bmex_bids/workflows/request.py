@@ -21,14 +21,14 @@ class Networks:
     ----------
     enhance : weights of the enhancement network
     strip : weights of the stripping network; None where the image needs none
-    segment : weights of the network that labels structures; None where they are not wanted
+    structures : weights of the network that labels structures; None where they are not wanted
     geometry, mirroring, precision : of the enhancement network, see ``network.predict``
     max_change : largest change of a voxel, % of the range of the reference; None: no limit
     """
 
     enhance: WeightRecord
     strip: WeightRecord | None = None
-    segment: WeightRecord | None = None
+    structures: WeightRecord | None = None
     geometry: str = "fast"
     mirroring: bool = True
     precision: str = "auto"

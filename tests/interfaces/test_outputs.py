@@ -149,7 +149,7 @@ def test_segmentation_can_be_off(node, tmp_path, monkeypatch):
     node.inputs.segment = "off"
     node.run()
     assert list(tmp_path.glob("out/**/*desc-brain_mask*"))
-    assert not list(tmp_path.glob("out/**/*seg*"))
+    assert not list(tmp_path.glob("out/sub-*/**/*seg*"))
 
 
 @pytest.mark.parametrize("changed", [{"uncertainty": "off"}, {"uncertainty_native": Undefined}])

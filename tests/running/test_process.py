@@ -15,7 +15,7 @@ from bmex_bids.workflows.request import Machine, Networks, Target
 FLAGS = (
     "--precision", "float32", "--geometry", "reference", "--no-mirroring", "--low-mem",
     "--mem-mb", "3072", "--omp-nthreads", "2", "--output-res", "0p8", "--qc-only",
-    "--skull-strip", "skip", "--max-change", "5", "--reorient",
+    "--skull-strip", "skip", "--max-change", "5", "--reorient", "--segment", "rois",
 )  # fmt: skip
 
 
@@ -32,6 +32,7 @@ def asked(tmp_path, monkeypatch):
             planned="plan",
             weights="enhance",
             strip_weights="strip",
+            segment_weights="structures",
             fingerprint={"a": "b"},
         )
         return process.image_workflow(config, task, device)
@@ -44,12 +45,12 @@ def test_every_flag_reaches_the_workflow(asked, tmp_path):
     assert given == (
         "plan",
         Networks(
-            "enhance", "strip", geometry="reference", mirroring=False, precision="float32",
+            "enhance", "strip", "structures", geometry="reference", mirroring=False, precision="float32",
             max_change=5.0,
         ),
         Target(
             tmp_path / "bids", tmp_path / "out", output_res=("0p8",), qc_only=True,
-            fingerprint={"a": "b"},
+            segment="rois", fingerprint={"a": "b"},
         ),
         Machine("cuda:1", use_gpu=True, low_mem=True, memory_limit_gb=3.0, omp_nthreads=2),
     )  # fmt: skip

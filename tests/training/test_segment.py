@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from bmex_bids.common.structures import STRUCTURES
-from bmex_bids.network.models.segment import SegmentUNet
+from bmex_bids.network.inference.segment import most_probable
+from bmex_bids.network.models.segment import CELLS, SegmentUNet
 from bmex_bids.network.weights.checkpoints import load_network
 from bmex_bids.training import segment
 from bmex_bids.training.loop import Schedule
@@ -28,6 +29,7 @@ from bmex_bids.training.segment import (
 from bmex_bids.training.structures import (
     TISSUE_OF,
     StructureMap,
+    atlas_of,
     draw_brightness,
     draw_patch,
     imagined_tissues,
@@ -116,7 +118,7 @@ class Fixed(SegmentUNet):
         return self.chosen
 
     def scores(self, features):
-        return features
+        return features  # without the atlas
 
 
 def chosen_scores(labels, size=10.0):
@@ -138,6 +140,21 @@ def test_the_loss_is_least_for_the_truth_and_knows_tissues_and_nothing():
     assert float(loss_of(wrong, (x, places, tissues[None]))) > 1
     unknown = torch.full_like(labels, UNKNOWN)
     assert float(loss_of(wrong, (x, places, unknown[None]))) == 0
+
+
+def test_the_atlas_is_where_the_structures_are_and_alike_on_both_sides(ball):
+    atlas = atlas_of([ball])
+    assert atlas.shape == (14, CELLS, CELLS, CELLS)
+    np.testing.assert_array_equal(atlas, atlas[:, ::-1])
+    np.testing.assert_allclose(np.exp(atlas[:, 10:20, 10:20, 10:20]).sum(axis=0), 1, atol=0.02)
+    network = SegmentUNet((4, 4))
+    torch.nn.init.zeros_(network.head.weight)
+    torch.nn.init.zeros_(network.head.bias)
+    network.atlas[0].copy_(torch.from_numpy(atlas))
+    x, places, labels = painted_whole(ball, np.random.default_rng(0), tissues=False)
+    found = most_probable(network, x, places).numpy()
+    mirrored = np.where(found == found[::-1], found, labels)
+    assert (mirrored[labels > 0] == labels[labels > 0]).mean() > 0.6  # its own atlas, two sizes
 
 
 def test_dice_counts_the_structures_that_are_there():

@@ -239,7 +239,7 @@ def test_tissues_of_published_weights_are_compared_by_the_bundled_network():
 
 def test_structures_are_labelled_where_weights_for_them_are_given(planned, build):
     record = dataclasses.replace(RECORD, kind="segment", variant="bmex-segment", name="structures")
-    workflow = build(planned(), segment=record, device="cuda:0", use_gpu=True, omp_nthreads=2)
+    workflow = build(planned(), structures=record, device="cuda:0", use_gpu=True, omp_nthreads=2)
     node = workflow.get_node("enhance_wf.segment")
     assert node.inputs.weights["name"] == "structures"
     assert (node.inputs.device, node.inputs.use_gpu) == ("cuda:0", True)
@@ -257,7 +257,7 @@ def test_structures_are_labelled_where_weights_for_them_are_given(planned, build
     }
     assert "inputnode.structures_res" in top["enhance_wf", "report_wf"]
     assert "inputnode.structures_native" in top["enhance_wf", "outputs_wf"]
-    assert build(planned(), segment=None).get_node("enhance_wf.segment") is None
+    assert build(planned(), structures=None).get_node("enhance_wf.segment") is None
 
 
 @pytest.mark.parametrize("segment", ["off", "rois"])

@@ -2,8 +2,8 @@
 """A three-dimensional U-Net that labels the structures of a brain.
 
 It sees the enhanced image, the probabilities of the tissues, and where in the brain's box each
-voxel lies, so that a structure's usual place need not be learnt from its surroundings.  Most of the
-arithmetic is at a quarter of the resolution and below; nothing is lost on the way in and out,
+voxel lies.  An atlas says how probable each structure is there; the network learns what to add.
+Most of the arithmetic is at a quarter of the resolution and below; nothing is lost on the way in and out,
 since blocks of 2 × 2 × 2 voxels become channels.  No normalisation: patches train the network, whole
 brains are labelled by it.
 """
@@ -32,6 +32,8 @@ HIDDEN = 64
 MULTIPLE = 16
 #: background and 13 structures
 CLASSES = 14
+#: the atlas has so many cells on each axis, from −REACH to REACH of the places
+CELLS, REACH = 36, 1.2
 
 
 class SegmentUNet(nn.Module):
@@ -44,10 +46,14 @@ class SegmentUNet(nn.Module):
     classes : structures and the background
     """
 
+    atlas: Tensor
+
     def __init__(self, widths: Sequence[int] = WIDTHS, classes: int = CLASSES) -> None:
         super().__init__()
         first, *inner = widths
         self.stem = nn.Conv3d(8 * INPUTS + PLACES, first, 3, padding=1)
+        self.register_buffer("atlas", torch.zeros(1, classes, CELLS, CELLS, CELLS))
+        self.prior = nn.Conv3d(classes, inner[0], 1)
         self.down = nn.ModuleList(nn.Conv3d(a, b, 2, stride=2) for a, b in pairwise(widths))
         self.encoder = nn.ModuleList(Residual(width) for width in inner)
         self.up = nn.ModuleList(nn.ConvTranspose3d(b, a, 2, stride=2) for a, b in pairwise(widths))
@@ -55,22 +61,39 @@ class SegmentUNet(nn.Module):
         self.hidden = nn.Conv3d(2 * first + PLACES, HIDDEN, 1)
         self.head = nn.Conv3d(HIDDEN, 8 * classes, 1)
 
+    def expected(self, places: Tensor) -> Tensor:
+        """Log probabilities of the atlas at places, (N, classes, D/2, H/2, W/2)."""
+        where = (
+            places[:, :3].flip(1).movedim(1, -1).float() / REACH
+        )  # torch has the last axis first
+        atlas = self.atlas.float().expand(len(places), -1, -1, -1, -1)
+        found: Tensor = F.grid_sample(atlas, where, padding_mode="border", align_corners=False)
+        return found
+
     def features(self, x: Tensor, places: Tensor) -> Tensor:
-        """What the head gets of each block of voxels, (N, C, D/2, H/2, W/2)."""
+        """What the head gets of each block of voxels, (N, C, D/2, H/2, W/2).
+
+        The last channels are those of :meth:`expected`.
+        """
         first = F.relu(self.stem(torch.cat([unshuffle(x), places], dim=1)))  # (N, w0, D/2, …)
+        expected = self.expected(places)
         y, skips = first, []
-        for down, block in zip(self.down, self.encoder, strict=True):
-            y = block(down(y))
+        for level, (down, block) in enumerate(zip(self.down, self.encoder, strict=True)):
+            y = down(y)
+            if level == 0:
+                y = y + self.prior(F.avg_pool3d(expected, 2))
+            y = block(y)
             skips.append(y)
         y = self.decoder[-1](skips.pop())
         for level in reversed(range(len(skips))):
             y = self.decoder[level](skips[level] + self.up[level + 1](F.relu(y)))
-        return torch.cat([first, self.up[0](F.relu(y)), places], dim=1)
+        return torch.cat([first, self.up[0](F.relu(y)), places, expected], dim=1)
 
     def scores(self, features: Tensor) -> Tensor:
         """The head, also of chosen blocks only, (N, C, …, 1, 1) → (N, 8 · classes, …, 1, 1)."""
-        found: Tensor = self.head(F.relu(self.hidden(features)))
-        return found
+        classes = self.atlas.shape[1]
+        found: Tensor = self.head(F.relu(self.hidden(features[:, :-classes])))
+        return found + features[:, -classes:].repeat_interleave(8, dim=1)
 
     def forward(self, x: Tensor, places: Tensor) -> Tensor:
         """Scores before softmax.
