@@ -130,7 +130,7 @@ def test_all_names_are_valid_and_none_is_used_twice(raw, results, tmp_path, monk
         for suffix in suffixes
         for path in save(plan(stem, suffix), bids, out, results)
     ]
-    assert len(set(written)) == len(written) == 9 * 11
+    assert len(set(written)) == len(written) == 10 * 11
     for path in written:
         assert path.is_file()
         assert path.with_name(path.name.replace(".nii.gz", ".json")).is_file()
@@ -184,7 +184,7 @@ def test_a_result_that_cannot_be_copied_leaves_nothing(raw, results, tmp_path, m
         save(plan("sub-01", "T1w"), bids, tmp_path / "out", results)
     assert list((tmp_path / "out/sub-01/anat").iterdir()) == []
     monkeypatch.setattr(shutil, "copyfile", real)
-    assert len(save(plan("sub-01", "T1w"), bids, tmp_path / "out", results)) == 9
+    assert len(save(plan("sub-01", "T1w"), bids, tmp_path / "out", results)) == 10
 
 
 def test_the_plan_is_plain_values(raw):
