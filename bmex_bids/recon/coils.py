@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from importlib import import_module
 from typing import Any
 
@@ -13,6 +14,8 @@ from bmex_bids.exceptions import EnvironmentProblem
 from bmex_bids.recon.operators import centre_lines
 
 Complex = NDArray[np.complex64]
+#: of simulated coils, relative to half of the field of view
+RADII = (1.2, 1.35, 1.5, 1.65, 1.8)
 #: lines of the centre that ESPIRiT takes at most, and those below which it has too few equations
 MOST_CALIBRATION, FEWEST_CALIBRATION = 24, 12
 #: lines of the centre that low-resolution maps take at most
@@ -33,7 +36,7 @@ def library(name: str) -> Any:
 def birdcage(
     coils: int, shape: tuple[int, int], rng: np.random.Generator, *, spare: float = 0.25
 ) -> Complex:
-    """Birdcage coils of a random radius about a random centre; their squares sum to 1.
+    """Birdcage coils of one of :data:`RADII` about a random centre; their squares sum to 1.
 
     Parameters
     ----------
@@ -41,12 +44,15 @@ def birdcage(
     spare : share of a side by which the centre may be off
     """
     room = [int(n * spare) for n in shape]
-    whole = tuple(n + more for n, more in zip(shape, room, strict=True))
-    maps = library("sigpy.mri").birdcage_maps(
-        (coils, *whole), r=float(rng.uniform(1.2, 1.8)), dtype=np.complex64
-    )
+    maps = _birdcage(coils, shape[0] + room[0], shape[1] + room[1], float(rng.choice(RADII)))
     y, x = (int(rng.integers(0, more + 1)) for more in room)
-    return normalised(maps[:, y : y + shape[0], x : x + shape[1]])
+    return maps[:, y : y + shape[0], x : x + shape[1]]
+
+
+@functools.lru_cache(maxsize=2 * len(RADII))
+def _birdcage(coils: int, height: int, width: int, radius: float) -> Complex:
+    maps = library("sigpy.mri").birdcage_maps((coils, height, width), r=radius)
+    return normalised(maps)
 
 
 def normalised(maps: NDArray[Any]) -> Complex:
