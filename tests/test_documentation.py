@@ -23,6 +23,7 @@ SUBCOMMANDS = {
         "ratings",
         "gate",
         "speed",
+        "recon",
     ),
     "bmex-weights": ("list", "fetch", "verify", "convert", "path"),
 }
