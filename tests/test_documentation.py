@@ -16,6 +16,7 @@ PAGES = (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")))
 SUBCOMMANDS = {
     "bmex-evaluate": (
         "quick",
+        "bias",
         "benchmark",
         "uncertainty",
         "lesions",
