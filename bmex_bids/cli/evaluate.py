@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from bmex_bids.cli import (
@@ -18,6 +19,7 @@ from bmex_bids.cli import (
     evaluate_bias,
     evaluate_gate,
     evaluate_lesions,
+    evaluate_pages,
     evaluate_pairs,
     evaluate_ratings,
     evaluate_recon,
@@ -74,6 +76,14 @@ COMMANDS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = 
     "bias": (
         "volumes of still and moved images, before and after, against the true ones (hours)",
         evaluate_bias.add_arguments,
+    ),
+    "harmonisation": (
+        "the same brains in synthetic scanners: how far apart, matched only and enhanced (hours)",
+        partial(evaluate_pages.add_arguments, name="harmonisation"),
+    ),
+    "downstream": (
+        "registration of damaged painted heads of known structures, before and after (hours)",
+        partial(evaluate_pages.add_arguments, name="downstream"),
     ),
     "strip": (
         "our brain masks of real heads beside another stripper's, with pictures (minutes)",

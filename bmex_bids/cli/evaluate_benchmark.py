@@ -74,7 +74,11 @@ def add_run(parser: argparse.ArgumentParser, what: str, weights: str | None = "b
 
 
 def settings_of(
-    options: argparse.Namespace, record: WeightRecord, images: Sequence[str]
+    options: argparse.Namespace,
+    record: WeightRecord,
+    images: Sequence[str],
+    *,
+    by_age: bool = False,
 ) -> Settings:
     """What the flags of :func:`add_run` ask for.
 
@@ -82,6 +86,7 @@ def settings_of(
     ----------
     record : enhances
     images : where no flag names some
+    by_age : without --weights, each image gets the set for its age, as in the app
     """
     from bmex_bids.degrade.cells import CELLS
     from bmex_bids.evaluation.app import Networks
@@ -104,6 +109,7 @@ def settings_of(
         images=options.images or tuple(images),
         cells=tuple(cells),
         jobs=options.jobs,
+        by_age=by_age and options.weights == "bundled",
     )
 
 

@@ -7,7 +7,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bmex_bids.cli.evaluate_benchmark import add_run, settings_of
+from bmex_bids.cli.evaluate_benchmark import add_run
+from bmex_bids.cli.evaluate_pages import figures_of
 from bmex_bids.cli.evaluate_pairs import add_choice, compare_pairs
 
 if TYPE_CHECKING:
@@ -33,15 +34,9 @@ def _work(options: argparse.Namespace) -> int:
         rows, left_out, heading = compare_pairs(options)
         return _write(options, rows, {}, heading, left_out)
     from bmex_bids.evaluation import bias
-    from bmex_bids.network.weights.registry import select
 
-    record = select("enhance", weights=options.weights, weights_dir=options.weights_dir)
-    settings = settings_of(options, record, bias.IMAGES)
-    print(f"weights {record.name} ({record.sha256[:12]})", flush=True)
-    figures = bias.run(
-        settings, lambda line: print(line, flush=True), compute=not options.tables_only
-    )
-    heading = f"simulated motion, weights `{record.name}`"
+    figures, weights = figures_of(options, bias)
+    heading = f"simulated motion, {weights}"
     return _write(options, bias.changes(figures), bias.truths(figures), heading, {})
 
 

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,9 @@ from bmex_bids.evaluation import judge, torchio_cells
 from bmex_bids.evaluation import rows as table
 from bmex_bids.evaluation.app import Networks, Passed, through_app
 from bmex_bids.evaluation.rows import Row, key_of
-from bmex_bids.evaluation.subjects import SUBJECTS, Clean, load_clean, subject_of
+from bmex_bids.evaluation.subjects import SUBJECTS, Clean, Subject, load_clean, subject_of
 from bmex_bids.exceptions import BmexError, StepError, UsageError
-from bmex_bids.network.weights.registry import sha256
+from bmex_bids.network.weights.registry import select, sha256
 from bmex_bids.outputs.files import write_whole
 
 Array = NDArray[np.float32]
@@ -55,6 +55,7 @@ class Settings:
     networks : weights, and how they run
     images, cells : names; TorchIO's cells only where it is installed, unless they are named
     jobs : processes
+    by_age : the bundled set for the age and contrast of each image enhances, as in the app
     """
 
     data: Path
@@ -63,6 +64,16 @@ class Settings:
     images: tuple[str, ...] = tuple(SUBJECTS)
     cells: tuple[str, ...] = ()
     jobs: int = 1
+    by_age: bool = False
+
+    def networks_for(self, subject: Subject) -> Networks:
+        """What enhances and strips one image."""
+        if not self.by_age:
+            return self.networks
+        chosen = select(
+            "enhance", weights="bundled", age_months=subject.months, contrast=subject.contrast
+        )
+        return replace(self.networks, enhance=chosen)
 
     def chosen_cells(self) -> tuple[str, ...]:
         """The cells of this run, in the order of the table."""
@@ -170,15 +181,16 @@ def units_of(
     versions : of what makes the figures
     """
     for image in images:
-        path = settings.data / subject_of(image).path
+        subject = subject_of(image)
+        path = settings.data / subject.path
         if not path.is_file():
             raise UsageError(
                 f"expected the validation data at {path}, found none; give its folder with --data"
             )
-        content = sha256(path)[:12]
+        content, version = sha256(path)[:12], settings.networks_for(subject).version
         for cell in cells:
             fault = fault_version(CELLS[cell], image)
-            key = key_of(*versions, content, cell, fault, settings.networks.version)
+            key = key_of(*versions, content, cell, fault, version)
             yield Unit(image, cell, {(image, cell, method): key for method in methods(cell)})
 
 
@@ -304,8 +316,8 @@ def truth_of(settings: Settings, image: str) -> Truth:
     clean = load_clean(settings.data, subject)
     names = judge.segmenters()
     digits = key_of(
-        FIGURES_VERSION, sha256(settings.data / subject.path), settings.networks.version,
-        str(subject.seed), *names,
+        FIGURES_VERSION, sha256(settings.data / subject.path),
+        settings.networks_for(subject).version, str(subject.seed), *names,
     )  # fmt: skip
     target = settings.out / TRUTH / f"{image}_{digits}.npz"
 
@@ -358,7 +370,7 @@ def pass_through(settings: Settings, image: str, clean: Clean, data: Array) -> P
         if clean.mask is not None:
             mask = work / "mask.nii"
             nib.save(clean.image(clean.mask.astype(np.uint8)), mask)
-        return through_app(path, subject, settings.networks, work, mask)
+        return through_app(path, subject, settings.networks_for(subject), work, mask)
 
 
 def figures_of(
