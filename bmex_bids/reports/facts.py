@@ -84,7 +84,8 @@ class Facts:
     native, resolution, preproc, measured : images enhanced on the input's grid, on the network's,
         back in their head; images of which only quality measures were kept
     devices, precisions : of the networks
-    mirrored : images whose mirror images went through the network too
+    mirrored, mirrored_slices : images whose mirror images, left-right and front-back, went through
+        the network too; images of which every other direction of slices was mirrored
     max_changes : limits to the change of a voxel, % → images
     turns : images for which several networks took turns with these
     contrast_measured : images whose tissue contrast (TCT) was measured
@@ -117,6 +118,7 @@ class Facts:
     devices: tuple[str, ...] = ()
     precisions: tuple[str, ...] = ()
     mirrored: int = 0
+    mirrored_slices: int = 0
     max_changes: Mapping[str, int] = field(default_factory=dict)
     turns: int = 0
     contrast_measured: int = 0
@@ -172,7 +174,8 @@ def collect_facts(output_dir: Path) -> Facts:
         devices=tuple(_count(_device(record.get("Device")) for record in records)),
         precisions=tuple(_count(record.get("Precision") for record in records)),
         reoriented=sum("reoriented" in mask for mask in masks),
-        mirrored=sum(bool(record.get("MirroredAxes")) for record in records),
+        mirrored=sum("y" in (record.get("MirroredAxes") or ()) for record in records),
+        mirrored_slices=sum(record.get("MirroredAxes") == ["x"] for record in records),
         max_changes=_count(
             f"{limit:g}" for record in records if (limit := record.get("MaxChange")) is not None
         ),

@@ -185,6 +185,7 @@ def _values(facts: Facts) -> dict[str, str]:
             for name in facts.precisions
         ),
         "reoriented_images": of_images(facts.reoriented),
+        "directions": _directions(facts),
         "mirrored_images": of_images(facts.mirrored),
         "limited_images": of_images(sum(facts.max_changes.values())),
         "max_change": _list(_escape(limit) for limit in facts.max_changes),
@@ -197,6 +198,15 @@ def _values(facts: Facts) -> dict[str, str]:
 def _sliced(facts: Facts) -> int:
     """Images that went through a network over slices."""
     return sum(part.images for part in _of(facts, "own") if part.slices)
+
+
+def _directions(facts: Facts) -> str:
+    """The directions in which a network over slices was applied."""
+    six, three = "six directions, every other one mirrored left to right", "three directions"
+    few = _sliced(facts) - facts.mirrored_slices
+    if few <= 0:
+        return six
+    return f"{six} ({three} for {_plural(few, 'image')})" if facts.mirrored_slices else three
 
 
 def _unreferenced(facts: Facts) -> dict[str, int]:

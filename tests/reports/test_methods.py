@@ -314,6 +314,21 @@ def test_facts_that_are_told():
         assert words in text
 
 
+def test_mirror_images_are_told_as_each_kind_of_network_has_them(output):
+    sliced = next(record for record in bundled() if record.variant == "bmex-slices")
+    slices = {"Name": sliced.name, "SHA256": sliced.sha256, "License": sliced.licence}
+    root = output("sub-1", weights=slices, MirroredAxes=["x"])
+    text = text_of(root)
+    assert "in six directions, every other one mirrored left to right, and" in text
+    assert "front–back" not in text
+    output("sub-2", weights=slices, MirroredAxes=[])
+    assert "mirrored left to right (three directions for 1 image), and" in text_of(root)
+    output("sub-1", weights=slices, MirroredAxes=[])
+    assert "in three directions, and" in text_of(root)
+    output("sub-1", MirroredAxes=["x", "y"])
+    assert "For 1 image, they were applied to the brain and to its mirror" in text_of(root)
+
+
 def test_the_histogram_matching_told_is_that_of_the_weights():
     _, own, published, other, *_ = (methods_text(facts) for facts in every_kind_of_facts())
     assert "inside the brain only, and ended at the 99.9th percentile" in own
