@@ -100,7 +100,7 @@ class Selection:
         several="words",
         tidy=values.labels("sub-"),
         metavar="LABEL",
-        help="only these participants, with or without sub-, parted by spaces or commas",
+        help="only these participants, with or without sub-, separated by spaces or commas",
     )
     sessions: tuple[str, ...] | None = setting(
         "--session-label",
@@ -139,8 +139,8 @@ class Selection:
         group=FILTER,
         place=Place.FILE,
         metavar="FILE",
-        help="JSON with the keys t1w and t2w and BIDS entities below them, as in fMRIPrep; null: "
-        'the entity is absent; "*": any value',
+        help="JSON with the keys t1w, t2w, flair and pdw and BIDS entities below them, as in "
+        'fMRIPrep; null: the entity is absent; "*": any value',
     )
     database_dir: Path | None = setting(
         "--bids-database-dir",
@@ -148,7 +148,7 @@ class Selection:
         group=FILTER,
         place=Place.WRITTEN,
         metavar="DIR",
-        help="folder where pybids keeps its index of the dataset, to start faster the next time",
+        help="folder for the pybids index of the dataset, with which the next run starts faster",
     )
     scans_filter: str | None = setting(
         "--scans-filter",
@@ -156,7 +156,7 @@ class Selection:
         group=FILTER,
         tidy=lambda text: read_filter(text).text,
         metavar="FILTER",
-        help="only images whose rows in scans.tsv pass, such as 'QU_motion<=2 and site!=B'",
+        help="only images whose row in scans.tsv passes, such as 'QU_motion<=2 and site!=B'",
     )
     least_coverage: float | None = setting(
         "--least-coverage",
@@ -164,7 +164,7 @@ class Selection:
         group=FILTER,
         read=values.number(float, at_least=0),
         metavar="MM",
-        help="leave out images whose field of view is shorter along one axis",
+        help="leave out images whose field of view is shorter than this along an axis",
     )
 
 
@@ -178,14 +178,14 @@ class AgeOverride:
         group=AGE,
         read=values.number(float, at_least=0),
         metavar="M",
-        help="age of all images of this run, instead of the dataset's; 0 is an age",
+        help="age of all images of this run, instead of the ages in the dataset; 0 is an age",
     )
     fetal: bool = setting(
         "--fetal",
         default=False,
         group=AGE,
         switch=True,
-        help="the images are of fetuses; --age-months counts from conception",
+        help="the images are of fetuses; ages count from conception",
     )
     file: Path | None = setting(
         "--age-file",
@@ -201,8 +201,8 @@ class AgeOverride:
         default=False,
         group=AGE,
         switch=True,
-        help="skip images about whose age anything had to be guessed (one age for several "
-        "sessions, no unit, tables that disagree) instead of a warning",
+        help="skip an image whose age needs an assumption (one age for several sessions, no unit, "
+        "tables that disagree), instead of warning",
     )
 
 
@@ -242,9 +242,9 @@ class Processing:
         default="own",
         group=PROCESSING,
         choices=("own", "deepbet"),
-        help="network that finds the brain in a head: own (default) is for every age and contrast; "
-        "deepbet is for T1w images and is installed with bmex_bids[deepbet]. Images of another "
-        "contrast, and of fetuses, always go to our own",
+        help="network that extracts the brain: own (default), for all ages and contrasts; deepbet, "
+        "for T1w images, is installed with bmex_bids[deepbet]. Other contrasts and fetuses always "
+        "use own",
     )
     reorient: bool = setting(
         "--reorient",
@@ -252,8 +252,8 @@ class Processing:
         group=PROCESSING,
         switch=True,
         fingerprint=True,
-        help="correct the header of an image whose brain looks turned (by right angles) against "
-        "it: the outputs have the corrected header. Left and right cannot be told",
+        help="if the brain looks turned by right angles against the header, correct the header of "
+        "the outputs. Left and right cannot be told apart",
     )
     derivatives: tuple[str, ...] = setting(
         "-d",
@@ -265,8 +265,8 @@ class Processing:
         place=Place.FOLDER,
         paths=_folders_of_derivatives,
         metavar="NAME=PATH",
-        help="datasets with brain masks (desc-brain_mask) made by other programs; used instead of "
-        "skull stripping",
+        help="datasets with brain masks (desc-brain_mask) of other programs, used instead of skull "
+        "stripping",
     )
     device: str = setting(
         "--device",
@@ -300,9 +300,8 @@ class Processing:
         group=PERFORMANCE,
         choices=GEOMETRIES,
         fingerprint=True,
-        help="fast (default): the whole brain at once, or in the fewest tiles that fit in memory; "
-        "reference: the overlapping cubes of 40 voxels of the publication, many times slower, for "
-        "comparison",
+        help="fast (default): the whole brain at once, or as few tiles as the memory allows; "
+        "reference: the published overlapping cubes of 40 voxels, for comparison, many times slower",
     )
     mirroring: bool = setting(
         "--no-mirroring",
@@ -310,8 +309,8 @@ class Processing:
         group=PERFORMANCE,
         switch=False,
         fingerprint=True,
-        help="run the bundled network once instead of averaging over the brain and its mirror "
-        "images: a quarter of the time, a somewhat weaker result",
+        help="fewer passes of the bundled network (one instead of four, or three instead of six): "
+        "faster, somewhat weaker result",
     )
     precision: str = setting(
         "--precision",
@@ -321,7 +320,7 @@ class Processing:
         fingerprint=True,
         help="number format of the network's features. auto (default): bfloat16 on a GPU, and for "
         "published weights on a processor with bfloat16 instructions; else float32. float32 gives "
-        "the same numbers on all machines of a cluster",
+        "the same result on all machines, up to rounding",
     )
     max_change: float | None = setting(
         "--max-change",
@@ -330,8 +329,8 @@ class Processing:
         read=values.number(float, at_least=0),
         fingerprint=True,
         metavar="P",
-        help="let no voxel of the brain move further from its input than P %% of the range of the "
-        "reference (0 to 1000): 5 is 50 units (default: no limit)",
+        help="limit the change of each voxel of the brain to P %% of the range of the reference (0 "
+        "to 1000): 5 is 50 units (default: no limit)",
     )
     output_res: tuple[str, ...] = setting(
         "--output-res",
@@ -352,8 +351,8 @@ class Processing:
         tidy=lambda given: tuple(str(space) for space in parse_spaces(given)),
         metavar="TEMPLATE",
         help="also write images, mask and tissues in these standard spaces of TemplateFlow, with "
-        "the transform: MNI152NLin2009cAsym, MNI152NLin2009cAsym:res-2, MNIInfant (age chooses the "
-        "cohort), MNIInfant:cohort-3. Nothing is fetched",
+        "the transform: MNI152NLin2009cAsym, MNI152NLin2009cAsym:res-2, MNIInfant (the age chooses "
+        "the cohort), MNIInfant:cohort-3. Nothing is downloaded",
     )
     templateflow_home: Path | None = setting(
         "--templateflow-home",
@@ -370,7 +369,7 @@ class Processing:
         tidy=one_space,
         metavar="TEMPLATE",
         help="match intensities to the brain of this template of TemplateFlow, such as "
-        "tpl-MNIInfant, instead of the reference of the age, which the weights have learnt",
+        "tpl-MNIInfant, instead of the reference of the age, with which the weights were trained",
     )
     output_layout: str = setting(
         "--output-layout",
@@ -387,7 +386,7 @@ class Processing:
         group=OUTPUTS,
         switch=True,
         fingerprint=True,
-        help="write quality measures and report only, no image",
+        help="write only quality measures and report, no image",
     )
     segment: str = setting(
         "--segment",
@@ -405,8 +404,8 @@ class Processing:
         group=OUTPUTS,
         choices=UNCERTAINTIES,
         fingerprint=True,
-        help="map of the expected error of the enhanced image (desc-uncertainty), where the weights "
-        "have learnt it; off leaves it out (default: learnt)",
+        help="learnt (default): write a map of the expected error of the enhanced image "
+        "(desc-uncertainty), if the weights estimate it; off: do not",
     )
 
 
@@ -478,7 +477,7 @@ class Execution:
         bare="table",
         command_line_only=WHAT_NOW,
         metavar="table|json",
-        help="show what would be done with each image, with time and memory, and do nothing; "
+        help="print what would be done with each image, with time and memory, and do nothing; "
         "--dry-run=json for programs",
     )
     reports_only: bool = setting(
@@ -487,7 +486,7 @@ class Execution:
         group=SUBSET,
         switch=True,
         command_line_only=WHAT_NOW,
-        help="only write the report pages again, from what is in the output",
+        help="only make the report pages again, from the files in the output",
     )
     boilerplate_only: bool = setting(
         "--boilerplate-only",
@@ -496,7 +495,7 @@ class Execution:
         group=SUBSET,
         switch=True,
         command_line_only=WHAT_NOW,
-        help="only write the methods text and the provenance, from what is in the output",
+        help="only make the methods text and the provenance again, from the files in the output",
     )
     md_only_boilerplate: bool = setting(
         "--md-only-boilerplate",
@@ -551,7 +550,7 @@ class Execution:
         place=Place.FILE,
         command_line_only=MAY_HOLD_SCRIPTS,
         metavar="FILE",
-        help="YAML with plugin and plugin_args: one of Nipype's plugins, instead of the built-in "
+        help="YAML file with plugin and plugin_args: a Nipype plugin instead of the built-in "
         "scheduler",
     )
     drop_workdir: bool = setting(
@@ -566,8 +565,8 @@ class Execution:
         default=False,
         group=OUTPUTS,
         switch=True,
-        help="do not write the methods text and the provenance, which read the whole output; a "
-        "later run with --boilerplate-only writes them",
+        help="do not write the methods text and the provenance, which are made from the whole "
+        "output; --boilerplate-only writes them later",
     )
     verbosity: int = setting(
         "-v",
@@ -600,10 +599,10 @@ class Cluster:
         choices=("slurm",),
         command_line_only=ABOUT_SUBMITTING,
         outside_only=True,
-        help="do not process here, but submit an array job with one task per participant and a "
-        "group job, for what is neither finished nor in the queue. --nprocs and --mem-mb are then "
+        help="submit an array job with one task per participant, and a group job, instead of "
+        "processing here; what is finished or in the queue is left out. --nprocs and --mem-mb are "
         f"the size of a task (default: {TASK_CPUS} processors, {TASK_MEM_GB}G). With --dry-run "
-        "the scripts are written and not submitted",
+        "the scripts are only written",
     )
     partition: str | None = setting(
         "--partition",
@@ -664,7 +663,7 @@ class Cluster:
         read=values.number(int, at_least=1),
         command_line_only=ABOUT_SUBMITTING,
         metavar="N",
-        help="(default: 1; more where the cluster's array limit requires it)",
+        help="participants of one task (default: 1, or more if the cluster limits the array)",
     )
     container: Path | None = setting(
         "--container",
@@ -674,8 +673,7 @@ class Cluster:
         command_line_only=ABOUT_SUBMITTING,
         outside_only=True,
         metavar="SIF",
-        help="run the tasks in this image with Apptainer, instead of in the environment that "
-        "submits",
+        help="run the tasks in this image with Apptainer (default: in the submitting environment)",
     )
 
 

@@ -11,21 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from bmex_bids.cli.evaluate import COMMANDS
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")))
 SUBCOMMANDS = {
-    "bmex-evaluate": (
-        "quick",
-        "bias",
-        "benchmark",
-        "uncertainty",
-        "lesions",
-        "pairs",
-        "ratings",
-        "gate",
-        "speed",
-        "recon",
-    ),
+    "bmex-evaluate": tuple(COMMANDS),
     "bmex-weights": ("list", "fetch", "verify", "convert", "path"),
 }
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")

@@ -75,9 +75,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
         description="Degrade an image by simulation: motion, blur, thick slices, noise, smoothing, "
-        "bias, contrast, ghosts. OUT has the grid, the geometry and the number type of IN; OUT.json "
-        "beside it holds the recipe, with which the same image can be made again.",
-        epilog="kinds, each with the unit of its NUMBER and what the levels mean:\n"
+        "bias, contrast, ghosts. OUT has the grid, the geometry and the data type of IN; OUT.json "
+        "beside it holds the recipe, which makes the same image again.",
+        epilog="kinds, with the unit of NUMBER and the value of each level:\n"
         + "\n".join(
             f"  {name:<18} {kind.unit + ':':<17} "
             + ", ".join(f"{level} {value:g}" for level, value in kind.levels.items())
@@ -88,55 +88,54 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("source", metavar="IN", type=Path, help="NIfTI image; stays untouched")
+    parser.add_argument("source", metavar="IN", type=Path, help="NIfTI image; it is not changed")
     parser.add_argument(
         "out", metavar="OUT", type=Path, help="the degraded image: .nii.gz or .nii"
     )
-    drawing = parser.add_argument_group("what to draw")
+    drawing = parser.add_argument_group("simulated damage")
     drawing.add_argument(
         "--severity",
         choices=list(SEVERITIES),
-        help="level of each kind that has none of its own; alone: periodic motion of this level",
+        help="level of periodic motion or, with --kind, of kinds without a level",
     )
     drawing.add_argument(
         "--kind",
         action="append",
         metavar="KIND[=LEVEL|=NUMBER]",
-        help="one kind of degradation, see below; give it again for more, which follow in this "
-        f"order (default: {DEFAULT_KIND}, {DEFAULT_LEVEL})",
+        help="kind of degradation, see below; can be repeated, kinds are applied in this order "
+        f"(default: {DEFAULT_KIND}, {DEFAULT_LEVEL})",
     )
     drawing.add_argument(
         "--seed",
         type=arguments.number(int, at_least=0),
         metavar="N",
-        help="of the dice; without it one is drawn and written down",
+        help="random seed (default: a random one, saved in OUT.json)",
     )
     drawing.add_argument(
         "--phase-encoding",
         "--phase_encoding",
         choices=list(AXES),
-        help="along which motion smears and ghosts lie (default: AP)",
+        help="axis of phase encoding, along which motion blurs and ghosts lie (default: AP)",
     )
     drawing.add_argument(
         "--slice-axis",
         "--slice_axis",
         choices=list(AXES),
-        help="along which slices become thick (default: IS)",
+        help="axis across thick slices (default: IS)",
     )
     drawing.add_argument(
         "--intensity-range",
         "--intensity_range",
         type=arguments.number(float, at_least=1e-6),
         metavar="X",
-        help="what a percentage of noise is a percentage of (default: the 99th percentile of the "
-        "voxels above zero)",
+        help="intensity that is 100 %% for noise (default: the 99th percentile of the voxels above "
+        "zero)",
     )
     parser.add_argument(
         "--recipe",
         type=Path,
         metavar="FILE.json",
-        help="make again what a recipe says, or the sidecar of a degraded image; instead of "
-        "drawing",
+        help="apply a recipe, or that in the sidecar of a degraded image, instead of drawing one",
     )
     parser.add_argument(
         "--mask",
@@ -148,14 +147,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--gallery",
         action="store_true",
-        help="instead of one image, OUT.png: a picture of every kind at every level",
+        help="write OUT.png, a picture of every kind at every level, instead of an image",
     )
     parser.add_argument(
         "--threads",
         type=arguments.number(int, at_least=1),
         default=1,
         metavar="N",
-        help="processors to use (default: %(default)s); the result is the same",
+        help="processors to use (default: %(default)s); the result does not depend on it",
     )
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     return parser

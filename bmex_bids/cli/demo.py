@@ -50,15 +50,21 @@ def _parser() -> argparse.ArgumentParser:
         "and measure how much of the damage was repaired.",
     )
     parser.add_argument(
-        "folder", nargs="?", type=Path, default=Path("demo"), help="where to work (%(default)s)"
+        "folder",
+        nargs="?",
+        type=Path,
+        default=Path("demo"),
+        help="folder to work in (default: %(default)s)",
     )
     parser.add_argument(
         "--severity",
         default="moderate",
         choices=["minor", "moderate", "severe", "severe+", "severe++"],
-        help="of the simulated motion (%(default)s)",
+        help="severity of the simulated motion (default: %(default)s)",
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (%(default)s)")
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)"
+    )
     parser.add_argument("--omp-nthreads", metavar="N", help="threads for the computation")
     return parser
 

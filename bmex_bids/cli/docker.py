@@ -139,8 +139,8 @@ def build_parser(program: str, preferred: Sequence[str]) -> argparse.ArgumentPar
     parser.prog = program
     parser.description = (
         "Run bmex in its container image: mount each path of the command line under its own name "
-        "(the dataset read-only), pass the user and the GPU, show the command and run it. "
-        "All flags of bmex are taken; those of the container are in the first group."
+        "(the dataset read-only), pass the user and the GPU, print the command and run it. "
+        "All flags of bmex are accepted; those of the container are in the first group."
     )
     for action in parser._actions:
         if action.type is not Path:
@@ -166,32 +166,32 @@ def build_parser(program: str, preferred: Sequence[str]) -> argparse.ArgumentPar
     group.add_argument(
         "--runtime",
         choices=[*DOCKER_LIKE, *FILE_LIKE],
-        help=f"what runs it (the first that is installed of {', '.join(preferred)})",
+        help=f"container runtime (default: the first installed of {', '.join(preferred)})",
     )
     group.add_argument(
         "--gpus",
         nargs="?",
         const="all",
         metavar="N,N",
-        help="let the container use the GPUs, all or these; also done by --device cuda",
+        help="let the container use all GPUs, or these; implied by --device cuda",
     )
     group.add_argument(
         "--user",
         metavar="UID:GID",
-        help="whom the output belongs to (you); with rootless Docker give 0:0, which is you",
+        help="owner of the output (default: you); with rootless Docker give 0:0, which is you",
     )
     group.add_argument(
         "--mount",
         nargs="+",
         type=Path,
         metavar="PATH",
-        help="more files or folders to see, read-only: what links in the dataset point to",
+        help="further files or folders, mounted read-only, such as targets of links in the dataset",
     )
     group.add_argument(
         "--runtime-arg",
         action="append",
         metavar="ARG",
-        help="passed to the runtime as it is: --runtime-arg=--memory=16g; can be repeated",
+        help="option for the runtime, such as --runtime-arg=--memory=16g; can be repeated",
     )
     return parser
 

@@ -67,30 +67,33 @@ def build_parser() -> argparse.ArgumentParser:
         description="Enhance one anatomical image of a brain: less motion, less noise. For a "
         "whole study use bmex, which does the same to each image of a BIDS dataset.",
         epilog="Exit codes: 0 done; 1 the image failed, or the result did not pass the quality "
-        "gate; 2 the command line is wrong; 5 the machine stands in the way (weights, device, "
-        "permission, disk). Intermediate files go to a temporary folder (set TMPDIR for another "
-        "disk) and are removed.",
+        "gate; 2 the command line is wrong; 5 problem of the machine (weights, device, permission, "
+        "disk). Intermediate files go to a temporary folder (set TMPDIR for another disk) and are "
+        "removed.",
         allow_abbrev=False,
     )
-    parser.add_argument("source", metavar="IN", type=Path, help="NIfTI image; stays untouched")
+    parser.add_argument("source", metavar="IN", type=Path, help="NIfTI image; it is not changed")
     parser.add_argument(
         "out",
         metavar="OUT",
         type=Path,
         help="the enhanced brain on the grid of IN, in harmonised intensities (0 to about 1000): "
-        ".nii.gz or .nii; OUT.json beside it tells how it was made",
+        ".nii.gz or .nii; OUT.json beside it says how it was made",
     )
     arguments.add_shared(parser, "age_months", required=True, help="age at the scan; 0 is an age")
     arguments.add_shared(
         parser,
         "fetal",
-        help="a fetus: --age-months counts from conception, and --contrast must be T2w",
+        help="a fetus: the age counts from conception, and --contrast must be T2w",
     )
     parser.add_argument(
-        "--contrast", choices=list(SUFFIXES), default="T1w", help="of IN (default: %(default)s)"
+        "--contrast",
+        choices=list(SUFFIXES),
+        default="T1w",
+        help="contrast of IN (default: %(default)s)",
     )
-    _add_saves(parser.add_argument_group("what else to save"))
-    _add_processing(parser.add_argument_group("what is done to it, and how"))
+    _add_saves(parser.add_argument_group("further outputs"))
+    _add_processing(parser.add_argument_group("processing"))
     arguments.add_shared(parser, "verbose")
     parser.add_argument("--version", action=arguments.ShowVersion)
     return parser
@@ -99,13 +102,12 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_saves(group: argparse._ArgumentGroup) -> None:
     for name, text in (
         ("--save-res", "the enhanced brain at 0.8 mm (fetus: 0.75 mm), as the network made it"),
-        ("--save-head", "the enhanced brain in its own head, in the intensities of IN"),
+        ("--save-head", "the whole head with the enhanced brain in it, in the intensities of IN"),
         ("--save-mask", "the brain mask"),
         ("--save-dseg", "tissues: 1 grey matter, 2 white matter, 3 fluid"),
         (
             "--save-uncertainty",
-            "the expected error of OUT (standard deviation), in its units; only where the weights "
-            "have learnt it",
+            "the expected error of OUT (standard deviation), in its units, if the weights estimate it",
         ),
     ):
         group.add_argument(

@@ -50,15 +50,15 @@ def add_quick(parser: argparse.ArgumentParser) -> None:
         help="folder with lifespan-bids and label-maps (default: %(default)s)",
     )  # fmt: skip
     arguments.add_networks(parser)
-    parser.add_argument("--threads", type=int, help="of the processor (default: all)")
-    parser.add_argument("--only", choices=["enhance", "strip"], help="half of it")
+    parser.add_argument("--threads", type=int, help="threads of the processor (default: all)")
+    parser.add_argument("--only", choices=["enhance", "strip"], help="only this half")
     parser.set_defaults(work=_quick)
 
 
 #: subcommand → (one line of help, what adds its flags and sets ``work``: options → exit code)
 COMMANDS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "quick": (
-        "PSNR of two unseen brains in six cells, and Dice of the stripping network (minutes)",
+        "PSNR of two unseen brains in seven cells, and Dice of the stripping network (minutes)",
         add_quick,
     ),
     "benchmark": (
@@ -66,11 +66,11 @@ COMMANDS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = 
         evaluate_benchmark.add_arguments,
     ),
     "uncertainty": (
-        "the expected error against the error of damaged images, and its factor (hours)",
+        "expected error against the true error of damaged images, and its factor (hours)",
         evaluate_uncertainty.add_arguments,
     ),
     "lesions": (
-        "what becomes of lesions that were put into healthy brains, and of real ones (hours)",
+        "contrast of synthetic and real lesions before and after enhancement (hours)",
         evaluate_lesions.add_arguments,
     ),
     "bias": (
@@ -86,11 +86,11 @@ COMMANDS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = 
         partial(evaluate_pages.add_arguments, name="downstream"),
     ),
     "strip": (
-        "our brain masks of real heads beside another stripper's, with pictures (minutes)",
+        "brain masks of real heads against those of another program, with pictures (minutes)",
         evaluate_strip.add_arguments,
     ),
     "score": (
-        "severity, noise and resolution estimated from known damage, beside other measures (hours)",
+        "estimates of the score against known damage, beside other measures (hours)",
         evaluate_score.add_arguments,
     ),
     "gate": (
@@ -102,7 +102,7 @@ COMMANDS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = 
         evaluate_pairs.add_arguments,
     ),
     "ratings": (
-        "experts' ratings before and after, and the scores against them, by site",
+        "experts' ratings before and after, and their correlation with scores, by site",
         evaluate_ratings.add_arguments,
     ),
     "recon": (
@@ -110,7 +110,7 @@ COMMANDS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = 
         evaluate_recon.add_arguments,
     ),
     "speed": (
-        "the network's geometries, their agreement, memory, and N4, on this machine (minutes)",
+        "time, memory and agreement of the ways to run the network, and N4, on this machine (minutes)",
         evaluate_speed.add_arguments,
     ),
 }
@@ -120,9 +120,9 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line of ``bmex-evaluate``."""
     parser = argparse.ArgumentParser(
         prog="bmex-evaluate",
-        description="Measure what the weights mend, and what they harm, on data that never "
-        "trained them.",
-        epilog="Without a subcommand it is quick.",
+        description="Measure what the weights improve and what they harm, on data that is not in "
+        "their training.",
+        epilog="Without a subcommand, quick is run.",
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (line, add) in COMMANDS.items():

@@ -21,11 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run(parser, "figures.tsv, benchmark.md and pictures")
     parser.add_argument(
         "--weights-file", type=Path, metavar="FILE",
-        help="weights that are in no registry yet, instead of --weights",
+        help="weights that are in no registry, instead of --weights",
     )  # fmt: skip
     parser.add_argument(
         "--variant", choices=list(VARIANTS), default="bmex-compact",
-        help="kind of network that --weights-file is of (default: %(default)s)",
+        help="kind of network of --weights-file (default: %(default)s)",
     )  # fmt: skip
     parser.set_defaults(work=_work)
 
@@ -45,7 +45,7 @@ def add_run(parser: argparse.ArgumentParser, what: str, weights: str | None = "b
     )  # fmt: skip
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR",
-        help=f"{what}; what is there already is not computed again",
+        help=f"folder for {what}; what it has already is not computed again",
     )  # fmt: skip
     parser.add_argument(
         "--images", type=_names, metavar="A;B", default=(), help="only these images"
@@ -60,11 +60,11 @@ def add_run(parser: argparse.ArgumentParser, what: str, weights: str | None = "b
     )
     parser.add_argument(
         "--no-mirroring", action="store_true",
-        help="one pass of the network, as bmex --no-mirroring",
+        help="as bmex --no-mirroring",
     )  # fmt: skip
     parser.add_argument(
         "--tables-only", action="store_true",
-        help="compute nothing: write the tables and pictures of what is there",
+        help="compute nothing, only write the tables and pictures of what --out has",
     )  # fmt: skip
     parser.add_argument(
         "--page", type=Path, metavar="FILE.md",
@@ -114,7 +114,7 @@ def settings_of(
 
 
 def _names(text: str) -> tuple[str, ...]:
-    """Names parted by semicolons; those of cells have commas."""
+    """Names separated by semicolons; those of cells have commas."""
     return tuple(word.strip() for word in text.split(";") if word.strip())
 
 

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--damaged", metavar="REGEX",
-        help="names of the images in --outputs whose scans had been damaged; they are no good ones",
+        help="names of the images in --outputs whose scans are damaged, and count as such",
     )  # fmt: skip
     parser.add_argument(
         "--data", type=Path, metavar="DIR",
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR",
-        help="folder for gate.tsv; samples that are in it are not measured again",
+        help="folder for gate.tsv; samples in it are not measured again",
     )  # fmt: skip
     parser.add_argument(
         "--page", type=Path, metavar="FILE.md",

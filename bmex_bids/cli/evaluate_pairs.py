@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--pictures", type=int, default=4, metavar="N",
-        help="pairs that are drawn (default: %(default)s)",
+        help="number of pairs to draw (default: %(default)s)",
     )  # fmt: skip
     arguments.add_networks(parser)
     parser.set_defaults(work=_work)

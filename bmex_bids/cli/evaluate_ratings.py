@@ -11,7 +11,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags and work of ``bmex-evaluate ratings``."""
     parser.add_argument(
         "table", type=Path, metavar="TSV",
-        help="an image a row, with a rating of the raw and of the enhanced image (more is better)",
+        help="table with a row for each image: ratings of the raw and of the enhanced image (more is "
+        "better)",
     )  # fmt: skip
     parser.add_argument("--before", default="rating_before", metavar="COLUMN",
                         help="rating of the raw image (default: %(default)s)")  # fmt: skip
@@ -20,11 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--site", default="site", metavar="COLUMN", help="(default: %(default)s)")
     parser.add_argument(
         "--scores", nargs="+", default=[], metavar="COLUMN",
-        help="scores that are held against the ratings (default: all other numbers)",
+        help="scores to correlate with the ratings (default: all other numbers)",
     )  # fmt: skip
     parser.add_argument(
         "--group", type=Path, metavar="TSV",
-        help="table that has the scores, such as group_T1w.tsv; joined by the column image",
+        help="table with the scores, such as group_T1w.tsv; joined by the column image",
     )  # fmt: skip
     parser.add_argument("--out", type=Path, metavar="FILE.md", help="also write the page")
     parser.set_defaults(work=_work)

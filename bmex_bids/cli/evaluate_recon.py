@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags and work of ``bmex-evaluate recon``."""
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR",
-        help="folder for recon.tsv and recon.md; a run that was stopped goes on from it",
+        help="folder for recon.tsv and recon.md; a stopped run continues from it",
     )  # fmt: skip
     data = Path("../shared/data")
     parser.add_argument(
@@ -29,7 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="weights of another cascade to judge beside it; again for more",
     )  # fmt: skip
     parser.add_argument("--slices", type=int, default=96, help="painted ones (default: 96)")
-    parser.add_argument("--threads", type=int, default=1, help="of the processor (default: 1)")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="threads of the processor (default: 1)"
+    )
     parser.set_defaults(work=_work)
 
 

@@ -11,18 +11,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags and work of ``bmex-evaluate score``."""
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR",
-        help="folder for the table of figures; a run that was stopped goes on from it",
+        help="folder for the table of figures; a stopped run continues from it",
     )  # fmt: skip
     data = Path("../shared/data")
     parser.add_argument(
         "--data", type=Path, default=data, metavar="DIR",
         help=f"folder with the validation images (default: {data})",
     )  # fmt: skip
-    parser.add_argument("--draws", type=int, default=3, help="of each damage (default: 3)")
+    parser.add_argument("--draws", type=int, default=3, help="draws of each damage (default: 3)")
     parser.add_argument(
         "--images", nargs="+", default=[], metavar="NAME", help="only these (default: all)"
     )
-    parser.add_argument("--threads", type=int, default=1, help="of the processor (default: 1)")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="threads of the processor (default: 1)"
+    )
     parser.set_defaults(work=_work)
 
 

@@ -27,15 +27,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--patches", type=int, default=3, metavar="N",
-        help="patches of the reference geometry that are timed; its whole time is extrapolated "
-        "from them (default: %(default)s)",
+        help="patches of the reference geometry to time, from which its whole time is "
+        "extrapolated (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--shape", type=int, nargs=3, default=[160, 192, 160], metavar=("X", "Y", "Z"),
         help="voxels of the synthetic brain (default: 160 192 160)",
     )  # fmt: skip
     parser.add_argument(
-        "--mem-mb", type=float, metavar="M", help="keep the fast geometry to this memory"
+        "--mem-mb", type=float, metavar="M", help="limit the memory of the fast geometry"
     )
     parser.add_argument(
         "--parts", type=lambda text: text.split(","), default=list(PARTS), metavar="A,B",
@@ -45,10 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data", type=Path, default=Path("../shared/data"), metavar="DIR",
         help="folder with lifespan-bids, for the agreement on a real brain (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument("--threads", type=int, help="of the processor (default: all allowed)")
+    parser.add_argument(
+        "--threads", type=int, help="threads of the processor (default: all allowed)"
+    )
     parser.add_argument(
         "--clock", choices=["wall", "cpu"], default="wall",
-        help="cpu counts processor time, for a machine that others use too; best with --threads 1 "
+        help="cpu counts processor time, for shared machines; best with --threads 1 "
         "(default: %(default)s)",
     )  # fmt: skip
     parser.set_defaults(work=_work)

@@ -19,15 +19,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--masks", type=Path, metavar="DIR",
-        help="folder with another stripper's masks, NAME_*.nii.gz; without it, deepbet strips the "
-        "T1w heads (install bmex_bids[deepbet])",
+        help="folder with masks of another program, NAME_*.nii.gz (default: deepbet makes them for "
+        "the T1w heads; install bmex_bids[deepbet])",
     )  # fmt: skip
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR",
-        help="folder for our masks, and a picture of each head with both outlines",
+        help="folder for the masks, and a picture of each head with both outlines",
     )  # fmt: skip
     arguments.add_networks(parser)
-    parser.add_argument("--threads", type=int, default=1, help="of the processor (default: 1)")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="threads of the processor (default: 1)"
+    )
     parser.set_defaults(work=_work)
 
 

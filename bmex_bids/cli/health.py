@@ -57,9 +57,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
         description="Check that this installation works: load the bundled networks, enhance a "
-        "tiny brain made for the purpose, and look at the result. Takes seconds, reads and leaves "
-        "nothing.",
-        epilog="Exit codes: 0 all well; 5 something is wrong, and what.",
+        "tiny synthetic brain, and check the result. Takes seconds, and reads and leaves no "
+        "files.",
+        epilog="Exit codes: 0 the installation works; 5 it does not, and a message says why.",
         allow_abbrev=False,
     )
     arguments.add_shared(parser, "device")

@@ -30,8 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return ended(
             "bmex",
             lambda: _main(argv),
-            interrupted="interrupted; what is in the output is complete, and the same command "
-            "goes on from there",
+            interrupted="interrupted; the files in the output are complete, and the same command "
+            "continues",
         )
 
 
@@ -157,11 +157,11 @@ def _validate(config: Config) -> None:
 
     errors = validate(bids_dir, config.selection.participants)
     if errors is None:
-        print(f"bmex: {PROGRAM} could not be run; going on without validation", file=sys.stderr)
+        print(f"bmex: {PROGRAM} could not be run; continuing without validation", file=sys.stderr)
     elif errors:
         print(
             f"bmex: {PROGRAM} found {len(errors)} errors in {bids_dir}; images that can be "
-            "read are processed all the same:",
+            "read are processed:",
             *summary(errors),
             sep="\n",
             file=sys.stderr,

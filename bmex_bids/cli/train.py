@@ -39,13 +39,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="bmex-train",
         description="Train a network: enhancement, stripping, the score, labels of structures or "
-        "LF-MRI. A run that was "
-        "stopped goes on from its last checkpoint when the same command is given again.",
+        "LF-MRI. A run that was stopped continues from its last checkpoint when the same command is "
+        "given again.",
     )
     parser.add_argument(
         "network",
         choices=list(MAKERS),
-        help="which one; campaign: the enhancement over slices; score: quality without reference; "
+        help="network; campaign: the enhancement over slices; score: quality without reference; "
         "segment: structures; recon: LF-MRI for bmex-recon",
     )
     parser.add_argument(
@@ -58,44 +58,44 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument(
         "--config", type=Path, metavar="FILE",
-        help="settings as TOML; what it does not name keeps its default, flags overrule it",
+        help="settings as TOML; other settings keep their defaults, flags overrule it",
     )  # fmt: skip
     parser.add_argument("--fresh", action="store_true", help="ignore a checkpoint in --out")
 
     schedule = parser.add_argument_group("schedule (defaults differ by network)")
     schedule.add_argument("--steps", type=int, help="optimiser steps")
-    schedule.add_argument("--batch", type=int, help="samples in a step")
+    schedule.add_argument("--batch", type=int, help="samples of a step")
     schedule.add_argument("--rate", type=float, help="highest learning rate")
     schedule.add_argument(
-        "--minutes", type=float, help="stop after so long; campaign: time for the whole"
+        "--minutes", type=float, help="stop after this time; campaign: time of the whole training"
     )
     schedule.add_argument(
         "--validate-every", type=int, metavar="STEPS", help="steps between validations"
     )
-    schedule.add_argument("--seed", type=int, help="of everything that is drawn")
-    schedule.add_argument("--threads", type=int, help="of the processor")
+    schedule.add_argument("--seed", type=int, help="random seed")
+    schedule.add_argument("--threads", type=int, help="threads of the processor")
     schedule.add_argument("--workers", type=int, help="processes that make training data")
     schedule.add_argument("--device", help="cpu, cuda or cuda:N")
     schedule.add_argument(
         "--precision",
         choices=["float32", "bfloat16"],
-        help="bfloat16: mixed, for GPUs and processors with AMX",
+        help="bfloat16: mixed precision, for GPUs and processors with AMX",
     )
 
     network = parser.add_argument_group("network")
     network.add_argument(
         "--without-tissues", action="store_true",
-        help="enhance: leave the tissue network out (the ablation)",
+        help="enhance: leave the tissue network out, for comparison",
     )  # fmt: skip
-    network.add_argument("--blocks", type=int, help="residual blocks a level")
+    network.add_argument("--blocks", type=int, help="residual blocks of each level")
     network.add_argument("--width", type=int, help="channels of the finest level")
     network.add_argument(
         "--start-from", type=Path, metavar="FILE",
-        help="safetensors to begin with; the network may have more blocks and channels than they have",
+        help="weights to start from (safetensors); the network may have more blocks and channels",
     )  # fmt: skip
     network.add_argument(
         "--heads", type=Path, metavar="DIR",
-        help="strip: real heads NAME.nii.gz to train on besides, those that have a mask",
+        help="strip: real heads NAME.nii.gz with a mask in --masks, as further training data",
     )  # fmt: skip
     network.add_argument(
         "--masks", type=Path, metavar="DIR", help="strip: brain masks of --heads, NAME_*.nii.gz"

@@ -22,9 +22,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser = arguments.Parser(
         prog=PROGRAM,
         description="Show the images of an output of bmex in a browser: before and after, their "
-        "difference, mask and tissues; rate them into OUTPUT_DIR/ratings.tsv. The server listens "
-        "on this machine alone, at an address that holds a secret; Ctrl-C ends it. On a remote "
-        "machine: ssh -L PORT:127.0.0.1:PORT, with --port PORT --no-browser.",
+        "difference, mask and tissues. Ratings are saved in OUTPUT_DIR/ratings.tsv. The server "
+        "listens on this machine alone, at an address with a secret; Ctrl-C ends it. For a remote "
+        "machine use ssh -L PORT:127.0.0.1:PORT, with --port PORT --no-browser.",
         allow_abbrev=False,
     )
     parser.add_argument("output_dir", type=Path, metavar="OUTPUT_DIR", help="an output of bmex")
@@ -33,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=arguments.typed(values.number(int, at_least=0)),
         default=0,
         metavar="N",
-        help="(default: a free one)",
+        help="port (default: a free one)",
     )
     parser.add_argument(
         "--no-browser", "--no_browser", action="store_true", help="only print the address"

@@ -22,7 +22,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line of ``bmex-weights``."""
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
-        description="See, fetch, verify and convert network weights. The published ones are not "
+        description="List, fetch, verify and convert network weights. The published ones are not "
         "part of the package; docs/weights.md says where they come from.",
     )
     place = argparse.ArgumentParser(add_help=False)
@@ -32,27 +32,35 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    show = commands.add_parser("list", parents=[place], help="all sets, and which are here")
-    show.add_argument("--json", action="store_true", help="for programs, one record a file")
+    show = commands.add_parser(
+        "list", parents=[place], help="list all sets, and which are installed"
+    )
+    show.add_argument(
+        "--json", action="store_true", help="JSON for programs, a record for each file"
+    )
 
-    fetch = commands.add_parser("fetch", parents=[place], help="bring published weights here")
+    fetch = commands.add_parser(
+        "fetch", parents=[place], help="download or copy published weights"
+    )
     fetch.add_argument("names", nargs="*", metavar="NAME", help="a set or one of its files")
     fetch.add_argument(
         "--from", dest="source", type=Path, metavar="PATH",
         help="a folder or ZIP file with published files, under their own names",
     )  # fmt: skip
     fetch.add_argument("--url", help="address of the one file NAME, or of a ZIP file of the set")
-    fetch.add_argument("--sha256", metavar="HEX", help="what the one file NAME must have")
+    fetch.add_argument("--sha256", metavar="HEX", help="expected SHA-256 of the one file NAME")
     fetch.add_argument(
         "--timeout", type=float, default=60.0, metavar="SECONDS",
-        help="longest silence of the server (default: %(default)g)",
+        help="longest time without data from the server (default: %(default)g)",
     )  # fmt: skip
-    fetch.add_argument("--quiet", action="store_true", help="no progress")
+    fetch.add_argument("--quiet", action="store_true", help="no progress bar")
 
     verify = commands.add_parser("verify", parents=[place], help="compare files with checksums")
     verify.add_argument("names", nargs="*", metavar="NAME", help="a set or file (default: all)")
 
-    change = commands.add_parser("convert", help="write a weight file as safetensors, unchanged")
+    change = commands.add_parser(
+        "convert", help="write a weight file as safetensors, values unchanged"
+    )
     change.add_argument("source", type=Path, metavar="IN", help=".pt, .caffemodel, .safetensors")
     change.add_argument("target", type=Path, metavar="OUT", help="ends in .safetensors")
     change.add_argument("--overwrite", action="store_true", help="replace OUT")

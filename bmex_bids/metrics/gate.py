@@ -197,7 +197,7 @@ def judge(measures: Measures) -> Gate:
             measures.turn_margin,
             ORIENTATION,
             text=measures.turn or "the image looks as its header says",
-            high="left and right cannot be told; correct the header, or run again with --reorient",
+            high="correct the header, or run again with --reorient; left and right cannot be told apart",
         ),
         *_contrast(measures),
         *_anatomy(measures),
@@ -294,7 +294,7 @@ def _estimated_error(measures: Measures) -> tuple[Rule, ...]:
             "estimated error",
             value,
             ESTIMATED_ERROR,
-            text="the error left in the enhanced image is estimated at {:.1%} of the brain's mean",
+            text="the estimated error of the enhanced image is {:.1%} of the brain's mean",
             high="look for motion in the input; much of it is still in the enhanced image",
         ),
     )
@@ -309,8 +309,8 @@ def _training_distance(measures: Measures) -> tuple[Rule, ...]:
             "unlike training",
             measures.training_distance,
             TRAINING_DISTANCE,
-            text="the image is {:.1f} times as far from those that trained the network as these "
-            "are from their mean",
+            text="the image lies {:.1f} times as far from the training images of the network as these "
+            "lie from their mean",
             high="its contrast, resolution, age or faults are new to the network, so compare the "
             "result with the input",
         ),
@@ -432,7 +432,7 @@ def _anatomy(measures: Measures) -> Iterator[Rule]:
         measures.white_depth,
         FETAL_WHITE_DEPTH if measures.fetal else WHITE_DEPTH,
         text="white matter lies deeper than grey matter by {:+.2f} of the brain's mean depth",
-        low="look at the tissues: grey and white matter may have been taken for each other",
+        low="look at the tissues: grey and white matter may be confused",
     )
     if measures.contrast and measures.contrast not in FLUID_CONTRAST:
         return
@@ -441,7 +441,7 @@ def _anatomy(measures: Measures) -> Iterator[Rule]:
         measures.brightness_order,
         BRIGHTNESS_ORDER,
         text="the smallest step of brightness from tissue to tissue is {:+.2f} of the mean",
-        low="look at the tissues: two of them may have been taken for each other",
+        low="look at the tissues: two of them may be confused",
     )
 
 

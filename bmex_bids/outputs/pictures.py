@@ -36,10 +36,9 @@ PICTURES: Mapping[str, Picture] = {
     "histogram": Picture(
         ".svg",
         "Intensities",
-        "Intensities inside the brain mask, in the units of the histogram reference of this age "
-        "group, to which the input was matched; FLAIR and PDw have no reference, and a mean of 400. "
-        "Narrower peaks after enhancement mean that the "
-        "tissues are easier to tell apart.",
+        "Intensities inside the brain mask before and after. The input was matched to the histogram "
+        "reference of this age group (FLAIR and PDw: to a mean of 400). Narrower peaks after "
+        "enhancement mean that the tissues are easier to tell apart.",
     ),
     "enhancement": Picture(
         ".svg",
@@ -52,14 +51,14 @@ PICTURES: Mapping[str, Picture] = {
     "difference": Picture(
         ".svg",
         "Difference",
-        "The enhanced image minus the matched input. Noise should look like noise; an outline of "
-        "anatomy means that edges were changed.",
+        "The enhanced image minus the matched input. It should look like noise. Outlines of anatomy "
+        "mean that edges were changed.",
     ),
     "uncertainty": Picture(
         ".svg",
         "Expected error",
-        "How far the enhanced image may be from the truth (one standard deviation), as the network "
-        "learnt it from errors in training. The scale is the same in all reports.",
+        "Standard deviation of the error that the network expects in the enhanced image. The scale "
+        "is the same in all reports.",
         always=False,
     ),
     "brainmask": Picture(
@@ -86,9 +85,9 @@ PICTURES: Mapping[str, Picture] = {
     "registration": Picture(
         ".svg",
         "Standard spaces",
-        "The enhanced image in each space of --output-spaces, and outlines of the template: "
+        "The enhanced image in each space of --output-spaces, with outlines of the template: "
         '<span class="key red"></span> its brain, <span class="key yellow"></span> its brightest '
-        "tissue. Both should follow the image. Three rows for each space, in the order asked for.",
+        "tissue. Both should match the image. Three rows for each space.",
         always=False,
     ),
 }

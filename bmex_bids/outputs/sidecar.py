@@ -105,9 +105,8 @@ PRODUCTS: tuple[Product, ...] = (
     ),
     Product(
         "uncertainty_native", {"desc": "uncertainty"}, None, "native", "uncertainty",
-        "Expected error of desc-enhanced (standard deviation), in its units, as the network "
-        "learnt it from errors in training; 1.96 times it on both sides is to hold the truth in "
-        "95 % of the voxels; zero outside the brain mask",
+        "Standard deviation of the error that the network expects in desc-enhanced, in its units; "
+        "±1.96 times it should contain the truth in 95 % of the voxels; zero outside the brain mask",
     ),
 )  # fmt: skip
 

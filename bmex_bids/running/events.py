@@ -11,7 +11,7 @@ from nipype.pipeline.engine.nodes import NodeExecutionError
 
 from bmex_bids.common.failure import UNKNOWN, Failure
 
-TRIED_AGAIN = "its worker process died (was the memory full?); the step is tried once more, alone"
+TRIED_AGAIN = "its worker process died (was the memory full?); the step is repeated once, alone"
 #: what a step is called in progress lines, by the name of its node (or of its workflow)
 STEPS: Mapping[str, str] = {
     "reorient": "preprocess: correct the header's axes",
