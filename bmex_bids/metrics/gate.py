@@ -197,7 +197,7 @@ def judge(measures: Measures) -> Gate:
             measures.turn_margin,
             ORIENTATION,
             text=measures.turn or "the image looks as its header says",
-            high="correct the header, or run again with --reorient; left and right cannot be told apart",
+            high="left and right cannot be told apart; correct the header, or use --reorient",
         ),
         *_contrast(measures),
         *_anatomy(measures),
