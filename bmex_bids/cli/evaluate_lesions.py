@@ -31,7 +31,7 @@ def _work(options: argparse.Namespace) -> int:
     text = f"Weights `{record.name}`.\n\n{table}\n"
     written = [write_text(options.out / "lesions.md", text)]
     if options.page is not None:
-        page = replaced(options.page.read_text(encoding="utf-8"), table, "lesions")
+        page = replaced(options.page.read_text(encoding="utf-8"), lesions.short(rows), "lesions")
         written.append(write_text(options.page, page))
     print(f"\n{text}", *written, sep="\n")
     return 0

@@ -57,6 +57,13 @@ GROUPS = (
     "drawn 2 mm", "drawn 4 mm", "drawn 8 mm", "drawn 16 mm", "MS < 4 mm", "MS ≥ 4 mm", "stroke",
     "patient < 4 mm", "patient ≥ 4 mm",
 )  # fmt: skip
+#: rows of the page's table → groups
+SIZES: Mapping[str, tuple[str, ...]] = {
+    "≥ 4 mm": ("drawn 4 mm", "drawn 8 mm", "drawn 16 mm", "MS ≥ 4 mm", "stroke"),
+    "< 4 mm": ("drawn 2 mm", "MS < 4 mm"),
+    "patient, ≥ 4 mm": ("patient ≥ 4 mm",),
+    "patient, < 4 mm": ("patient < 4 mm",),
+}
 #: masks that have trained nothing: of multiple sclerosis, and every tenth stroke
 MS_MASKS = tuple(f"lesions/ms-masks/patient{k}_lesions.nii.gz" for k in range(26, 31))
 STROKES = "lesions/stroke_soop_mni_1mm.npz"
@@ -254,40 +261,59 @@ def _lesion(
 
 
 # ---------------------------------------------------------------- table and pictures
+def short(rows: Sequence[Row]) -> str:
+    """The table of the page: a row a cell and size of lesions, damaged → enhanced."""
+    head = ["damage", "lesions", "number", "contrast kept", "still there", "PSNR"]
+    lines = [
+        [*line[:3], *(f"{line[k]} → {line[k + 1]}" for k in (3, 5, 7))]
+        for line in _lines(rows, SIZES)
+    ]
+    return grid(head, lines)
+
+
 def markdown(rows: Sequence[Row]) -> str:
     """A row a cell and group of lesions, over all images."""
-    values = {(r.image, r.cell, r.method, r.metric): r.value for r in rows}
-    images = sorted({row.image for row in rows})
-    lines = []
-    for cell in (name for name in CELLS if any(row.cell == name for row in rows)):
-        for group in GROUPS:
-            line = _line(values, images, cell, group)
-            if line:
-                lines.append([cell, group, *line])
     head = [
         "damage", "lesions", "number", "contrast kept, damaged", "enhanced",
         "still there, damaged", "enhanced", "PSNR, damaged", "enhanced",
         "told from white matter, true", "damaged", "enhanced", "expected error inside",
         "told by it",
     ]  # fmt: skip
-    return grid(head, lines)
+    return grid(head, _lines(rows, {group: (group,) for group in GROUPS}))
+
+
+def _lines(rows: Sequence[Row], parts: Mapping[str, tuple[str, ...]]) -> list[list[str]]:
+    """The cells of a row for each cell and each name of some groups."""
+    values = {(r.image, r.cell, r.method, r.metric): r.value for r in rows}
+    images = sorted({row.image for row in rows})
+    found = [
+        [cell, name, *_line(values, images, cell, groups)]
+        for cell in CELLS
+        for name, groups in parts.items()
+    ]
+    return [line for line in found if len(line) > 2]
 
 
 def _line(
     values: Mapping[tuple[str, str, str, str], float],
     images: Sequence[str],
     cell: str,
-    group: str,
+    groups: Sequence[str],
 ) -> list[str]:
-    counts = [values.get((image, cell, group, "n"), 0.0) for image in images]
-    total = sum(counts)
+    """Figures of all lesions of some groups in a cell; none where there are none."""
+    counts = {
+        (image, group): values.get((image, cell, group, "n"), 0.0)
+        for image in images
+        for group in groups
+    }
+    total = sum(counts.values())
     if not total:
         return []
 
     def mean(metric: str) -> float:
         pairs = [
             (n, values[image, cell, group, metric])
-            for n, image in zip(counts, images, strict=True)
+            for (image, group), n in counts.items()
             if n and (image, cell, group, metric) in values
         ]
         return sum(n * v for n, v in pairs) / sum(n for n, _ in pairs) if pairs else math.nan

@@ -78,6 +78,7 @@ def test_groups():
     assert group_of(Lesion((0, 0, 0), 8.0, -0.1, 0.5)) == "drawn 8 mm"
     assert group_of(Lesion((0, 0, 0), 12.0, -0.1, 0.5, source="sub-5")) == "stroke"
     assert group_of(Lesion((0, 0, 0), 3.9, -0.1, 0.5, source="patient26:1")) == "MS < 4 mm"
+    assert sorted(sum(lesions.SIZES.values(), ())) == sorted(lesions.GROUPS)
     assert {group_of(Lesion((0, 0, 0), 4.0, 0.1, 0.5, source="p:1")), "stroke"} <= {
         *lesions.GROUPS
     }
@@ -105,6 +106,7 @@ def test_the_command_writes_the_table(tmp_path, capsys, monkeypatch):
     flags = ["--out", str(tmp_path), "--device", "cpu", "--tables-only", "--page", str(page)]
     assert evaluate.main(["lesions", *flags]) == 0
     line = "| minor | drawn 8 mm | 3 | 50% | 70% | 0% | 100% | 34.0 | 40.0 | 0.99 | 0.60 | 0.90 |"
-    assert line in page.read_text()
     assert line in (tmp_path / "lesions.md").read_text()
+    short = "| minor | ≥ 4 mm | 3 | 50% → 70% | 0% → 100% | 34.0 → 40.0 |"
+    assert short in page.read_text()
     assert "weights bmex-slices" in capsys.readouterr().out
