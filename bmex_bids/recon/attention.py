@@ -2,8 +2,8 @@
 """Net_c: does a slice show a lesion, and where?  Trained on the first question alone.
 
 Its last layer is a 1×1 convolution, whose output is the class activation map (Zhou et al., CVPR
-2016); a pooling of the map is the score.  The mean would drown small lesions, so the highest
-:data:`TOP_SHARE` of the map is averaged.
+2016); a pooling of the map is the score.  The mean would drown small lesions, so it is the smooth
+maximum, or the mean of the highest :data:`TOP_SHARE`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 #: share of the map that top-k pooling averages
 TOP_SHARE = 0.005
+#: edges of the boxes whose means are taken off: what is left shows spots of that size
+BOXES = (5, 11, 21)
 #: lines and columns of an image must be a multiple of it
 MULTIPLE = 4
 
@@ -54,11 +56,11 @@ class Classifier(nn.Module):
     pooling : see :data:`POOLINGS`
     """
 
-    def __init__(self, width: int = 16, pooling: str = "top") -> None:
+    def __init__(self, width: int = 16, pooling: str = "log-sum-exp") -> None:
         super().__init__()
         self.pool = POOLINGS[pooling]
         wide = 2 * width
-        self.fine = nn.Sequential(_block(4, width), _block(width, width))
+        self.fine = nn.Sequential(_block(4 * (1 + len(BOXES)), width), _block(width, width))
         self.coarse = nn.Sequential(
             nn.MaxPool2d(2), _block(width, wide), _block(wide, wide), _block(wide, wide)
         )
@@ -67,7 +69,8 @@ class Classifier(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Score and map of normalised magnitudes; sides are multiples of :data:`MULTIPLE`."""
-        fine = self.fine(F.pixel_unshuffle(image, 2))
+        local = [image - F.avg_pool2d(image, n, 1, n // 2) for n in BOXES]
+        fine = self.fine(F.pixel_unshuffle(torch.cat([image, *local], 1), 2))
         coarse = F.interpolate(self.coarse(fine), scale_factor=2, mode="nearest")
         scores = self.map(self.merge(torch.cat([fine, coarse], 1))).float()
         return self.pool(scores), scores
@@ -76,6 +79,6 @@ class Classifier(nn.Module):
 def _block(before: int, after: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(before, after, 3, padding=1),
-        nn.GroupNorm(1, after),
+        nn.GroupNorm(after, after),  # each channel by itself: over all of them, nothing was learnt
         nn.LeakyReLU(0.1),
     )

@@ -98,7 +98,7 @@ class Cascade(nn.Module):
         *,
         solver: str = "cg",
         steps: int = 4,
-        pooling: str = "top",
+        pooling: str = "log-sum-exp",
     ) -> None:
         super().__init__()
         self.solve, self.steps = SOLVERS[solver], steps

@@ -39,11 +39,13 @@ class ReconConfig:
     width: int = 24
     solver: str = "cg"
     solver_steps: int = 4
-    pooling: str = "top"
+    pooling: str = "log-sum-exp"
     attention: str = "learnt"
     label_weight: float = 0.02  # of the cross-entropy of the labels
     classifier_steps: int = 1500
     classifier_batch: int = 8
+    classifier_rate: float = 3e-3
+    easy_steps: int = 500  # chunks of the classifier over which lesions become as they are
     chunk: int = 8  # slices that are made at once
     voxels: int = 192
     schedule: Schedule = field(
@@ -183,19 +185,22 @@ def train(data_dir: Path, out_dir: Path, config: ReconConfig, *, resume: bool = 
         done = run(network, batch, config.attention)
         return loss_of(done, batch[3], batch[4], config.label_weight)
 
-    def chunks(kind: type[PaintedSlices], seed: int) -> PaintedSlices:
-        return kind(heads, seed=seed, size=config.chunk, shuffled=shuffled, voxels=config.voxels)
+    def chunks(kind: type[PaintedSlices], seed: int, easy: int = 0) -> PaintedSlices:
+        return kind(
+            heads, seed=seed, size=config.chunk, shuffled=shuffled, voxels=config.voxels, easy=easy
+        )
 
     if config.classifier_steps and config.attention in ("learnt", "shuffled"):
         first = replace(
             schedule,
             steps=config.classifier_steps,
             batch=config.classifier_batch,
+            rate=config.classifier_rate,
             validate_every=min(schedule.validate_every, config.classifier_steps),
         )
         average = fit(
             model.classify,
-            chunks(LabelledSlices, schedule.seed + 1),
+            chunks(LabelledSlices, schedule.seed + 1, config.easy_steps),
             label_loss,
             LabelValidation(unseen, config),
             out_dir / "classifier",

@@ -38,6 +38,8 @@ EVERY, LEAST_BRAIN = 2, 4000
 UNIT = 600.0
 #: share of slices with lesions; lesions in one; half axes, mm; change, share of the range
 LESION_SHARE, MOST_LESIONS, HALF_AXES_MM, CHANGE = 0.5, 3, (1.5, 5.0), (0.12, 0.30)
+#: more lesions in the easiest slices
+EASY_LESIONS = 12
 #: groups of tissue in which lesions lie
 LESION_TISSUE = [1 + list(FREESURFER).index(name) for name in ("white", "deep")]
 #: standard deviation of the noise of each coil, of a range of 1
@@ -117,8 +119,16 @@ def load_all(data_dir: Path, names: Sequence[str], keep: Path) -> list[HeadSlice
 
 
 # ---------------------------------------------------------------- painting
-def paint(head: HeadSlices, rng: np.random.Generator, size: int = SIZE) -> Painted:
-    """Paint a slice in a drawn contrast, position and size; half of them with lesions."""
+def paint(
+    head: HeadSlices, rng: np.random.Generator, size: int = SIZE, ease: float = 0.0
+) -> Painted:
+    """Paint a slice in a drawn contrast, position and size; half of them with lesions.
+
+    Parameters
+    ----------
+    size : voxels on an edge
+    ease : 0…1, how much larger, stronger and more the lesions are than at 0
+    """
     spacing = float(rng.uniform(*SPACING))
     labels = _placed(head.labels[int(rng.integers(len(head.labels)))], spacing, size, rng)
     groups = grouped(head.numbers)
@@ -130,7 +140,7 @@ def paint(head: HeadSlices, rng: np.random.Generator, size: int = SIZE) -> Paint
     lesions = np.zeros(labels.shape, dtype=bool)
     if rng.random() < LESION_SHARE:
         tissue = groups[labels]
-        lesions, change = _lesions(tissue, spacing, rng)
+        lesions, change = _lesions(tissue, spacing, rng, ease)
         image = image + change * float(brightness.max())
     blurred = scipy.ndimage.gaussian_filter(image, float(rng.uniform(0.4, 0.8)))
     magnitude = np.clip(blurred / UNIT, 0, None).astype(np.float32)
@@ -154,20 +164,22 @@ def _placed(
 
 
 def _lesions(
-    tissue: NDArray[np.uint8], spacing: float, rng: np.random.Generator
+    tissue: NDArray[np.uint8], spacing: float, rng: np.random.Generator, ease: float
 ) -> tuple[Mask, Array]:
     """Ellipses in white matter and deep grey: where they are, and their change of the range."""
     lesions, change = np.zeros(tissue.shape, dtype=bool), np.zeros(tissue.shape, dtype=np.float32)
     places = np.argwhere(np.isin(tissue, LESION_TISSUE))
     rows, columns = np.ogrid[: tissue.shape[0], : tissue.shape[1]]
-    for _ in range(int(rng.integers(1, MOST_LESIONS + 1)) if len(places) else 0):
+    count = int(rng.integers(1, MOST_LESIONS + 1) + round(EASY_LESIONS * ease))
+    for _ in range(count if len(places) else 0):
         y, x = places[int(rng.integers(len(places)))]
-        angle, (a, b) = rng.uniform(0, np.pi), rng.uniform(*HALF_AXES_MM, 2) / spacing
+        axes = rng.uniform(*HALF_AXES_MM, 2) * (1 + ease)
+        angle, (a, b) = rng.uniform(0, np.pi), axes / spacing
         along = (rows - y) * np.cos(angle) + (columns - x) * np.sin(angle)
         across = (columns - x) * np.cos(angle) - (rows - y) * np.sin(angle)
         inside = ((along / a) ** 2 + (across / b) ** 2 <= 1) & (tissue > 0) & ~lesions
         lesions |= inside
-        change[inside] = float(rng.choice([-1, 1]) * rng.uniform(*CHANGE))
+        change[inside] = float(rng.choice([-1, 1]) * rng.uniform(*CHANGE) * (1 + ease))
     return lesions, change
 
 
@@ -204,6 +216,8 @@ class PaintedSlices(Dataset[tuple[Tensor, ...]]):
     seed, chunks, size : of the chunks; ``size`` slices in each
     shuffled : labels are drawn by lot, so nothing can be learnt from them (a control)
     voxels : on an edge
+    easy : number of the chunk from which on lesions are as they are; before, they are easier to
+        see, most of all in the first one
     """
 
     def __init__(
@@ -215,20 +229,22 @@ class PaintedSlices(Dataset[tuple[Tensor, ...]]):
         size: int = 4,
         shuffled: bool = False,
         voxels: int = SIZE,
+        easy: int = 0,
     ) -> None:
         self.heads, self.seed, self.chunks, self.samples = heads, seed, chunks, size
-        self.shuffled, self.voxels = shuffled, voxels
+        self.shuffled, self.voxels, self.easy = shuffled, voxels, easy
 
     def __len__(self) -> int:
         return self.chunks
 
     def __getitem__(self, index: int) -> tuple[Tensor, ...]:
         rng = np.random.default_rng([self.seed, 0, index])
-        columns = zip(*(self._sample(rng) for _ in range(self.samples)), strict=True)
+        ease = max(1 - index / self.easy, 0.0) if self.easy else 0.0
+        columns = zip(*(self._sample(rng, ease) for _ in range(self.samples)), strict=True)
         return tuple(torch.from_numpy(np.stack(column)) for column in columns)
 
-    def _sample(self, rng: np.random.Generator) -> tuple[NDArray[np.generic], ...]:
-        painted = self.painted(rng)
+    def _sample(self, rng: np.random.Generator, ease: float) -> tuple[NDArray[np.generic], ...]:
+        painted = self.painted(rng, ease)
         measured = measure(painted.magnitude, int(rng.choice(list(CENTRE_SHARES))), rng)
         maps = measured.maps
         if rng.random() > TRUE_MAPS:
@@ -240,9 +256,10 @@ class PaintedSlices(Dataset[tuple[Tensor, ...]]):
             target.astype(np.complex64), self.label(painted, rng), painted.lesions[None],
         )  # fmt: skip
 
-    def painted(self, rng: np.random.Generator) -> Painted:
+    def painted(self, rng: np.random.Generator, ease: float) -> Painted:
         """A slice of any of the heads."""
-        return paint(self.heads[int(rng.integers(len(self.heads)))], rng, self.voxels)
+        head = self.heads[int(rng.integers(len(self.heads)))]
+        return paint(head, rng, self.voxels, ease)
 
     def label(self, painted: Painted, rng: np.random.Generator) -> NDArray[np.float32]:
         """Whether a slice has a lesion, 0 or 1."""
@@ -253,8 +270,8 @@ class PaintedSlices(Dataset[tuple[Tensor, ...]]):
 class LabelledSlices(PaintedSlices):
     """Chunk ``i`` → magnitudes (n, 1, H, W) of full sampling, and labels (n,)."""
 
-    def _sample(self, rng: np.random.Generator) -> tuple[NDArray[np.generic], ...]:
-        painted = self.painted(rng)
+    def _sample(self, rng: np.random.Generator, ease: float) -> tuple[NDArray[np.generic], ...]:
+        painted = self.painted(rng, ease)
         noise = rng.standard_normal((2, *painted.magnitude.shape), dtype=np.float32)
         noise *= np.float32(rng.uniform(*NOISE))
         noisy = np.hypot(painted.magnitude + noise[0], noise[1]).astype(np.float32)

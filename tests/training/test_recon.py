@@ -57,6 +57,27 @@ def test_lesions_lie_in_the_brain_and_change_it(heads):
     assert all((one.magnitude[one.lesions] > 0).mean() > 0.9 for one in ill)
 
 
+def test_the_first_chunks_have_lesions_that_are_easier_to_see(heads):
+    def share(index):
+        chunks = PaintedSlices(heads, seed=0, size=12, voxels=32, easy=10)
+        return float(chunks[index][5].float().mean())
+
+    assert share(0) > 2 * share(10)
+
+
+def test_the_real_slice_is_judged_in_the_head(tmp_path):
+    folder = tmp_path / "kspace"
+    folder.mkdir()
+    y, x = np.indices((24, 20))
+    image = (np.hypot(y - 12, x - 10) < 6) * np.ones((2, 1, 1))
+    np.save(tmp_path / judged.REAL, np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(image))))
+    assert list(judged.real_cases(tmp_path / "nowhere")) == []
+    cases = list(judged.real_cases(tmp_path))
+    assert len(cases) == 2 * judged.REAL_MASKS
+    assert all(np.allclose(case.judged, image[0]) for case in cases)
+    assert not cases[0].kspace[..., ~cases[0].mask].any()
+
+
 def test_data_consistency_is_that_of_what_was_measured(heads):
     painted = paint(heads[0], np.random.default_rng(1), 48)
     measured = measure(painted.magnitude, 4, np.random.default_rng(2))
