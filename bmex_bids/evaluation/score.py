@@ -22,6 +22,7 @@ from bmex_bids.degrade.cells import CELLS
 from bmex_bids.evaluation import torchio_cells
 from bmex_bids.exceptions import UsageError
 from bmex_bids.imaging.noise import noise_sigma, non_local_means
+from bmex_bids.metrics.confidence import rank_correlation
 from bmex_bids.metrics.tissue import GM, WM, tct
 from bmex_bids.network.inference.score import GRID_MM, score
 from bmex_bids.network.models.score import MEAN
@@ -281,10 +282,8 @@ def _mean(values: Sequence[float]) -> float:
 
 def spearman(rows: Sequence[Row], name: str) -> float:
     """Rank correlation of a column with the level; NaN of fewer than three rows."""
-    from scipy.stats import spearmanr
-
     a, b = _pairs(rows, name, "level").T
-    return float(spearmanr(a, b)[0]) if len(a) > 2 else math.nan
+    return rank_correlation(a, b) if len(a) > 2 else math.nan
 
 
 def auc(rows: Sequence[Row], name: str, *, better: bool = False) -> float:
