@@ -79,6 +79,7 @@ def settings_of(
     images: Sequence[str],
     *,
     by_age: bool = False,
+    structures: bool = False,
 ) -> Settings:
     """What the flags of :func:`add_run` ask for.
 
@@ -87,11 +88,12 @@ def settings_of(
     record : enhances
     images : where no flag names some
     by_age : without --weights, each image gets the set for its age, as in the app
+    structures : are labelled, where a bundled network does so
     """
     from bmex_bids.degrade.cells import CELLS
     from bmex_bids.evaluation.app import Networks
     from bmex_bids.evaluation.benchmark import Settings
-    from bmex_bids.network.weights.registry import select
+    from bmex_bids.network.weights.registry import bundled, select
 
     families = {cell.family for cell in CELLS.values()}
     cells: list[str] = []
@@ -105,6 +107,9 @@ def settings_of(
             select("strip", weights="bundled"),
             device=options.device,
             mirroring=not options.no_mirroring,
+            structures=next(
+                (record for record in bundled() if structures and record.kind == "segment"), None
+            ),
         ),
         images=options.images or tuple(images),
         cells=tuple(cells),

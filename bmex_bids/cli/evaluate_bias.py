@@ -35,7 +35,7 @@ def _work(options: argparse.Namespace) -> int:
         return _write(options, rows, {}, heading, left_out)
     from bmex_bids.evaluation import bias
 
-    figures, weights = figures_of(options, bias)
+    figures, weights = figures_of(options, bias, structures=True)
     heading = f"simulated motion, {weights}"
     return _write(options, bias.changes(figures), bias.truths(figures), heading, {})
 

@@ -39,12 +39,14 @@ def _work(options: argparse.Namespace, name: str) -> int:
     return 0
 
 
-def figures_of(options: argparse.Namespace, module: Any) -> tuple[list[Row], str]:
+def figures_of(
+    options: argparse.Namespace, module: Any, *, structures: bool = False
+) -> tuple[list[Row], str]:
     """The figures that a module's ``run`` gives for the flags of ``add_run``, and which weights."""
     from bmex_bids.network.weights.registry import select
 
     record = select("enhance", weights=options.weights, weights_dir=options.weights_dir)
-    settings = settings_of(options, record, module.IMAGES, by_age=True)
+    settings = settings_of(options, record, module.IMAGES, by_age=True, structures=structures)
     weights = "bundled weights by age" if settings.by_age else f"weights `{record.name}`"
     print(weights, flush=True)
     figures = module.run(

@@ -3,39 +3,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bmex_bids.metrics.change import tissue_litres
-from bmex_bids.training.painting import FREESURFER, TISSUE, grouped
+from bmex_bids.common.structures import STRUCTURES
+from bmex_bids.common.tissues import TISSUES
 from bmex_bids.training.synthesis import read_labels
 
-#: structure → FreeSurfer numbers, both sides
-STRUCTURES: Mapping[str, tuple[int, ...]] = {
-    "ventricles": (4, 43, 5, 44, 14, 15),
-    "cortex": (3, 42),
-    "cerebral white matter": (2, 41),
-    "thalamus": (10, 49),
-    "caudate": (11, 50),
-    "putamen": (12, 51),
-    "pallidum": (13, 52),
-    "hippocampus": (17, 53),
-    "amygdala": (18, 54),
-    "cerebellar cortex": (8, 47),
-    "cerebellar white matter": (7, 46),
-    "brain stem": (16,),
-}
+OUTER = next(part.number for part in STRUCTURES if part.name == "outer_fluid")
 
 
 def structures_of(path: Path) -> NDArray[np.uint8]:
-    """A label map on the grid of its painted head: 0, then the order of :data:`STRUCTURES`."""
+    """A label map on the grid of its painted head: 0, then the numbers of ``common.structures``."""
     labels = read_labels(path)
     found = np.zeros(labels.shape, dtype=np.uint8)
-    for number, members in enumerate(STRUCTURES.values(), start=1):
-        found[np.isin(labels, members)] = number
+    for part in STRUCTURES:
+        found[np.isin(labels, part.freesurfer)] = part.number
     return found
 
 
@@ -44,13 +29,14 @@ def true_litres(path: Path, mask: NDArray[np.bool_]) -> dict[str, float]:
 
     Parameters
     ----------
-    mask : (X, Y, Z), the brain: fluid counts inside it alone
+    mask : (X, Y, Z), the brain: outer fluid counts inside it alone
     """
-    tissue = np.array([0] + [TISSUE[name] for name in FREESURFER], dtype=np.uint8)
-    labels = tissue[grouped(read_labels(path))]
-    labels[(labels == 1) & ~mask] = 0
-    litres = tissue_litres(labels, 1.0)
-    counts = np.bincount(structures_of(path).ravel(), minlength=len(STRUCTURES) + 1)[1:]
-    return litres | {
-        name: float(count) / 1e6 for name, count in zip(STRUCTURES, counts, strict=True)
-    }
+    labels = structures_of(path)
+    labels[(labels == OUTER) & ~mask] = 0
+    counts = np.bincount(labels.ravel(), minlength=len(STRUCTURES) + 1)
+    litres = {part.name: float(counts[part.number]) / 1e6 for part in STRUCTURES}
+    for tissue in TISSUES:
+        litres[tissue.label] = sum(
+            litres[part.name] for part in STRUCTURES if part.tissue == tissue.number
+        )
+    return litres

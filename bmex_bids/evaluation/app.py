@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,12 +14,14 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from bmex_bids.common.structures import STRUCTURES
 from bmex_bids.evaluation.subjects import Subject
 from bmex_bids.exceptions import StepError, UsageError
 from bmex_bids.inputs.collect import SourceImage
 from bmex_bids.inputs.plan import PlannedImage, plan
 from bmex_bids.interfaces.files import data_of, read
 from bmex_bids.network.weights.registry import WeightRecord
+from bmex_bids.outputs.sidecar import VOLUME
 from bmex_bids.running import engine
 from bmex_bids.running.events import Event, tell
 from bmex_bids.running.plugins import SerialPlugin
@@ -30,8 +32,8 @@ from bmex_bids.workflows.preprocess import init_preprocess_wf
 Array = NDArray[np.float32]
 #: stages that write a dataset's files
 LEFT_OUT = ("outputs_wf", "report_wf")
-#: a structure of a table of labels, with its volume in the unit of the table
-STRUCTURE = np.dtype([("name", "U64"), ("volume", "f8")])
+#: a structure that the app has labelled
+STRUCTURE = np.dtype([("name", "U64"), ("litres", "f8")])
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Networks:
     enhance, strip : weights
     device, threads : where networks run
     mirroring : as ``bmex --no-mirroring`` says
+    structures : weights that label structures where they serve an image; None: not wanted
     """
 
     enhance: WeightRecord
@@ -50,12 +53,14 @@ class Networks:
     device: str = "auto"
     threads: int = 1
     mirroring: bool = True
+    structures: WeightRecord | None = None
 
     @property
     def version(self) -> str:
         """What results hang on besides their input."""
         mirrored = "".join(self.enhance.mirrored) if self.mirroring else ""
-        return f"{self.enhance.sha256} {self.strip.sha256} {mirrored}"
+        labels = f" {self.structures.sha256}" if self.structures is not None else ""
+        return f"{self.enhance.sha256} {self.strip.sha256} {mirrored}{labels}"
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,8 @@ class Passed:
     labels_before, labels_after : network grid, 0 background, 1 CSF, 2 GM, 3 WM, as the app's
         yardstick finds them in ``matched`` and ``enhanced``
     affine : 4 × 4, of the network grid
-    structures : (n,), of :data:`STRUCTURE`: volumes that the app has written of the enhanced image
+    structures : (n,), of :data:`STRUCTURE`: volumes in the enhanced image, where the app
+        labels them
     """
 
     corrected: Array
@@ -110,7 +116,7 @@ def through_app(
     planned = _planned(image, subject, mask)
     workflow = init_image_wf(
         planned,
-        _networks(networks, mask),
+        _networks(networks, mask, planned),
         request.Target(image.parent, work / "derivatives"),
         request.Machine(device=networks.device, omp_nthreads=networks.threads),
     )
@@ -148,10 +154,19 @@ def _planned(image: Path, subject: Subject, mask: Path | None) -> PlannedImage:
     return planned if mask is None else replace(planned, mask=mask, mask_source="benchmark")
 
 
-def _networks(networks: Networks, mask: Path | None) -> request.Networks:
+def _networks(
+    networks: Networks, mask: Path | None, planned: PlannedImage | None = None
+) -> request.Networks:
+    labels = networks.structures
+    if planned is None or (
+        labels is not None
+        and not labels.serves("segment", planned.age_group, planned.image.suffix)
+    ):
+        labels = None
     return request.Networks(
         networks.enhance,
         None if mask is not None else networks.strip,
+        structures=labels,
         mirroring=networks.mirroring,
     )
 
@@ -185,32 +200,26 @@ def passed(results: Mapping[str, Any]) -> Passed:
         labels_before=data("network", "labels_before", np.uint8),
         labels_after=data("network", "labels_after", np.uint8),
         affine=read(results["network"].out_file).affine,
-        structures=np.array(list(_tables(results)), dtype=STRUCTURE),
+        structures=np.array(list(structures_in(results).items()), dtype=STRUCTURE),
     )
 
 
-def _tables(results: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """Structures of every table of volumes among the outputs of a workflow."""
-    found = {
-        str(value)
-        for outputs in results.values()
-        if outputs is not None
-        for value in outputs.get().values()
-        if str(value).endswith(".tsv")
+def structures_in(results: Mapping[str, Any]) -> dict[str, float]:
+    """Structure → litres, of a finished workflow; empty where it labelled none."""
+    if "segment" not in results:
+        return {}
+    table = results["segment"].quality["Structures"]
+    return {
+        part.name: table[key] / 1000
+        for part in STRUCTURES
+        if table.get(key := f"{part.name}_ml") is not None
     }
-    for path in sorted(found):
-        yield from volumes_in(Path(path)).items()
 
 
 def volumes_in(path: Path) -> dict[str, float]:
-    """Structure → volume, of a table of labels with the columns ``name`` and ``volume…``.
-
-    Empty for another table.
-    """
+    """Structure → litres, of the app's table of labels; empty for a table without volumes."""
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file, delimiter="\t")
-        columns = reader.fieldnames or []
-        size = next((name for name in columns if name.startswith("volume")), None)
-        if size is None or "name" not in columns:
+        if not {"name", VOLUME} <= set(reader.fieldnames or ()):
             return {}
-        return {row["name"]: float(row[size]) for row in reader if row[size] not in ("", "n/a")}
+        return {row["name"]: float(row[VOLUME]) / 1e6 for row in reader if row[VOLUME] != "n/a"}

@@ -72,7 +72,7 @@ def do_unit(settings: Settings, unit: Unit) -> list[Figure]:
         AFTER: volumes_of(result, result.enhanced, result.labels_after, subject.contrast),
     }
     figures[AFTER] |= {
-        f"structure_{row['name']}": float(row["volume"]) for row in result.structures
+        f"structure_{row['name']}": float(row["litres"]) for row in result.structures
     }
     if subject.kind == "map":
         litres = anatomy.true_litres(settings.data / subject.path, truth.mask)

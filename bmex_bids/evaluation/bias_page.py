@@ -60,7 +60,7 @@ def table(rows: Sequence[Row], truth: Mapping[tuple[str, str], float]) -> str:
     parts = [volumes(rows, conditions)]
     if known := against_truth(rows, truth):
         parts.append(
-            "Against the true volumes of painted heads (fluid inside the brain mask). Slope is the "
+            "Against the true volumes of painted heads (outer fluid inside the brain mask). Slope is the "
             "regression of the measured volume on the true one over the heads, 1 where atrophy is "
             f"kept as it is; from {FEWEST} heads on.\n\n{known}"
         )
@@ -89,7 +89,7 @@ def against_truth(rows: Sequence[Row], truth: Mapping[tuple[str, str], float]) -
                 condition,
                 volume_words(measure),
                 str(len(found)),
-                f"{true.mean():.3f}",
+                f"{true.mean():.4g}",
                 *(said(float((side / true - 1).mean()), "+.1%") for side in sides),
                 *(said(slope(side, true), ".2f") for side in sides),
                 *(

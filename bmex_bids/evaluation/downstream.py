@@ -17,8 +17,9 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from bmex_bids.common.structures import STRUCTURES
 from bmex_bids.degrade.cells import CELLS
-from bmex_bids.evaluation.anatomy import STRUCTURES, structures_of
+from bmex_bids.evaluation.anatomy import OUTER, structures_of
 from bmex_bids.evaluation.benchmark import (
     Settings,
     Unit,
@@ -46,9 +47,11 @@ IMAGES = tuple(name for name in PAINTED if name.endswith("-1"))
 CELLS_JUDGED = ("clean", "moderate", "severe")
 BEFORE, AFTER = "damaged", "bmex"
 BETWEEN = " → "
+#: outer fluid is as thick as a mask makes it
+JUDGED = tuple(part for part in STRUCTURES if part.number != OUTER)
 MEASURES = {
     "dice": "Dice of structures, mean",
-    **{f"dice_{name}": f"Dice of {name}" for name in STRUCTURES},
+    **{f"dice_{part.name}": f"Dice of {part.name}" for part in JUDGED},
 }
 #: less is better
 FAULTS = {"folded": "share of the brain that folds"}
@@ -138,9 +141,9 @@ def registered(
     moved = bring(labels[1], grid, points_of(found.transform, grid), order=0)
     there = np.asarray(grid.dataobj)
     overlaps = {
-        f"dice_{name}": dice(moved == number, there == number)
-        for number, name in enumerate(STRUCTURES, start=1)
-        if (there == number).any()
+        f"dice_{part.name}": dice(moved == part.number, there == part.number)
+        for part in JUDGED
+        if (there == part.number).any()
     }
     return {"dice": float(np.mean(list(overlaps.values()))), "folded": found.folded, **overlaps}
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 #: under what a table of volumes stands
 VOLUMES_SAY = (
-    "Litres (structures: the unit of their table). Before and after are the mean difference from "
+    "Litres. Before and after are the mean difference from "
     "the still scan, absolute the mean of its size, d the mean difference over the pooled standard "
     "deviation of the two groups (Cohen: 0.2 small, 0.5 medium), d_z over that of the differences, "
     "ICC(2,1) the agreement with the still scan."
@@ -126,7 +126,7 @@ def volumes(rows: Sequence[Row], conditions: Sequence[str]) -> str:
                 condition,
                 names[measure],
                 str(len(found)),
-                _number(float(still.mean())),
+                f"{still.mean():.4g}",
                 *(said(_mean(share), "+.1%") for share in shares),
                 *(said(_mean(off), ".1%") for off in offs),
                 probability(paired_t(list(offs[1]), list(offs[0]))),

@@ -72,7 +72,7 @@ def painted(tmp_path, tiny_records, head_phantom, monkeypatch, pool_here):
         mask = np.isin(labels, [FLUID, CORTEX, WHITE, VENTRICLES])
         before = np.where(mask, data, 0).astype(np.float32)
         after = np.where(mask, (data + clean.data) / 2, 0).astype(np.float32)
-        size = float((labels == VENTRICLES).sum())
+        size = float((labels == VENTRICLES).sum()) / 1e6
         structures = np.array([("ventricles", size)], STRUCTURE)
         tissues = np.where(mask, 1 + (before > 330) + (before > 490), 0).astype(np.uint8)
         return Passed(

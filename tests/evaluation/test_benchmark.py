@@ -210,3 +210,16 @@ def test_finished_units_are_told_by_their_last_row(settings):
     (unit,) = plan(replace(settings, cells=("clean",)))
     found = do_unit(settings, unit)
     assert rows.finished(found) == {(*name, key) for name, key in unit.keys.items()}
+
+
+def test_each_age_has_the_weights_of_the_app(settings, monkeypatch):
+    told = []
+    monkeypatch.setattr(
+        benchmark, "through_app", lambda path, subject, networks, *_: told.append(networks)
+    )
+    clean = load_clean(settings.data, subjects.SUBJECTS["one"])
+    for by_age in (False, True):
+        benchmark.pass_through(replace(settings, by_age=by_age), "one", clean, clean.data)
+    assert told[0] == settings.networks
+    assert told[1].enhance.name != told[0].enhance.name
+    assert told[1].strip == told[0].strip

@@ -4,16 +4,19 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from bmex_bids.cli import evaluate
 from bmex_bids.evaluation import anatomy, bias, bias_page, subjects
-from bmex_bids.evaluation.app import volumes_in
+from bmex_bids.evaluation.app import structures_in, volumes_in
 from bmex_bids.evaluation.judge import segmenters
 from bmex_bids.evaluation.pairs import Row
 from bmex_bids.exceptions import UsageError
+from bmex_bids.outputs.sidecar import structures_table
 
 
 def test_the_true_volumes_are_those_of_the_map(painted):
@@ -21,13 +24,12 @@ def test_the_true_volumes_are_those_of_the_map(painted):
     labels = subjects.read_labels(path)
     mask = labels > 0
     found = anatomy.true_litres(path, mask)
-    assert (
-        found["WM"] == found["cerebral white matter"] == pytest.approx((labels == 2).sum() / 1e6)
-    )
+    assert found["WM"] == found["white_matter"] == pytest.approx((labels == 2).sum() / 1e6)
     assert found["ventricles"] == pytest.approx((labels == 4).sum() / 1e6) != 0
     assert found["CSF"] == pytest.approx(np.isin(labels, [4, 24]).sum() / 1e6)
     without = anatomy.true_litres(path, np.zeros_like(mask))
-    assert without["CSF"] == 0
+    assert without["outer_fluid"] == 0
+    assert without["CSF"] == without["ventricles"] == found["ventricles"] < found["CSF"]
     assert without["GM"] == found["GM"] > 0
 
 
@@ -38,7 +40,7 @@ def test_the_command_compares_still_and_moved_heads_with_the_truth(painted, monk
     page.write_text("a\n<!-- bias: begin -->\nold\n<!-- bias: end -->\nb\n")
     assert evaluate.main([*map(str, words), "--page", str(page)]) == 0
     assert "6 to compute" in capsys.readouterr().out
-    figures = bias.run(painted_with(painted, ("severe",)), compute=False)
+    figures = bias.run(replace(painted, cells=("severe",), by_age=True), compute=False)
     rows = bias.changes(figures)
     for name in segmenters():
         moved = [r for r in rows if (r.condition, r.measure) == ("severe", f"{name}_GM_litres")]
@@ -59,15 +61,9 @@ def test_the_command_compares_still_and_moved_heads_with_the_truth(painted, monk
     assert "0 to compute" in capsys.readouterr().out
 
 
-def painted_with(settings, cells):
-    from dataclasses import replace
-
-    return replace(settings, cells=cells)
-
-
 def test_cells_that_there_are_not_are_refused(painted):
     with pytest.raises(UsageError, match="got worst"):
-        list(bias.plan(painted_with(painted, ("worst",))))
+        list(bias.plan(replace(painted, cells=("worst",))))
 
 
 def test_a_pull_to_the_mean_shows_in_the_slope():
@@ -78,15 +74,23 @@ def test_a_pull_to_the_mean_shows_in_the_slope():
         for k, value in enumerate(true)
     ]
     text = bias_page.markdown(rows, truth, heading="made up")
-    assert "| severe | GM, Otsu and Potts | 4 | 0.550 | +0.0% | +2.2% | 1.00 | 0.50 |" in text
+    assert "| severe | GM, Otsu and Potts | 4 | 0.55 | +0.0% | +2.2% | 1.00 | 0.50 |" in text
 
 
-def test_tables_of_other_columns_have_no_volumes(tmp_path):
+def test_tables_without_volumes_have_none(tmp_path):
     table = tmp_path / "a_dseg.tsv"
-    table.write_text("index\tname\tvolume_mm3\n17\thippocampus\t3970.5\n4\tventricles\tn/a\n")
-    assert volumes_in(table) == {"hippocampus": 3970.5}
+    table.write_text(structures_table({"hippocampus_ml": 3.97, "ventricles_ml": None}))
+    assert volumes_in(table) == pytest.approx({"hippocampus": 0.00397})
     table.write_text("index\tname\n17\thippocampus\n")
     assert volumes_in(table) == {}
+
+
+def test_structures_of_the_app_are_taken_where_it_labels_them():
+    segment = SimpleNamespace(
+        quality={"score": 1, "Structures": {"weights": "x", "hippocampus_ml": 4.2}}
+    )
+    assert structures_in({"segment": segment}) == pytest.approx({"hippocampus": 0.0042})
+    assert structures_in({}) == {}
 
 
 def test_a_dataset_needs_both_choices(tmp_path, capsys):

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
+from dataclasses import replace
+
 import nibabel as nib
 import numpy as np
 import pytest
 
 from bmex_bids.cli import evaluate
+from bmex_bids.common.structures import STRUCTURES
 from bmex_bids.evaluation import downstream, subjects
-from bmex_bids.evaluation.anatomy import STRUCTURES
 from bmex_bids.exceptions import UsageError
 from bmex_bids.metrics.tissue import dice
 
@@ -47,18 +49,16 @@ def test_labels_are_brought_where_the_other_head_lies(heads):
         nib.Nifti1Image(np.roll(labels, shift, 0), np.diag([-1.0, -1, 1, 1])) for shift in (0, 4)
     ]
     found = downstream.registered(seen, images, downstream.BEFORE)
-    for number, name in enumerate(STRUCTURES, start=1):
-        if name in ("cortex", "cerebral white matter"):
-            unmoved = dice(np.roll(labels, 4, 0) == number, labels == number)
-            assert found[f"dice_{name}"] > unmoved + 0.1
-    assert found["dice_cerebral white matter"] > 0.9
+    for part in STRUCTURES:
+        if part.name in ("cortex", "white_matter"):
+            unmoved = dice(np.roll(labels, 4, 0) == part.number, labels == part.number)
+            assert found[f"dice_{part.name}"] > unmoved + 0.1
+    assert found["dice_white_matter"] > 0.9
     assert "dice_hippocampus" not in found
     assert found["folded"] < 0.01
 
 
 def test_only_painted_heads_are_taken(heads):
-    from dataclasses import replace
-
     for images in (("sub-0003", "painted-0"), ("painted-0",)):
         with pytest.raises(UsageError, match="two or more painted heads"):
             list(downstream.plan(replace(heads, images=images)))

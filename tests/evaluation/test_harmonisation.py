@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ from bmex_bids.evaluation import benchmark, harmonisation
 from bmex_bids.evaluation.harmonisation import ALL, BINS, ENHANCED, MATCHED, NAMES
 from bmex_bids.evaluation.judge import SEGMENTERS, segmenters
 from bmex_bids.evaluation.rows import Row
+from bmex_bids.evaluation.subjects import Subject
 
 
 def test_the_command_says_that_mended_scanners_are_nearer(painted, monkeypatch, capsys):
@@ -16,9 +19,14 @@ def test_the_command_says_that_mended_scanners_are_nearer(painted, monkeypatch, 
     words = ["harmonisation", "--data", painted.data, "--out", painted.out, "--device", "cpu"]
     words += ["--images", ";".join(painted.images), "--page", page]
     assert evaluate.main([*map(str, words)]) == 0
-    assert "3 to compute" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "bundled weights by age" in said
+    assert "3 to compute" in said
     text = (painted.out / "harmonisation.md").read_text()
-    for line in harmonisation.table(harmonisation.run(painted, compute=False)).splitlines()[2:]:
+    figures = harmonisation.run(replace(painted, by_age=True), compute=False)
+    lines = harmonisation.table(figures).splitlines()
+    assert len(lines) > 8
+    for line in lines:
         assert line in text
         assert line in page.read_text()
     cells = [line.split(" | ") for line in text.splitlines() if line.startswith("| all |")]
@@ -82,10 +90,6 @@ def test_a_classifier_finds_the_scanner_where_histograms_tell_it():
 
 
 def test_the_app_s_choice_of_weights_is_taken_for_each_age(painted):
-    from dataclasses import replace
-
-    from bmex_bids.evaluation.subjects import Subject
-
     by_age = replace(painted, by_age=True)
     adult = by_age.networks_for(Subject("x", 300, "adult", 1)).enhance
     infant = by_age.networks_for(Subject("x", 3, "infant", 1)).enhance

@@ -16,6 +16,7 @@ from bmex_bids.evaluation import judge, pairs
 from bmex_bids.evaluation.pairs import Choice, find_pairs
 from bmex_bids.evaluation.registration import on_grid_of, rigid
 from bmex_bids.exceptions import UsageError
+from bmex_bids.outputs.sidecar import structures_table
 
 SPACING = 3.0
 
@@ -210,13 +211,13 @@ def test_bias_of_a_dataset_reads_what_the_app_measured(dataset, no_field, tmp_pa
         mask = nib.load(f"{stem}_desc-brain_mask.nii.gz")
         labels = np.asarray(mask.dataobj, np.uint8) * 2
         nib.save(nib.Nifti1Image(labels, mask.affine), f"{stem}_desc-enhanced_dseg.nii.gz")
-        table = f"index\tname\tvolume\n17\thippocampus\t{size}\n"
+        table = structures_table({"hippocampus_ml": size / 1000})
         stem.with_name(f"{stem.name}_seg-subcortical_desc-enhanced_dseg.tsv").write_text(table)
     out = tmp_path / "out"
     more = [*words(dataset, out, "--enhanced", enhanced)[2:]]
     assert evaluate.main(["bias", "--bids", str(dataset), *more]) == 0
     text = (out / "bias.md").read_text()
-    line = "| acq-headmotion1 | hippocampus, structures of the app | 1 | 1000.000 |  | -10.0% |"
+    line = "| acq-headmotion1 | hippocampus, structures of the app | 1 | 0.001 |  | -10.0% |"
     assert line in text
     assert "| acq-headmotion1 | WM, tissues of the app | 1 |" in text
     assert "| acq-headmotion2 | bright class, Otsu and Potts | 2 |" in text
