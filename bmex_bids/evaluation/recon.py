@@ -142,8 +142,11 @@ def figures(case: Case, image: Array, method: str) -> Row:
 
 def network_row(case: Case, network: Cascade, maps: Complex, method: str) -> Row:
     """Figures of the network's image, of its score and of its attention."""
-    image, attention, score = slice_by_network(network, case.kspace, maps)
+    oracle = case.lesions if network.attention == "oracle" else None
+    image, attention, score = slice_by_network(network, case.kspace, maps, oracle)
     row, box = figures(case, image, method), boxes(case.lesions)
+    if network.attention in ("none", "oracle"):  # its classifier is not trained
+        return row
     peak = np.unravel_index(int(attention.argmax()), attention.shape)
     inside = float(box[peak]) if box.any() else np.nan
     chance = box[case.truth > 0].mean() if box.any() else np.nan

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bmex_bids.exceptions import WeightsError
 from bmex_bids.recon.classical import METHODS
 from bmex_bids.recon.coils import Complex, estimated
 from bmex_bids.recon.operators import Encoding
@@ -18,6 +19,7 @@ from bmex_bids.recon.rawdata import RawData
 from bmex_bids.recon.unrolled import Cascade
 
 Array = NDArray[np.float32]
+Mask = NDArray[np.bool_]
 #: name of the network among the methods
 NETWORK = "lfmri"
 #: what the images' brightest part is scaled to, and its quantile
@@ -34,7 +36,8 @@ class Reconstructed:
     attention : the same grid, 0…1, where the network looked for lesions; None for other methods
     coil_maps : method of the coil sensitivity maps
     factor : on the raw data's unit
-    lesion_score : highest probability of a lesion of a slice; None for other methods
+    lesion_score : highest probability of a lesion of a slice; None for other methods, and for a
+        network whose classifier did not learn from labels
     """
 
     image: nib.Nifti1Image
@@ -45,18 +48,23 @@ class Reconstructed:
 
 
 def slice_by_network(
-    network: Cascade, kspace: Complex, maps: Complex
+    network: Cascade, kspace: Complex, maps: Complex, guide: Mask | None = None
 ) -> tuple[Array, Array, float]:
     """Magnitude (H, W), attention (H, W) and probability of a lesion of one slice.
 
     Parameters
     ----------
     kspace, maps : (R, H, W)
+    guide : (H, W), the true lesions, for a network that is trained with them
     """
     mask = (np.abs(kspace).sum((0, 1)) > 0).astype(np.float32)
     encoding = Encoding(torch.from_numpy(maps)[None], torch.from_numpy(mask)[None, None, None])
     with torch.no_grad():
-        done = network(encoding.adjoint(torch.from_numpy(kspace)[None]), encoding)
+        done = network(
+            encoding.adjoint(torch.from_numpy(kspace)[None]),
+            encoding,
+            None if guide is None else torch.from_numpy(guide)[None, None].float(),
+        )
     score = float(torch.sigmoid(done.scores[-1])[0])
     return done.images[-1][0].abs().numpy(), done.attention[0, 0].numpy(), score
 
@@ -84,9 +92,15 @@ def reconstruct(
         if method == NETWORK:
             if network is None:
                 raise ValueError("expected a network for the method lfmri")
+            if network.attention == "oracle":
+                raise WeightsError(
+                    "expected weights that need no true lesions, got some trained with them; "
+                    "they are for bmex-evaluate recon only"
+                )
             image, attention, score = slice_by_network(network, kspace, maps)
             attentions.append(_cropped(attention, raw.shape))
-            scores.append(score)
+            if network.attention == "learnt":
+                scores.append(score)
         else:
             image = METHODS[method](kspace, maps)
         images.append(_cropped(image, raw.shape))

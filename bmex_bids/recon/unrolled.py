@@ -19,6 +19,9 @@ from torch import Tensor, nn
 from bmex_bids.recon.attention import POOLINGS, Classifier
 from bmex_bids.recon.operators import SOLVERS, Encoding
 
+#: what guides the lesion-focused module: the activation map; nothing; the true mask; the map of a
+#: classifier whose labels were drawn by lot
+ATTENTIONS = ("learnt", "none", "oracle", "shuffled")
 #: lines and columns inside the networks are a multiple of it
 MULTIPLE = 8
 #: μ1 and μ2 of an untrained cascade
@@ -89,6 +92,7 @@ class Cascade(nn.Module):
     solver : of the data consistency, ``"cg"`` or ``"gradient"``
     steps : of the solver in a stage
     pooling : of the classifier, see :data:`bmex_bids.recon.attention.POOLINGS`
+    attention : one of :data:`ATTENTIONS`, with which it is trained
     """
 
     def __init__(
@@ -99,11 +103,15 @@ class Cascade(nn.Module):
         solver: str = "cg",
         steps: int = 4,
         pooling: str = "log-sum-exp",
+        attention: str = "learnt",
     ) -> None:
         super().__init__()
-        self.solve, self.steps = SOLVERS[solver], steps
-        #: solver, its steps and pooling, so that a file of weights says them
-        choices = [list(SOLVERS).index(solver), steps, list(POOLINGS).index(pooling)]
+        self.solve, self.steps, self.attention = SOLVERS[solver], steps, attention
+        #: solver, its steps, pooling and attention, so that a file of weights says them
+        choices = [
+            list(SOLVERS).index(solver), steps, list(POOLINGS).index(pooling),
+            ATTENTIONS.index(attention),
+        ]  # fmt: skip
         self.register_buffer("choices", torch.tensor(choices, dtype=torch.float32))
         self.denoise = Residual2d(0, width)
         self.focus = Residual2d(1, width)
@@ -127,6 +135,8 @@ class Cascade(nn.Module):
         encoding : A
         guide : (B, 1, H, W) that takes the place of the activation map, 0…1
         """
+        if guide is None and self.attention == "none":
+            guide = torch.zeros_like(adjoint.real)[:, None]
         scale = scale_of(adjoint)
         target = adjoint / scale
         image = self.solve(encoding, target, target.new_tensor(FIRST_WEIGHT).real, target, 4)
@@ -161,13 +171,14 @@ def scale_of(image: Tensor) -> Tensor:
 
 def build(state: Mapping[str, Tensor]) -> Cascade:
     """The empty cascade that the tensors of a state dict fit."""
-    solver, steps, pooling = (int(value) for value in state["choices"])
+    solver, steps, pooling, attention = (int(value) for value in state["choices"])
     return Cascade(
         len(state["weights"]),
         len(state["denoise.last.weight"][0]),
         solver=list(SOLVERS)[solver],
         steps=steps,
         pooling=list(POOLINGS)[pooling],
+        attention=ATTENTIONS[attention],
     )
 
 

@@ -15,16 +15,13 @@ from torch import Tensor, nn
 
 from bmex_bids.exceptions import UsageError
 from bmex_bids.recon.operators import Encoding
-from bmex_bids.recon.unrolled import Cascade, Cascaded, scale_of
+from bmex_bids.recon.unrolled import ATTENTIONS, Cascade, Cascaded, scale_of
 from bmex_bids.training.images import TRAINING_MAPS, VALIDATION_MAPS
 from bmex_bids.training.loop import Batch, Schedule, export_half, fit
 from bmex_bids.training.recon_slices import HeadSlices, LabelledSlices, PaintedSlices, load_all
 
 LOGGER = logging.getLogger(__name__)
 
-#: what guides the lesion-focused module: the activation map; nothing; the true mask; the map of a
-#: classifier whose labels were drawn by lot
-ATTENTIONS = ("learnt", "none", "oracle", "shuffled")
 #: of the squared error of a stage to that of the next
 EARLIER = 0.5
 #: factor on the squared error
@@ -66,17 +63,11 @@ class ReconConfig:
             raise UsageError(f"expected an attention of {ATTENTIONS}, got {self.attention!r}")
 
 
-def guide_of(attention: str, lesions: Tensor) -> Tensor | None:
-    """What takes the place of the activation map; None: nothing does."""
-    if attention == "none":
-        return torch.zeros_like(lesions, dtype=torch.float32)
-    return lesions.float() if attention == "oracle" else None
-
-
-def run(network: nn.Module, batch: Batch, attention: str) -> Cascaded:
+def run(network: nn.Module, batch: Batch) -> Cascaded:
     """The cascade's answer to a batch of :class:`PaintedSlices`."""
     adjoint, maps, mask, _, _, lesions = batch
-    done: Cascaded = network(adjoint, Encoding(maps, mask), guide_of(attention, lesions))
+    guide = lesions.float() if network.attention == "oracle" else None
+    done: Cascaded = network(adjoint, Encoding(maps, mask), guide)
     return done
 
 
@@ -108,7 +99,6 @@ class Validation:
 
     def __init__(self, heads: Sequence[HeadSlices], config: ReconConfig, slices: int = 12) -> None:
         (self.batch,) = [PaintedSlices(heads, seed=17, size=slices, voxels=config.voxels)[0]]
-        self.attention = config.attention
 
     @torch.no_grad()
     def __call__(self, model: nn.Module) -> dict[str, float]:
@@ -116,7 +106,7 @@ class Validation:
         before, after, right = [], [], []
         for k in range(len(self.batch[0])):
             batch = tuple(part[k : k + 1] for part in self.batch)
-            done = run(model, batch, self.attention)
+            done = run(model, batch)
             before.append(peak_ratio(batch[0][0], batch[3][0]))
             after.append(peak_ratio(done.images[-1][0], batch[3][0]))
             right.append(float((done.scores[-1] > 0) == (batch[4] > 0.5)))
@@ -173,6 +163,7 @@ def train(data_dir: Path, out_dir: Path, config: ReconConfig, *, resume: bool = 
         solver=config.solver,
         steps=config.solver_steps,
         pooling=config.pooling,
+        attention=config.attention,
     )
     LOGGER.info("%d parameters", sum(p.numel() for p in model.parameters()))
     shuffled = config.attention == "shuffled"
@@ -182,7 +173,7 @@ def train(data_dir: Path, out_dir: Path, config: ReconConfig, *, resume: bool = 
         return F.binary_cross_entropy_with_logits(network(scaled(images))[0], labels)
 
     def loss(network: nn.Module, batch: Batch) -> Tensor:
-        done = run(network, batch, config.attention)
+        done = run(network, batch)
         return loss_of(done, batch[3], batch[4], config.label_weight)
 
     def chunks(kind: type[PaintedSlices], seed: int, easy: int = 0) -> PaintedSlices:

@@ -12,9 +12,9 @@ HEADER = """<?xml version="1.0"?>
  <experimentalConditions><H1resonanceFrequency_Hz>123000000</H1resonanceFrequency_Hz>
  </experimentalConditions>
  <encoding>
-  <encodedSpace><matrixSize><x>{x}</x><y>{y}</y><z>1</z></matrixSize>
+  <encodedSpace><matrixSize><x>{x}</x><y>{y}</y><z>{z}</z></matrixSize>
    <fieldOfView_mm><x>{fx}</x><y>{fy}</y><z>{fz}</z></fieldOfView_mm></encodedSpace>
-  <reconSpace><matrixSize><x>{rx}</x><y>{y}</y><z>1</z></matrixSize>
+  <reconSpace><matrixSize><x>{rx}</x><y>{y}</y><z>{z}</z></matrixSize>
    <fieldOfView_mm><x>{frx}</x><y>{fy}</y><z>{fz}</z></fieldOfView_mm></reconSpace>
   <encodingLimits><kspace_encoding_step_1><minimum>0</minimum><maximum>{last}</maximum>
    <center>{centre}</center></kspace_encoding_step_1></encodingLimits>
@@ -24,12 +24,12 @@ HEADER = """<?xml version="1.0"?>
 </ismrmrdHeader>"""
 
 
-def header(rows, columns, spacing, *, oversampled=2, trajectory="cartesian"):
+def header(rows, columns, spacing, *, oversampled=2, trajectory="cartesian", partitions=1):
     """The ISMRMRD header of a scan whose readout is oversampled."""
     return HEADER.format(
         x=rows * oversampled, y=columns, rx=rows,
         fx=rows * oversampled * spacing[0], frx=rows * spacing[0], fy=columns * spacing[1],
-        fz=spacing[2], last=columns - 1, centre=columns // 2, trajectory=trajectory,
+        fz=spacing[2] * partitions, z=partitions, last=columns - 1, centre=columns // 2, trajectory=trajectory,
     )  # fmt: skip
 
 
@@ -66,20 +66,27 @@ def write_fastmri(path, kspace, xml=None):
 
 
 def write_ismrmrd(path, kspace, xml, spacing, *, lines=None, order=None, **more):
-    """A file in the layout of ISMRMRD: axial slices, rows to posterior, columns to the left."""
+    """A file in the layout of ISMRMRD: axial slices, rows to posterior, columns to the left.
+
+    ``more`` sets counters; ``volume=True`` writes the slices as partitions, which are k-space;
+    ``cut=N`` leaves out the first N samples of each readout.
+    """
     import ismrmrd
 
+    volume, cut = more.pop("volume", False), more.pop("cut", 0)
     slices, _, height, columns = kspace.shape
     with ismrmrd.Dataset(str(path), create_if_needed=True) as file:
         file.write_xml_header(xml.encode())
         for k in order or range(slices):
             for column in range(columns) if lines is None else np.flatnonzero(lines):
                 line = ismrmrd.Acquisition.from_array(
-                    np.ascontiguousarray(kspace[k, :, :, column]), center_sample=height // 2,
-                    position=(1.0, 2.0, 3.0 + k * spacing[2]), read_dir=(0.0, 1.0, 0.0),
-                    phase_dir=(1.0, 0.0, 0.0), slice_dir=(0.0, 0.0, 1.0),
+                    np.ascontiguousarray(kspace[k, :, cut:, column]),
+                    center_sample=height // 2 - cut,
+                    position=(1.0, 2.0, 3.0 + k * spacing[2] * (not volume)),
+                    read_dir=(0.0, 1.0, 0.0), phase_dir=(1.0, 0.0, 0.0), slice_dir=(0.0, 0.0, 1.0),
                 )  # fmt: skip
-                line.idx.slice = k
+                line.idx.slice = 0 if volume else k
+                line.idx.kspace_encode_step_2 = k if volume else 0
                 line.idx.kspace_encode_step_1 = int(column)
                 for name, value in more.items():
                     setattr(line.idx, name, value)

@@ -67,6 +67,31 @@ def test_ismrmrd_fills_lines_that_were_not_measured_with_zeros(tmp_path, kspace)
     assert np.allclose(raw.kspace, kspace * lines)
 
 
+def test_partitions_of_a_volume_become_slices(tmp_path, volume, kspace):
+    spectrum = np.fft.fftshift(
+        np.fft.fft(np.fft.ifftshift(kspace, axes=0), axis=0, norm="ortho"), axes=0
+    ).astype(np.complex64)
+    xml = header(ROWS, COLUMNS, SPACING, partitions=SLICES)
+    path = write_ismrmrd(tmp_path / "a.h5", spectrum, xml, SPACING, volume=True)
+    raw = read(path)
+    assert np.allclose(raw.kspace, kspace, atol=1e-3)
+    assert nib.affines.voxel_sizes(raw.affine) == pytest.approx(SPACING)
+    middle = raw.affine @ (ROWS // 2, COLUMNS // 2, SLICES // 2, 1)
+    assert middle[:3] == pytest.approx((-1, -2, 3))
+    few = write_ismrmrd(tmp_path / "b.h5", spectrum, xml, SPACING, volume=True, order=[0, 1])
+    with pytest.raises(ImageError, match="expected all partitions"):
+        read(few)
+
+
+def test_an_asymmetric_echo_keeps_the_centre_and_repeats_are_averaged(tmp_path, kspace):
+    xml = header(ROWS, COLUMNS, SPACING)
+    path = write_ismrmrd(tmp_path / "a.h5", kspace, xml, SPACING, cut=6)
+    write_ismrmrd(path, 3 * kspace, xml, SPACING, cut=6, average=1)
+    raw = read(path)
+    assert np.allclose(raw.kspace[:, :, 6:], 2 * kspace[:, :, 6:], rtol=1e-5)
+    assert not raw.kspace[:, :, :6].any()
+
+
 def test_what_is_no_single_cartesian_image_is_refused(tmp_path, kspace):
     xml = header(ROWS, COLUMNS, SPACING, trajectory="spiral")
     with pytest.raises(ImageError, match="expected Cartesian sampling"):

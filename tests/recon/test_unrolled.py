@@ -66,9 +66,9 @@ def test_a_small_lesion_moves_the_score_unless_the_mean_drowns_it():
 
 
 def test_a_file_of_weights_says_its_network(tmp_path):
-    network = Cascade(3, 4, solver="gradient", steps=2, pooling="mean")
+    network = Cascade(3, 4, solver="gradient", steps=2, pooling="mean", attention="none")
     state = {k: v.to(torch.float16).contiguous() for k, v in network.state_dict().items()}
     save_file(state, tmp_path / "recon.safetensors")
     read = load_network(tmp_path / "recon.safetensors", "lfmri")
     assert (read.stages, read.steps, read.solve) == (3, 2, network.solve)
-    assert read.classify.pool is POOLINGS["mean"]
+    assert (read.classify.pool, read.attention) == (POOLINGS["mean"], "none")

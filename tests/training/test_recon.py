@@ -8,8 +8,9 @@ import torch
 from bmex_bids.evaluation import recon as judged
 from bmex_bids.exceptions import UsageError
 from bmex_bids.network.weights.checkpoints import load_network
+from bmex_bids.recon.unrolled import Cascade
 from bmex_bids.training import recon
-from bmex_bids.training.recon import ReconConfig, guide_of, loss_of, run
+from bmex_bids.training.recon import ReconConfig, loss_of, run
 from bmex_bids.training.recon_slices import (
     HeadSlices,
     LabelledSlices,
@@ -86,20 +87,22 @@ def test_data_consistency_is_that_of_what_was_measured(heads):
     assert np.allclose(np.abs(measured.coil_images).max(0) > 0, painted.magnitude > 0)
 
 
-def test_guides(heads):
-    lesions = torch.tensor([[[[True, False]]]])
-    assert not guide_of("none", lesions).any()
-    assert torch.equal(guide_of("oracle", lesions), lesions.float())
-    assert guide_of("learnt", lesions) is guide_of("shuffled", lesions) is None
+def test_only_the_oracle_sees_the_lesions(heads):
+    torch.manual_seed(0)
+    batch = list(PaintedSlices(heads, seed=3, size=4, voxels=32)[0])
+    batch[5] = torch.ones_like(batch[5])
+    for attention, seen in (("oracle", 1.0), ("none", 0.0)):
+        found = run(Cascade(1, 4, attention=attention), tuple(batch)).attention
+        assert (found == seen).all()
+    learnt = run(Cascade(1, 4), tuple(batch)).attention
+    assert 0 < learnt.min() < learnt.max() < 1
     with pytest.raises(UsageError, match="attention"):
         ReconConfig(attention="wise")
 
 
 def test_the_loss_falls_as_images_and_scores_come_near(heads):
-    from bmex_bids.recon.unrolled import Cascade
-
     batch = PaintedSlices(heads, seed=0, size=2, voxels=32)[0]
-    done = run(Cascade(2, 4), batch, "learnt")
+    done = run(Cascade(2, 4), batch)
     target, label = batch[3], batch[4]
     rough = loss_of(done, target, label, 0.1)
     assert loss_of(replace(done, images=[target] * 2), target, label, 0.1) < rough
@@ -132,8 +135,6 @@ def test_the_table_has_each_method_and_is_not_made_twice(heads, tmp_path, monkey
     monkeypatch.setattr(judged, "tuned", lambda *_: {
         (method, acceleration): 0.01 for method in judged.METHODS for acceleration in (4, 8)
     })  # fmt: skip
-    from bmex_bids.recon.unrolled import Cascade
-
     said = []
     rows = judged.run(tmp_path, tmp_path, {"lfmri": Cascade(1, 4).eval()}, 2, said.append)
     assert len(rows) == 2 * 2 * 4
