@@ -95,6 +95,11 @@ def plan(settings: Settings, images: Sequence[str], cells: Sequence[str]) -> Ite
     yield from units_of(settings, images, cells, lambda cell: (SIGMA, *FREE), versions)
 
 
+def trained_for(record: WeightRecord) -> tuple[str, ...]:
+    """The images that trained and are of an age that the weights serve."""
+    return tuple(name for name, subject in TRAINED.items() if subject.months >= record.from_months)
+
+
 def run(
     settings: Settings, report: Callable[[str], None] = lambda line: None, *, compute: bool = True
 ) -> list[Row]:
@@ -102,7 +107,7 @@ def run(
     cells = settings.cells or CELLS_JUDGED
     units = [
         *plan(settings, settings.images, cells),
-        *plan(settings, tuple(TRAINED), cells),
+        *plan(settings, trained_for(settings.networks.enhance), cells),
     ]
     return run_units(settings, units, do_unit, TABLE, report, compute=compute)
 

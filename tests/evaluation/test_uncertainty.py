@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import dataclasses
 import json
 import math
 from dataclasses import replace
@@ -171,3 +172,11 @@ def test_what_is_usual_is_fitted_to_the_images_that_trained(settings, monkeypatc
     np.testing.assert_allclose(fitted.usual["mean"], 5, atol=1)
     rows += [Row("one", "minor", "sigma", "k", "rmse", 1.0)]
     assert float(uncertainty.markdown(rows, fitted).split("(")[-1].split(")")[0]) > 10
+
+
+def test_weights_are_calibrated_on_images_of_an_age_that_they_serve(tiny_slices):
+    record = next(one for one in tiny_slices if one.kind == "enhance")
+    old = dataclasses.replace(record, from_months=30.0)
+    assert uncertainty.trained_for(old) == ("adult-02", "adult-10", "adult-33", "head-09")
+    young = dataclasses.replace(record, from_months=0.0)
+    assert uncertainty.trained_for(young) == tuple(subjects.TRAINED)
