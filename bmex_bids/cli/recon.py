@@ -33,7 +33,7 @@ METHODS: Mapping[str, tuple[str, str]] = {
     "zero-filled": ("zerofilled", "root sum of squares of the zero-filled coil images"),
 }
 #: where no weights are given and none come with the package
-CLASSICAL = "wavelet"
+CLASSICAL = "sense"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -125,7 +125,7 @@ def _work(options: argparse.Namespace) -> int:
     if method == NETWORK and record is None:
         raise WeightsError(
             "expected weights for the method lfmri, and none come with this version; name a file "
-            "with --weights, or use --method wavelet"
+            f"with --weights, or use --method {CLASSICAL}"
         )
     if method != NETWORK:
         if options.weights is not None or options.attention:
@@ -224,7 +224,8 @@ def sidecar(
     accelerated = raw.acceleration > 1.05
     if accelerated:
         table["ParallelReductionFactorInPlane"] = round(raw.acceleration, 3)
-        table["ParallelAcquisitionTechnique"] = "SENSE"
+        if method != "zero-filled":  # which uses the lines alone
+            table["ParallelAcquisitionTechnique"] = "SENSE"
     facts: dict[str, Any] = {
         "Method": method,
         "Description": METHODS[method][1],

@@ -62,15 +62,16 @@ def image_of(folder, method, label="01"):
 def test_without_weights_a_classical_method_is_used_and_said(small, no_weights, capsys):
     assert main([str(small), "bids", "--subject", "01", "--contrast", "T1w"]) == 0
     printed = capsys.readouterr().out
-    assert "(wavelet); no weights of LF-MRI were given" in printed
+    assert "(sense); no weights of LF-MRI were given" in printed
     assert "orientation is assumed" in printed
-    image, table = image_of(Path("bids"), "wavelet")
+    image, table = image_of(Path("bids"), "sense")
     assert image.shape == (20, 24, 1)
     assert table["ParallelReductionFactorInPlane"] == pytest.approx(2)
+    assert table["ParallelAcquisitionTechnique"] == "SENSE"
     assert table["MagneticFieldStrength"] == pytest.approx(2.9)
     facts = table["BMEX"]["Reconstruction"]
     assert (facts["Method"], facts["Source"], facts["OrientationAssumed"]) == (
-        "wavelet", "scan.h5", True,
+        "sense", "scan.h5", True,
     )  # fmt: skip
     assert "Weights" not in facts
     description = json.loads(Path("bids/dataset_description.json").read_text())
@@ -116,6 +117,7 @@ def test_lines_can_be_left_out_to_try_a_pattern(small, tmp_path, capsys):
     assert main([*words, "--accel-mask", "mask.npy"]) == 0
     _, table = image_of(tmp_path / "bids", "zerofilled")
     assert table["ParallelReductionFactorInPlane"] > 2
+    assert "ParallelAcquisitionTechnique" not in table
     np.save(tmp_path / "mask.npy", mask[1:])
     assert main([*words, "--accel-mask", "mask.npy", "--force"]) == 2
     assert "expected 24 numbers" in capsys.readouterr().err
