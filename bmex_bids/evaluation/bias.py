@@ -38,7 +38,8 @@ FIGURES_VERSION = "1"
 TABLE = "bias.tsv"
 #: those that judge: painted heads, and two brains of infants
 IMAGES = (*PAINTED, "sub-0003", "sub-0007")
-STILL = "clean"
+#: the cell of still images, and how tables call it
+STILL, STILL_WORD = "clean", "still"
 CELLS_JUDGED = (STILL, "minor", "severe")
 BEFORE, AFTER = "damaged", "bmex"
 TRUTH = "truth"
@@ -111,7 +112,7 @@ def volumes_of(
 
 
 def changes(figures: Sequence[Figure]) -> list[Row]:
-    """Figures as pairs of a still and a moved image; the still one itself is a pair too.
+    """Figures as pairs of a still and a moved image; the still one itself comes first.
 
     A structure that the app finds only in enhanced images is compared with the enhanced still one.
     """
@@ -128,9 +129,10 @@ def changes(figures: Sequence[Figure]) -> list[Row]:
         if math.isnan(still):
             still = get(image, STILL, AFTER, measure)
         before, after = (get(image, cell, method, measure) for method in (BEFORE, AFTER))
-        condition = "still" if cell == STILL else cell
+        condition = STILL_WORD if cell == STILL else cell
         found.append(Row(image, f"{image}, {condition}", condition, measure, before, after, still))
-    return found
+    order = [STILL_WORD, *benchmark.CELLS]
+    return sorted(found, key=lambda row: order.index(row.condition))
 
 
 def truths(figures: Sequence[Figure]) -> dict[tuple[str, str], float]:

@@ -158,7 +158,7 @@ def table(figures: Sequence[Figure]) -> str:
         if method == BEFORE and metric in (MEASURES | FAULTS)
     ]
     cells = [cell for cell in CELLS if any(row.condition == cell for row in rows)]
-    sides = ("damage", "before", "after")
+    sides = ("damage", "pairs", "before", "after")
     return "\n\n".join(
         (
             agreement(rows, cells, MEASURES, sides=sides),

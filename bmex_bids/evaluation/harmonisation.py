@@ -248,17 +248,25 @@ def table(figures: Sequence[Figure]) -> str:
     for stage in (MATCHED, ENHANCED):
         for image, share in classified(figures, stage).items():
             values[image, stage, CHANCE] = share
+    kinds = {
+        image: "painted heads" if image in PAINTED else "real brains" for image, _, _ in values
+    }
+    groups = sorted(set(kinds.values()), reverse=True)
+    if len(groups) > 1:
+        groups.insert(0, "all")
     rows = [
         Row(image, image, group, metric, value, values[image, ENHANCED, metric])
         for (image, stage, metric), value in values.items()
         if stage == MATCHED and metric in measures()
-        for group in ("all", "painted heads" if image in PAINTED else "real brains")
-    ]
-    groups = [
-        g for g in ("all", "real brains", "painted heads") if any(r.condition == g for r in rows)
+        for group in groups
+        if group in ("all", kinds[image])
     ]
     return agreement(
-        rows, groups, measures(), sides=("images", MATCHED, ENHANCED), less_is_better=True
+        rows,
+        groups,
+        measures(),
+        sides=("brains", "images", MATCHED, ENHANCED),
+        less_is_better=True,
     )
 
 

@@ -74,7 +74,7 @@ def agreement(
     conditions: Sequence[str],
     measures: Mapping[str, str] = AGREEMENT,
     *,
-    sides: tuple[str, str, str] = ("moved", "before", "after"),
+    sides: tuple[str, str, str, str] = ("moved", "pairs", "before", "after"),
     less_is_better: bool = False,
 ) -> str:
     """A row a condition and measure, with a paired test over the rows of each.
@@ -82,9 +82,9 @@ def agreement(
     Parameters
     ----------
     measures : measure → its words
-    sides : what a condition is, and what is compared
+    sides : what a condition is, what is counted, and what is compared
     """
-    head = [sides[0], "measure", "pairs", *sides[1:], "change", "better", "p", "d_z"]
+    head = [sides[0], "measure", *sides[1:], "change", "better", "p", "d_z"]
     lines = []
     for condition, measure, found in _each(rows, conditions, measures):
         before, after = [row.before for row in found], [row.after for row in found]

@@ -106,8 +106,11 @@ MARKED = "lesions/ms-patient07/patient07_lesions.nii.gz"
 
 
 def subject_of(name: str) -> Subject:
-    """An image of any of the tables."""
-    return {**TRAINED, **REAL_LESIONS, **PAINTED, **SUBJECTS}[name]
+    """An image of any of the tables; UsageError for a name of none."""
+    known = {**SUBJECTS, **PAINTED, **TRAINED, **REAL_LESIONS}
+    if name not in known:
+        raise UsageError(f"expected images of {', '.join(known)}; got {name}")
+    return known[name]
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ import pytest
 
 from bmex_bids.cli import evaluate
 from bmex_bids.degrade.cells import CELLS, QUICK
-from bmex_bids.evaluation import benchmark, judge, rows, subjects
+from bmex_bids.evaluation import app, benchmark, judge, rows, subjects
 from bmex_bids.evaluation.app import STRUCTURE, Networks, Passed
 from bmex_bids.evaluation.benchmark import Settings, do_unit, missing, plan
 from bmex_bids.evaluation.subjects import Subject, load_clean
-from bmex_bids.exceptions import UsageError
+from bmex_bids.exceptions import StepError, UsageError
 
 
 @pytest.fixture
@@ -223,3 +223,23 @@ def test_each_age_has_the_weights_of_the_app(settings, monkeypatch):
     assert told[0] == settings.networks
     assert told[1].enhance.name != told[0].enhance.name
     assert told[1].strip == told[0].strip
+
+
+@pytest.mark.parametrize("contrasts", [("T1w",), ("T1w", "T2w")])
+def test_structures_are_labelled_where_the_network_serves_the_image(
+    settings, tmp_path, monkeypatch, contrasts
+):
+    record = replace(settings.networks.enhance, kind="segment", contrasts=contrasts)
+    networks = replace(settings.networks, structures=record)
+    told = []
+
+    def stop(planned, networks, *_):
+        told.append(networks)
+        raise StepError("enough", 1)
+
+    monkeypatch.setattr(app, "init_image_wf", stop)
+    path = tmp_path / "sub-benchmark_T2w.nii.gz"
+    (settings.data / "brain.nii.gz").rename(path)
+    with pytest.raises(StepError, match="enough"):
+        app.through_app(path, subjects.SUBJECTS["one"], networks, tmp_path)
+    assert told[0].structures == (record if "T2w" in contrasts else None)

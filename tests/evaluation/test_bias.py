@@ -16,6 +16,7 @@ from bmex_bids.evaluation.app import structures_in, volumes_in
 from bmex_bids.evaluation.judge import segmenters
 from bmex_bids.evaluation.pairs import Row
 from bmex_bids.exceptions import UsageError
+from bmex_bids.network.weights import registry
 from bmex_bids.outputs.sidecar import structures_table
 
 
@@ -51,6 +52,7 @@ def test_the_command_compares_still_and_moved_heads_with_the_truth(painted, monk
     sizes = [r for r in rows if r.measure == "structure_ventricles" and r.condition == "severe"]
     assert all(math.isnan(row.before) and row.after == row.still_value for row in sizes)
     text = (painted.out / "bias.md").read_text()
+    assert 0 < text.index("| still |") < text.index("| severe |")
     for words_of in ("GM, Otsu and Potts", "WM, tissues of the app"):
         assert f"| severe | {words_of} | 3 |" in text
         assert f"| still | {words_of} | 3 |" in text
@@ -61,9 +63,21 @@ def test_the_command_compares_still_and_moved_heads_with_the_truth(painted, monk
     assert "0 to compute" in capsys.readouterr().out
 
 
-def test_cells_that_there_are_not_are_refused(painted):
+def test_cells_and_images_that_there_are_not_are_refused(painted):
     with pytest.raises(UsageError, match="got worst"):
         list(bias.plan(replace(painted, cells=("worst",))))
+    with pytest.raises(UsageError, match="got nobody"):
+        list(bias.plan(replace(painted, images=("nobody",))))
+
+
+def test_structures_are_asked_of_the_app_where_a_network_is_bundled(painted, monkeypatch):
+    record = replace(painted.networks.enhance, kind="segment")
+    told = []
+    monkeypatch.setattr(registry, "bundled", lambda: [painted.networks.strip, record])
+    monkeypatch.setattr(bias, "run", lambda settings, *_, **__: told.append(settings) or [])
+    assert evaluate.main(["bias", "--out", str(painted.out), "--device", "cpu"]) == 0
+    assert told[0].networks.structures == record
+    assert told[0].networks.version != painted.networks.version
 
 
 def test_a_pull_to_the_mean_shows_in_the_slope():
