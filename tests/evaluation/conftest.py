@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small painted heads of known anatomy, and an app that mends half of what was damaged."""
+"""Small images for the whole app, and painted heads with a stub of it."""
 
 from __future__ import annotations
 
@@ -86,3 +86,25 @@ def painted(tmp_path, tiny_records, head_phantom, monkeypatch, pool_here):
 
     monkeypatch.setattr(registry, "select", lambda kind, **_: getattr(networks, kind))
     return Settings(tmp_path, tmp_path / "out", networks, images=tuple(table))
+
+
+@pytest.fixture
+def settings(tmp_path, tiny_records, head_phantom, monkeypatch):
+    """Two tiny images, a stripped brain and a head, and untrained weights."""
+    phantom = head_phantom(spacing=2.0, size=0.28)  # as large as a young fetus
+    nib.save(phantom.brain, tmp_path / "brain.nii.gz")
+    nib.save(phantom.image, tmp_path / "head.nii.gz")
+    two = {
+        "one": Subject("brain.nii.gz", 5, "fetus", 1, contrast="T2w"),
+        "two": Subject("head.nii.gz", 5, "fetus", 2, "head", "T2w"),
+    }
+    for module in (benchmark, subjects):
+        monkeypatch.setattr(module, "SUBJECTS", two)
+    by = {record.kind: record for record in tiny_records}
+    return Settings(
+        data=tmp_path,
+        out=tmp_path / "out",
+        networks=Networks(by["enhance"], by.get("strip", by["enhance"]), device="cpu"),
+        images=("one",),
+        cells=("clean", "noise 2.5%"),
+    )

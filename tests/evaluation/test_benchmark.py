@@ -7,7 +7,6 @@ import sys
 import time
 from dataclasses import replace
 
-import nibabel as nib
 import numpy as np
 import psutil
 import pytest
@@ -15,32 +14,10 @@ import pytest
 from bmex_bids.cli import evaluate
 from bmex_bids.degrade.cells import CELLS, QUICK
 from bmex_bids.evaluation import app, benchmark, judge, rows, subjects
-from bmex_bids.evaluation.app import STRUCTURE, Networks, Passed
-from bmex_bids.evaluation.benchmark import Settings, do_unit, missing, plan
-from bmex_bids.evaluation.subjects import Subject, load_clean
+from bmex_bids.evaluation.app import STRUCTURE, Passed
+from bmex_bids.evaluation.benchmark import do_unit, missing, plan
+from bmex_bids.evaluation.subjects import load_clean
 from bmex_bids.exceptions import StepError, UsageError
-
-
-@pytest.fixture
-def settings(tmp_path, tiny_records, head_phantom, monkeypatch):
-    """Two tiny images, a stripped brain and a head, and untrained weights."""
-    phantom = head_phantom(spacing=2.0, size=0.28)  # as large as a young fetus
-    nib.save(phantom.brain, tmp_path / "brain.nii.gz")
-    nib.save(phantom.image, tmp_path / "head.nii.gz")
-    two = {
-        "one": Subject("brain.nii.gz", 5, "fetus", 1, contrast="T2w"),
-        "two": Subject("head.nii.gz", 5, "fetus", 2, "head", "T2w"),
-    }
-    for module in (benchmark, subjects):
-        monkeypatch.setattr(module, "SUBJECTS", two)
-    by = {record.kind: record for record in tiny_records}
-    return Settings(
-        data=tmp_path,
-        out=tmp_path / "out",
-        networks=Networks(by["enhance"], by.get("strip", by["enhance"]), device="cpu"),
-        images=("one",),
-        cells=("clean", "noise 2.5%"),
-    )
 
 
 def truth_with(clean, mask):

@@ -15,6 +15,7 @@ from bmex_bids.evaluation import anatomy, bias, bias_page, subjects
 from bmex_bids.evaluation.app import structures_in, volumes_in
 from bmex_bids.evaluation.judge import segmenters
 from bmex_bids.evaluation.pairs import Row
+from bmex_bids.evaluation.subjects import load_clean
 from bmex_bids.exceptions import UsageError
 from bmex_bids.network.weights import registry
 from bmex_bids.outputs.sidecar import structures_table
@@ -61,6 +62,19 @@ def test_the_command_compares_still_and_moved_heads_with_the_truth(painted, monk
     assert "old" not in page.read_text()
     assert evaluate.main([*map(str, words)]) == 0
     assert "0 to compute" in capsys.readouterr().out
+
+
+def test_volumes_are_measured_in_what_the_app_makes(settings):
+    """A small brain through the app's own workflow; untrained weights return their input."""
+    unit = next(bias.plan(settings))
+    found = {(row.method, row.metric): row.value for row in bias.do_unit(settings, unit)}
+    mask = load_clean(settings.data, subjects.SUBJECTS["one"]).mask
+    litres = mask.sum() * 8 / 1e6  # voxels of 2 mm
+    for source in ("network", *segmenters()):
+        for method in (bias.BEFORE, bias.AFTER):
+            parts = [found[method, f"{source}_{name}_litres"] for name in ("CSF", "GM", "WM")]
+            assert sum(parts) == pytest.approx(litres, rel=0.15), (source, method)
+    assert not any(metric.startswith("structure_") for _, metric in found)
 
 
 def test_cells_and_images_that_there_are_not_are_refused(painted):
