@@ -26,6 +26,11 @@ if TYPE_CHECKING:
     from bmex_bids.network.weights.registry import WeightRecord
 
 
+NO_STRUCTURES = (
+    "structures are not labelled: the weights for them are not for images of this age and contrast"
+)
+
+
 def plan(config: Config) -> list[PlannedImage]:
     """The chosen images, each with its age and model, or the reason why it is skipped."""
     return survey(config)[0]
@@ -167,7 +172,10 @@ def task(config: Config, image: PlannedImage, *, quick: bool = False) -> Task:
     weights = weights_of(config, image)
     uncertainty = processing.uncertainty if facts(weights.variant).learns_error else "off"
     segmenting = segment_weights_of(config, image)
-    segment = "tissues" if processing.segment == "rois" and not segmenting else processing.segment
+    segment = processing.segment
+    if segment == "rois" and segmenting is None:
+        segment = "tissues"
+        image = replace(image, warnings=(*image.warnings, NO_STRUCTURES))
     products = chosen_products(processing.output_res, processing.qc_only, uncertainty, segment)
     space = distinct_space(image.image.path, image.image.bids_name, image.layout)
     names = [

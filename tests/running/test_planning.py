@@ -215,6 +215,7 @@ def test_an_image_that_the_weights_for_structures_are_not_for_has_tissues(
     config = parse([str(bids), str(tmp_path / "out"), "participant", "--segment", "rois"])
     task = planning.task(config, image)
     assert task.segment_weights is None
+    assert any("structures are not labelled" in text for text in task.planned.warnings)
     assert not [name for name in task.outputs if "seg-subcortical" in name]
     assert [name for name in task.outputs if "probseg" in name]
 
