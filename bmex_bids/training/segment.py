@@ -216,7 +216,7 @@ class Validation:
         if not isinstance(model, SegmentUNet):
             raise TypeError(f"expected a network that segments, got {type(model).__name__}")
         each = [
-            dice_by_structure(most_probable(model, x, places).cpu().numpy(), labels)
+            dice_by_structure(most_probable(model, x, places).cpu().numpy() * (labels > 0), labels)
             for x, places, labels in self.brains
         ]
         means = {name: float(np.mean([d[name] for d in each])) for name in each[0]}

@@ -21,6 +21,7 @@ from bmex_bids.training.segment import (
     UNKNOWN,
     SegmentConfig,
     StructureChunks,
+    Validation,
     dice_by_structure,
     example,
     loss_of,
@@ -172,6 +173,15 @@ def test_a_whole_brain_fills_its_box(ball):
     assert all(n % 16 == 0 for n in labels.shape)
     assert float(places[0].min()) == pytest.approx(-1, abs=0.1)
     assert painted_whole(ball, np.random.default_rng(0), tissues=True)[0][1:].any()
+
+
+def test_validation_looks_at_the_brain_only(ball, monkeypatch):
+    validation = Validation([ball])
+    truth = validation.brains[0][2]
+    found = torch.from_numpy(np.where(truth > 0, truth, 9))  # outside, hippocampus
+    monkeypatch.setattr(segment, "most_probable", lambda *_: found)
+    figures = validation(SegmentUNet((4, 4)))
+    assert set(figures.values()) == {1.0}
 
 
 def test_a_run_leaves_weights_that_load_and_goes_on(ball, tmp_path, monkeypatch):
