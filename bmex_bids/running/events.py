@@ -21,6 +21,7 @@ STEPS: Mapping[str, str] = {
     "correct_brain": "preprocess: bias field in the brain, network grid",
     "match_histogram": "preprocess: match the age's histogram",
     "network": "enhance: tissues and image",
+    "segment": "enhance: structures",
     "quality": "quality: tissue contrast before and after",
     "mriqc": "quality: MRIQC's measures",
     "restore": "enhance: back to the input's grid and intensities",

@@ -28,10 +28,10 @@ GRID_MM = 0.8
 TISSUE_OF = np.array([0] + [structure.tissue for structure in STRUCTURES], dtype=np.uint8)
 #: how bright deep grey matter and stem are, from cortex (0) to white matter (1): lowest, highest
 BETWEEN = {
-    "thalamus": (0.3, 0.75),
-    "caudate": (-0.05, 0.3),
-    "putamen": (0.05, 0.45),
-    "pallidum": (0.5, 1.0),
+    "thalamus": (0.3, 0.9),
+    "caudate": (-0.05, 0.4),
+    "putamen": (0.05, 0.65),
+    "pallidum": (0.5, 1.05),
     "hippocampus": (-0.1, 0.2),
     "amygdala": (-0.1, 0.2),
     "cerebellar_cortex": (-0.1, 0.15),
@@ -208,12 +208,12 @@ def rough(shape: tuple[int, ...], step: int, rng: np.random.Generator) -> Array:
 def imagined_tissues(labels: NDArray[np.uint8], rng: np.random.Generator) -> Array:
     """Probabilities of CSF, GM, WM (3, X, Y, Z) such as a tissue network may give for labels.
 
-    Deep grey matter and stem lean to grey or to white matter, as networks disagree there.
+    Deep grey matter and stem lean to grey or to white matter: networks call much of it white.
     """
     table = np.zeros((3, len(TISSUE_OF)), np.float32)
     table[TISSUE_OF[1:] - 1, np.arange(1, len(TISSUE_OF))] = rng.uniform(1.5, 5)
     deep = [s.number for s in STRUCTURES if s.name in BETWEEN]
-    table[1:, deep] += rng.normal(0, 1.5, (2, len(deep))).astype(np.float32)
+    table[1:, deep] += rng.normal(0, 3, (2, len(deep))).astype(np.float32)
     scores = table[:, labels]
     for each in scores:
         each += float(rng.uniform(0.2, 1.2)) * rough(labels.shape, 3, rng)

@@ -14,6 +14,7 @@ from bmex_bids.inputs.age import Age
 from bmex_bids.inputs.collect import SourceImage
 from bmex_bids.inputs.plan import PlannedImage
 from bmex_bids.network.weights.registry import WeightRecord, bundled
+from bmex_bids.running.events import STEPS
 from bmex_bids.workflows import base
 from bmex_bids.workflows.enhance import LOW_MEM_TILE, yardstick
 from bmex_bids.workflows.request import Machine, Networks, Target
@@ -242,6 +243,7 @@ def test_structures_are_labelled_where_weights_for_them_are_given(planned, build
     workflow = build(planned(), structures=record, device="cuda:0", use_gpu=True, omp_nthreads=2)
     node = workflow.get_node("enhance_wf.segment")
     assert node.inputs.weights["name"] == "structures"
+    assert STEPS[node.name] == "enhance: structures"
     assert (node.inputs.device, node.inputs.use_gpu) == ("cuda:0", True)
     assert (node.inputs.num_threads, node.n_procs) == (2, 2)
     edges = workflow.get_node("enhance_wf")._graph.edges(data=True)
