@@ -13,7 +13,8 @@ import pytest
 from app_runs import bmex, participants, status_of
 from kspace import header, measured, write_fastmri, write_ismrmrd
 
-from bmex_bids.cli.recon import main
+from bmex_bids.cli.recon import METHODS, NETWORK, main
+from bmex_bids.recon import classical, reconstruct
 from bmex_bids.recon.operators import line_mask
 
 for _name in ("h5py", "ismrmrd", "sigpy"):
@@ -90,6 +91,11 @@ def test_the_network_is_named_with_its_checksum_and_shows_where_it_looked(
     (attention,) = (tmp_path / "bids/derivatives").rglob("*_desc-lesionattention_T1w.nii.gz")
     assert attention.name == "sub-01_rec-lfmri_desc-lesionattention_T1w.nii.gz"
     assert nib.load(attention).shape == image.shape
+
+
+def test_every_method_can_be_asked_for():
+    assert set(METHODS) == {NETWORK, *classical.METHODS}
+    assert reconstruct.NETWORK == NETWORK
 
 
 def test_nothing_pretends_to_be_the_network(small, no_weights, capsys):
