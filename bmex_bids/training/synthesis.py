@@ -92,12 +92,14 @@ def brain_fraction(
     fractions: NDArray[np.uint8],
     spacing_mm: float,
     closing_mm: float = 8.0,
+    outer_mm: float = 2.0,
 ) -> NDArray[np.uint8]:
-    """The brain as commonly meant: its tissues and ventricles, and the fluid of the sulci.
+    """The brain as commonly meant: its tissues and ventricles, the fluid of the sulci and around it.
 
-    The tissues are closed by ``closing_mm``; inside the closed surface fluid counts as brain, bone
-    and dura never do.  (Closed by 3 mm only, the outline followed each sulcus: no mask that people
-    use does, and a network that drew it smoothly seemed to be wrong.)
+    The tissues are closed by ``closing_mm``; inside the closed surface, and up to ``outer_mm``
+    outside it, fluid counts as brain; bone and dura never do.  (Closed by 3 mm only, the outline
+    followed each sulcus: no mask that people use does, and a network that drew it smoothly seemed
+    to be wrong.)
 
     Parameters
     ----------
@@ -112,7 +114,8 @@ def brain_fraction(
     grown = scipy.ndimage.distance_transform_edt(~padded, sampling=spacing_mm) <= closing_mm
     closed = scipy.ndimage.distance_transform_edt(grown, sampling=spacing_mm) > closing_mm
     closed = scipy.ndimage.binary_fill_holes(closed | padded)
-    inside = closed[width:-width, width:-width, width:-width]
+    near = scipy.ndimage.distance_transform_edt(~closed, sampling=spacing_mm) <= outer_mm
+    inside = near[width:-width, width:-width, width:-width]
     return np.asarray(np.rint(255 * np.where(inside, with_fluid, own)), dtype=np.uint8)
 
 

@@ -318,7 +318,7 @@ def test_convert_of_what_is_no_weight_file_leaves_nothing(say, tmp_path):
 def test_path_prints_where_things_are(say, folder, downloads, tmp_path):
     assert say("path")[1] == f"{folder}\n"
     assert say("path", "--weights-dir", tmp_path)[1] == f"{tmp_path}\n"
-    assert say("path", "bmex-strip-5")[1].endswith("data/weights/bmex-strip-5.safetensors\n")
+    assert say("path", "bmex-strip-6")[1].endswith("data/weights/bmex-strip-6.safetensors\n")
     code, _, err = say("path", "bmex-1.0.5")
     assert code == 5
     assert "run: bmex-weights fetch bmex-1.0.5" in err

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from bmex_bids.exceptions import MaskError, WeightsError
+from bmex_bids.imaging.mask import LIKELY
 from bmex_bids.interfaces import stripping
 from bmex_bids.interfaces.preprocess import Conform, MaskBrain, weight_record
 from bmex_bids.interfaces.quality import turn_in_words
@@ -211,7 +212,9 @@ def test_deepbet_that_is_not_installed_is_said(monkeypatch):
 
 def test_the_likely_brain_around_the_sure_is_in_our_mask(head_phantom, monkeypatch):
     head = head_phantom(spacing=3.0, noise=0.0)
-    likely = np.where(head.tissues >= 2, 0.9, np.where(head.mask, 0.15, 0.05)).astype(np.float32)
+    likely = np.where(head.tissues >= 2, 0.9, np.where(head.mask, LIKELY + 0.05, 0.05)).astype(
+        np.float32
+    )
     monkeypatch.setattr(stripping, "brain_probability", lambda *_, **__: likely)
     mask, _ = mask_of(head.image, select("strip", weights="bundled"))
     found = np.asarray(mask.dataobj) > 0
