@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from bmex_bids.degrade.cells import CELLS, QUICK
+from bmex_bids.exceptions import UsageError
 from bmex_bids.network.models.slices import (
     CORRECTION_UNIT,
     MULTIPLE,
@@ -32,7 +33,7 @@ from bmex_bids.network.models.slices import (
 )
 from bmex_bids.training.growth import start
 from bmex_bids.training.images import CleanImage
-from bmex_bids.training.linear import VALIDATION, Collection, collect, read
+from bmex_bids.training.linear import SHARES, VALIDATION, Collection, collect, read
 from bmex_bids.training.loop import Schedule, export_half, fit
 from bmex_bids.training.patients import Patients, read_patients
 from bmex_bids.training.scans import Scan, as_scan, scan
@@ -61,6 +62,7 @@ class CampaignConfig:
     """Everything that decides the weights, besides the data."""
 
     start_from: Path | None = None  # weights to begin with
+    groups: tuple[str, ...] = tuple(SHARES)  # of the images that train
     tissue_share: float = 0.05  # of the loss
     variance_share: float = 0.02
     lesions: str = "none"  # "data": in the images; "label": and a class of their own
@@ -280,10 +282,21 @@ def train(data_dir: Path, out_dir: Path, config: CampaignConfig, *, resume: bool
     torch.manual_seed(schedule.seed)
     LOGGER.info("seed %d; preparing images", schedule.seed)
     kept = out_dir / "clean"
-    sources = collect(data_dir, kept)
+    sources = replace(collect(data_dir, kept), groups=chosen(config.groups))
     validation = Validation([read(data_dir, source, kept) for source in VALIDATION])
     patients = read_patients(data_dir, config.lesions, config.lesion_share)
     return fit_slices(sources, validation, out_dir, config, patients, resume=resume)
+
+
+def chosen(groups: Sequence[str]) -> Sequence[str]:
+    """The groups of images, where all of them are known and there is one; else a UsageError."""
+    unknown = sorted(set(groups) - set(SHARES))
+    if unknown or not groups:
+        raise UsageError(
+            f"expected groups among {', '.join(SHARES)}, got {', '.join(unknown) or 'none'}; "
+            "correct them in the settings"
+        )
+    return groups
 
 
 def fit_slices(

@@ -209,17 +209,21 @@ def _scaled(data: Array, mask: NDArray[np.bool_]) -> Array:
 
 @dataclass(frozen=True)
 class Collection:
-    """Everything that trains: files by group, read when drawn, and label maps."""
+    """Everything that trains: files by group, read when drawn, and label maps.
+
+    ``groups`` are those of :data:`SHARES` that are drawn.
+    """
 
     data_dir: Path
     kept: Path
     sources: Sequence[Source]
     maps: Sequence[LabelBrain]
+    groups: Sequence[str] = tuple(SHARES)
 
     def pick(self, rng: np.random.Generator) -> tuple[str, CleanImage]:
         """A group and a clean image of it, drawn by :data:`SHARES`."""
         there = {source.group for source in self.sources} | ({"painted"} if self.maps else set())
-        names = [name for name in SHARES if name in there]
+        names = [name for name in SHARES if name in there and name in self.groups]
         shares = np.array([SHARES[name] for name in names])
         group = str(rng.choice(names, p=shares / shares.sum()))
         if group == "painted":

@@ -134,11 +134,11 @@ def test_without_an_output_the_app_runs_first(dataset, no_field, tmp_path, monke
 
     (tmp_path / "out").mkdir()
     monkeypatch.setattr(run, "main", app)
-    more = ["--weights", "bmex-slices-3", "--device", "cpu", "--pictures", "0"]
+    more = ["--weights", "bmex-slices-4", "--device", "cpu", "--pictures", "0"]
     assert evaluate.main(words(dataset, tmp_path / "out", *more)) == 0
     (argv,) = told
     assert argv[:3] == [str(dataset), str(tmp_path / "out/enhanced"), "participant"]
-    assert argv[3:] == ["--weights", "bmex-slices-3", "--device", "cpu"]
+    assert argv[3:] == ["--weights", "bmex-slices-4", "--device", "cpu"]
 
 
 def test_a_scan_without_a_result_is_left_out_and_named(dataset, no_field, tmp_path):

@@ -15,6 +15,7 @@ from bmex_bids.cli import train as command
 from bmex_bids.evaluation import lesions as evaluated
 from bmex_bids.exceptions import UsageError
 from bmex_bids.network.models.slices import NEIGHBOURS, SliceUNet
+from bmex_bids.settings import dumps, loads
 from bmex_bids.training import campaign, linear, patients, scans
 from bmex_bids.training.campaign import CampaignConfig, SliceChunks, Validation, fit_slices
 from bmex_bids.training.images import UNKNOWN, CleanImage
@@ -315,3 +316,26 @@ def test_the_command_trains_a_campaign(tmp_path, monkeypatch):
 def test_absent_data_is_told(tmp_path):
     with pytest.raises(UsageError, match=r"adult-brains/sub-01_T1w\.nii\.gz.*--data"):
         linear.collect(tmp_path, tmp_path / "kept")
+
+
+def test_only_the_chosen_groups_train(tmp_path, clean, monkeypatch):
+    config = loads(CampaignConfig, 'groups = ["adults", "heads"]', "settings", CampaignConfig())
+    assert loads(CampaignConfig, dumps(config), "settings", CampaignConfig()) == config
+    monkeypatch.setattr(linear, "read", lambda *_: clean)
+    both = Collection(tmp_path, tmp_path, TRAINING, [], campaign.chosen(config.groups))
+    rng = np.random.default_rng(0)
+    assert {both.pick(rng)[0] for _ in range(40)} == {"adults", "heads"}
+    every = dataclasses.replace(both, groups=tuple(linear.SHARES))
+    assert {every.pick(rng)[0] for _ in range(200)} == set(linear.SHARES) - {"painted"}
+    for wrong in (["adult"], []):
+        with pytest.raises(UsageError, match="expected groups among adults, heads"):
+            campaign.chosen(wrong)
+
+    def collected(*_: object) -> Collection:
+        return dataclasses.replace(every, sources=[])
+
+    monkeypatch.setattr(campaign, "collect", collected)
+    monkeypatch.setattr(campaign, "fit_slices", lambda sources, *_, **__: sources)
+    monkeypatch.setattr(campaign, "Validation", lambda images: None)
+    monkeypatch.setattr(campaign, "read", lambda *_: clean)
+    assert campaign.train(tmp_path, tmp_path, config).groups == ("adults", "heads")
