@@ -127,7 +127,9 @@ def test_the_expected_error_is_saved(source, capsys, learns_error):
     values = nib.load("sd.nii.gz").get_fdata()
     assert values[inside].min() > 0
     assert not values[~inside].any()
-    assert "error that the network expects" in json.loads(Path("sd.json").read_text())["Description"]
+    assert (
+        "error that the network expects" in json.loads(Path("sd.json").read_text())["Description"]
+    )
     assert f"uncertainty: {Path('sd.nii.gz').absolute()}" in capsys.readouterr().out
 
 
