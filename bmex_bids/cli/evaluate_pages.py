@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Commands of ``bmex-evaluate`` that go over images and write one page.
 
-``harmonisation`` and ``downstream``: a module of ``evaluation`` each, with ``IMAGES``, ``run``,
-``table`` and ``markdown``.
+``harmonisation`` and ``downstream``: a module of ``evaluation`` each, with ``IMAGES``, ``plan``,
+``do_unit``, ``TABLE``, ``table`` and ``markdown``.
 """
 
 from __future__ import annotations
@@ -42,14 +42,20 @@ def _work(options: argparse.Namespace, name: str) -> int:
 def figures_of(
     options: argparse.Namespace, module: Any, *, structures: bool = False
 ) -> tuple[list[Row], str]:
-    """The figures that a module's ``run`` gives for the flags of ``add_run``, and which weights."""
+    """The figures of a module's units for the flags of ``add_run``, and which weights."""
+    from bmex_bids.evaluation.benchmark import run_units
     from bmex_bids.network.weights.registry import select
 
     record = select("enhance", weights=options.weights, weights_dir=options.weights_dir)
     settings = settings_of(options, record, module.IMAGES, by_age=True, structures=structures)
     weights = "bundled weights by age" if settings.by_age else f"weights `{record.name}`"
     print(weights, flush=True)
-    figures = module.run(
-        settings, lambda line: print(line, flush=True), compute=not options.tables_only
+    figures = run_units(
+        settings,
+        list(module.plan(settings)),
+        module.do_unit,
+        module.TABLE,
+        lambda line: print(line, flush=True),
+        compute=not options.tables_only,
     )
     return figures, weights

@@ -4,6 +4,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -40,3 +44,11 @@ STRUCTURES = (
     Structure(12, "cerebellar_white", 3, (7, 46)),
     Structure(13, "brain_stem", 3, (16, 28, 60)),
 )
+
+
+def structure_labels(labels: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
+    """The structures of a label map of FreeSurfer's numbers: their numbers, 0 elsewhere."""
+    found = np.zeros(labels.shape, dtype=np.uint8)
+    for structure in STRUCTURES:
+        found[np.isin(labels, structure.freesurfer)] = structure.number
+    return found

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bmex_bids.common.structures import STRUCTURES
+from bmex_bids.common.structures import STRUCTURES, structure_labels
 from bmex_bids.common.tissues import TISSUES
 from bmex_bids.training.synthesis import read_labels
 
@@ -17,11 +17,7 @@ OUTER = next(part.number for part in STRUCTURES if part.name == "outer_fluid")
 
 def structures_of(path: Path) -> NDArray[np.uint8]:
     """A label map on the grid of its painted head: 0, then the numbers of ``common.structures``."""
-    labels = read_labels(path)
-    found = np.zeros(labels.shape, dtype=np.uint8)
-    for part in STRUCTURES:
-        found[np.isin(labels, part.freesurfer)] = part.number
-    return found
+    return structure_labels(read_labels(path))
 
 
 def true_litres(path: Path, mask: NDArray[np.bool_]) -> dict[str, float]:

@@ -31,7 +31,14 @@ from bmex_bids.evaluation import judge, torchio_cells
 from bmex_bids.evaluation import rows as table
 from bmex_bids.evaluation.app import Networks, Passed, through_app
 from bmex_bids.evaluation.rows import Row, key_of
-from bmex_bids.evaluation.subjects import SUBJECTS, Clean, Subject, load_clean, subject_of
+from bmex_bids.evaluation.subjects import (
+    SUBJECTS,
+    Clean,
+    Subject,
+    load_clean,
+    require_data,
+    subject_of,
+)
 from bmex_bids.exceptions import BmexError, StepError, UsageError
 from bmex_bids.network.weights.registry import select, sha256
 from bmex_bids.outputs.files import write_whole
@@ -183,10 +190,7 @@ def units_of(
     for image in images:
         subject = subject_of(image)
         path = settings.data / subject.path
-        if not path.is_file():
-            raise UsageError(
-                f"expected the validation data at {path}, found none; give its folder with --data"
-            )
+        require_data(path, "the validation data at")
         content, version = sha256(path)[:12], settings.networks_for(subject).version
         for cell in cells:
             fault = fault_version(CELLS[cell], image)

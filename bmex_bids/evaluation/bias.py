@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,6 @@ from bmex_bids.evaluation.benchmark import (
     Unit,
     pass_cell,
     rows_of,
-    run_units,
     units_of,
 )
 from bmex_bids.evaluation.pairs import NETWORK, Row, litres_of
@@ -53,13 +52,6 @@ def plan(settings: Settings) -> Iterator[Unit]:
         raise UsageError(f"expected cells of {', '.join(benchmark.CELLS)}; got {', '.join(wrong)}")
     versions = (FIGURES_VERSION, benchmark.FIGURES_VERSION)
     yield from units_of(settings, settings.images, cells, lambda cell: (BEFORE, AFTER), versions)
-
-
-def run(
-    settings: Settings, report: Callable[[str], None] = lambda line: None, *, compute: bool = True
-) -> list[Figure]:
-    """Compute what is missing and return the figures of this run."""
-    return run_units(settings, list(plan(settings)), do_unit, TABLE, report, compute=compute)
 
 
 def do_unit(settings: Settings, unit: Unit) -> list[Figure]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import nibabel as nib
@@ -27,16 +27,15 @@ from bmex_bids.evaluation.benchmark import (
     kept,
     pass_cell,
     rows_of,
-    run_units,
 )
 from bmex_bids.evaluation.pairs import Row
 from bmex_bids.evaluation.pairs_page import agreement
 from bmex_bids.evaluation.rows import Row as Figure
 from bmex_bids.evaluation.rows import key_of
-from bmex_bids.evaluation.subjects import PAINTED, subject_of
+from bmex_bids.evaluation.subjects import PAINTED, require_data, subject_of
 from bmex_bids.exceptions import UsageError
 from bmex_bids.imaging.registration import bring, points_of, register
-from bmex_bids.metrics.tissue import dice
+from bmex_bids.metrics.tissue import dice_by_structure
 from bmex_bids.network.weights.registry import sha256
 
 #: changes when the figures do
@@ -69,8 +68,7 @@ def plan(settings: Settings) -> Iterator[Unit]:
     for image in settings.images:
         subject = subject_of(image)
         path = settings.data / subject.path
-        if not path.is_file():
-            raise UsageError(f"expected the image {path}, found none; give its folder with --data")
+        require_data(path)
         contents[image] = f"{sha256(path)[:12]} {settings.networks_for(subject).version}"
     for cell in settings.cells or CELLS_JUDGED:
         if cell not in CELLS:
@@ -82,13 +80,6 @@ def plan(settings: Settings) -> Iterator[Unit]:
             key = key_of(FIGURES_VERSION, *faults)
             pair = f"{moving}{BETWEEN}{fixed}"
             yield Unit(pair, cell, {(pair, cell, method): key for method in (BEFORE, AFTER)})
-
-
-def run(
-    settings: Settings, report: Callable[[str], None] = lambda line: None, *, compute: bool = True
-) -> list[Figure]:
-    """Compute what is missing and return the figures of this run."""
-    return run_units(settings, list(plan(settings)), do_unit, TABLE, report, compute=compute)
 
 
 def do_unit(settings: Settings, unit: Unit) -> list[Figure]:
@@ -141,9 +132,7 @@ def registered(
     moved = bring(labels[1], grid, points_of(found.transform, grid), order=0)
     there = np.asarray(grid.dataobj)
     overlaps = {
-        f"dice_{part.name}": dice(moved == part.number, there == part.number)
-        for part in JUDGED
-        if (there == part.number).any()
+        f"dice_{name}": value for name, value in dice_by_structure(moved, there, JUDGED).items()
     }
     return {"dice": float(np.mean(list(overlaps.values()))), "folded": found.folded, **overlaps}
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,6 @@ from bmex_bids.evaluation.benchmark import (
     Truth,
     Unit,
     rows_of,
-    run_units,
     truth_of,
 )
 from bmex_bids.evaluation.pairs import Row, litres_of
@@ -33,8 +32,8 @@ from bmex_bids.evaluation.pairs_page import agreement
 from bmex_bids.evaluation.rows import Row as Figure
 from bmex_bids.evaluation.rows import key_of
 from bmex_bids.evaluation.segmentation import TISSUES
-from bmex_bids.evaluation.subjects import PAINTED, subject_of
-from bmex_bids.exceptions import BmexError, StepError, UsageError
+from bmex_bids.evaluation.subjects import PAINTED, require_data, subject_of
+from bmex_bids.exceptions import BmexError, StepError
 from bmex_bids.metrics.reference import mse
 from bmex_bids.metrics.statistics import histogram_distance
 from bmex_bids.network.weights.registry import sha256
@@ -105,21 +104,13 @@ def plan(settings: Settings) -> Iterator[Unit]:
     for image in settings.images:
         subject = subject_of(image)
         path = settings.data / subject.path
-        if not path.is_file():
-            raise UsageError(f"expected the image {path}, found none; give its folder with --data")
+        require_data(path)
         recipes = [recipe.to_json() for recipe in scanners(judge.RANGE).values()]
         key = key_of(
             FIGURES_VERSION, benchmark.FIGURES_VERSION, sha256(path), str(subject.seed), *recipes,
             settings.networks_for(subject).version,
         )  # fmt: skip
         yield Unit(image, ALL, {(image, ALL, stage): key for stage in (MATCHED, ENHANCED)})
-
-
-def run(
-    settings: Settings, report: Callable[[str], None] = lambda line: None, *, compute: bool = True
-) -> list[Figure]:
-    """Compute what is missing and return the figures of this run."""
-    return run_units(settings, list(plan(settings)), do_unit, TABLE, report, compute=compute)
 
 
 def do_unit(settings: Settings, unit: Unit) -> list[Figure]:

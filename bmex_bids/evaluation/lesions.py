@@ -29,9 +29,8 @@ from bmex_bids.evaluation.prepared import (
     prepare,
 )
 from bmex_bids.evaluation.rows import Row, key_of
-from bmex_bids.evaluation.subjects import MARKED, REAL_LESIONS, subject_of
+from bmex_bids.evaluation.subjects import MARKED, REAL_LESIONS, require_data, subject_of
 from bmex_bids.evaluation.summary import grid
-from bmex_bids.exceptions import UsageError
 from bmex_bids.imaging.orientation import load_image
 from bmex_bids.imaging.resampling import resample_like
 from bmex_bids.metrics.confidence import auroc
@@ -106,10 +105,7 @@ def plan(settings: Settings) -> Iterator[Unit]:
         subject = subject_of(image)
         files = [settings.data / name for name in (subject.path, MARKED, STROKES, *MS_MASKS)]
         for path in files:
-            if not path.is_file():
-                raise UsageError(
-                    f"expected the file {path}, found none; give its folder with --data"
-                )
+            require_data(path, "the file")
         for cell in settings.cells or CELLS_JUDGED:
             key = key_of(
                 FIGURES_VERSION, PREPARED_VERSION, sha256(files[0]), cell,

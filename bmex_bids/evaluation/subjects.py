@@ -113,6 +113,12 @@ def subject_of(name: str) -> Subject:
     return known[name]
 
 
+def require_data(path: Path, what: str = "the image") -> None:
+    """A UsageError where a file of the data folder is not there."""
+    if not path.is_file():
+        raise UsageError(f"expected {what} {path}, found none; give its folder with --data")
+
+
 @dataclass(frozen=True)
 class Clean:
     """A validation image as a scanner would store it, axes LPS.

@@ -7,10 +7,13 @@ Labels are the network's: 0 background, 1 CSF, 2 GM, 3 WM.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from bmex_bids.common.structures import STRUCTURES, Structure
 
 GM, WM = 2, 3
 
@@ -50,3 +53,17 @@ def dice(a: NDArray[np.generic], b: NDArray[np.generic]) -> float:
     x, y = np.asarray(a, dtype=bool), np.asarray(b, dtype=bool)
     total = int(x.sum() + y.sum())
     return 2 * int((x & y).sum()) / total if total else 1.0
+
+
+def dice_by_structure(
+    found: NDArray[np.generic],
+    truth: NDArray[np.generic],
+    structures: Sequence[Structure] = STRUCTURES,
+) -> dict[str, float]:
+    """Dice of each structure that is in the truth, by name; labels of ``common.structures``."""
+    there = {part.name: truth == part.number for part in structures}
+    return {
+        part.name: dice(found == part.number, there[part.name])
+        for part in structures
+        if there[part.name].any()
+    }

@@ -84,6 +84,12 @@ def _window(length: int, lines: int) -> NDArray[np.float32]:
     return window
 
 
+def centred_transform(image: NDArray[Any], axes: tuple[int, ...] = (-2, -1)) -> NDArray[Any]:
+    """Centred, orthonormal Fourier transform of an array."""
+    shifted = np.fft.ifftshift(image, axes=axes)
+    return np.fft.fftshift(np.fft.fftn(shifted, axes=axes, norm="ortho"), axes=axes)
+
+
 def centred_inverse(kspace: NDArray[Any], axes: tuple[int, ...] = (-2, -1)) -> NDArray[Any]:
     """Centred, orthonormal inverse Fourier transform of an array."""
     shifted = np.fft.ifftshift(kspace, axes=axes)

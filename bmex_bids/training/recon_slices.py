@@ -19,7 +19,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from bmex_bids.common.replacing import put_in_place
-from bmex_bids.recon.coils import Complex, birdcage, centred_inverse, low_resolution
+from bmex_bids.recon.coils import (
+    Complex,
+    birdcage,
+    centred_inverse,
+    centred_transform,
+    low_resolution,
+)
 from bmex_bids.recon.operators import CENTRE_SHARES, centre_lines, line_mask
 from bmex_bids.training.painting import CONTRASTS, FREESURFER, draw_means, grouped, textured
 from bmex_bids.training.strip import label_map_paths
@@ -191,9 +197,7 @@ def measure(magnitude: Array, acceleration: int, rng: np.random.Generator) -> Me
     coil_images = (maps * magnitude * np.exp(1j * _phase(shape, rng))).astype(np.complex64)
     noise = rng.standard_normal((2, *maps.shape), dtype=np.float32) * rng.uniform(*NOISE)
     mask = line_mask(shape[1], acceleration, CENTRE_SHARES[acceleration], rng)
-    noisy = np.fft.ifftshift(coil_images, axes=(-2, -1))
-    kspace = np.fft.fftshift(np.fft.fft2(noisy, norm="ortho"), axes=(-2, -1))
-    kspace = (kspace + noise[0] + 1j * noise[1]) * mask
+    kspace = (centred_transform(coil_images) + noise[0] + 1j * noise[1]) * mask
     return Measured(kspace.astype(np.complex64), mask, coil_images, maps)
 
 

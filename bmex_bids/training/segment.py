@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from bmex_bids.common.structures import STRUCTURES
+from bmex_bids.common.boxes import bounding_box
 from bmex_bids.degrade.levels import draw
+from bmex_bids.metrics.tissue import dice_by_structure
 from bmex_bids.network.inference.segment import (
     half_places,
     most_probable,
@@ -175,32 +176,20 @@ def _fit(logs: Tensor, wanted: Tensor) -> Tensor:
     return 1 - right.mean() - (dice * there).sum() / there.sum().clamp_min(1)
 
 
-def dice_by_structure(found: Labels, truth: Labels) -> dict[str, float]:
-    """Dice of each structure that is in the truth."""
-    both = np.bincount(truth[found == truth], minlength=256)
-    total = np.bincount(np.concatenate([found.ravel(), truth.ravel()]), minlength=256)
-    return {
-        s.name: float(2 * both[s.number] / total[s.number])
-        for s in STRUCTURES
-        if (truth == s.number).any()
-    }
-
-
 Fed = tuple[Tensor, Tensor, Labels]
 
 
 def painted_whole(brain: StructureMap, rng: np.random.Generator, *, tissues: bool) -> Fed:
     """A whole brain, painted clean: x, places, labels."""
     labels = np.where(brain.depth <= 60, brain.labels, 0).astype(np.uint8)
-    filled = np.argwhere(labels)
-    low, high = filled.min(axis=0), filled.max(axis=0) + 1
-    labels = labels[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
+    labels = labels[bounding_box(labels > 0, 0)]
+    size = labels.shape
     labels = np.pad(labels, [(0, -n % MULTIPLE) for n in labels.shape])
     inside = labels > 0
     image = paint_labels(labels, draw_brightness(rng), rng)
     seen = standardised(image, inside, float(image[inside].mean()), float(image[inside].std()))
     maps = imagined_tissues(labels, rng) if tissues else np.zeros((3, *labels.shape), np.float32)
-    places = torch.from_numpy(half_places(labels.shape, (0, 0, 0), high - low))
+    places = torch.from_numpy(half_places(labels.shape, (0, 0, 0), size))
     x = torch.from_numpy(np.concatenate([seen[None], maps]))
     return x, with_share(places, torch.from_numpy(inside)), labels
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bmex_bids.common.boxes import bounding_box
-from bmex_bids.common.structures import STRUCTURES
+from bmex_bids.common.structures import STRUCTURES, structure_labels
 from bmex_bids.imaging.orientation import conform, load_image, voxel_sizes
 from bmex_bids.network.models.segment import CELLS, REACH
 from bmex_bids.training.painting import CONTRASTS
@@ -65,9 +65,7 @@ def load_structure_map(path: Path) -> StructureMap:
     """
     image = conform(load_image(path))
     numbers = np.rint(np.asarray(image.dataobj)).astype(np.int32)
-    groups = np.zeros(numbers.shape, np.uint8)
-    for structure in STRUCTURES:
-        groups[np.isin(numbers, structure.freesurfer)] = structure.number
+    groups = structure_labels(numbers)
     groups = np.pad(groups[bounding_box(groups > 0, 2)], 2)
     spacing = voxel_sizes(image.affine)
     size = [round(n * s / GRID_MM) for n, s in zip(groups.shape, spacing, strict=True)]

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from bmex_bids.cli import evaluate
-from bmex_bids.evaluation import anatomy, bias, bias_page, subjects
+from bmex_bids.evaluation import anatomy, benchmark, bias, bias_page, subjects
 from bmex_bids.evaluation.app import structures_in, volumes_in
+from bmex_bids.evaluation.benchmark import run_units
 from bmex_bids.evaluation.judge import segmenters
 from bmex_bids.evaluation.pairs import Row
 from bmex_bids.evaluation.subjects import load_clean
@@ -42,7 +43,9 @@ def test_the_command_compares_still_and_moved_heads_with_the_truth(painted, monk
     page.write_text("a\n<!-- bias: begin -->\nold\n<!-- bias: end -->\nb\n")
     assert evaluate.main([*map(str, words), "--page", str(page)]) == 0
     assert "6 to compute" in capsys.readouterr().out
-    figures = bias.run(replace(painted, cells=("severe",), by_age=True), compute=False)
+    severe = replace(painted, cells=("severe",), by_age=True)
+    units = list(bias.plan(severe))
+    figures = run_units(severe, units, bias.do_unit, bias.TABLE, compute=False)
     rows = bias.changes(figures)
     for name in segmenters():
         moved = [r for r in rows if (r.condition, r.measure) == ("severe", f"{name}_GM_litres")]
@@ -88,7 +91,10 @@ def test_structures_are_asked_of_the_app_where_a_network_is_bundled(painted, mon
     record = replace(painted.networks.enhance, kind="segment")
     told = []
     monkeypatch.setattr(registry, "bundled", lambda: [painted.networks.strip, record])
-    monkeypatch.setattr(bias, "run", lambda settings, *_, **__: told.append(settings) or [])
+    monkeypatch.setattr(bias, "plan", lambda settings: [])
+    monkeypatch.setattr(
+        benchmark, "run_units", lambda settings, *_, **__: told.append(settings) or []
+    )
     assert evaluate.main(["bias", "--out", str(painted.out), "--device", "cpu"]) == 0
     assert told[0].networks.structures == record
     assert told[0].networks.version != painted.networks.version

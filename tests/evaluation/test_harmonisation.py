@@ -6,6 +6,7 @@ import pytest
 
 from bmex_bids.cli import evaluate
 from bmex_bids.evaluation import benchmark, harmonisation
+from bmex_bids.evaluation.benchmark import run_units
 from bmex_bids.evaluation.harmonisation import ALL, BINS, ENHANCED, MATCHED, NAMES
 from bmex_bids.evaluation.judge import SEGMENTERS, segmenters
 from bmex_bids.evaluation.rows import Row
@@ -23,7 +24,9 @@ def test_the_command_says_that_mended_scanners_are_nearer(painted, monkeypatch, 
     assert "bundled weights by age" in said
     assert "3 to compute" in said
     text = (painted.out / "harmonisation.md").read_text()
-    figures = harmonisation.run(replace(painted, by_age=True), compute=False)
+    by_age = replace(painted, by_age=True)
+    units = list(harmonisation.plan(by_age))
+    figures = run_units(by_age, units, harmonisation.do_unit, harmonisation.TABLE, compute=False)
     lines = harmonisation.table(figures).splitlines()
     assert len(lines) > 8
     for line in lines:

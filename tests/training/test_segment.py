@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from bmex_bids.common.structures import STRUCTURES
+from bmex_bids.metrics.tissue import dice_by_structure
 from bmex_bids.network.inference.segment import most_probable
 from bmex_bids.network.models.segment import CELLS, SegmentUNet
 from bmex_bids.network.weights.checkpoints import load_network
@@ -22,7 +23,6 @@ from bmex_bids.training.segment import (
     SegmentConfig,
     StructureChunks,
     Validation,
-    dice_by_structure,
     example,
     loss_of,
     painted_whole,
