@@ -186,8 +186,9 @@ def enhance(
     mask : a brain mask made elsewhere, path or image; voxels above 0.5 are brain
     report : make the report page too, which takes some seconds
     progress : takes the lines that tell what is done, for instance ``print``
-    settings : those of ``bmex`` by their names: skull_strip, brain_extraction, reorient, device,
-        weights, weights_dir, geometry, mirroring, precision, max_change, omp_nthreads
+    settings : those of ``bmex`` by their names: skull_strip, brain_extraction, reorient,
+        motion_correction, device, weights, weights_dir, geometry, mirroring, precision, max_change,
+        omp_nthreads
 
     Raises
     ------

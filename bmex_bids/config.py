@@ -216,6 +216,7 @@ class Processing:
     geometry, mirroring, precision : see :class:`bmex_bids.network.inference.options.Options`
     max_change : largest change of a voxel, % of the range of the reference; None: no limit
     reorient : correct a header that calls the axes wrongly
+    motion_correction : ``"auto"`` undoes motion that the image shows, ``"off"`` does not look for it
     derivatives : ``NAME=PATH`` of datasets with brain masks made elsewhere
     output_res : grids the enhanced image is written on, ``"native"`` and ``"0p8"``
     qc_only : write the quality measures and no image
@@ -254,6 +255,15 @@ class Processing:
         fingerprint=True,
         help="if the brain looks turned by right angles against the header, correct the header of "
         "the outputs. Left and right cannot be told apart",
+    )
+    motion_correction: str = setting(
+        "--motion-correction",
+        default="auto",
+        group=PROCESSING,
+        choices=("auto", "off"),
+        fingerprint=True,
+        help="auto (default): look for rigid motion during the read-out in the image itself, and undo "
+        "it in k-space if the image becomes clearly sharper; off: do not",
     )
     derivatives: tuple[str, ...] = setting(
         "-d",
@@ -329,8 +339,8 @@ class Processing:
         read=values.number(float, at_least=0),
         fingerprint=True,
         metavar="P",
-        help="limit the change of each voxel of the brain to P %% of the range of the reference (0 "
-        "to 1000): 5 is 50 units (default: no limit)",
+        help="limit the change of each voxel of the brain, motion correction included, to P %% of the "
+        "range of the reference (0 to 1000): 5 is 50 units (default: no limit)",
     )
     output_res: tuple[str, ...] = setting(
         "--output-res",

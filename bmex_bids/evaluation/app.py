@@ -69,8 +69,8 @@ class Passed:
 
     Attributes
     ----------
-    corrected : network grid, bias-corrected, not matched
-    matched, enhanced : network grid, template units, before and after the network
+    corrected : network grid, bias-corrected, not matched, as it came
+    matched, enhanced : network grid, template units, as it came and as the app made it
     mask_res : network grid
     preproc, mask : input grid; input intensities
     labels_before, labels_after : network grid, 0 background, 1 CSF, 2 GM, 3 WM, as the app's
@@ -137,6 +137,7 @@ def prepared_by_app(
         _networks(networks, mask),
         request.Machine(device=networks.device, omp_nthreads=networks.threads),
         skull_strip="auto",
+        motion_correction="off",  # what is prepared is clean; its damage comes later
         mem_gb=1.0,
     )
     results = _run(workflow, work)
@@ -191,8 +192,8 @@ def passed(results: Mapping[str, Any]) -> Passed:
         return np.asarray(data_of(read(getattr(results[node], field))), dtype=kind)
 
     return Passed(
-        corrected=data("correct_brain", "out_file"),
-        matched=data("match_histogram", "out_file"),
+        corrected=data("before", "brain"),
+        matched=data("before", "matched"),
         enhanced=data("network", "out_file"),
         mask_res=data("correct_brain", "mask_res") > 0.5,
         preproc=data("restore", "preproc_native"),

@@ -45,7 +45,7 @@ from bmex_bids.outputs.files import write_whole
 
 Array = NDArray[np.float32]
 #: changes when the figures do: measures, segmenters, cells
-FIGURES_VERSION = "11"
+FIGURES_VERSION = "12"
 TABLE, SLICES, TRUTH = "figures.tsv", "slices", "truth"
 #: cells of which each image has a picture
 PICTURED = ("clean", "moderate", "severe", "noise 2.5%", "2.4 mm")
@@ -199,7 +199,7 @@ def units_of(
 
 
 def methods_of(cell: Cell) -> tuple[str, ...]:
-    """The methods that a cell is judged with: ``damaged`` is what the app gives its network."""
+    """The methods that a cell is judged with: ``damaged`` is what came, prepared."""
     names = ["damaged", "bmex", "n4", "nlm"]
     if cell.noise is not None:
         names.append("nlm, known noise")

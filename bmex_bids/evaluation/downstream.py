@@ -39,7 +39,7 @@ from bmex_bids.metrics.tissue import dice_by_structure
 from bmex_bids.network.weights.registry import sha256
 
 #: changes when the figures do
-FIGURES_VERSION = "1"
+FIGURES_VERSION = "2"
 TABLE, PASSES = "downstream.tsv", "passes"
 #: a painted head of each label map: 12 ordered pairs
 IMAGES = tuple(name for name in PAINTED if name.endswith("-1"))
@@ -98,7 +98,7 @@ def passed(settings: Settings, image: str, cell: str) -> dict[str, NDArray[Any]]
     """A head before and after the app, and its mask, on its own grid; kept for all its pairs."""
     subject = subject_of(image)
     digits = key_of(
-        sha256(settings.data / subject.path), fault_version(CELLS[cell], image),
+        FIGURES_VERSION, sha256(settings.data / subject.path), fault_version(CELLS[cell], image),
         settings.networks_for(subject).version,
     )  # fmt: skip
 

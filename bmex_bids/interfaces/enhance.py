@@ -50,6 +50,7 @@ MARGIN = 4
 
 class EnhanceInput(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="matched image, template units")
+    before = File(exists=True, desc="the image as it came; in_file where it is not given")
     mask = File(exists=True, mandatory=True, desc="network grid")
     original = File(exists=True, desc="raw image, whose form code the enhanced one gets")
     weights = traits.Dict(mandatory=True, desc="record of the enhancement network")
@@ -73,7 +74,7 @@ class EnhanceInput(BaseInterfaceInputSpec):
 class EnhanceOutput(TraitedSpec):
     out_file = File(exists=True, desc="enhanced, template units, zero outside the mask")
     labels = File(exists=True, desc="0 background, 1 CSF, 2 GM, 3 WM")
-    labels_before = File(exists=True, desc="the same by the yardstick, in the matched image")
+    labels_before = File(exists=True, desc="the same by the yardstick, in the image as it came")
     labels_after = File(exists=True, desc="the same by the yardstick, in the enhanced image")
     shares_before = File(exists=True, desc="probabilities of the same, uint8 (X, Y, Z, 3)")
     shares_after = File(exists=True, desc="probabilities of the same, uint8 (X, Y, Z, 3)")
@@ -102,6 +103,8 @@ class Enhance(Step):
 
     def work(self, folder: str) -> None:
         image = read(self.inputs.in_file)
+        moved = isdefined(self.inputs.before) and self.inputs.before != self.inputs.in_file
+        came = data_of(read(self.inputs.before)) if moved else data_of(image)
         record = weight_record(self.inputs.weights)
         mask = data_of(read(self.inputs.mask, "uint8")) > 0
         where: dict[str, Any] = {
@@ -116,12 +119,13 @@ class Enhance(Step):
         if isdefined(self.inputs.tile):
             where["tile"] = self.inputs.tile
         result = limited(
-            enhance(data_of(image), mask, record, **where), data_of(image), self.inputs.max_change
+            enhance(data_of(image), mask, record, **where), came, self.inputs.max_change
         )
         before, measuring = result.classified, record
         if isdefined(self.inputs.yardstick):
             measuring = weight_record(self.inputs.yardstick)
-            before = classify(data_of(image), mask, measuring, **where)
+        if moved or isdefined(self.inputs.yardstick):
+            before = classify(came, mask, measuring, **where)
         after = classify(result.image, mask, measuring, **where)
         maps = {"labels": result.labels}
         for when, tissues in (("before", before), ("after", after)):
@@ -174,13 +178,13 @@ class Enhance(Step):
 
 
 def limited(result: Enhancement, before: Any, percent: float | None) -> Enhancement:
-    """The enhancement with no voxel further from its input than a limit.
+    """The enhancement with no voxel further from the image as it came than a limit.
 
     What was cut off adds to the expected error: the network holds it for a fault.
 
     Parameters
     ----------
-    before : (X, Y, Z), the input, template units
+    before : (X, Y, Z), the image as it came, template units
     percent : of the range of the reference; None: no limit
     """
     if percent is None:
@@ -198,6 +202,9 @@ class RestoreInput(BaseInterfaceInputSpec):
     original = File(exists=True, mandatory=True, desc="raw image")
     conformed = File(exists=True, mandatory=True, desc="LPS native grid, input intensities")
     native = File(exists=True, mandatory=True, desc="LPS native grid, 0…1000, corrected")
+    before = File(
+        exists=True, desc="the same of the image as it came; native where it is not given"
+    )
     field = File(exists=True, mandatory=True, desc="LPS native grid, the bias field")
     mask = File(exists=True, mandatory=True, desc="LPS native grid")
     mask_res = File(exists=True, mandatory=True, desc="network grid")
@@ -257,7 +264,9 @@ class Restore(Step):
         tissue = np.where(mask, np.argmax(maps, axis=0) + 1, 0)
         lookup = np.array([0, *(tissue.bids for tissue in TISSUES)], dtype=np.uint8)
         chain = json.loads(Path(self.inputs.intensity_json).read_text())
-        correction = within(correction, self.inputs.max_change)  # a spline may overshoot
+        undone = self._undone(native, grid, chain)
+        # a spline may overshoot
+        correction = within(correction + undone, self.inputs.max_change) - undone
         enhanced = add_correction(native, correction, mask, chain)
         preproc = into_head(enhanced, native, field, head, mask, chain, raw.affine)
 
@@ -276,6 +285,14 @@ class Restore(Step):
         for part in deviation:
             error = part * self.inputs.error_scale
             self._results["uncertainty_native"] = save(error, "uncertainty_native")
+
+    def _undone(self, native: Any, grid: Any, chain: dict[str, Any]) -> Any:
+        """What the motion correction changed, template units: the limit counts it."""
+        before = self.inputs.before
+        if self.inputs.max_change is None or not isdefined(before) or before == self.inputs.native:
+            return np.float32(0)
+        match = HistogramMatch.of(chain["match"])
+        return match.apply(native) - match.apply(to_axes_of(read(before), grid))
 
 
 def to_axes_of(image: Any, grid: Any) -> Any:

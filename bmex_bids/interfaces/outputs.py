@@ -32,7 +32,7 @@ from bmex_bids.outputs.dataset import write_dataset
 from bmex_bids.outputs.files import as_json, clear_temporaries, write_together
 from bmex_bids.outputs.lock import alone
 from bmex_bids.outputs.provenance import MADE_BY, activity_id, environment
-from bmex_bids.outputs.records import KEY
+from bmex_bids.outputs.records import KEY, MOTION
 from bmex_bids.outputs.resume import checksum, text_checksum
 from bmex_bids.outputs.sidecar import (
     IMAGE_FIELDS,
@@ -63,6 +63,7 @@ class Common(BaseInterfaceInputSpec):
     gate = traits.Dict(mandatory=True, desc="verdict and rules")
     provenance = traits.Dict(mandatory=True)
     stripped = traits.Bool(mandatory=True)
+    refocus = traits.Dict(desc="what the motion correction did; or none")
     output_res = traits.List(traits.Str(), ["native", "0p8"], usedefault=True)
     qc_only = traits.Bool(False, usedefault=True)
     uncertainty = traits.Str("learnt", usedefault=True)
@@ -190,7 +191,7 @@ class SaveDerivatives(Step):
         inputs = self.inputs
         record = processing_record(
             inputs.planned, inputs.provenance, inputs.mask_info, inputs.quality, inputs.gate
-        )
+        ) | motion_record(inputs.refocus)
         record["Input"] = geometry_of(Path(inputs.bids_dir) / inputs.planned["source"])
         return record
 
@@ -248,6 +249,19 @@ def field_value(inputs: Any, product: Product) -> str:
     """The workflow's file of a product."""
     value = getattr(inputs, product.field)
     return str(value if product.place is None else value[product.place])
+
+
+def motion_record(refocus: Any) -> dict[str, Any]:
+    """What the motion correction did, as it goes under the key ``BMEX``; empty without the step."""
+    if not isdefined(refocus):
+        return {}
+    entropy = {
+        f"Entropy{when.capitalize()}": refocus[f"entropy_{when}"]
+        for when in ("before", "after")
+        if f"entropy_{when}" in refocus
+    }
+    said = {"Applied": refocus["applied"], "Reason": refocus["reason"]}
+    return {MOTION: said | refocus["motion"] | entropy}
 
 
 def processing_record(

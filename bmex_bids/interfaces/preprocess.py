@@ -25,6 +25,7 @@ from bmex_bids.common.contrasts import CONTRASTS, SUFFIXES
 from bmex_bids.exceptions import ImageError, MaskError
 from bmex_bids.imaging.intensity import (
     TOP,
+    HistogramMatch,
     IntensityScale,
     count_template,
     from_zero,
@@ -227,7 +228,7 @@ def find_brain(image: nib.Nifti1Image, corrected: nib.Nifti1Image, inputs: Any) 
         There is no brain, or the given mask is no mask of this image.
     """
     mode = inputs.skull_strip
-    stripped = mode == "skip" or (mode == "auto" and is_stripped(image))
+    stripped = came_stripped(image, mode)
     given = inputs.given_mask if isdefined(inputs.given_mask) else None
     info: dict[str, Any]
     look_again = None
@@ -257,6 +258,11 @@ def find_brain(image: nib.Nifti1Image, corrected: nib.Nifti1Image, inputs: Any) 
         look_again=look_again,
     )
     return Brain(mask, bool(stripped), info, like, within_mm)
+
+
+def came_stripped(image: nib.Nifti1Image, skull_strip: str) -> bool:
+    """Whether an image counts as one without a skull; ``skull_strip`` is auto, skip or force."""
+    return skull_strip == "skip" or (skull_strip == "auto" and is_stripped(image))
 
 
 def given_mask_like(path: str | Path, image: nib.Nifti1Image) -> nib.Nifti1Image:
@@ -330,8 +336,7 @@ class CorrectBrain(Step):
         data, scale = from_zero(data_of(head), data_of(mask) > 0, scale)
         _, field = n4(with_data(np.minimum(data, TOP), head), mask)
         corrected = with_data(data / data_of(field), head)
-        image = resample_to_spacing(corrected, self.inputs.spacing_mm, order=self.inputs.order)
-        image = with_data(np.clip(data_of(image), 0, None), image)  # a spline may undershoot
+        image = on_network_grid(corrected, self.inputs.spacing_mm, self.inputs.order)
         inside = resample_to_spacing(mask, self.inputs.spacing_mm)
         brain = with_data((data_of(inside) > 0.5).astype(np.uint8), inside)
         whole = with_data(data_of(field) * data_of(read(self.inputs.field)), head)
@@ -340,6 +345,12 @@ class CorrectBrain(Step):
         self._results["out_file"] = write(image, folder, "brain.nii.gz")
         self._results["scale_file"] = write_json(dataclasses.asdict(scale), folder, "scale.json")
         self._results["mask_res"] = write(brain, folder, "mask_res.nii.gz")
+
+
+def on_network_grid(image: nib.Nifti1Image, spacing_mm: float, order: int) -> nib.Nifti1Image:
+    """A head, 0…1000, at the network's spacing; not negative, though a spline may undershoot."""
+    fine = resample_to_spacing(image, spacing_mm, order=order)
+    return with_data(np.clip(data_of(fine), 0, None), fine)
 
 
 class MatchHistogramInput(BaseInterfaceInputSpec):
@@ -385,7 +396,7 @@ class MatchHistogram(Step):
         else:
             reference = load_histogram(**choice)
             _, match = match_histogram(robust, reference, mask, method=self.inputs.method)
-        matched = np.where(mask, match.apply(data), 0)
+        matched = with_histogram(match, data, mask)
         chain = {
             "scale": json.loads(Path(self.inputs.scale_file).read_text()),
             "match": dataclasses.asdict(match),
@@ -396,6 +407,13 @@ class MatchHistogram(Step):
         }
         self._results["out_file"] = write(with_data(matched, image), folder, "matched.nii.gz")
         self._results["intensity_json"] = write_json(chain, folder, "intensity.json")
+
+
+def with_histogram(
+    match: HistogramMatch, data: NDArray[Any], mask: NDArray[np.bool_]
+) -> NDArray[Any]:
+    """A brain, 0…1000, in template units; (X, Y, Z), zero outside the mask."""
+    return np.where(mask, match.apply(np.where(mask, data, 0)), 0)
 
 
 def template_counts(image: str, mask: str | None = None) -> NDArray[np.int64]:

@@ -33,7 +33,7 @@ from bmex_bids.common.boxes import bounding_box
 from bmex_bids.common.names import BidsName
 from bmex_bids.common.structures import STRUCTURES
 from bmex_bids.interfaces.histogram import draw_histogram
-from bmex_bids.interfaces.outputs import processing_record
+from bmex_bids.interfaces.outputs import motion_record, processing_record
 from bmex_bids.interfaces.step import Step
 from bmex_bids.interfaces.templates import brain_of
 from bmex_bids.outputs.files import copy_whole
@@ -71,9 +71,9 @@ STRUCTURE_COLOURS = (
 class ReportletsInput(BaseInterfaceInputSpec):
     output_dir = traits.Str(mandatory=True)
     planned = traits.Dict(mandatory=True)
-    conformed = File(exists=True, mandatory=True, desc="LPS, input intensities")
+    conformed = File(exists=True, mandatory=True, desc="as it came, LPS, input intensities")
     mask = File(exists=True, mandatory=True, desc="on the grid of conformed")
-    matched = File(exists=True, mandatory=True, desc="network grid, template units")
+    matched = File(exists=True, mandatory=True, desc="the same, network grid, template units")
     intensity_json = File(exists=True, mandatory=True, desc="how it was matched")
     mask_res = File(exists=True, mandatory=True, desc="network grid")
     enhanced_res = File(exists=True, mandatory=True, desc="network grid, template units")
@@ -86,6 +86,7 @@ class ReportletsInput(BaseInterfaceInputSpec):
     structures_res = File(exists=True, desc="network grid, common.structures; or none")
     in_templates = traits.List(traits.Dict(), desc="results of interfaces.templates.ToTemplate")
     stripped = traits.Bool(mandatory=True)
+    refocus = traits.Dict(desc="what the motion correction did; or none")
 
 
 class ReportletsOutput(TraitedSpec):
@@ -448,6 +449,6 @@ def write_summary(inputs: Any, target: Path) -> None:
     """What was done with the image, as an HTML fragment."""
     record = processing_record(
         inputs.planned, inputs.provenance, inputs.mask_info, inputs.quality, inputs.gate
-    )
+    ) | motion_record(inputs.refocus)
     text = summary_html(record, contrast=BidsName.of(inputs.planned["name"]).suffix)
     target.write_text(text, encoding="utf-8")

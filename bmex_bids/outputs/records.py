@@ -18,6 +18,10 @@ from bmex_bids.common.names import BidsName, subject_folder
 
 #: of a sidecar: what was done to the image
 KEY = "BMEX"
+#: of a record: what the motion correction did; absent where it was switched off
+MOTION = "MotionCorrection"
+#: ``PhaseEncodingAxis`` of that table in words
+AXES = ("left–right", "anterior–posterior", "superior–inferior")
 #: a run writes all sidecars of an image within this time
 TOGETHER_S = 30.0
 
@@ -164,6 +168,48 @@ def read_record(path: Path) -> dict[str, Any] | None:
     except RecordError:
         return None
     return record
+
+
+def motion_undone_mm(record: Mapping[str, Any]) -> float | None:
+    """Root mean square of the motion that was undone; 0 for none, None where it was not looked for.
+
+    >>> motion_undone_mm({MOTION: {"Applied": True, "RMSDisplacement": 1.9, "EntropyBefore": 8.0}})
+    1.9
+    """
+    table = table_of(record, MOTION)
+    if "EntropyBefore" not in table:
+        return None
+    return number_in(table, "RMSDisplacement") if table.get("Applied") else 0.0
+
+
+def motion_in_words(record: Mapping[str, Any]) -> str:
+    """What the motion correction did, in one line; empty without the step.
+
+    >>> motion_in_words({MOTION: {"Applied": False, "Reason": "no head"}})
+    'nothing undone: no head'
+    """
+    table = table_of(record, MOTION)
+    if not table:
+        return ""
+    if not table.get("Applied"):
+        return f"nothing undone: {table.get('Reason')}"
+    parts = [str(table.get("Model"))]
+    if (displacement := number_in(table, "RMSDisplacement")) is not None:
+        parts.append(f"{displacement:.1f} mm RMS")
+    axis = table.get("PhaseEncodingAxis")
+    if isinstance(axis, int) and 0 <= axis < len(AXES):
+        parts.append(f"lines along {AXES[axis]}")
+    parts.append("undone in k-space")
+    before, after = (number_in(table, f"Entropy{when}") for when in ("Before", "After"))
+    if before is not None and after is not None:
+        parts.append(f"gradient entropy {before:.5g} → {after:.5g}")
+    return ", ".join(parts)
+
+
+def number_in(table: Mapping[str, Any], key: str) -> float | None:
+    """A number in a table; None where there is none."""
+    value = table.get(key)
+    return float(value) if isinstance(value, int | float) else None
 
 
 def table_of(record: Mapping[str, Any], key: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from bmex_bids.common.names import BidsName
 from bmex_bids.network.variants import VARIANTS
 from bmex_bids.outputs.records import (
     KEY,
+    MOTION,
     Kind,
     MaskMethod,
     RecordError,
@@ -80,6 +81,7 @@ class Facts:
     masks : ``outputs.records.MaskMethod``, or what else the sidecar says → images
     mask_sources : whose masks were given
     reoriented : images whose header was corrected
+    motion_looked_for, motion_undone : images
     spacing_mm, fetal_spacing_mm : of the network's grid, after and before birth
     native, resolution, preproc, measured : images enhanced on the input's grid, on the network's,
         back in their head; images of which only quality measures were kept
@@ -109,6 +111,8 @@ class Facts:
     masks: Mapping[str, int] = field(default_factory=dict)
     mask_sources: tuple[str, ...] = ()
     reoriented: int = 0
+    motion_looked_for: int = 0
+    motion_undone: int = 0
     spacing_mm: float | None = None
     fetal_spacing_mm: float | None = None
     native: int = 0
@@ -146,6 +150,7 @@ def collect_facts(output_dir: Path) -> Facts:
     born = [float(age["months"]) for age in ages if not age.get("fetal")]
     groups = _count(record.get("Model") for record in records)
     masks = [table_of(record, "Mask") for record in records]
+    motion = [table_of(record, MOTION) for record in records]
     n4 = inspect.signature(intensity.n4).parameters
     return Facts(
         images=len(images),
@@ -174,6 +179,8 @@ def collect_facts(output_dir: Path) -> Facts:
         devices=tuple(_count(_device(record.get("Device")) for record in records)),
         precisions=tuple(_count(record.get("Precision") for record in records)),
         reoriented=sum("reoriented" in mask for mask in masks),
+        motion_looked_for=sum("EntropyBefore" in table for table in motion),
+        motion_undone=sum(bool(table.get("Applied")) for table in motion),
         mirrored=sum("y" in (record.get("MirroredAxes") or ()) for record in records),
         mirrored_slices=sum(record.get("MirroredAxes") == ["x"] for record in records),
         max_changes=_count(

@@ -15,7 +15,14 @@ from bmex_bids.common.names import BidsName
 from bmex_bids.inputs.numbers import is_missing
 from bmex_bids.inputs.tables import read_table
 from bmex_bids.inputs.units import SUBJECT_COLUMNS
-from bmex_bids.outputs.records import KEY, RecordError, find_records, read_sidecar, table_of
+from bmex_bids.outputs.records import (
+    KEY,
+    RecordError,
+    find_records,
+    motion_undone_mm,
+    read_sidecar,
+    table_of,
+)
 from bmex_bids.reports.individual import page_name
 
 NOTHING = "n/a"
@@ -38,6 +45,8 @@ COLUMNS = (
     "rank",
     "best",
 )
+#: what the names of measures begin with, in the order of the table
+KINDS = ("quality", "mask", "motion", "gate")
 #: key of the sidecar's measures that have MRIQC's names; when → measures
 MRIQC = "MRIQC"
 #: columns of participants.tsv that name the site, from the one preferred
@@ -139,6 +148,9 @@ def _row(
     quality = {key: value for key, value in record["Quality"].items() if key != MRIQC}
     measures = dict(_leaves("quality", quality))
     measures.update(_leaves("mask", record.get("Mask")))
+    undone = motion_undone_mm(record)
+    if undone is not None:
+        measures["motion_undone_mm"] = undone
     for rule in rules:
         value = _finite(rule.get("Value"))
         if value is not None:
@@ -257,9 +269,9 @@ def age_group_label(months: float | None, fetal: bool) -> str:
 
 
 def measure_names(rows: Iterable[Row]) -> list[str]:
-    """All measures of the rows, in order of first appearance: quality, mask, gate."""
+    """All measures of the rows, in order of first appearance: quality, mask, motion, gate."""
     names = dict.fromkeys(name for row in rows for name in row.measures)
-    return sorted(names, key=lambda name: ("quality", "mask", "gate").index(name.split("_")[0]))
+    return sorted(names, key=lambda name: KINDS.index(name.split("_")[0]))
 
 
 def grouped(rows: Iterable[Row], key: Callable[[Row], str]) -> dict[str, list[Row]]:

@@ -110,6 +110,8 @@ def _flags(facts: Facts) -> dict[str, bool]:
         "weights_other": other,
         "devices": bool(facts.devices),
         "precision": bool(facts.precisions),
+        "motion": facts.motion_looked_for > 0,
+        "motion_undone": facts.motion_undone > 0,
         "reoriented": facts.reoriented > 0,
         "mirrored": facts.mirrored > 0,
         "turns": facts.turns > 0,
@@ -184,6 +186,8 @@ def _values(facts: Facts) -> dict[str, str]:
             f"{PRECISIONS[name]} ({name})" if name in PRECISIONS else _escape(name)
             for name in facts.precisions
         ),
+        "motion_images": of_images(facts.motion_looked_for),
+        "undone_images": of_images(facts.motion_undone),
         "reoriented_images": of_images(facts.reoriented),
         "directions": _directions(facts),
         "mirrored_images": of_images(facts.mirrored),

@@ -16,10 +16,12 @@ TRIED_AGAIN = "its worker process died (was the memory full?); the step is repea
 STEPS: Mapping[str, str] = {
     "reorient": "preprocess: correct the header's axes",
     "conform": "preprocess: read, check, conform",
+    "refocus": "preprocess: motion correction from the image",
     "correct_head": "preprocess: intensities and bias field",
     "find_brain": "preprocess: brain mask",
     "correct_brain": "preprocess: bias field in the brain, network grid",
     "match_histogram": "preprocess: match the age's histogram",
+    "before": "preprocess: the image as it came, prepared likewise",
     "network": "enhance: tissues and image",
     "segment": "enhance: structures",
     "quality": "quality: tissue contrast before and after",

@@ -189,6 +189,7 @@ def image_workflow(config: Config, task: Task, device: str) -> Any:
         ),
         skull_strip=processing.skull_strip,
         reorient=processing.reorient,
+        motion_correction=processing.motion_correction,
     )
 
 

@@ -50,6 +50,7 @@ SETTINGS = (
     "skull_strip",
     "brain_extraction",
     "reorient",
+    "motion_correction",
     "device",
     "weights",
     "weights_dir",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bmex_bids.exceptions import EnvironmentProblem
-from bmex_bids.outputs.records import table_of
+from bmex_bids.outputs.records import motion_undone_mm, table_of
 from bmex_bids.outputs.status import FILE_NAME, WITH_RESULT, Status, read_status
 
 if TYPE_CHECKING:
@@ -27,7 +27,9 @@ SCORED: Mapping[str, tuple[str, str]] = {
     "noise_percent_before": ("before", "noise_percent"),
     "resolution_mm_before": ("before", "resolution_mm"),
 }
-COLUMNS = ("image", "status", "step", "seconds", "gate", "reason", *SCORED)
+#: root mean square of the motion that was undone, mm
+MOTION_UNDONE = "motion_undone_mm"
+COLUMNS = ("image", "status", "step", "seconds", "gate", "reason", *SCORED, MOTION_UNDONE)
 #: in the order of the summary
 STATUSES = (
     Status.DONE, Status.UNCHANGED, Status.FAILED, Status.NOT_RUN, Status.SKIPPED, Status.NOT_TAKEN,
@@ -87,6 +89,8 @@ def status_rows(
             for column, (when, quantity) in SCORED.items():
                 value = table_of(scored, when).get(quantity)
                 row[column] = "" if value is None else f"{value:.2f}"
+            undone = motion_undone_mm(record)
+            row[MOTION_UNDONE] = "" if undone is None else f"{undone:.2f}"
             gate = record.get("Gate")
             if isinstance(gate, Mapping):
                 row["gate"] = str(gate.get("Verdict", ""))

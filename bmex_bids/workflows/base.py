@@ -50,6 +50,7 @@ def init_image_wf(
     *,
     skull_strip: str = "auto",
     reorient: bool = False,
+    motion_correction: str = "auto",
 ) -> Workflow:
     """From one raw image to its derivatives and its pictures.
 
@@ -58,13 +59,20 @@ def init_image_wf(
     planned : a runnable image with its age group and spacing
     skull_strip : auto, skip or force
     reorient : correct a header that calls the axes wrongly
+    motion_correction : auto, or off: no step for it
     """
     if planned.age_group is None or planned.spacing_mm is None:
         raise ValueError(f"expected an image with an age group, got {planned.name} without")
     mem_gb = memory_gb(planned.image.path, planned.spacing_mm)
     workflow = Workflow(name=workflow_name(planned.name))
     preprocess = init_preprocess_wf(
-        planned, networks, machine, skull_strip=skull_strip, reorient=reorient, mem_gb=mem_gb
+        planned,
+        networks,
+        machine,
+        skull_strip=skull_strip,
+        reorient=reorient,
+        motion_correction=motion_correction,
+        mem_gb=mem_gb,
     )
     enhance = init_enhance_wf(
         planned,

@@ -37,6 +37,10 @@ INPUTS = [
     "field",
     "original",
     "intensity_json",
+    "conformed_before",
+    "corrected_before",
+    "native_before",
+    "matched_before",
 ]
 #: on the grid of the input
 RESTORED = Restore.output_spec().copyable_trait_names()
@@ -139,22 +143,22 @@ def init_enhance_wf(
             (
                 inputnode,
                 network,
-                [("matched", "in_file"), ("mask_res", "mask"), ("original", "original")],
+                [
+                    ("matched", "in_file"),
+                    ("matched_before", "before"),
+                    ("mask_res", "mask"),
+                    ("original", "original"),
+                ],
             ),
             (
                 inputnode,
                 quality,
                 [
-                    ("matched", "before"),
+                    ("matched_before", "before"),
+                    ("corrected_before", "corrected"),
                     *(
                         (field, field)
-                        for field in (
-                            "corrected",
-                            "mask",
-                            "mask_res",
-                            "mask_info",
-                            "intensity_json",
-                        )
+                        for field in ("mask", "mask_res", "mask_info", "intensity_json")
                     ),
                 ],
             ),
@@ -187,7 +191,11 @@ def init_enhance_wf(
                     )
                 ],
             ),
-            (inputnode, restore, [("intensity_json", "intensity_json")]),
+            (
+                inputnode,
+                restore,
+                [("intensity_json", "intensity_json"), ("native_before", "before")],
+            ),
             (
                 network,
                 restore,
@@ -212,8 +220,8 @@ def init_enhance_wf(
                 inputnode,
                 mriqc,
                 [
-                    (field, field)
-                    for field in ("conformed", "field", "mask", "mask_res", "stripped")
+                    ("conformed_before", "conformed"),
+                    *((field, field) for field in ("field", "mask", "mask_res", "stripped")),
                 ],
             ),
             (

@@ -15,12 +15,16 @@ from bmex_bids.interfaces.preprocess import (
     MaskBrain,
     MatchHistogram,
 )
+from bmex_bids.interfaces.refocus import Before, Refocus
 from bmex_bids.interfaces.reorient import Reorient
 from bmex_bids.network.variants import facts
 from bmex_bids.workflows.request import Machine, Networks, as_table
 
 if TYPE_CHECKING:
     from bmex_bids.inputs.plan import PlannedImage
+
+#: arrays of the image that the motion correction holds at once, over those of ``mem_gb``
+REFOCUS_SHARE = 1.2
 
 OUTPUTS = [
     "conformed",
@@ -34,6 +38,11 @@ OUTPUTS = [
     "intensity_json",
     "mask_info",
     "stripped",
+    "refocus",
+    "conformed_before",
+    "corrected_before",
+    "native_before",
+    "matched_before",
 ]
 
 
@@ -44,19 +53,21 @@ def init_preprocess_wf(
     *,
     skull_strip: str,
     reorient: bool = False,
+    motion_correction: str = "auto",
     mem_gb: float,
 ) -> Workflow:
-    """Conform, correct the bias field, find the brain, resample, match the histogram.
+    """Conform, undo motion, correct the bias field, find the brain, resample, match the histogram.
 
     Parameters
     ----------
     skull_strip : auto, skip or force
     reorient : correct a header that calls the axes wrongly
+    motion_correction : auto, or off: no step for it
     mem_gb : what a node needs for an image of this size
 
     Outputs
     -------
-    conformed : LPS+, input intensities
+    conformed : LPS+, input intensities, motion undone
     corrected : the same grid, 0…1000 and above, N4 over the head
     native : the same grid, 0…1000, N4 over the head and again within the brain
     field : the same grid, what the raw image was divided by
@@ -67,6 +78,9 @@ def init_preprocess_wf(
     intensity_json : input intensities → 0…1000 → template units
     mask_info : how the mask was made, its volume, pieces, border contact, warnings
     stripped : whether the image came without a skull
+    refocus : what the motion correction did; none with ``off``
+    conformed_before, corrected_before, native_before, matched_before : the image as it came, with
+        field, mask and intensities of the one whose motion was undone; the same files where none was
     """
     variant = facts(networks.enhance.variant)
     age_months = planned.age.months if planned.age else None
@@ -124,8 +138,6 @@ def init_preprocess_wf(
             workflow.connect(turn, "given_mask", find_brain, "given_mask")
     workflow.connect(
         [
-            (conform, correct_head, [("out_file", "in_file")]),
-            (conform, find_brain, [("out_file", "in_file")]),
             (correct_head, find_brain, [("corrected", "corrected")]),
             (
                 correct_head,
@@ -138,7 +150,7 @@ def init_preprocess_wf(
                 match,
                 [("out_file", "in_file"), ("mask_res", "mask"), ("scale_file", "scale_file")],
             ),
-            (conform, outputnode, [("out_file", "conformed"), ("original", "original")]),
+            (conform, outputnode, [("out_file", "conformed_before"), ("original", "original")]),
             (correct_head, outputnode, [("corrected", "corrected")]),
             (correct_head, correct_brain, [("field", "field")]),
             (correct_brain, outputnode, [("native", "native"), ("field", "field")]),
@@ -153,6 +165,71 @@ def init_preprocess_wf(
                 outputnode,
                 [("out_file", "matched"), ("intensity_json", "intensity_json")],
             ),
+        ]
+    )
+    head = conform
+    if motion_correction == "off":
+        workflow.connect(
+            [
+                (correct_head, outputnode, [("corrected", "corrected_before")]),
+                (correct_brain, outputnode, [("native", "native_before")]),
+                (match, outputnode, [("out_file", "matched_before")]),
+            ]
+        )
+    else:
+        head = Node(
+            Refocus(skull_strip=skull_strip, num_threads=threads),
+            name="refocus",
+            n_procs=threads,
+            mem_gb=REFOCUS_SHARE * mem_gb,
+        )
+        before = Node(
+            Before(spacing_mm=planned.spacing_mm, order=variant.order),
+            name="before",
+            mem_gb=mem_gb,
+        )
+        workflow.connect(
+            [
+                (conform, head, [("out_file", "in_file")]),
+                (head, outputnode, [("refocus", "refocus")]),
+                (head, before, [("refocus", "refocus")]),
+                (conform, before, [("out_file", "conformed")]),
+                (
+                    correct_head,
+                    before,
+                    [
+                        ("corrected", "corrected"),
+                        ("scale_file", "head_scale"),
+                        ("field", "head_field"),
+                    ],
+                ),
+                (
+                    correct_brain,
+                    before,
+                    [
+                        ("native", "native"),
+                        ("field", "field"),
+                        ("out_file", "brain"),
+                        ("mask_res", "mask_res"),
+                    ],
+                ),
+                (
+                    match,
+                    before,
+                    [("out_file", "matched"), ("intensity_json", "intensity_json")],
+                ),
+                (
+                    before,
+                    outputnode,
+                    [(name, f"{name}_before") for name in ("corrected", "native", "matched")],
+                ),
+            ]
+        )
+    workflow.connect(
+        [
+            (head, correct_head, [("out_file", "in_file")]),
+            (head, find_brain, [("out_file", "in_file")]),
+            (head, outputnode, [("out_file", "conformed")]),
         ]
     )
     return workflow

@@ -15,10 +15,11 @@ from bmex_bids.workflows.outputs import FINDINGS, plan_table
 if TYPE_CHECKING:
     from bmex_bids.inputs.plan import PlannedImage
 
+#: the image as it came, with which all pictures compare → input of the node
+BEFORE = {"conformed_before": "conformed", "matched_before": "matched"}
 INPUTS = [
-    "conformed",
+    *BEFORE,
     "mask",
-    "matched",
     "intensity_json",
     "mask_res",
     "enhanced_res",
@@ -44,5 +45,7 @@ def init_report_wf(
     pictures = Node(
         Reportlets(output_dir=str(output_dir), planned=plan_table(planned)), name="pictures"
     )
-    workflow.connect([(inputnode, pictures, [(field, field) for field in INPUTS])])
+    workflow.connect(
+        [(inputnode, pictures, [(field, BEFORE.get(field, field)) for field in INPUTS])]
+    )
     return workflow
