@@ -44,6 +44,7 @@ FULL = Config(
         uncertainty="off",
         segment="off",
         max_change=2.5,
+        motion_correction="off",
     ),
     resources=Resources(nprocs=4, omp_nthreads=2, mem_gb=1.5, low_mem=True, gpu_slots=2),
     execution=Execution(

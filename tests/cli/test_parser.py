@@ -193,6 +193,12 @@ SPELLINGS = [
         "deepbet",
     ),
     ("--reorient", [], "processing.reorient", True),
+    (
+        "--motion-correction --motion_correction",
+        ["off"],
+        "processing.motion_correction",
+        "off",
+    ),
     ("--weights", ["bundled"], "processing.weights", "bundled"),
     ("--output-res --output_res", ["0p8"], "processing.output_res", ("0p8",)),
     ("--output-layout --output_layout", ["bme-x"], "processing.output_layout", "bme-x"),

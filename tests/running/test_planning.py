@@ -67,6 +67,7 @@ def fingerprint(bids, tmp_path, monkeypatch):
         ("--skull-strip", "force"), ("--no-mirroring",), ("--precision", "float32"),
         ("--geometry", "reference"), ("--qc-only",), ("--output-res", "0p8"),
         ("--uncertainty", "off"), ("--max-change", "5"), ("--segment", "off"),
+        ("--motion-correction", "off"),
     ],
     ids="".join,
 )  # fmt: skip

@@ -16,6 +16,7 @@ FLAGS = (
     "--precision", "float32", "--geometry", "reference", "--no-mirroring", "--low-mem",
     "--mem-mb", "3072", "--omp-nthreads", "2", "--output-res", "0p8", "--qc-only",
     "--skull-strip", "skip", "--max-change", "5", "--reorient", "--segment", "rois",
+    "--motion-correction", "off",
 )  # fmt: skip
 
 
@@ -54,7 +55,7 @@ def test_every_flag_reaches_the_workflow(asked, tmp_path):
         ),
         Machine("cuda:1", use_gpu=True, low_mem=True, memory_limit_gb=3.0, omp_nthreads=2),
     )  # fmt: skip
-    assert named == {"skull_strip": "skip", "reorient": True}
+    assert named == {"skull_strip": "skip", "reorient": True, "motion_correction": "off"}
 
 
 def test_a_processor_needs_no_place_on_the_gpu(asked):

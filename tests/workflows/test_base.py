@@ -100,6 +100,8 @@ def test_every_stage_of_an_image_is_there_and_connected(planned, build):
     nodes, graph = expanded(build(planned()))
     assert {name.removeprefix("sub_01_T1w_wf.") for name in nodes} == {
         "preprocess_wf.conform",
+        "preprocess_wf.refocus",
+        "preprocess_wf.before",
         "preprocess_wf.correct_head",
         "preprocess_wf.find_brain",
         "preprocess_wf.correct_brain",
@@ -125,7 +127,7 @@ def test_images_share_no_node(planned, build, tmp_path):
         [build(planned("01")), build(planned("02"))], work_dir=tmp_path / "work"
     )
     nodes, graph = expanded(whole)
-    assert len(nodes) == 22
+    assert len(nodes) == 26
     assert all(a.fullname.split(".")[1] == b.fullname.split(".")[1] for a, b in graph.edges())
 
 
@@ -211,6 +213,98 @@ def test_a_header_is_corrected_before_anything_else_where_that_is_asked_for(
     }  # fmt: skip
 
 
+def fed(graph, node):
+    """Input of a node → the node that it comes from, and its output there."""
+    return {
+        there: (source.name, here if isinstance(here, str) else here[0])
+        for source, _, edge in graph.in_edges(node, data=True)
+        for here, there in edge["connect"]
+    }
+
+
+#: input of a node that shows the image as it came → the output that this is
+CAME = {
+    ("network", "before"): "matched",
+    ("restore", "before"): "native",
+    ("quality", "before"): "matched",
+    ("quality", "corrected"): "corrected",
+    ("mriqc", "conformed"): "out_file",
+    ("pictures", "conformed"): "out_file",
+    ("pictures", "matched"): "matched",
+}
+#: input of a node that makes the result → the node that it comes from
+REFOCUSED = {
+    ("correct_head", "in_file"): "refocus",
+    ("find_brain", "in_file"): "refocus",
+    ("network", "in_file"): "match_histogram",
+    ("restore", "matched"): "match_histogram",
+    ("restore", "conformed"): "refocus",
+    ("restore", "native"): "correct_brain",
+}
+#: of the node that prepares the image as it came
+PREPARED = {
+    "refocus": ("refocus", "refocus"),
+    "conformed": ("conform", "out_file"),
+    "corrected": ("correct_head", "corrected"),
+    "head_scale": ("correct_head", "scale_file"),
+    "head_field": ("correct_head", "field"),
+    "native": ("correct_brain", "native"),
+    "field": ("correct_brain", "field"),
+    "brain": ("correct_brain", "out_file"),
+    "mask_res": ("correct_brain", "mask_res"),
+    "matched": ("match_histogram", "out_file"),
+    "intensity_json": ("match_histogram", "intensity_json"),
+}
+#: where the image as it came is without the step
+WITHOUT = {
+    "out_file": ("conform", "out_file"),
+    "corrected": ("correct_head", "corrected"),
+    "native": ("correct_brain", "native"),
+    "matched": ("match_histogram", "out_file"),
+}
+
+
+def test_the_result_is_made_from_the_refocused_image_and_compared_with_the_one_that_came(
+    planned, build
+):
+    nodes, graph = expanded(build(planned(), skull_strip="force", omp_nthreads=2))
+    by_name = {name.split(".")[-1]: node for name, node in nodes.items()}
+    assert fed(graph, by_name["refocus"]) == {"in_file": ("conform", "out_file")}
+    for (name, field), source in REFOCUSED.items():
+        assert fed(graph, by_name[name])[field][0] == source, (name, field)
+    for (name, field), output in CAME.items():
+        source = "conform" if output == "out_file" else "before"
+        assert fed(graph, by_name[name])[field] == (source, output), (name, field)
+    assert fed(graph, by_name["before"]) == PREPARED
+    for name in ("save", "pictures"):
+        assert fed(graph, by_name[name])["refocus"] == ("refocus", "refocus")
+    refocus, before = by_name["refocus"], by_name["before"]
+    assert refocus.inputs.skull_strip == "force"
+    assert (refocus.inputs.num_threads, refocus.n_procs) == (2, 2)
+    # 12 arrays, and ten for other nodes
+    memory = base.memory_gb(planned().image.path, 0.8)
+    assert refocus.mem_gb == pytest.approx(12 / base.ARRAYS_AT_ONCE * memory)
+    assert before.mem_gb == memory
+    assert before.inputs.spacing_mm == 0.8
+    assert {STEPS["refocus"], STEPS["before"]} == {
+        "preprocess: motion correction from the image",
+        "preprocess: the image as it came, prepared likewise",
+    }
+
+
+def test_without_motion_correction_there_is_one_image(planned, build):
+    nodes, graph = expanded(build(planned(), motion_correction="off"))
+    by_name = {name.split(".")[-1]: node for name, node in nodes.items()}
+    assert not {"refocus", "before"} & set(by_name)
+    for (name, field), output in CAME.items():
+        assert fed(graph, by_name[name])[field] == WITHOUT[output], (name, field)
+    for name, field in REFOCUSED:
+        source = REFOCUSED[name, field]
+        wanted = "conform" if source == "refocus" else source
+        assert fed(graph, by_name[name])[field][0] == wanted, (name, field)
+    assert "refocus" not in fed(graph, by_name["save"])
+
+
 @pytest.mark.parametrize(
     ("variant", "prepared"),
     [
@@ -224,6 +318,7 @@ def test_weights_get_the_preparation_of_their_training(planned, build, variant, 
     stage = "sub_01_T1w_wf.preprocess_wf"
     match, brain = nodes[f"{stage}.match_histogram"], nodes[f"{stage}.correct_brain"]
     assert (match.inputs.method, brain.inputs.order) == prepared
+    assert nodes[f"{stage}.before"].inputs.order == brain.inputs.order
 
 
 def test_an_image_without_an_age_group_is_no_work(planned, build):

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The nodes around the motion correction: the image that goes on, and the one that came."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from bmex_bids.imaging import refocus
+from bmex_bids.imaging.refocus import Refocused
+from bmex_bids.interfaces.preprocess import CorrectBrain, CorrectHead, MatchHistogram
+from bmex_bids.interfaces.refocus import NO_HEAD, Before, Refocus
+
+MOTION = {"Model": "periodic", "PhaseEncodingAxis": 1, "RMSDisplacement": 1.9}
+
+
+def voxels(path):
+    return np.asanyarray(nib.load(path).dataobj)
+
+
+@pytest.fixture
+def head(head_phantom, tmp_path, monkeypatch):
+    """A phantom of a head and its files; the current folder is the test's own."""
+    monkeypatch.chdir(tmp_path)
+    phantom = head_phantom(spacing=5.0)
+
+    def save(data, name):
+        path = tmp_path / f"{name}.nii.gz"
+        nib.save(nib.Nifti1Image(data, phantom.image.affine), path)
+        return str(path)
+
+    data = np.asarray(phantom.image.dataobj)
+    return SimpleNamespace(
+        data=data, save=save, phantom=phantom, path=save(data, "head"), mask=phantom.mask
+    )
+
+
+@pytest.fixture
+def found(monkeypatch):
+    """What the algorithm is asked, and that it finds motion and halves the image."""
+    asked = []
+
+    def find(image, spacing, *, num_threads):
+        asked.append((spacing, num_threads))
+        return Refocused(image / 2, True, "periodic motion", MOTION, 9.0, 8.5)
+
+    monkeypatch.setattr(refocus, "refocus", find)
+    return asked
+
+
+def test_an_image_without_motion_is_handed_on_as_the_same_file(head, monkeypatch):
+    monkeypatch.setattr(
+        refocus, "refocus", lambda image, *_, **__: Refocused(image, False, "still", {}, 9.0, 8.9)
+    )
+    outputs = Refocus(in_file=head.path).run().outputs
+    assert outputs.out_file == head.path
+    assert outputs.refocus == {
+        "applied": False, "reason": "still", "motion": {}, "entropy_before": 9.0,
+        "entropy_after": 8.9,
+    }  # fmt: skip
+
+
+def test_motion_that_is_found_is_undone_in_a_new_file(head, found):
+    outputs = Refocus(in_file=head.path, num_threads=2).run().outputs
+    assert found == [((5.0, 5.0, 5.0), 2)]
+    np.testing.assert_allclose(voxels(outputs.out_file), head.data / 2)
+    np.testing.assert_array_equal(nib.load(outputs.out_file).affine, nib.load(head.path).affine)
+    np.testing.assert_array_equal(voxels(head.path), head.data)
+    assert outputs.refocus["applied"] is True
+    assert outputs.refocus["motion"] == MOTION
+    json.dumps(outputs.refocus, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("mode", "stripped", "looks"),
+    [("auto", True, False), ("skip", False, False), ("force", True, True), ("auto", False, True)],
+)
+def test_a_brain_without_its_head_is_left_alone(head, found, mode, stripped, looks):
+    image = head.save(np.where(head.mask, head.data, 0), "brain") if stripped else head.path
+    outputs = Refocus(in_file=image, skull_strip=mode).run().outputs
+    assert bool(found) is looks
+    if not looks:
+        assert outputs.out_file == image
+        assert outputs.refocus == {"applied": False, "reason": NO_HEAD, "motion": {}}
+
+
+@pytest.fixture(params=[0.0, 60.0], ids=["from zero", "wider range"])
+def prepared(request, head):
+    """A head through the stage *preprocess*, and the inputs of the node ``Before``.
+
+    With a hole in the brain that is darker than the air, the working range is widened for it.
+    """
+    data = head.data + np.float32(request.param)
+    if request.param:
+        data[17:20, 21:24, 19:22] = 0
+    path = head.save(data, "as_it_came")
+    first = CorrectHead(in_file=path).run().outputs
+    mask = head.save(head.mask.astype(np.uint8), "mask")
+    second = (
+        CorrectBrain(
+            in_file=first.corrected, mask=mask, spacing_mm=4.0, scale_file=first.scale_file,
+            field=first.field,
+        )
+        .run(cwd=_folder("brain"))
+        .outputs
+    )  # fmt: skip
+    third = (
+        MatchHistogram(
+            in_file=second.out_file, mask=second.mask_res, scale_file=second.scale_file,
+            age_group="month24", contrast="T1w",
+        )
+        .run(cwd=_folder("match"))
+        .outputs
+    )  # fmt: skip
+    scales = [json.loads(Path(part.scale_file).read_text()) for part in (first, second)]
+    assert (scales[0] != scales[1]) == bool(request.param)
+    return {
+        "conformed": path, "corrected": first.corrected, "head_scale": first.scale_file,
+        "head_field": first.field, "native": second.native, "field": second.field,
+        "brain": second.out_file, "matched": third.out_file, "mask_res": second.mask_res,
+        "intensity_json": third.intensity_json, "spacing_mm": 4.0,
+    }  # fmt: skip
+
+
+def _folder(name):
+    path = Path(name).absolute()
+    path.mkdir()
+    return str(path)
+
+
+NAMES = ("corrected", "native", "brain", "matched")
+
+
+def test_where_nothing_was_undone_before_is_what_goes_on(prepared):
+    outputs = Before(refocus={"applied": False}, **prepared).run(cwd=_folder("before")).outputs
+    for name in NAMES:
+        assert getattr(outputs, name) == prepared[name]
+
+
+def test_the_image_as_it_came_is_prepared_as_the_refocused_one_was(prepared):
+    # of the same image, the same
+    outputs = Before(refocus={"applied": True}, **prepared).run(cwd=_folder("before")).outputs
+    for name in NAMES:
+        path = getattr(outputs, name)
+        assert path != prepared[name]
+        np.testing.assert_array_equal(nib.load(path).affine, nib.load(prepared[name]).affine)
+        np.testing.assert_allclose(voxels(path), voxels(prepared[name]), atol=0.02)
+
+
+def test_before_shows_the_image_as_it_came(prepared, head):
+    came = voxels(prepared["conformed"]).copy()
+    came[10:14] *= 1.5
+    inputs = prepared | {"conformed": head.save(came, "moved")}
+    outputs = Before(refocus={"applied": True}, **inputs).run(cwd=_folder("before")).outputs
+    for name in NAMES:
+        same = voxels(getattr(outputs, name)), voxels(prepared[name])
+        assert np.abs(same[0] - same[1]).max() > 20, name
+    outside = voxels(prepared["mask_res"]) == 0
+    assert not voxels(outputs.matched)[outside].any()
