@@ -15,6 +15,8 @@ import pytest
 from bmex_bids import BmexError, Enhanced, enhance
 from bmex_bids.cli.enhance import main
 from bmex_bids.common.contrasts import MEAN
+from bmex_bids.imaging import refocus
+from bmex_bids.imaging.refocus import Refocused
 
 
 @pytest.fixture(autouse=True)
@@ -95,6 +97,36 @@ def test_an_image_in_memory_with_a_mask_in_memory(brain):
     assert result.page is None
     np.testing.assert_array_equal(image.dataobj, data)
     assert list(Path("tmp").iterdir()) == []
+
+
+def test_motion_is_undone_in_the_result_and_stays_in_what_is_before(head_phantom, monkeypatch):
+    """The network returns its input; so what changed is what the motion correction did."""
+    phantom = head_phantom(spacing=2.5, size=0.55)
+    mask = nib.Nifti1Image(phantom.mask.astype(np.uint8), phantom.image.affine)
+    truth = np.asarray(phantom.image.dataobj)
+    moved = nib.Nifti1Image((truth + np.roll(truth, 6, axis=1)) / 2, phantom.image.affine)
+    monkeypatch.setattr(
+        refocus,
+        "refocus",
+        lambda image, *_, **__: Refocused(truth, True, "it moved", {"Model": "poses"}, 9.0, 8.5),
+    )
+
+    def of(setting):
+        return enhance(moved, age_months=0.5, mask=mask, motion_correction=setting, omp_nthreads=1)
+
+    on, off = of("auto"), of("off")
+    assert on.provenance["MotionCorrection"] == {
+        "Applied": True, "Reason": "it moved", "Model": "poses", "EntropyBefore": 9.0,
+        "EntropyAfter": 8.5,
+    }  # fmt: skip
+    assert "MotionCorrection" not in off.provenance
+    np.testing.assert_allclose(on.images["head"].dataobj, truth, rtol=1e-3, atol=0.5)
+    np.testing.assert_allclose(off.images["head"].dataobj, moved.dataobj, rtol=1e-3, atol=0.5)
+    assert on.quality["correlation"] < 0.99 < off.quality["correlation"]
+    measures = on.quality["MRIQC"]
+    assert measures["before"]["summary_bg_mean"] > 1.5 * measures["after"]["summary_bg_mean"]
+    with pytest.raises(BmexError, match="motion_correction of auto, off"):
+        of("always")
 
 
 def test_the_expected_error_is_among_the_images(brain, tiny_slices, monkeypatch):

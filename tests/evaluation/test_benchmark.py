@@ -16,8 +16,12 @@ from bmex_bids.degrade.cells import CELLS, QUICK
 from bmex_bids.evaluation import app, benchmark, judge, rows, subjects
 from bmex_bids.evaluation.app import STRUCTURE, Passed
 from bmex_bids.evaluation.benchmark import do_unit, missing, plan
+from bmex_bids.evaluation.prepared import prepare
 from bmex_bids.evaluation.subjects import load_clean
 from bmex_bids.exceptions import StepError, UsageError
+from bmex_bids.imaging import refocus
+from bmex_bids.imaging.refocus import Refocused
+from bmex_bids.interfaces import stripping
 
 
 def truth_with(clean, mask):
@@ -200,6 +204,41 @@ def test_each_age_has_the_weights_of_the_app(settings, monkeypatch):
     assert told[0] == settings.networks
     assert told[1].enhance.name != told[0].enhance.name
     assert told[1].strip == told[0].strip
+
+
+def test_the_app_of_a_benchmark_undoes_motion_and_before_is_what_came(settings, monkeypatch):
+    """The network returns its input: with half of the image, before is twice what comes out."""
+    asked = []
+
+    def halved(image, *_, **__):
+        asked.append(image.shape)
+        ramp = np.linspace(0.5, 1, image.shape[1], dtype=np.float32)[:, None]
+        return Refocused(image * ramp, True, "", {}, 9.0, 8.5)
+
+    monkeypatch.setattr(refocus, "refocus", halved)
+    monkeypatch.setattr(stripping, "brain_probability", lambda data, *_, **__: 1.0 * (data > 150))
+    clean = load_clean(settings.data, subjects.SUBJECTS["two"])
+    result = benchmark.pass_through(settings, "two", clean, clean.data)
+    assert asked == [clean.data.shape]
+    inside = result.mask_res
+    assert np.abs(result.enhanced - result.matched)[inside].mean() > 20
+    assert np.abs(result.preproc - clean.data)[result.mask].mean() > 20
+    assert result.corrected.shape == result.matched.shape
+
+
+def test_what_is_prepared_for_the_network_alone_is_not_looked_at_for_motion(
+    settings, tmp_path, monkeypatch
+):
+    told = {}
+
+    def stop(*_, **named):
+        told.update(named)
+        raise StepError("enough", 1)
+
+    monkeypatch.setattr(app, "init_preprocess_wf", stop)
+    with pytest.raises(StepError, match="enough"):
+        prepare(settings.data, tmp_path, "one", settings.networks)
+    assert told["motion_correction"] == "off"
 
 
 @pytest.mark.parametrize("contrasts", [("T1w",), ("T1w", "T2w")])

@@ -111,12 +111,15 @@ def test_another_grid_is_not_taken_for_the_same_with_other_axes(make_image):
         to_axes_of(image, (image.shape, make_image("LPS", (5, 6, 7), oblique=45).affine))
 
 
-@pytest.mark.parametrize(("added", "limit"), [(0, None), (20, None), (30, 2.0)])
+@pytest.mark.parametrize(
+    ("added", "limit", "undone"),
+    [(0, None, 0), (20, None, 0), (30, 2.0, 0), (30, 3.0, 10), (20, None, 10)],
+)
 @pytest.mark.parametrize(
     ("orientation", "oblique"), [("LPS", 0), ("LAS", 0), ("PIR", 0), ("SAL", 15)]
 )
 def test_restore_returns_to_the_grid_and_the_intensities_of_the_input(
-    make_image, tmp_path, monkeypatch, orientation, oblique, added, limit
+    make_image, tmp_path, monkeypatch, orientation, oblique, added, limit, undone
 ):
     monkeypatch.chdir(tmp_path)
     shape = (20, 22, 24)
@@ -147,6 +150,8 @@ def test_restore_returns_to_the_grid_and_the_intensities_of_the_input(
         original=str(tmp_path / "raw.nii.gz"),
         conformed=save(np.asarray(lps.dataobj), "conformed.nii.gz"),
         native=save(np.asarray(lps.dataobj) * 10 / 1.25, "native.nii.gz"),
+        # 10 of template units, which the motion correction added, are 20 of the working range
+        before=save(np.asarray(lps.dataobj) * 10 / 1.25 - 2 * undone, "came.nii.gz"),
         field=save(np.full(lps.shape, 1.25), "field.nii.gz"),
         mask=save(inside, "mask.nii.gz"),
         mask_res=save(inside, "mask_res.nii.gz"),
@@ -164,7 +169,7 @@ def test_restore_returns_to_the_grid_and_the_intensities_of_the_input(
     ).run()
 
     if limit is not None:
-        added = 20  # of 30; 2 % of 1000
+        added = 20  # of 30; 2 % of 1000, or 3 % less what was undone
 
     def load(path):
         image = nib.load(path)
@@ -304,6 +309,48 @@ def test_tissues_are_found_again_in_what_the_network_made(
     assert outputs.litres_sd == (known if yardstick else {})
     assert (outputs.training_distance or 0) > (1 if yardstick else -1)
     assert (outputs.training_distance is None) != yardstick
+
+
+@pytest.mark.parametrize("limit", [None, 1.0])
+def test_tissues_before_and_the_limit_are_those_of_the_image_as_it_came(
+    make_image, tmp_path, monkeypatch, limit
+):
+    monkeypatch.chdir(tmp_path)
+    shape = (4, 5, 6)
+
+    def tissues(data):
+        return predict.Tissues(data.astype(np.uint8), np.zeros((3, *shape), np.uint8))
+
+    def enhance(data, mask, record, **_):
+        maps = np.stack([~mask, mask, 0 * mask, 0 * mask]).astype(np.float32)
+        return predict.Enhancement(
+            data + 6, mask.astype(np.uint8), tissues(data), maps, "cpu", "float32", 1.0
+        )
+
+    monkeypatch.setattr(enhance_nodes, "enhance", enhance)
+    monkeypatch.setattr(enhance_nodes, "classify", lambda data, *_, **__: tissues(data))
+
+    def save(name, value, dtype="float32"):
+        path = tmp_path / f"{name}.nii.gz"
+        make_image("LPS", data=np.full(shape, value), dtype=dtype, path=path)
+        return str(path)
+
+    node = Enhance(
+        in_file=save("refocused", 20), before=save("came", 12), mask=save("mask", 1, "uint8"),
+        weights=RECORD, max_change=limit,
+    )  # fmt: skip
+    outputs = node.run().outputs
+
+    def value(path):
+        (found,) = np.unique(np.asarray(nib.load(path).dataobj))
+        return found
+
+    assert value(outputs.out_file) == (26 if limit is None else 22)  # 1 % of 1000 above 12
+    assert value(outputs.labels_before) == 12
+    node.inputs.before = node.inputs.in_file  # nothing was undone
+    outputs = node.run().outputs
+    assert value(outputs.out_file) == 26
+    assert value(outputs.labels_before) == 20  # what the enhancement knew
 
 
 def test_the_networks_grid_has_the_codes_of_the_raw_image(make_image, tmp_path, monkeypatch):

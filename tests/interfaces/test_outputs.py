@@ -246,6 +246,31 @@ def test_the_record_says_age_weights_and_warnings(planned):
     assert record["Warnings"] == ["age rounded", "small mask"]
 
 
+def test_every_sidecar_says_what_the_motion_correction_did(node, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    motion = {"Model": "periodic", "PhaseEncodingAxis": 1, "RMSDisplacement": 1.9}
+    said = {"applied": True, "reason": "periodic motion", "motion": motion}
+    entropies = {"entropy_before": 9.0, "entropy_after": 8.5}
+    folder = tmp_path / "out/sub-01/ses-A/anat"
+
+    def records():
+        node.run()
+        for desc in ("enhanced", "preproc"):
+            path = folder / f"sub-01_ses-A_run-2_desc-{desc}_T1w.json"
+            yield json.loads(path.read_text())["BMEX"]
+
+    assert all("MotionCorrection" not in record for record in records())  # off
+    node.inputs.refocus = said | entropies
+    for record in records():
+        assert record["MotionCorrection"] == {
+            "Applied": True, "Reason": "periodic motion", **motion,
+            "EntropyBefore": 9.0, "EntropyAfter": 8.5,
+        }  # fmt: skip
+    node.inputs.refocus = {"applied": False, "reason": "no head", "motion": {}}
+    for record in records():
+        assert record["MotionCorrection"] == {"Applied": False, "Reason": "no head"}
+
+
 def test_a_product_takes_its_file_by_name_and_place():
     class Inputs:
         mask_native = "a"

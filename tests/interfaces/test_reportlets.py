@@ -5,6 +5,7 @@ from xml.etree import ElementTree
 import nibabel as nib
 import numpy as np
 import pytest
+from nipype.interfaces.base import Undefined
 
 from bmex_bids.interfaces.reportlets import (
     Reportlets,
@@ -86,6 +87,7 @@ def inputs(head_phantom, tmp_path):
             "seconds": 3.2,
         },
         "stripped": True,
+        "refocus": {"applied": False, "reason": "no motion <b>", "motion": {}},
     }
 
 
@@ -183,6 +185,32 @@ def test_the_summary_says_what_was_done_and_escapes_it(inputs, tmp_path):
     inputs["planned"]["age"] |= {"fetal": False, "value": 7.25, "unit": "Months", "months": 7.25}
     write_summary(SimpleNamespace(**inputs), target)
     assert "<span>7.25 months</span><i>at the scan</i>" in target.read_text(encoding="utf-8")
+
+
+def test_the_summary_says_what_the_motion_correction_did(inputs, tmp_path):
+    target = tmp_path / "summary.html"
+
+    def told():
+        write_summary(SimpleNamespace(**inputs), target)
+        return target.read_text(encoding="utf-8")
+
+    row = "<tr><th>Motion correction</th><td>"
+    assert f"{row}nothing undone: no motion &lt;b&gt;</td>" in told()
+    inputs["refocus"] = {
+        "applied": True,
+        "reason": "periodic motion",
+        "motion": {"Model": "periodic", "PhaseEncodingAxis": 1, "RMSDisplacement": 1.94},
+        "entropy_before": 14.25,
+        "entropy_after": 14.125,
+    }
+    assert (
+        f"{row}periodic, 1.9 mm RMS, lines along anterior–posterior, undone in k-space, gradient "
+        "entropy 14.25 → 14.125</td>"
+    ) in told()
+    inputs["refocus"] |= {"motion": {"Model": "poses", "PhaseEncodingAxis": 7}}
+    assert f"{row}poses, undone in k-space, gradient" in told()
+    inputs["refocus"] = Undefined  # a run without the step
+    assert row not in told()
 
 
 def test_a_summary_of_nothing_has_no_rows():

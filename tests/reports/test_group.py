@@ -172,6 +172,17 @@ def test_one_row_an_image_with_all_that_is_known(tmp_path, put, group):
     }
 
 
+def test_the_motion_that_was_undone_is_a_measure(put, group):
+    content = sidecar()
+    put("sub-01_T1w", content)
+    for subject, undone in (("02", 0.0), ("03", 1.9)):
+        motion = {"Applied": undone > 0, "EntropyBefore": 9.0, "RMSDisplacement": undone}
+        content["BMEX"]["MotionCorrection"] = motion
+        put(f"sub-{subject}_T1w", content)
+    rows, _ = group()
+    assert [row["motion_undone_mm"] for row in rows] == ["n/a", "0", "1.9"]
+
+
 def test_what_is_missing_is_n_a(put, group):
     content = sidecar(None)
     content["BMEX"]["Quality"]["qi"] = None

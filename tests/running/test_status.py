@@ -75,6 +75,29 @@ def test_the_score_of_an_image_is_in_its_row():
     assert row["motion_after"] == ""
 
 
+@pytest.mark.parametrize(
+    ("told", "cell"),
+    [
+        ({}, ""),
+        ({"MotionCorrection": {"Applied": False, "Reason": "the image came without its head"}}, ""),
+        ({"MotionCorrection": {"Applied": False, "EntropyBefore": 9.0}}, "0.00"),
+        (
+            {
+                "MotionCorrection": {
+                    "Applied": True, "EntropyBefore": 9.0, "RMSDisplacement": 1.934,
+                }
+            },
+            "1.93",
+        ),
+    ],
+)  # fmt: skip
+def test_the_motion_that_was_undone_is_in_the_row_of_the_image(told, cell):
+    (row,) = status.status_rows(
+        [task("a")], progress(a=("done", "", None, 1.0)), committed=lambda _: told
+    )
+    assert row["motion_undone_mm"] == cell
+
+
 def test_a_failed_gate_never_looks_like_success():
     rows = status.status_rows(
         [task("a")], progress(a=("done", "", None, 1.0)), committed=lambda _: {"Gate": GATE}
