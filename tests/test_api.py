@@ -123,8 +123,6 @@ def test_motion_is_undone_in_the_result_and_stays_in_what_is_before(head_phantom
     np.testing.assert_allclose(on.images["head"].dataobj, truth, rtol=1e-3, atol=0.5)
     np.testing.assert_allclose(off.images["head"].dataobj, moved.dataobj, rtol=1e-3, atol=0.5)
     assert on.quality["correlation"] < 0.99 < off.quality["correlation"]
-    measures = on.quality["MRIQC"]
-    assert measures["before"]["summary_bg_mean"] > 1.5 * measures["after"]["summary_bg_mean"]
     with pytest.raises(BmexError, match="motion_correction of auto, off"):
         of("always")
 

@@ -40,6 +40,7 @@ HEADINGS: Mapping[str, str] = {
     "quality_estimated_error_before": "Estimated error before (share of the brain's mean)",
     "quality_estimated_error_after": "Estimated error after (share of the brain's mean)",
     "quality_training_distance": "Distance from the images that trained (usual: 1)",
+    "motion_undone_mm": "Motion that was undone (mm, root mean square)",
     "quality_qi": "Quality index (TCT before / after)",
     "quality_correlation": "Correlation of before and after",
     "quality_mean_shift": "Change of the mean intensity (share of it)",
