@@ -63,7 +63,7 @@ class Measures:
     border_contact : share of the mask's surface on the border of the field of view, 0…1
     empty_share : share of the mask in which the image shows nothing, 0…1
     tissues_before, tissues_after : litres of CSF, GM and WM by one network's classification of
-        the enhancement's input and of the enhanced image
+        the image as it came and of the enhanced image
     correlation : of input and enhanced image inside the mask, −1…1
     mean_shift : relative change of the mean inside the mask
     tct_before, tct_after : tissue contrast
