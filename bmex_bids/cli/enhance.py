@@ -20,7 +20,7 @@ from bmex_bids.common.contrasts import SUFFIXES
 from bmex_bids.common.names import sidecar_of
 from bmex_bids.common.scoring import in_words
 from bmex_bids.config import MOST_THREADS
-from bmex_bids.outputs.records import motion_in_words, motion_undone_mm
+from bmex_bids.outputs.records import MOTION, motion_in_words, table_of
 from bmex_bids.running import interrupts, single
 from bmex_bids.running.single import Request, Result
 from bmex_bids.running.status import EXIT_DONE, EXIT_FAILED, gate_reasons
@@ -267,7 +267,7 @@ def conclusion(
         f"{_figure(quality['qi'])}",
         True,
     )
-    if motion_undone_mm(record):
+    if table_of(record, MOTION).get("Applied"):
         yield f"motion: {motion_in_words(record)}", True
     for text in record["Warnings"]:
         yield f"warning: {text}", True

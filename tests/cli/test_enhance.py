@@ -173,6 +173,11 @@ def test_what_is_said_at_the_end():
         "quality gate: a little small",
     ]
     assert all(good for _, good in lines)
+    record["MotionCorrection"] = {"Applied": True, "Model": "poses", "RMSDisplacement": 1.5}
+    said = {line for line, _ in conclusion({}, record)}
+    assert "motion: poses, 1.5 mm RMS, undone in k-space" in said
+    record["MotionCorrection"]["Applied"] = False
+    assert not [line for line, _ in conclusion({}, record) if line.startswith("motion")]
 
 
 def test_a_fetus_and_an_output_that_is_not_packed(brain):
