@@ -15,8 +15,8 @@ import pytest
 from bmex_bids import BmexError, Enhanced, enhance
 from bmex_bids.cli.enhance import main
 from bmex_bids.common.contrasts import MEAN
-from bmex_bids.imaging import refocus
-from bmex_bids.imaging.refocus import Refocused
+from bmex_bids.refocus import refocus
+from bmex_bids.refocus.refocus import Refocused
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ from nipype.interfaces.base import (
     traits,
 )
 
-from bmex_bids.imaging import refocus
+from bmex_bids.refocus import refocus
 from bmex_bids.imaging.intensity import HistogramMatch, IntensityScale
 from bmex_bids.imaging.orientation import voxel_sizes
 from bmex_bids.interfaces.files import data_of, read, with_data, write
