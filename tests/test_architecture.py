@@ -8,15 +8,15 @@
 5. ``workflows``, ``reports``
 6. ``config``
 7. ``interfaces``, ``training``
-8. ``inputs``, ``outputs``, ``imaging``, ``network``, ``degrade``, ``metrics``, ``recon``: never
-   each other
+8. ``inputs``, ``outputs``, ``imaging``, ``refocus``, ``network``, ``degrade``, ``metrics``,
+   ``recon``: never each other
 9. ``settings``
 10. ``common``
 11. ``exceptions``, ``values``, ``data``, ``boilerplate``
 
 ``cli``, ``slurm`` and ``running`` read ``config``; nothing below does.  Third-party packages have
-homes: torch at module top only in ``network``, ``recon`` and ``training``; sigpy, h5py and ismrmrd
-in ``recon``; nipype in ``interfaces``, ``workflows`` and ``running``; pybids in
+homes: torch at module top only in ``network``, ``recon``, ``refocus`` and ``training``; sigpy, h5py
+and ismrmrd in ``recon``; nipype in ``interfaces``, ``workflows`` and ``running``; pybids in
 ``inputs/index.py``; argparse in ``cli``.
 """
 
@@ -42,7 +42,7 @@ LINES = (
     {"workflows", "reports"},
     {"config"},
     {"interfaces", "training"},
-    {"inputs", "outputs", "imaging", "network", "degrade", "metrics", "recon"},
+    {"inputs", "outputs", "imaging", "refocus", "network", "degrade", "metrics", "recon"},
     {"settings"},
     {"common"},
     {"exceptions", "values", "data", "boilerplate"},
@@ -69,7 +69,7 @@ LINE = {part: number for number, parts in enumerate(LINES) for part in parts}
 
 #: third-party package -> (where it may be imported, whether the rule holds inside functions too)
 HOMES: dict[str, tuple[tuple[str, ...], bool]] = {
-    "torch": (("network/", "recon/", "training/"), False),
+    "torch": (("network/", "recon/", "refocus/", "training/"), False),
     "sigpy": (("recon/",), True),
     "h5py": (("recon/",), True),
     "ismrmrd": (("recon/",), True),

@@ -17,7 +17,6 @@ from nipype.interfaces.base import (
     traits,
 )
 
-from bmex_bids.refocus import refocus
 from bmex_bids.imaging.intensity import HistogramMatch, IntensityScale
 from bmex_bids.imaging.orientation import voxel_sizes
 from bmex_bids.interfaces.files import data_of, read, with_data, write
@@ -27,6 +26,7 @@ from bmex_bids.interfaces.preprocess import (
     with_histogram,
 )
 from bmex_bids.interfaces.step import Step
+from bmex_bids.refocus import refocus
 
 #: reason of an image that the step does not look at: a mask has changed its k-space
 NO_HEAD = "the image came without its head"

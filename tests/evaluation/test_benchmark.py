@@ -19,9 +19,9 @@ from bmex_bids.evaluation.benchmark import do_unit, missing, plan
 from bmex_bids.evaluation.prepared import prepare
 from bmex_bids.evaluation.subjects import load_clean
 from bmex_bids.exceptions import StepError, UsageError
+from bmex_bids.interfaces import stripping
 from bmex_bids.refocus import refocus
 from bmex_bids.refocus.refocus import Refocused
-from bmex_bids.interfaces import stripping
 
 
 def truth_with(clean, mask):

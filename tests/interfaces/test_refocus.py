@@ -11,10 +11,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from bmex_bids.refocus import refocus
-from bmex_bids.refocus.refocus import Refocused
 from bmex_bids.interfaces.preprocess import CorrectBrain, CorrectHead, MatchHistogram
 from bmex_bids.interfaces.refocus import NO_HEAD, Before, Refocus
+from bmex_bids.refocus import refocus
+from bmex_bids.refocus.refocus import Refocused
 
 MOTION = {"Model": "periodic", "PhaseEncodingAxis": 1, "RMSDisplacement": 1.9}
 
