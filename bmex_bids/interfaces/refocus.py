@@ -20,31 +20,25 @@ from nipype.interfaces.base import (
 from bmex_bids.imaging.intensity import HistogramMatch, IntensityScale
 from bmex_bids.imaging.orientation import voxel_sizes
 from bmex_bids.interfaces.files import data_of, read, with_data, write
-from bmex_bids.interfaces.preprocess import (
-    came_stripped,
-    on_network_grid,
-    with_histogram,
-)
+from bmex_bids.interfaces.preprocess import on_network_grid, with_histogram
 from bmex_bids.interfaces.step import Step
 from bmex_bids.refocus import refocus
-
-#: reason of an image that the step does not look at: a mask has changed its k-space
-NO_HEAD = "the image came without its head"
 
 
 class RefocusInput(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="conformed image")
-    skull_strip = traits.Enum("auto", "skip", "force", usedefault=True)
     num_threads = traits.Int(1, usedefault=True, nohash=True)
 
 
 class RefocusOutput(TraitedSpec):
     out_file = File(exists=True, desc="the same grid and units; in_file where nothing was undone")
-    refocus = traits.Dict(desc="applied, reason, motion, entropy_before, entropy_after")
+    refocus = traits.Dict(
+        desc="applied, reason, motion; where they were measured, entropy_before, entropy_after"
+    )
 
 
 class Refocus(Step):
-    """Undo rigid motion during the read-out, where the image of the head shows any."""
+    """Undo rigid motion during the read-out, where the image of the head or brain shows any."""
 
     input_spec = RefocusInput
     output_spec = RefocusOutput
@@ -52,9 +46,6 @@ class Refocus(Step):
     def work(self, folder: str) -> None:
         image = read(self.inputs.in_file)
         self._results["out_file"] = self.inputs.in_file
-        if came_stripped(image, self.inputs.skull_strip):
-            self._results["refocus"] = {"applied": False, "reason": NO_HEAD, "motion": {}}
-            return
         found = refocus.refocus(
             data_of(image), voxel_sizes(image.affine), num_threads=self.inputs.num_threads
         )
@@ -65,9 +56,12 @@ class Refocus(Step):
             "applied": bool(found.applied),
             "reason": found.reason,
             "motion": dict(found.motion),
-            "entropy_before": float(found.entropy_before),
-            "entropy_after": float(found.entropy_after),
         }
+        if found.entropy_before > 0:  # else no motion was worth undoing, and nothing was measured
+            self._results["refocus"] |= {
+                "entropy_before": float(found.entropy_before),
+                "entropy_after": float(found.entropy_after),
+            }
 
 
 class BeforeInput(BaseInterfaceInputSpec):

@@ -171,13 +171,13 @@ def read_record(path: Path) -> dict[str, Any] | None:
 
 
 def motion_undone_mm(record: Mapping[str, Any]) -> float | None:
-    """Root mean square of the motion that was undone; 0 for none, None where it was not looked for.
+    """Root mean square of the motion that was undone; 0 for none, None without the step.
 
-    >>> motion_undone_mm({MOTION: {"Applied": True, "RMSDisplacement": 1.9, "EntropyBefore": 8.0}})
+    >>> motion_undone_mm({MOTION: {"Applied": True, "RMSDisplacement": 1.9}})
     1.9
     """
     table = table_of(record, MOTION)
-    if "EntropyBefore" not in table:
+    if not table:
         return None
     return number_in(table, "RMSDisplacement") if table.get("Applied") else 0.0
 
@@ -185,8 +185,8 @@ def motion_undone_mm(record: Mapping[str, Any]) -> float | None:
 def motion_in_words(record: Mapping[str, Any]) -> str:
     """What the motion correction did, in one line; empty without the step.
 
-    >>> motion_in_words({MOTION: {"Applied": False, "Reason": "no head"}})
-    'nothing undone: no head'
+    >>> motion_in_words({MOTION: {"Applied": False, "Reason": "the image is still"}})
+    'nothing undone: the image is still'
     """
     table = table_of(record, MOTION)
     if not table:

@@ -90,17 +90,16 @@ class LineMotion:
     turn_axis: int = 0
     levels: int = 5
 
-    def _rotations(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def _rotations(self, turns: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """(which lines, their mean angle), one for each of at most ``levels`` angles."""
-        assert self.turns is not None
-        angles = self.turns.detach()
+        angles = turns.detach()
         low, high = float(angles.min()), float(angles.max())
         step = (high - low) / self.levels + 1e-9
         label = ((angles - low) / step).floor().clamp(0, self.levels - 1)
         for k in range(self.levels):
             lines = label == k
             if bool(lines.any()):
-                yield lines, self.turns[lines].mean()
+                yield lines, turns[lines].mean()
 
     def _shifted(self, lines: Tensor, sign: int) -> Tensor:
         p = self.phase_axis
@@ -134,7 +133,7 @@ class LineMotion:
             lines = fourier(image, p)
         else:
             lines = torch.zeros(image.shape, dtype=torch.complex64)
-            for which, angle in self._rotations():
+            for which, angle in self._rotations(self.turns):
                 pose = fourier(turned(image, self.turn_axis, angle, self.spacing), p)
                 lines = lines + pose * along(which.float(), p)
         return torch.fft.ifft(self._shifted(lines, -1), dim=p)
@@ -153,7 +152,7 @@ class LineMotion:
             image = torch.fft.ifft(lines, dim=p)
             return image.real if real else image
         total = torch.zeros(lines.shape, dtype=torch.float32 if real else torch.complex64)
-        for which, angle in self._rotations():
+        for which, angle in self._rotations(self.turns):
             part = torch.fft.ifft(lines * along(which.float(), p), dim=p)
             part = part.real.contiguous() if real else part
             total = total + turned(part, self.turn_axis, -angle, self.spacing)

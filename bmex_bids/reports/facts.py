@@ -179,7 +179,7 @@ def collect_facts(output_dir: Path) -> Facts:
         devices=tuple(_count(_device(record.get("Device")) for record in records)),
         precisions=tuple(_count(record.get("Precision") for record in records)),
         reoriented=sum("reoriented" in mask for mask in masks),
-        motion_looked_for=sum("EntropyBefore" in table for table in motion),
+        motion_looked_for=sum(bool(table) for table in motion),
         motion_undone=sum(bool(table.get("Applied")) for table in motion),
         mirrored=sum("y" in (record.get("MirroredAxes") or ()) for record in records),
         mirrored_slices=sum(record.get("MirroredAxes") == ["x"] for record in records),

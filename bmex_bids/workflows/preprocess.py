@@ -178,7 +178,7 @@ def init_preprocess_wf(
         )
     else:
         head = Node(
-            Refocus(skull_strip=skull_strip, num_threads=threads),
+            Refocus(num_threads=threads),
             name="refocus",
             n_procs=threads,
             mem_gb=REFOCUS_SHARE * mem_gb,

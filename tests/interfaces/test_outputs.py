@@ -266,9 +266,9 @@ def test_every_sidecar_says_what_the_motion_correction_did(node, tmp_path, monke
             "Applied": True, "Reason": "periodic motion", **motion,
             "EntropyBefore": 9.0, "EntropyAfter": 8.5,
         }  # fmt: skip
-    node.inputs.refocus = {"applied": False, "reason": "no head", "motion": {}}
+    node.inputs.refocus = {"applied": False, "reason": "still", "motion": {}}
     for record in records():
-        assert record["MotionCorrection"] == {"Applied": False, "Reason": "no head"}
+        assert record["MotionCorrection"] == {"Applied": False, "Reason": "still"}
 
 
 def test_a_product_takes_its_file_by_name_and_place():

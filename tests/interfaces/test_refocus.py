@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from bmex_bids.interfaces.preprocess import CorrectBrain, CorrectHead, MatchHistogram
-from bmex_bids.interfaces.refocus import NO_HEAD, Before, Refocus
+from bmex_bids.interfaces.refocus import Before, Refocus
 from bmex_bids.refocus import refocus
 from bmex_bids.refocus.refocus import Refocused
 
@@ -76,17 +76,19 @@ def test_motion_that_is_found_is_undone_in_a_new_file(head, found):
     json.dumps(outputs.refocus, allow_nan=False)
 
 
-@pytest.mark.parametrize(
-    ("mode", "stripped", "looks"),
-    [("auto", True, False), ("skip", False, False), ("force", True, True), ("auto", False, True)],
-)
-def test_a_brain_without_its_head_is_left_alone(head, found, mode, stripped, looks):
-    image = head.save(np.where(head.mask, head.data, 0), "brain") if stripped else head.path
-    outputs = Refocus(in_file=image, skull_strip=mode).run().outputs
-    assert bool(found) is looks
-    if not looks:
-        assert outputs.out_file == image
-        assert outputs.refocus == {"applied": False, "reason": NO_HEAD, "motion": {}}
+def test_a_brain_without_its_head_is_tried_too(head, found):
+    brain = np.where(head.mask, head.data, 0)
+    outputs = Refocus(in_file=head.save(brain, "brain")).run().outputs
+    assert len(found) == 1
+    np.testing.assert_allclose(voxels(outputs.out_file), brain / 2)
+
+
+def test_entropies_that_were_not_measured_are_not_told(head, monkeypatch):
+    monkeypatch.setattr(
+        refocus, "refocus", lambda image, *_, **__: Refocused(image, False, "still", {}, 0.0, 0.0)
+    )
+    said = Refocus(in_file=head.path).run().outputs.refocus
+    assert said == {"applied": False, "reason": "still", "motion": {}}
 
 
 @pytest.fixture(params=[0.0, 60.0], ids=["from zero", "wider range"])

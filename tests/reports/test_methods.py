@@ -107,11 +107,11 @@ def test_every_image_counts_once_whatever_was_written_of_it(output):
 
 def test_images_in_which_motion_was_looked_for_and_undone_are_counted(output):
     output("sub-1")
-    output("sub-2", MotionCorrection={"Applied": False, "Reason": "no head"})
+    output("sub-2", MotionCorrection={"Applied": False, "Reason": "no periodic motion found"})
     output("sub-3", MotionCorrection={"Applied": False, "EntropyBefore": 9.0})
     root = output("sub-4", MotionCorrection={"Applied": True, "EntropyBefore": 9.0})
     facts = collect_facts(root)
-    assert (facts.motion_looked_for, facts.motion_undone) == (2, 1)
+    assert (facts.motion_looked_for, facts.motion_undone) == (3, 1)
 
 
 def test_ages_are_kept_apart_at_birth(output):
@@ -311,7 +311,7 @@ def test_facts_that_are_told():
         "consisted of 6 images of 5 participants (4 T1-weighted and 2 T2-weighted)",
         "Ages at the scan were 0.5 months to 3.3 years and 25 to 31 weeks of gestation.",
         "For 1 image, only quality measures were saved",
-        "In 4 images, rigid motion of the head during the read-out was looked for",
+        "In 4 images, periodic rigid motion of the head during the read-out was looked for",
         "For 2 images, the entropy fell by more than it does in still images",
         "voxels of about 4 mm, at most 50 and 20 iterations on 2 levels",
         "For 2 images, the brain was segmented",

@@ -79,8 +79,7 @@ def test_the_score_of_an_image_is_in_its_row():
     ("told", "cell"),
     [
         ({}, ""),
-        ({"MotionCorrection": {"Applied": False, "Reason": "the image came without its head"}}, ""),
-        ({"MotionCorrection": {"Applied": False, "EntropyBefore": 9.0}}, "0.00"),
+        ({"MotionCorrection": {"Applied": False, "Reason": "no periodic motion found"}}, "0.00"),
         (
             {
                 "MotionCorrection": {

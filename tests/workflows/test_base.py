@@ -267,7 +267,7 @@ WITHOUT = {
 def test_the_result_is_made_from_the_refocused_image_and_compared_with_the_one_that_came(
     planned, build
 ):
-    nodes, graph = expanded(build(planned(), skull_strip="force", omp_nthreads=2))
+    nodes, graph = expanded(build(planned(), omp_nthreads=2))
     by_name = {name.split(".")[-1]: node for name, node in nodes.items()}
     assert fed(graph, by_name["refocus"]) == {"in_file": ("conform", "out_file")}
     for (name, field), source in REFOCUSED.items():
@@ -279,7 +279,6 @@ def test_the_result_is_made_from_the_refocused_image_and_compared_with_the_one_t
     for name in ("save", "pictures"):
         assert fed(graph, by_name[name])["refocus"] == ("refocus", "refocus")
     refocus, before = by_name["refocus"], by_name["before"]
-    assert refocus.inputs.skull_strip == "force"
     assert (refocus.inputs.num_threads, refocus.n_procs) == (2, 2)
     # 12 arrays, and ten for other nodes
     memory = base.memory_gb(planned().image.path, 0.8)
