@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A moved head gets better, and whatever else comes stays as it is."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from swing import AXIS, FREQUENCY, PHASE, SWING
+
+from bmex_bids.refocus import refocus as module
+from bmex_bids.refocus.refocus import refocus
+from bmex_bids.refocus.search import FINE_MM, Found, View, Wave
+
+
+@pytest.fixture
+def known(monkeypatch):
+    """The search finds at once what was put in."""
+
+    def find(image, spacing, _):
+        lines = image.shape[AXIS]
+        phase = PHASE + math.pi * FREQUENCY * lines  # at the centre of k-space
+        wave = Wave(FREQUENCY, phase, torch.tensor(SWING[:4]), 0)
+        return Found(AXIS, wave, -0.1, 0.1), View(image, spacing, AXIS, FINE_MM)
+
+    monkeypatch.setattr(module, "find", find)
+
+
+def squared(image, head):
+    """The squared error in the brain."""
+    return float(((image - head.image) ** 2)[head.mask].sum())
+
+
+def test_a_moved_head_gets_better(head, moved):
+    found = refocus(moved, head.spacing)
+    assert found.applied
+    assert found.image.dtype == np.float32
+    assert found.image.min() >= 0
+    assert squared(found.image, head) < 0.4 * squared(moved, head)
+    assert found.entropy_after < found.entropy_before
+    facts = json.loads(json.dumps(found.motion, allow_nan=False))
+    assert facts["Model"] == "periodic"
+    assert facts["PhaseEncodingAxis"] == AXIS
+    assert facts["Frequency"] == pytest.approx(FREQUENCY, abs=0.003)
+    assert np.abs(facts["Translation"]).tolist() == pytest.approx(SWING[:3], abs=0.4)
+    # root mean square of a sine of this size; its rotation adds to it
+    assert facts["RMSDisplacement"] == pytest.approx(
+        math.sqrt(sum(v**2 for v in SWING[:3]) / 2), abs=0.4
+    )
+    assert found.reason == (
+        f"periodic motion of {facts['RMSDisplacement']:.1f} mm, phase encoding along axis {AXIS}"
+    )
+
+
+def noisy(image):
+    noise = np.random.default_rng(3).normal(0, 40, (2, *image.shape)).astype(np.float32)
+    return np.hypot(image + noise[0], noise[1])
+
+
+def thick(image):
+    pairs = image.reshape(*image.shape[:2], -1, 2).mean(axis=-1)
+    return np.repeat(pairs, 2, axis=-1).astype(np.float32)
+
+
+@pytest.mark.parametrize("change", [np.copy, noisy, thick], ids=["still", "noisy", "thick"])
+def test_without_motion_the_image_comes_back_voxel_for_voxel(head, change):
+    image = change(head.image)
+    before = image.copy()
+    found = refocus(image, head.spacing)
+    assert not found.applied
+    assert found.image is image
+    np.testing.assert_array_equal(image, before)
+    assert found.motion == {}
+    assert found.reason == "no periodic motion found"
+
+
+def test_a_moved_brain_without_its_head_gets_better_and_keeps_its_zeros(head, moved):
+    brain = np.where(head.mask, moved, 0)
+    found = refocus(brain, head.spacing)
+    assert found.applied
+    assert found.motion["PhaseEncodingAxis"] == AXIS
+    assert not found.image[~head.mask].any()
+    assert squared(found.image, head) < squared(brain, head)
+
+
+@pytest.mark.parametrize("factor", [7.0, 1e-3])
+def test_the_result_has_the_units_of_the_input(head, moved, known, factor):
+    found = refocus(moved, head.spacing)
+    assert found.applied
+    assert squared(found.image, head) < 0.2 * squared(moved, head)
+    scaled = refocus(moved * np.float32(factor), head.spacing)
+    np.testing.assert_allclose(scaled.image, factor * found.image, atol=0.01 * factor, rtol=1e-3)
+    assert scaled.entropy_before == pytest.approx(found.entropy_before, rel=1e-5)
+
+
+def test_what_does_not_sharpen_the_image_is_not_taken(head, known):
+    """A still image, and motion that the search would find in it."""
+    found = refocus(head.image, head.spacing)
+    assert not found.applied
+    assert found.image is head.image
+    assert found.entropy_after >= found.entropy_before > 0
+
+
+@pytest.mark.parametrize("shape", [(20, 20, 20), (8, 40, 40)], ids=["empty", "tiny"])
+def test_where_nothing_can_be_seen_nothing_is_done(shape, monkeypatch):
+    monkeypatch.setattr(module, "find", None)
+    image = np.full(shape, 300.0 if 8 in shape else 0.0, np.float32)
+    found = refocus(image, (1, 1, 1))
+    assert found.image is image
+    assert not found.applied
+    assert found.motion == {}
+    assert "empty or too small" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        (np.full((20, 20, 20), np.nan), "3 dimensions and values that are not finite"),
+        (np.full((20, 20, 20), np.inf), "not finite"),
+        (np.ones((20, 20)), "got 2 dimensions$"),
+        (np.ones((20, 20, 20, 2)), "got 4 dimensions$"),
+    ],
+)
+def test_what_is_no_image_is_refused(image, words):
+    with pytest.raises(ValueError, match=words):
+        refocus(image.astype(np.float32), (1, 1, 1))
+
+
+def test_the_threads_are_as_many_as_before_whatever_happens(head, monkeypatch):
+    usual = torch.get_num_threads()
+    seen = []
+
+    def find(*_):
+        seen.append(torch.get_num_threads())
+        if len(seen) > 1:
+            raise RuntimeError("no memory")
+
+    monkeypatch.setattr(module, "find", find)
+    assert not refocus(head.image, head.spacing, num_threads=usual + 1).applied
+    assert torch.get_num_threads() == usual
+    with pytest.raises(RuntimeError, match="no memory"):
+        refocus(head.image, head.spacing, num_threads=usual + 1)
+    assert torch.get_num_threads() == usual
+    assert seen == [usual + 1] * 2

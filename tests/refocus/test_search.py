@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The search for periodic motion: its measure, its views, and where it starts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import center_of_mass, gaussian_filter
+from scipy.spatial.transform import Rotation
+from swing import AXIS, FREQUENCY
+
+from bmex_bids.refocus import search
+from bmex_bids.refocus.search import (
+    COARSE_MM,
+    View,
+    Wave,
+    gradient_entropy,
+    of_whole_image,
+    starts,
+)
+
+
+def test_the_entropy_of_equal_gradients_is_the_logarithm_of_their_number():
+    ramp = (100 * torch.arange(8.0))[:, None, None].expand(8, 4, 4).contiguous()
+    where = torch.ones_like(ramp)
+    where[-1] = 0  # no neighbour
+    wanted = pytest.approx(math.log(7 * 16), abs=1e-4)
+    assert float(gradient_entropy(ramp, where)) == wanted
+    assert float(gradient_entropy(ramp * (0.6 + 0.8j), where)) == pytest.approx(
+        math.log(7 * 16), abs=1e-3
+    )
+    edge = torch.zeros(8, 4, 4)
+    edge[4:] = 700
+    assert float(gradient_entropy(edge, where)) == pytest.approx(math.log(16), abs=0.01)
+
+
+def test_coarser_voxels_keep_the_mean_and_the_phase_axis(head):
+    image = torch.from_numpy(head.image)
+    for phase_axis in range(3):
+        small, spacing = search._coarser(image, head.spacing, phase_axis, 4.0)
+        assert float(small.mean()) == pytest.approx(float(image.mean()), rel=1e-4)
+        for axis in range(3):
+            assert small.shape[axis] * spacing[axis] == pytest.approx(
+                image.shape[axis] * head.spacing[axis]
+            )
+            same = small.shape[axis] == image.shape[axis]
+            assert same == (axis == phase_axis)
+        assert max(spacing) < 4.5
+
+
+@pytest.mark.parametrize("phase_axis", [0, 1, 2])
+def test_a_view_knows_where_it_lies(phase_axis):
+    """A blob lies as far from the view's centre as from the image's, less their distance."""
+    image = np.zeros((60, 70, 66), np.float32)
+    image[20:44, 30:60, 10:40] = 800
+    image = gaussian_filter(image, 2)
+    spacing = (3.1, 2.9, 3.3)
+    view = View(torch.from_numpy(image), spacing, phase_axis, COARSE_MM)
+    assert view.lines == image.shape[phase_axis]
+    assert view.image.shape != image.shape
+    for axis in range(3):
+        there, here = (
+            (center_of_mass(part)[axis] - (part.shape[axis] - 1) / 2) * step[axis]
+            for part, step in ((image, spacing), (view.image.numpy(), view.spacing))
+        )
+        assert here == pytest.approx(there + view.offset_mm[axis], abs=0.3)
+
+
+@pytest.mark.parametrize("phase_axis", [0, 1, 2])
+@pytest.mark.parametrize("turn_axis", [0, 1, 2])
+def test_a_turn_about_the_views_centre_is_one_about_the_images_centre_and_a_shift(
+    head, phase_axis, turn_axis
+):
+    view = View(torch.from_numpy(head.image), head.spacing, phase_axis, COARSE_MM)
+    view.offset_mm = [9.0, -14.0, 21.0]
+    wave = Wave(0.11, 0.3, torch.tensor([0.5, -0.3, 0.8, 1.5]), turn_axis)
+    motion = of_whole_image(wave, view, head.spacing)
+    assert (motion.phase_axis, motion.turn_axis) == (phase_axis, turn_axis)
+    assert motion.turns is not None
+    assert motion.turns.abs().max() > 1
+    places = np.random.default_rng(0).uniform(-60, 60, (20, 3))  # mm from the image's centre
+    centre = -np.array(view.offset_mm)
+    for turn, shift in zip(motion.turns.numpy(), motion.shifts.numpy(), strict=True):
+        about = Rotation.from_rotvec(np.deg2rad(turn) * np.eye(3)[turn_axis])
+        own = turn / 1.5 * wave.size[:3].numpy()  # what the wave shifts at this line
+        wanted = about.apply(places - centre) + centre + own
+        np.testing.assert_allclose(about.apply(places) + shift, wanted, atol=0.02)
+
+
+def test_the_search_starts_from_the_motion_that_was_put_in(head, moved):
+    view = View(torch.from_numpy(moved), head.spacing, AXIS, COARSE_MM)
+    signed, wave = starts(view, 1)[0]
+    assert wave.frequency == pytest.approx(FREQUENCY, abs=1.5 / view.lines)
+    shift = wave.size[:3].abs()
+    assert int(shift.argmax()) == AXIS
+    opposite = replace(wave, size=-wave.size)
+    assert view.of_wave(wave) < view.of_wave(opposite)
+    still = View(torch.from_numpy(head.image), head.spacing, AXIS, COARSE_MM)
+    others = [starts(still, 1)[0][0]]
+    for axis in {0, 1, 2} - {AXIS}:
+        wrong = View(torch.from_numpy(moved), head.spacing, axis, COARSE_MM)
+        others.append(starts(wrong, 1)[0][0])
+    assert signed > 3 * max(others)
