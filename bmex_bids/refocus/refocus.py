@@ -23,7 +23,7 @@ Array = NDArray[np.float32]
 #: how much more than its opposite a motion must sharpen, nats; still images stay below
 LEAST_SIGNED = 0.0062
 #: by how much undoing the motion must lower the entropy of the gradients, nats; the same
-LEAST_GAIN = 0.009
+LEAST_GAIN = 0.004
 #: share of zeros from which the background counts as masked away
 MASKED = 0.3
 #: of the whole image, see :func:`~bmex_bids.refocus.kspace.undo`
@@ -85,16 +85,16 @@ def refocus(image: Array, spacing: Sequence[float], *, num_threads: int = 1) -> 
     steps = [float(s) for s in spacing]
     with _threads(num_threads):
         scaled = torch.from_numpy(data).clamp(min=0) * (1000 / top)
+        support = _support(data)
+        before = float(gradient_entropy(scaled, support))
         found = find(scaled, steps, LEAST_SIGNED)
         if found is None or found[0].gain > -LEAST_GAIN:
-            return Refocused(image, False, NOTHING, {}, 0.0, 0.0)
+            return Refocused(image, False, NOTHING, {}, before, before)
         motion = of_whole_image(found[0].wave, found[1], steps)
-        support = _support(data)
         still = undo(scaled, support, motion, ITERATIONS)
-        before = float(gradient_entropy(scaled, support))
         after = float(gradient_entropy(still, support))
     if after >= before:
-        return Refocused(image, False, NOTHING, {}, before, after)
+        return Refocused(image, False, NOTHING, {}, before, before)
     facts = _facts(found[0], motion)
     reason = (
         f"periodic motion of {facts['RMSDisplacement']:.1f} mm, "

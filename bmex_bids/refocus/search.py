@@ -24,6 +24,7 @@ from bmex_bids.refocus.kspace import AXES, LEAST, LineMotion, fourier, undo
 SLOWEST, FASTEST = 0.045, 0.485
 #: mm and degrees of the motion that is tried first
 TRIED_MM = 1.2
+TRIED_SHARES = (0.25, 0.5, 0.75, 1.0, 1.5)
 TRIED_DEGREES = (-1.6, -0.6, 0.6, 1.6)
 #: of the first look and of the last one, mm, across the phase axis (along it all lines stay)
 COARSE_MM, FINE_MM = 3.5, 2.8
@@ -158,9 +159,7 @@ class View:
         self._spectrum = fourier(known, self.phase_axis)
 
 
-def _middle(
-    image: Tensor, spacing: Sequence[float], phase_axis: int
-) -> tuple[Tensor, list[int]]:
+def _middle(image: Tensor, spacing: Sequence[float], phase_axis: int) -> tuple[Tensor, list[int]]:
     """At most EXTENT_MM around the middle of the head across the phase axis, and its start."""
     head = _bright(image, FOREGROUND)
     start = [0, 0, 0]
@@ -227,7 +226,7 @@ def starts(view: View, count: int = 2) -> list[tuple[float, Wave]]:
     for k in taken:
         left, _, right = np.linalg.svd(tables[k], full_matrices=False)
         size = torch.zeros(4)
-        size[:3] = torch.tensor(left[:, 0] * 1.2 * TRIED_MM, dtype=torch.float32)
+        size[:3] = torch.tensor(left[:, 0] * TRIED_MM, dtype=torch.float32)
         phase = math.atan2(right[0, 0], right[0, 1])
         result.append((float(sizes[k]), Wave(float(frequencies[k]), phase, size)))
     return result
@@ -266,6 +265,13 @@ def descend(view: View, wave: Wave, steps: int, rate: float) -> tuple[float, Wav
     return best
 
 
+@torch.no_grad()
+def _scaled(view: View, wave: Wave) -> Wave:
+    """The wave of the amplitude that sharpens most."""
+    tried = [replace(wave, size=wave.size * share) for share in TRIED_SHARES]
+    return min(tried, key=view.of_wave)
+
+
 def _with_turn(view: View, wave: Wave) -> tuple[float, Wave]:
     """The wave with the rotation that sharpens most, if one does."""
     tried = []
@@ -291,16 +297,13 @@ def _apart(one: Wave, other: Wave) -> bool:
 
 def _rephased(view: View, wave: Wave, rounds: int = 5) -> tuple[float, Wave]:
     """Guess the phase, follow the gradient, and so on; the best wave for its own phase."""
-    best: tuple[float, Wave] | None = None
+    best = (math.inf, wave)
     for number in range(rounds + 1):
         with torch.no_grad():
             view.guess_phase(wave)
-            gain = view.of_wave(wave)
-        if best is None or gain < best[0]:
-            best = (gain, wave)
+            best = min(best, (view.of_wave(wave), wave), key=lambda pair: pair[0])
         if number < rounds:
             _, wave = descend(view, wave, 6, 0.15 * (1 - number / (rounds + 1)))
-    assert best is not None
     return best
 
 
@@ -328,7 +331,7 @@ def find(
         return None
     tried = []
     for signed, axis, wave in candidates:
-        gain, wave = descend(views[axis], wave, 14, 0.12)
+        gain, wave = descend(views[axis], _scaled(views[axis], wave), 14, 0.12)
         tried.append((gain, signed, axis, wave))
     _, signed, axis, wave = min(tried, key=lambda t: t[0])
     _, wave = _with_turn(views[axis], wave)
