@@ -99,7 +99,7 @@ def test_an_image_in_memory_with_a_mask_in_memory(brain):
     assert list(Path("tmp").iterdir()) == []
 
 
-def test_motion_is_undone_in_the_result_and_stays_in_what_is_before(head_phantom, monkeypatch):
+def test_motion_is_undone_in_the_result_and_the_network_judged_without_it(head_phantom, monkeypatch):
     """The network returns its input; so what changed is what the motion correction did."""
     phantom = head_phantom(spacing=2.5, size=0.55)
     mask = nib.Nifti1Image(phantom.mask.astype(np.uint8), phantom.image.affine)
@@ -122,7 +122,8 @@ def test_motion_is_undone_in_the_result_and_stays_in_what_is_before(head_phantom
     assert "MotionCorrection" not in off.provenance
     np.testing.assert_allclose(on.images["head"].dataobj, truth, rtol=1e-3, atol=0.5)
     np.testing.assert_allclose(off.images["head"].dataobj, moved.dataobj, rtol=1e-3, atol=0.5)
-    assert on.quality["correlation"] < 0.99 < off.quality["correlation"]
+    # the gate judges the network by what it was given
+    assert min(on.quality["correlation"], off.quality["correlation"]) > 0.99
     with pytest.raises(BmexError, match="motion_correction of auto, off"):
         of("always")
 

@@ -58,7 +58,10 @@ FIGURES = (
 
 
 class MeasureQualityInput(BaseInterfaceInputSpec):
-    before = File(exists=True, mandatory=True, desc="matched image, template units")
+    before = File(exists=True, mandatory=True, desc="as it came, matched, template units")
+    refocused = File(
+        exists=True, desc="the network's input, motion undone; before where it is not given"
+    )
     after = File(exists=True, mandatory=True, desc="enhanced image, template units")
     labels = File(exists=True, mandatory=True, desc="0 background, 1 CSF, 2 GM, 3 WM")
     labels_before = File(exists=True, mandatory=True, desc="of the matched image, to compare")
@@ -115,6 +118,8 @@ def measure(inputs: Any) -> Measures:
         data_of(read(path, "uint8"))
         for path in (inputs.labels, inputs.labels_before, inputs.labels_after, inputs.mask_res)
     )
+    # what the network was given: to undo motion may change much, and the network must not
+    given = data_of(read(inputs.refocused)) if isdefined(inputs.refocused) else before
     voxel_mm3 = float(np.prod(voxel_sizes(image.affine)))
     info = inputs.mask_info
     errors: tuple[float | None, float | None] = (None, None)
@@ -142,8 +147,8 @@ def measure(inputs: Any) -> Measures:
         fetal=inputs.fetal,
         tissues_before=tissue_litres(labels_before, voxel_mm3),
         tissues_after=tissue_litres(labels_after, voxel_mm3),
-        correlation=correlation(before, after, inside > 0),
-        mean_shift=mean_shift(before, after, inside > 0),
+        correlation=correlation(given, after, inside > 0),
+        mean_shift=mean_shift(given, after, inside > 0),
         tct_before=tct(before, labels),
         tct_after=tct(after, labels),
         qi=quality_index(before, after, labels),

@@ -64,8 +64,8 @@ class Measures:
     empty_share : share of the mask in which the image shows nothing, 0…1
     tissues_before, tissues_after : litres of CSF, GM and WM by one network's classification of
         the image as it came and of the enhanced image
-    correlation : of input and enhanced image inside the mask, −1…1
-    mean_shift : relative change of the mean inside the mask
+    correlation : of the network's input (motion undone) and the enhanced image inside the mask, −1…1
+    mean_shift : relative change of the mean inside the mask, between the same two
     tct_before, tct_after : tissue contrast
     qi : ``tct_before / tct_after``
     turn : what of the axes the header says and the image shows, where they differ
@@ -206,7 +206,7 @@ def judge(measures: Measures) -> Gate:
             "correlation with input",
             measures.correlation,
             CORRELATION,
-            text="the enhanced image and the input correlate with {:.3f} inside the mask",
+            text="the enhanced image and the network's input correlate with {:.3f} inside the mask",
             low="compare before and after: do they show the same brain?",
         ),
         _number(

@@ -64,7 +64,7 @@ TISSUE_CHANGE = Limits(warn_above=0.15, fail_above=0.40)
 #: doubles from one per cent to two has not changed the brain.
 SMALL_TISSUE = 0.05
 
-#: Correlation of the enhanced image with the image as it came inside the mask.  The ten have 0.984
+#: Correlation of the enhanced image with the network's input inside the mask.  The ten have 0.984
 #: and more; a newborn under noise of twice its own SD, mended, still has 0.92.  Below 0.5 the two
 #: share less than a quarter of their variance: another picture (a brain flipped left to right, 0.3).
 CORRELATION = Limits(warn_below=0.85, fail_below=0.50)

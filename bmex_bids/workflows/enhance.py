@@ -155,6 +155,7 @@ def init_enhance_wf(
                 quality,
                 [
                     ("matched_before", "before"),
+                    ("matched", "refocused"),
                     ("corrected_before", "corrected"),
                     *(
                         (field, field)

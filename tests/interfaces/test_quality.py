@@ -52,10 +52,11 @@ def quality(head_phantom, tmp_path, monkeypatch):
             path = tmp_path / f"{name}.nii.gz"
             nib.save(nib.Nifti1Image(changed.pop(name, data), phantom.image.affine), path)
             inputs[name] = str(path)
-        if (deviation := changed.pop("deviation", None)) is not None:
-            path = tmp_path / "deviation.nii.gz"
-            nib.save(nib.Nifti1Image(deviation, phantom.image.affine), path)
-            inputs["deviation"] = str(path)
+        for name in ("deviation", "refocused"):
+            if (data := changed.pop(name, None)) is not None:
+                path = tmp_path / f"{name}.nii.gz"
+                nib.save(nib.Nifti1Image(data, phantom.image.affine), path)
+                inputs[name] = str(path)
         outputs = MeasureQuality(**(inputs | changed)).run().outputs
         json.dumps([outputs.quality, outputs.gate], allow_nan=False)  # fit for a sidecar
         rules = {rule["Rule"]: rule["Verdict"] for rule in outputs.gate["Rules"]}
@@ -78,6 +79,20 @@ def test_a_phantom_that_got_a_little_brighter(quality):
     grey = int((quality.phantom.tissues == 2).sum())
     assert figures["gm_litres_before"] == pytest.approx(grey * SPACING**3 / 1e6)
     assert figures["gm_litres_after"] == figures["gm_litres_before"]
+
+
+def test_the_network_is_judged_by_the_image_whose_motion_was_undone(quality):
+    """The contrast before stays that of the image as it came, which is full of ghosts."""
+    good = quality.images["before"]
+    ghosts = np.clip(1.3 * np.roll(good, 8, axis=1), 0, None) * quality.phantom.mask
+    figures, _, rules = quality(before=ghosts, refocused=good)
+    assert figures["correlation"] == pytest.approx(1)
+    assert figures["mean_shift"] == pytest.approx(0.01, abs=1e-4)
+    assert rules["correlation with input"] == rules["mean intensity shift"] == "pass"
+    assert figures["tct_before"] < 0.8 * figures["tct_after"]
+    figures, _, rules = quality(before=good, refocused=ghosts)
+    assert rules["correlation with input"] == rules["mean intensity shift"] == "fail"
+    assert figures["qi"] == pytest.approx(1, abs=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -237,6 +237,7 @@ REFOCUSED = {
     ("correct_head", "in_file"): "refocus",
     ("find_brain", "in_file"): "refocus",
     ("network", "in_file"): "match_histogram",
+    ("quality", "refocused"): "match_histogram",
     ("restore", "matched"): "match_histogram",
     ("restore", "conformed"): "refocus",
     ("restore", "native"): "correct_brain",
