@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 #: seconds that all else takes, for a million voxels of the field of view on the network's grid
 OTHER_COST = 3.8
+#: seconds of a thread that the search for motion takes, for a million voxels of the input; where
+#: motion is undone, twice as many
+MOTION_COST = 2.6
 GPU_SPEED = 50.0  # times a thread
 BASE_SECONDS = 10.0
 #: litres of brain at an age in months; fetal ages before 0
@@ -62,6 +65,7 @@ class Task:
     record : sidecar that says the image is done
     unchanged : whether it is done, from the same input, settings and weights
     mirroring : whether mirror images of the brain go through the network too, where it knows them
+    motion_correction : whether motion is looked for
     outputs : relative to the output folder
     """
 
@@ -73,6 +77,7 @@ class Task:
     record: Path | None = None
     unchanged: bool = False
     mirroring: bool = True
+    motion_correction: bool = True
     outputs: tuple[str, ...] = ()
 
     @property
@@ -144,7 +149,10 @@ def estimates(
 
 
 def estimate(task: Task, device: str, threads: int) -> tuple[float, float]:
-    """Seconds on the idle reference machine, and GiB, that an image takes, by its header and age."""
+    """Seconds on the idle reference machine, and GiB, that an image takes, by its header and age.
+
+    As of a still head: whether motion will be undone is not known before.
+    """
     from bmex_bids.interfaces.files import voxel_count
     from bmex_bids.workflows.base import memory_gb
 
@@ -156,8 +164,12 @@ def estimate(task: Task, device: str, threads: int) -> tuple[float, float]:
     cost = facts(weights.variant if weights else "").cost
     passes = 2 ** len(weights.mirrored) if weights and task.mirroring else 1
     network = cost * passes * brain / (GPU_SPEED if device.startswith("cuda") else threads)
+    motion = 0.0
+    if task.motion_correction:
+        own = (voxel_count(planned.image.path) or 5_000_000) / 1e6
+        motion = MOTION_COST * own / threads
     memory = BASE_GB + 2 * memory_gb(planned.image.path, spacing)
-    return BASE_SECONDS + OTHER_COST * voxels + network, memory
+    return BASE_SECONDS + OTHER_COST * voxels + motion + network, memory
 
 
 def brain_litres(age: Age | None) -> float:

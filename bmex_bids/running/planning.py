@@ -236,6 +236,7 @@ def task(config: Config, image: PlannedImage, *, quick: bool = False) -> Task:
         fingerprint=fingerprint,
         record=record,
         mirroring=processing.mirroring,
+        motion_correction=processing.motion_correction != "off",
         unchanged=fingerprint is not None and resume.finished(record, fingerprint, pictures),
         outputs=tuple(f"{image.output_dir}/{name}" for name in names),
     )

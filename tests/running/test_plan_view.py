@@ -11,10 +11,10 @@ from bmex_bids.running.plan_view import Pace, brain_litres
 
 @pytest.fixture
 def head(monkeypatch):
-    """A task with the head of an adult, 12 million voxels, by the kind of network."""
+    """A task with the head of an adult, 8 million voxels, 12 on the network's grid."""
     # base first: it takes voxel_count by name when it is imported
     monkeypatch.setattr("bmex_bids.workflows.base.memory_gb", lambda *_: 1.5)
-    monkeypatch.setattr("bmex_bids.interfaces.files.voxel_count", lambda *_: 12_000_000)
+    monkeypatch.setattr("bmex_bids.interfaces.files.voxel_count", lambda _, spacing=None: 12_000_000 if spacing else 8_000_000)
 
     def make(variant="bmex-compact", mirrored=("x", "y"), **options):
         image = SimpleNamespace(path="head.nii.gz", relative_path="head.nii.gz")
@@ -43,15 +43,17 @@ BRAIN = 1.4 / 0.8**3  # million voxels
     ],
 )
 def test_the_time_of_an_adult_head_by_hand(head, variant, mirrored, device, network):
-    """12 million voxels, two threads."""
+    """12 million voxels on the network's grid, 8 of the input, two threads."""
     seconds, memory = plan_view.estimate(head(variant, mirrored), device, 2)
-    assert seconds == pytest.approx(10 + 12 * 3.8 + network)
+    assert seconds == pytest.approx(10 + 12 * 3.8 + 8 * 2.6 / 2 + network)
+    still, _ = plan_view.estimate(head(variant, mirrored, motion_correction=False), device, 2)
+    assert seconds - still == pytest.approx(8 * 2.6 / 2)
     assert memory == pytest.approx(0.8 + 2 * 1.5)
 
 
 def test_the_time_that_was_measured_lies_within_the_range(head):
-    """An adult head with the bundled weights took 69 s; 196 s were told."""
-    seconds, _ = plan_view.estimate(head(), "cpu", 2)
+    """An adult head with the bundled weights took 69 s without motion correction."""
+    seconds, _ = plan_view.estimate(head(motion_correction=False), "cpu", 2)
     low, high = Pace().range(seconds)
     assert low < 69 < high
     assert seconds == pytest.approx(69, rel=0.2)
@@ -60,7 +62,7 @@ def test_the_time_that_was_measured_lies_within_the_range(head):
 def test_one_pass_is_a_quarter_of_the_networks_time(head):
     one, _ = plan_view.estimate(head(mirroring=False), "cpu", 2)
     four, _ = plan_view.estimate(head(), "cpu", 2)
-    base = 10 + 12 * 3.8
+    base = 10 + 12 * 3.8 + 8 * 2.6 / 2
     assert one - base == pytest.approx((four - base) / 4)
 
 
