@@ -19,6 +19,7 @@ class Picture:
     extension : of its file
     title : above it on the page
     caption : HTML
+    if_undone : added to the caption of an image whose motion was undone, HTML
     animated : it reacts to the pointer, for which an ``object`` is needed instead of an ``img``
     always : every run makes it; not all weights know what the others show
     """
@@ -26,6 +27,7 @@ class Picture:
     extension: str
     title: str
     caption: str = ""
+    if_undone: str = ""
     animated: bool = False
     always: bool = True
 
@@ -53,6 +55,8 @@ PICTURES: Mapping[str, Picture] = {
         "Difference",
         "The enhanced image minus the matched input. It should look like noise. Outlines of anatomy "
         "mean that edges were changed.",
+        if_undone="In this image motion was undone, so the picture also shows the ghosts and the "
+        "blur that this removed.",
     ),
     "uncertainty": Picture(
         ".svg",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import glob
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from bmex_bids.common.names import BidsName
 from bmex_bids.outputs.files import write_text
 from bmex_bids.outputs.pages import render
 from bmex_bids.outputs.pictures import PICTURES, Picture, figures_folder
-from bmex_bids.outputs.records import KEY, find_records, table_of
+from bmex_bids.outputs.records import KEY, MOTION, find_records, table_of
 from bmex_bids.outputs.status import WITH_RESULT, latest_first, read_status
 from bmex_bids.outputs.summary import summary_html
 from bmex_bids.reports.about import about_image, about_run
@@ -108,7 +108,10 @@ class Image:
     @property
     def pictures(self) -> Iterator[tuple[str, Picture, Path]]:
         """Name, description and file of the pictures that are there, in the order of the page."""
+        undone = table_of(self.record, MOTION).get("Applied")
         for desc, picture in PICTURES.items():
+            if undone and picture.if_undone:
+                picture = replace(picture, caption=f"{picture.caption} {picture.if_undone}")
             if desc in self.figures and picture.extension == ".svg":
                 yield desc, picture, self.figures[desc]
 

@@ -134,6 +134,23 @@ def test_the_flicker_is_an_object_and_the_others_are_not(tmp_path, figures):
     assert '<img alt="Tissues of sub-01_T1w"' in text
 
 
+@pytest.mark.parametrize(
+    ("record", "told"),
+    [({}, False), ({"MotionCorrection": {"Applied": False}}, False),
+     ({"MotionCorrection": {"Applied": True}}, True)],
+    ids=["off", "still", "undone"],
+)  # fmt: skip
+def test_the_difference_shows_ghosts_where_motion_was_undone(
+    tmp_path, figures, sidecar, record, told
+):
+    folder = figures("01", "sub-01")
+    (folder / "sub-01_desc-difference_T1w.svg").write_text("<svg />")
+    sidecar("sub-01", **record)
+    page = write_subject_report(tmp_path, "01").read_text(encoding="utf-8")
+    assert page.count("It should look like noise.") == 1
+    assert page.count("motion was undone, so the picture also shows the ghosts") == told
+
+
 def test_nothing_is_fetched_from_elsewhere(tmp_path, figures):
     figures("01", "sub-01")
     text = write_subject_report(tmp_path, "01").read_text(encoding="utf-8")

@@ -14,7 +14,10 @@ def head(monkeypatch):
     """A task with the head of an adult, 8 million voxels, 12 on the network's grid."""
     # base first: it takes voxel_count by name when it is imported
     monkeypatch.setattr("bmex_bids.workflows.base.memory_gb", lambda *_: 1.5)
-    monkeypatch.setattr("bmex_bids.interfaces.files.voxel_count", lambda _, spacing=None: 12_000_000 if spacing else 8_000_000)
+    monkeypatch.setattr(
+        "bmex_bids.interfaces.files.voxel_count",
+        lambda _, spacing=None: 12_000_000 if spacing else 8_000_000,
+    )
 
     def make(variant="bmex-compact", mirrored=("x", "y"), **options):
         image = SimpleNamespace(path="head.nii.gz", relative_path="head.nii.gz")

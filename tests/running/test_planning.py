@@ -37,7 +37,7 @@ def image(bids):
 
 
 @pytest.fixture
-def fingerprint(bids, tmp_path, monkeypatch):
+def task(bids, tmp_path, monkeypatch):
     """Of an image, some flags and the checksums of two networks."""
 
     def of(image, *flags, sums=("a", "b"), scales=(1.0, None)):
@@ -56,9 +56,22 @@ def fingerprint(bids, tmp_path, monkeypatch):
         monkeypatch.setattr(planning, "weights_of", lambda *_: enhance)
         monkeypatch.setattr(planning, "strip_weights_of", lambda *_: strip)
         config = parse([str(bids), str(tmp_path / "out"), "participant", *flags])
-        return planning.task(config, image).fingerprint
+        return planning.task(config, image)
 
     return of
+
+
+@pytest.fixture
+def fingerprint(task):
+    """Of such a task."""
+    return lambda *flags, **networks: task(*flags, **networks).fingerprint
+
+
+def test_the_estimate_of_time_knows_what_the_flags_leave_out(image, task):
+    usual = task(image)
+    assert (usual.mirroring, usual.motion_correction) == (True, True)
+    quick = task(image, "--no-mirroring", "--motion-correction", "off")
+    assert (quick.mirroring, quick.motion_correction) == (False, False)
 
 
 @pytest.mark.parametrize(
