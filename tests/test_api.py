@@ -99,7 +99,9 @@ def test_an_image_in_memory_with_a_mask_in_memory(brain):
     assert list(Path("tmp").iterdir()) == []
 
 
-def test_motion_is_undone_in_the_result_and_the_network_judged_without_it(head_phantom, monkeypatch):
+def test_motion_is_undone_in_the_result_and_the_network_judged_without_it(
+    head_phantom, monkeypatch
+):
     """The network returns its input; so what changed is what the motion correction did."""
     phantom = head_phantom(spacing=2.5, size=0.55)
     mask = nib.Nifti1Image(phantom.mask.astype(np.uint8), phantom.image.affine)

@@ -100,8 +100,5 @@ def test_the_search_starts_from_the_motion_that_was_put_in(head, moved):
     opposite = replace(wave, size=-wave.size)
     assert view.of_wave(wave) < view.of_wave(opposite)
     still = View(torch.from_numpy(head.image), head.spacing, AXIS, COARSE_MM)
-    others = [starts(still, 1)[0][0]]
-    for axis in {0, 1, 2} - {AXIS}:
-        wrong = View(torch.from_numpy(moved), head.spacing, axis, COARSE_MM)
-        others.append(starts(wrong, 1)[0][0])
-    assert signed > 3 * max(others)
+    wrong = View(torch.from_numpy(moved), head.spacing, 0, COARSE_MM)
+    assert signed > 3 * max(starts(view, 1)[0][0] for view in (still, wrong))
