@@ -159,7 +159,6 @@ class LineMotion:
         return total
 
 
-@torch.no_grad()
 def undo(image: Tensor, support: Tensor, motion: LineMotion, iterations: int) -> Tensor:
     """The head at rest whose moved magnitude is the image.
 

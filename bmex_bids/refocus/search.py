@@ -140,23 +140,24 @@ class View:
             self.phase_axis, self.spacing, shifts, None if axis is None else turns, axis or 0
         )
 
-    def gain(self, shifts: Tensor, turns: Tensor | None = None, axis: int | None = None) -> Tensor:
-        """Change of the entropy when this motion is undone."""
-        image = self.motion(shifts, turns, axis).adjoint(self._spectrum)
+    def gain(self, shifts: Tensor) -> Tensor:
+        """Change of the entropy when these shifts go back through the adjoint: a quick look."""
+        image = self.motion(shifts, None, None).adjoint(self._spectrum)
+        return gradient_entropy(image, self._head) - self._before
+
+    def gain_undone(self, shifts: Tensor, turns: Tensor, axis: int | None) -> Tensor:
+        """The same when the motion is undone once, with the phase that it makes.
+
+        Without the phase, the entropy is least for a part of a strong motion only.
+        """
+        motion = self.motion(shifts, turns, axis)
+        image = undo(self.image, self._support, motion, 1)
         return gradient_entropy(image, self._head) - self._before
 
     def of_wave(self, wave: Wave) -> float:
         """The same for a wave."""
         pose = _series(self.lines, wave.frequency, wave.phase)[:, None] * wave.size
-        return float(self.gain(pose[:, :3], pose[:, 3], wave.axis))
-
-    def guess_phase(self, wave: Wave) -> None:
-        """Give the magnitudes the phase that they have if the head moved so."""
-        pose = _series(self.lines, wave.frequency, wave.phase)[:, None] * wave.size
-        motion = self.motion(pose[:, :3], pose[:, 3], wave.axis)
-        moved = motion.forward(undo(self.image, self._support, motion, 2))
-        known = moved / moved.abs().clamp(min=LEAST) * self.image * self._support
-        self._spectrum = fourier(known, self.phase_axis)
+        return float(self.gain_undone(pose[:, :3], pose[:, 3], wave.axis))
 
 
 def _middle(image: Tensor, spacing: Sequence[float], phase_axis: int) -> tuple[Tensor, list[int]]:
@@ -248,7 +249,7 @@ def descend(view: View, wave: Wave, steps: int, rate: float) -> tuple[float, Wav
         for group, value in zip(optimiser.param_groups, rates, strict=True):
             group["lr"] = value * fade
         pose = _series(view.lines, frequency / view.lines, phase)[:, None] * size
-        gain = view.gain(pose[:, :3], pose[:, 3], wave.axis)
+        gain = view.gain_undone(pose[:, :3], pose[:, 3], wave.axis)
         if float(gain.detach()) < best[0]:
             best = (
                 float(gain.detach()),
@@ -295,18 +296,6 @@ def _apart(one: Wave, other: Wave) -> bool:
     return one.axis != other.axis or float(one.size[3] * other.size[3]) < 0
 
 
-def _rephased(view: View, wave: Wave, rounds: int = 5) -> tuple[float, Wave]:
-    """Guess the phase, follow the gradient, and so on; the best wave for its own phase."""
-    best = (math.inf, wave)
-    for number in range(rounds + 1):
-        with torch.no_grad():
-            view.guess_phase(wave)
-            best = min(best, (view.of_wave(wave), wave), key=lambda pair: pair[0])
-        if number < rounds:
-            _, wave = descend(view, wave, 6, 0.15 * (1 - number / (rounds + 1)))
-    return best
-
-
 def find(
     image: Tensor, spacing: Sequence[float], least_signed: float
 ) -> tuple[Found, View] | None:
@@ -336,8 +325,7 @@ def find(
     _, signed, axis, wave = min(tried, key=lambda t: t[0])
     _, wave = _with_turn(views[axis], wave)
     view = View(image, spacing, axis, FINE_MM)
-    gain, wave = descend(view, wave, 16, 0.08)
-    _, wave = _rephased(view, wave)
+    gain, wave = descend(view, wave, 16, 0.1)
     return Found(axis, wave, gain, signed), view
 
 
