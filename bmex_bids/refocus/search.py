@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import scipy.optimize
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -34,6 +35,10 @@ EXTENT_MM = 150.0
 FOREGROUND = 0.12
 #: of the brightest voxels: what counts as known, where the background is zero
 KNOWN = 0.02
+#: in which the search counts: 1 mm, 1 degree, cycles in the whole scan, radians
+UNITS = np.array([1.0, 1.0, 1.0, 1.0, 0.5, 0.7])
+#: entropies are so many times larger for the search, whose first step is one unit long at most
+STEEP = 100.0
 #: cosine, sine and their opposites
 QUARTERS = ((1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0))
 
@@ -233,36 +238,32 @@ def starts(view: View, count: int = 2) -> list[tuple[float, Wave]]:
     return result
 
 
-def descend(view: View, wave: Wave, steps: int, rate: float) -> tuple[float, Wave]:
-    """Follow the gradient of the entropy (Adam); the best wave on the way, and its gain.
+def descend(view: View, wave: Wave, evaluations: int) -> tuple[float, Wave]:
+    """Follow the gradient of the entropy (L-BFGS); the best wave on the way, and its gain.
 
     Gain 0 and the wave that was given where nothing on the way lowers the entropy.
     """
-    frequency = torch.tensor(wave.frequency * view.lines, requires_grad=True)
-    phase = torch.tensor(wave.phase, requires_grad=True)
-    size = wave.size.clone().requires_grad_(True)
-    rates = (rate, 0.06, 0.1)
-    optimiser = torch.optim.Adam([{"params": [p]} for p in (size, frequency, phase)])
     best = (0.0, wave)
-    for step in range(steps):
-        fade = 0.5 + 0.5 * math.cos(math.pi * step / steps)
-        for group, value in zip(optimiser.param_groups, rates, strict=True):
-            group["lr"] = value * fade
-        pose = _series(view.lines, frequency / view.lines, phase)[:, None] * size
+
+    def entropy(scaled: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        nonlocal best
+        numbers = torch.tensor(scaled * UNITS, dtype=torch.float32, requires_grad=True)
+        pose = _series(view.lines, numbers[4] / view.lines, numbers[5])[:, None] * numbers[:4]
         gain = view.gain_undone(pose[:, :3], pose[:, 3], wave.axis)
-        if float(gain.detach()) < best[0]:
+        (slope,) = torch.autograd.grad(gain, numbers)
+        value = float(gain.detach())
+        if value < best[0]:
+            now = numbers.detach()
             best = (
-                float(gain.detach()),
-                Wave(
-                    float(frequency.detach()) / view.lines,
-                    float(phase.detach()),
-                    size.detach().clone(),
-                    wave.axis,
-                ),
+                value,
+                Wave(float(now[4]) / view.lines, float(now[5]), now[:4].clone(), wave.axis),
             )
-        optimiser.zero_grad()
-        torch.autograd.backward(gain)
-        optimiser.step()
+        return value * STEEP, slope.numpy().astype(np.float64) * UNITS * STEEP
+
+    start = np.array([*wave.size.tolist(), wave.frequency * view.lines, wave.phase]) / UNITS
+    scipy.optimize.minimize(
+        entropy, start, jac=True, method="L-BFGS-B", options={"maxfun": evaluations}
+    )
     return best
 
 
@@ -288,7 +289,7 @@ def _with_turn(view: View, wave: Wave) -> tuple[float, Wave]:
     for pair in tried[1:]:
         if len(chosen) < 3 and all(_apart(pair[1], other) for _, other in chosen):
             chosen.append(pair)
-    refined = [descend(view, candidate, 12, 0.12) for _, candidate in chosen]
+    refined = [descend(view, candidate, 14) for _, candidate in chosen]
     return min(refined, key=lambda pair: pair[0])
 
 
@@ -320,12 +321,12 @@ def find(
         return None
     tried = []
     for signed, axis, wave in candidates:
-        gain, wave = descend(views[axis], _scaled(views[axis], wave), 14, 0.12)
+        gain, wave = descend(views[axis], _scaled(views[axis], wave), 16)
         tried.append((gain, signed, axis, wave))
     _, signed, axis, wave = min(tried, key=lambda t: t[0])
     _, wave = _with_turn(views[axis], wave)
     view = View(image, spacing, axis, FINE_MM)
-    gain, wave = descend(view, wave, 16, 0.1)
+    gain, wave = descend(view, wave, 20)
     return Found(axis, wave, gain, signed), view
 
 
