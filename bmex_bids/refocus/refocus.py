@@ -26,8 +26,8 @@ LEAST_SIGNED = 0.0062
 LEAST_GAIN = 0.004
 #: share of zeros from which the background counts as masked away
 MASKED = 0.3
-#: of the whole image, see :func:`~bmex_bids.refocus.kspace.undo`
-ITERATIONS = 3
+#: of :func:`~bmex_bids.refocus.kspace.undo`; a brain stripped after it moved loses by more
+ITERATIONS = 2
 #: radius of the sphere over which displacement is averaged, mm (Jenkinson, FMRIB TR99MJ1, 1999)
 SPHERE_MM = 80.0
 NOTHING = "no periodic motion found"
