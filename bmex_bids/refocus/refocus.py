@@ -23,7 +23,7 @@ Array = NDArray[np.float32]
 #: how much more than its opposite a motion must sharpen, nats; still images stay below
 LEAST_SIGNED = 0.0062
 #: by how much undoing the motion must lower the entropy of the gradients, nats; the same
-LEAST_GAIN = 0.004
+LEAST_GAIN = 0.006
 #: share of zeros from which the background counts as masked away
 MASKED = 0.3
 #: of :func:`~bmex_bids.refocus.kspace.undo`; a brain stripped after it moved loses by more

@@ -316,8 +316,9 @@ def find(
     candidates = [
         (signed, axis, wave) for axis, view in views.items() for signed, wave in starts(view)
     ]
+    candidates = [c for c in candidates if c[0] >= least_signed]
     candidates = sorted(candidates, key=lambda c: -c[0])[:3]
-    if candidates[0][0] < least_signed:
+    if not candidates:
         return None
     tried = []
     for signed, axis, wave in candidates:

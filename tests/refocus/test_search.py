@@ -102,3 +102,25 @@ def test_the_search_starts_from_the_motion_that_was_put_in(head, moved):
     still = View(torch.from_numpy(head.image), head.spacing, AXIS, COARSE_MM)
     wrong = View(torch.from_numpy(moved), head.spacing, 0, COARSE_MM)
     assert signed > 3 * max(starts(view, 1)[0][0] for view in (still, wrong))
+
+
+def test_a_start_that_hardly_beats_its_opposite_is_not_followed(head, monkeypatch):
+    """Not even where a start of another axis beats its own by far."""
+    waves = {axis: Wave(0.1 + 0.1 * axis, 0.0, torch.zeros(4)) for axis in range(3)}
+    monkeypatch.setattr(
+        search,
+        "starts",
+        lambda view: [(0.01 if view.phase_axis == 1 else 0.001, waves[view.phase_axis])],
+    )
+    followed: list[float] = []
+
+    def descend(view, wave, evaluations):
+        followed.append(wave.frequency)
+        return -0.01, wave
+
+    monkeypatch.setattr(search, "descend", descend)
+    found = search.find(torch.from_numpy(head.image), head.spacing, 0.005)
+    assert found is not None
+    assert found[0].phase_axis == 1
+    assert set(followed) == {waves[1].frequency}
+    assert search.find(torch.from_numpy(head.image), head.spacing, 0.02) is None
