@@ -16,7 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bmex_bids.refocus.kspace import LineMotion, undo
-from bmex_bids.refocus.search import Found, find, gradient_entropy, of_whole_image
+from bmex_bids.refocus.search import (
+    FEWEST_LINES,
+    Found,
+    find,
+    gradient_entropy,
+    of_whole_image,
+)
 
 Array = NDArray[np.float32]
 
@@ -80,7 +86,7 @@ def refocus(image: Array, spacing: Sequence[float], *, num_threads: int = 1) -> 
             f"{'' if np.isfinite(data).all() else ' and values that are not finite'}"
         )
     top = float(np.percentile(data[data > 0], 99.9)) if (data > 0).any() else 0.0
-    if top <= 0 or min(data.shape) < 16:
+    if top <= 0 or min(data.shape) < 2 or max(data.shape) < FEWEST_LINES:
         return Refocused(image, False, "the image is empty or too small to tell", {}, 0.0, 0.0)
     steps = [float(s) for s in spacing]
     with _threads(num_threads):

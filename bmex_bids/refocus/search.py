@@ -23,6 +23,8 @@ from bmex_bids.refocus.kspace import AXES, LEAST, LineMotion, fourier, undo
 
 #: cycles a line: slower motion makes no ghosts but blur; above a half, waves are the same again
 SLOWEST, FASTEST = 0.045, 0.485
+#: along an axis with fewer lines no motion is looked for: heads are scanned with twice as many
+FEWEST_LINES = 56
 #: mm and degrees of the motion that is tried first
 TRIED_MM = 1.2
 TRIED_SHARES = (0.25, 0.5, 0.75, 1.0, 1.5)
@@ -312,7 +314,8 @@ def find(
     -------
     what was found, and the view from whose centre its rotation is counted
     """
-    views = {axis: View(image, spacing, axis, COARSE_MM) for axis in AXES}
+    axes = [axis for axis in AXES if image.shape[axis] >= FEWEST_LINES]
+    views = {axis: View(image, spacing, axis, COARSE_MM) for axis in axes}
     candidates = [
         (signed, axis, wave) for axis, view in views.items() for signed, wave in starts(view)
     ]

@@ -106,6 +106,7 @@ def test_the_search_starts_from_the_motion_that_was_put_in(head, moved):
 
 def test_a_start_that_hardly_beats_its_opposite_is_not_followed(head, monkeypatch):
     """Not even where a start of another axis beats its own by far."""
+    monkeypatch.setattr(search, "FEWEST_LINES", 16)
     waves = {axis: Wave(0.1 + 0.1 * axis, 0.0, torch.zeros(4)) for axis in range(3)}
     monkeypatch.setattr(
         search,
@@ -124,3 +125,15 @@ def test_a_start_that_hardly_beats_its_opposite_is_not_followed(head, monkeypatc
     assert found[0].phase_axis == 1
     assert set(followed) == {waves[1].frequency}
     assert search.find(torch.from_numpy(head.image), head.spacing, 0.02) is None
+
+
+def test_along_an_axis_with_few_lines_no_motion_is_looked_for(head, monkeypatch):
+    tried: list[int] = []
+    monkeypatch.setattr(search, "starts", lambda view: tried.append(view.phase_axis) or [])
+    assert search.find(torch.from_numpy(head.image), head.spacing, 0.005) is None
+    assert [head.image.shape[axis] >= search.FEWEST_LINES for axis in range(3)] == [
+        False,
+        True,
+        False,
+    ]
+    assert tried == [1]
