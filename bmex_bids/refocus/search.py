@@ -21,8 +21,8 @@ from torch import Tensor
 
 from bmex_bids.refocus.kspace import AXES, LEAST, LineMotion, fourier, undo
 
-#: cycles a line: slower motion makes no ghosts but blur; above a half, waves are the same again
-SLOWEST, FASTEST = 0.045, 0.485
+#: cycles a line: slower motion blurs rather than ghosts; above a half, waves are the same again
+SLOWEST, FASTEST = 0.06, 0.485
 #: along an axis with fewer lines no motion is looked for: heads are scanned with twice as many
 FEWEST_LINES = 56
 #: mm and degrees of the motion that is tried first
@@ -41,6 +41,8 @@ KNOWN = 0.02
 UNITS = np.array([1.0, 1.0, 1.0, 1.0, 0.5, 0.7])
 #: entropies are so many times larger for the search, whose first step is one unit long at most
 STEEP = 100.0
+#: nats by which a wave without rotation must lower the entropy to be followed
+PROMISING = 0.001
 #: cosine, sine and their opposites
 QUARTERS = ((1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0))
 
@@ -327,7 +329,9 @@ def find(
     for signed, axis, wave in candidates:
         gain, wave = descend(views[axis], _scaled(views[axis], wave), 16)
         tried.append((gain, signed, axis, wave))
-    _, signed, axis, wave = min(tried, key=lambda t: t[0])
+    gain, signed, axis, wave = min(tried, key=lambda t: t[0])
+    if gain > -PROMISING:
+        return None
     _, wave = _with_turn(views[axis], wave)
     view = View(image, spacing, axis, FINE_MM)
     gain, wave = descend(view, wave, 20)

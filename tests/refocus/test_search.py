@@ -137,3 +137,11 @@ def test_along_an_axis_with_few_lines_no_motion_is_looked_for(head, monkeypatch)
         False,
     ]
     assert tried == [1]
+
+
+def test_a_start_that_leads_nowhere_is_not_followed(head, monkeypatch):
+    wave = Wave(0.2, 0.0, torch.zeros(4))
+    monkeypatch.setattr(search, "starts", lambda view: [(0.01, wave)])
+    monkeypatch.setattr(search, "descend", lambda view, wave, evaluations: (0.0, wave))
+    monkeypatch.setattr(search, "_with_turn", None)  # would be called
+    assert search.find(torch.from_numpy(head.image), head.spacing, 0.005) is None
