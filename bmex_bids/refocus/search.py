@@ -90,6 +90,14 @@ def _series(lines: int, frequency: Tensor | float, phase: Tensor | float) -> Ten
     return torch.fft.ifftshift(wave - wave[middle].mean())
 
 
+def _poses(
+    lines: int, frequency: Tensor | float, phase: Tensor | float, size: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Of a wave: shifts (n, 3) in mm and turns (n,) in degrees, in FFT order."""
+    poses = _series(lines, frequency, phase)[:, None] * size
+    return poses[:, :3], poses[:, 3]
+
+
 def _bright(image: Tensor, share: float) -> Tensor:
     """Where the image is brighter than a share of its 98th percentile; 1 or 0."""
     values = image.flatten()[:: max(image.numel() // 100_000, 1)]
@@ -165,8 +173,8 @@ class View:
 
     def of_wave(self, wave: Wave) -> float:
         """The same for a wave."""
-        pose = _series(self.lines, wave.frequency, wave.phase)[:, None] * wave.size
-        return float(self.gain_undone(pose[:, :3], pose[:, 3], wave.axis))
+        poses = _poses(self.lines, wave.frequency, wave.phase, wave.size)
+        return float(self.gain_undone(*poses, wave.axis))
 
 
 def _middle(image: Tensor, spacing: Sequence[float], phase_axis: int) -> tuple[Tensor, list[int]]:
@@ -252,8 +260,8 @@ def descend(view: View, wave: Wave, evaluations: int) -> tuple[float, Wave]:
     def entropy(scaled: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         nonlocal best
         numbers = torch.tensor(scaled * UNITS, dtype=torch.float32, requires_grad=True)
-        pose = _series(view.lines, numbers[4] / view.lines, numbers[5])[:, None] * numbers[:4]
-        gain = view.gain_undone(pose[:, :3], pose[:, 3], wave.axis)
+        poses = _poses(view.lines, numbers[4] / view.lines, numbers[5], numbers[:4])
+        gain = view.gain_undone(*poses, wave.axis)
         (slope,) = torch.autograd.grad(gain, numbers)
         value = float(gain.detach())
         if value < best[0]:
@@ -343,12 +351,12 @@ def of_whole_image(wave: Wave, view: View, spacing: Sequence[float]) -> LineMoti
 
     A turn about another point is a turn about the centre and a shift by angle × distance.
     """
-    pose = _series(view.lines, wave.frequency, wave.phase)[:, None] * wave.size
-    shifts = pose[:, :3].clone()
+    shifts, turns = _poses(view.lines, wave.frequency, wave.phase, wave.size)
     if wave.axis is None:
         return LineMotion(view.phase_axis, spacing, shifts)
     a, b = ((1, 2), (2, 0), (0, 1))[wave.axis]
-    angle = pose[:, 3] * (math.pi / 180)
+    angle = turns * (math.pi / 180)
+    shifts = shifts.clone()
     shifts[:, a] -= angle * view.offset_mm[b]
     shifts[:, b] += angle * view.offset_mm[a]
-    return LineMotion(view.phase_axis, spacing, shifts, pose[:, 3], wave.axis, levels=7)
+    return LineMotion(view.phase_axis, spacing, shifts, turns, wave.axis, levels=7)
