@@ -33,7 +33,7 @@ from bmex_bids.inputs.tables import read_table
 from bmex_bids.metrics.anatomy import brightness_order, flat_face, white_depth
 from bmex_bids.metrics.change import correlation, empty_share, mean_shift, tissue_litres
 from bmex_bids.metrics.contrast import fluid_contrast
-from bmex_bids.metrics.gate import Gate, Measures, judge
+from bmex_bids.metrics.gate import Gate, Measures, judge, largest_change
 from bmex_bids.metrics.tissue import quality_index, tct
 from bmex_bids.outputs.files import write_whole
 from bmex_bids.outputs.records import Kind, find_records, table_of
@@ -133,7 +133,7 @@ def recorded(record: Mapping[str, Any], source: BidsName) -> Measures:
     }
     months, fetal = age.get("months"), bool(age.get("fetal"))
     plain = ("correlation", "mean_shift", "tct_before", "tct_after", "qi", "empty_share",
-             "fluid_contrast", "estimated_error_after")  # fmt: skip
+             "fluid_contrast", "estimated_error_after", "enhanced_tissue_change")  # fmt: skip
     return Measures(
         volume_litres=mask.get("volume_litres"),
         litres_for_age=plausible_litres(months, fetal),
@@ -233,6 +233,7 @@ def measured(sample: Sample) -> Sample:
             litres_for_age=plausible_litres(base.age_months, base.fetal),
             tissues_before=litres,
             tissues_after=litres,
+            enhanced_tissue_change=0.0,
         ),
     )
 
@@ -297,7 +298,7 @@ def smoothed(sample: Sample) -> Measures:
     figures = _changed(sample, after, tct(after, sample.labels))
     voxel = float(np.prod(sample.spacing))
     litres = [tissue_litres(segment(image, sample.mask), voxel) for image in (sample.image, after)]
-    return replace(figures, tissues_before=litres[0], tissues_after=litres[1])
+    return replace(figures, enhanced_tissue_change=largest_change(*litres))
 
 
 def shifted(sample: Sample) -> Measures:

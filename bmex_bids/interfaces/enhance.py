@@ -76,11 +76,13 @@ class EnhanceOutput(TraitedSpec):
     labels = File(exists=True, desc="0 background, 1 CSF, 2 GM, 3 WM")
     labels_before = File(exists=True, desc="the same by the yardstick, in the image as it came")
     labels_after = File(exists=True, desc="the same by the yardstick, in the enhanced image")
-    shares_before = File(exists=True, desc="probabilities of the same, uint8 (X, Y, Z, 3)")
-    shares_after = File(exists=True, desc="probabilities of the same, uint8 (X, Y, Z, 3)")
     probabilities = OutputMultiObject(File(exists=True), desc="CSF, GM, WM")
+    probabilities_before = OutputMultiObject(
+        File(exists=True), desc="the same in the image as it came"
+    )
     deviation = File(
-        exists=True, desc="expected error, template units; none where it has not been learnt"
+        exists=True,
+        desc="expected error, template units, calibrated; none where it has not been learnt",
     )
     litres_sd = traits.Dict(
         desc="tissue → standard deviation of its volume; empty where the weights do not know it"
@@ -94,8 +96,9 @@ class EnhanceOutput(TraitedSpec):
 class Enhance(Step):
     """Run the network; then find the tissues of what it made, for the gate.
 
-    To find them again with published weights would cost half as much as the enhancement, minutes
-    on a processor, for three volumes; a small yardstick finds those before and those after.
+    The tissues that are written are those of the network's input.  Those of the enhanced image say
+    whether it still shows them.  To find them with published weights would cost half as much as
+    the enhancement, minutes on a processor; a small yardstick finds those before and those after.
     """
 
     input_spec = EnhanceInput
@@ -118,19 +121,19 @@ class Enhance(Step):
             where["memory_mb"] = self.inputs.memory_mb
         if isdefined(self.inputs.tile):
             where["tile"] = self.inputs.tile
-        result = limited(
-            enhance(data_of(image), mask, record, **where), came, self.inputs.max_change
-        )
-        before, measuring = result.classified, record
+        made = enhance(data_of(image), mask, record, **where)
+        result = limited(calibrated(made, record.error_scale), came, self.inputs.max_change)
+        first = classify(came, mask, record, **where) if moved else result.classified
+        before, measuring = first, record
         if isdefined(self.inputs.yardstick):
             measuring = weight_record(self.inputs.yardstick)
-        if moved or isdefined(self.inputs.yardstick):
             before = classify(came, mask, measuring, **where)
         after = classify(result.image, mask, measuring, **where)
-        maps = {"labels": result.labels}
-        for when, tissues in (("before", before), ("after", after)):
-            maps[f"labels_{when}"] = tissues.labels
-            maps[f"shares_{when}"] = np.moveaxis(tissues.shares, 0, -1)
+        maps = {
+            "labels": result.labels,
+            "labels_before": before.labels,
+            "labels_after": after.labels,
+        }
         enhanced = with_data(result.image, image)
         if isdefined(self.inputs.original):
             enhanced = with_codes_of(enhanced, self.inputs.original)
@@ -148,6 +151,18 @@ class Enhance(Step):
             )
             for tissue in TISSUES
         ]
+        self._results["probabilities_before"] = (
+            [
+                write(
+                    with_data(share / np.float32(255), image),
+                    folder,
+                    f"{tissue.label}_before.nii.gz",
+                )
+                for tissue, share in zip(TISSUES, first.shares, strict=True)
+            ]
+            if moved
+            else self._results["probabilities"]
+        )
         self._results["litres_sd"] = {}
         if record.volume_scale is not None:
             voxel_mm3 = float(np.prod(voxel_sizes(image.affine)))
@@ -157,8 +172,8 @@ class Enhance(Step):
                 for tissue in TISSUES
             }
         self._results["training_distance"] = None
-        if record.usual is not None and result.deviation is not None:
-            figures = features(data_of(image), result.image, result.deviation, result.labels, mask)
+        if record.usual is not None and made.deviation is not None:
+            figures = features(data_of(image), made.image, made.deviation, made.labels, mask)
             self._results["training_distance"] = distance(figures, record.usual)
         self._results["provenance"] = {
             "weights": record.name,
@@ -175,6 +190,13 @@ class Enhance(Step):
             "max_change": self.inputs.max_change,
             "seconds": round(float(result.seconds), 2),
         }
+
+
+def calibrated(result: Enhancement, factor: float) -> Enhancement:
+    """The enhancement with its expected error times the factor of the weights."""
+    if result.deviation is None:
+        return result
+    return dataclasses.replace(result, deviation=result.deviation * np.float32(factor))
 
 
 def limited(result: Enhancement, before: Any, percent: float | None) -> Enhancement:
@@ -211,8 +233,10 @@ class RestoreInput(BaseInterfaceInputSpec):
     matched = File(exists=True, mandatory=True, desc="network grid, template units, before")
     enhanced = File(exists=True, mandatory=True, desc="network grid, template units, after")
     probabilities = traits.List(File(exists=True), mandatory=True, desc="CSF, GM, WM")
+    probabilities_before = traits.List(
+        File(exists=True), mandatory=True, desc="the same of the image as it came"
+    )
     deviation = File(exists=True, desc="network grid, template units; or none")
-    error_scale = traits.Float(1.0, usedefault=True, desc="factor on it; of the weights")
     max_change = traits.Either(
         None, traits.Float, usedefault=True, desc="of a voxel, % of the range; None: no limit"
     )
@@ -224,6 +248,7 @@ class RestoreOutput(TraitedSpec):
     preproc_native = File(exists=True, desc="the head, input intensities")
     mask_native = File(exists=True, desc="uint8")
     dseg_native = File(exists=True, desc="0 none, 1 GM, 2 WM, 3 CSF")
+    dseg_before = File(exists=True, desc="the same of the image as it came")
     probseg_native = OutputMultiObject(File(exists=True), desc="CSF, GM, WM")
     uncertainty_native = File(exists=True, desc="template units; none without deviation")
 
@@ -249,6 +274,9 @@ class Restore(Step):
         after = read(self.inputs.enhanced)
         change = with_data(data_of(after) - data_of(read(self.inputs.matched)), after)
         paths = list(self.inputs.probabilities)
+        moved = self.inputs.probabilities_before != self.inputs.probabilities
+        if moved:
+            paths += self.inputs.probabilities_before
         if isdefined(self.inputs.deviation):
             paths.append(self.inputs.deviation)
         correction, *maps = resampled_inside(
@@ -259,10 +287,12 @@ class Restore(Step):
             orders=(3, *(1 for _ in paths)),
         )
         maps = [np.clip(part, 0, None) for part in maps]
-        maps, deviation = maps[: len(TISSUES)], maps[len(TISSUES) :]
+        count = len(TISSUES)
+        before, deviation = (
+            (maps[count : 2 * count], maps[2 * count :]) if moved else ([], maps[count:])
+        )
+        maps = maps[:count]
         total = np.maximum(np.sum(maps, axis=0), np.float32(1e-6))
-        tissue = np.where(mask, np.argmax(maps, axis=0) + 1, 0)
-        lookup = np.array([0, *(tissue.bids for tissue in TISSUES)], dtype=np.uint8)
         chain = json.loads(Path(self.inputs.intensity_json).read_text())
         undone = self._undone(native, grid, chain)
         # a spline may overshoot
@@ -277,14 +307,17 @@ class Restore(Step):
         self._results["mask_native"] = save(mask, "mask_native", np.uint8)
         self._results["enhanced_native"] = save(enhanced, "enhanced_native")
         self._results["preproc_native"] = save(preproc, "preproc_native")
-        self._results["dseg_native"] = save(lookup[tissue], "dseg_native", np.uint8)
+        self._results["dseg_native"] = save(most_probable(maps, mask), "dseg_native", np.uint8)
+        self._results["dseg_before"] = self._results["dseg_native"]
+        if moved:
+            labels = most_probable(before, mask)
+            self._results["dseg_before"] = save(labels, "dseg_before", np.uint8)
         self._results["probseg_native"] = [
             save(part / total * mask, f"{tissue.label}_native")
             for tissue, part in zip(TISSUES, maps, strict=True)
         ]
         for part in deviation:
-            error = part * self.inputs.error_scale
-            self._results["uncertainty_native"] = save(error, "uncertainty_native")
+            self._results["uncertainty_native"] = save(part, "uncertainty_native")
 
     def _undone(self, native: Any, grid: Any, chain: dict[str, Any]) -> Any:
         """What the motion correction changed, template units: the limit counts it."""
@@ -293,6 +326,12 @@ class Restore(Step):
             return np.float32(0)
         match = HistogramMatch.of(chain["match"])
         return match.apply(native) - match.apply(to_axes_of(read(before), grid))
+
+
+def most_probable(maps: Sequence[Any], mask: Any) -> Any:
+    """Labels as in files (1 GM, 2 WM, 3 CSF) from the maps of the tissues; 0 outside the mask."""
+    lookup = np.array([0, *(tissue.bids for tissue in TISSUES)], dtype=np.uint8)
+    return lookup[np.where(mask, np.argmax(maps, axis=0) + 1, 0)]
 
 
 def to_axes_of(image: Any, grid: Any) -> Any:

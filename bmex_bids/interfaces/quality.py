@@ -19,12 +19,13 @@ from nipype.interfaces.base import (
 )
 
 from bmex_bids.common.contrasts import SUFFIXES
+from bmex_bids.common.tissues import TISSUES
 from bmex_bids.imaging.intensity import HistogramMatch
 from bmex_bids.imaging.likeness import TOWARDS, describe_turn
 from bmex_bids.imaging.mask import plausible_litres
 from bmex_bids.imaging.orientation import voxel_sizes
 from bmex_bids.interfaces.enhance import resampled_inside, to_axes_of
-from bmex_bids.interfaces.files import data_of, read, with_data
+from bmex_bids.interfaces.files import data_of, read
 from bmex_bids.interfaces.preprocess import weight_record
 from bmex_bids.interfaces.step import Step
 from bmex_bids.metrics import mriqc
@@ -37,7 +38,7 @@ from bmex_bids.metrics.change import (
     tissue_litres,
 )
 from bmex_bids.metrics.contrast import fluid_contrast
-from bmex_bids.metrics.gate import Measures, judge
+from bmex_bids.metrics.gate import Measures, judge, largest_change
 from bmex_bids.metrics.tissue import quality_index, tct
 from bmex_bids.network.inference.score import score
 
@@ -54,6 +55,7 @@ FIGURES = (
     "estimated_error_before",
     "estimated_error_after",
     "training_distance",
+    "enhanced_tissue_change",
 )
 
 
@@ -64,8 +66,10 @@ class MeasureQualityInput(BaseInterfaceInputSpec):
     )
     after = File(exists=True, mandatory=True, desc="enhanced image, template units")
     labels = File(exists=True, mandatory=True, desc="0 background, 1 CSF, 2 GM, 3 WM")
-    labels_before = File(exists=True, mandatory=True, desc="of the matched image, to compare")
+    labels_before = File(exists=True, mandatory=True, desc="of the image as it came, to compare")
     labels_after = File(exists=True, mandatory=True, desc="of the enhanced image, found likewise")
+    dseg = File(exists=True, mandatory=True, desc="tissues as they are written, input grid")
+    dseg_before = File(exists=True, mandatory=True, desc="the same of the image as it came")
     mask_res = File(exists=True, mandatory=True, desc="network grid")
     deviation = File(exists=True, desc="expected error, template units; or none")
     litres_sd = traits.Dict(desc="tissue → standard deviation of its volume; may be empty")
@@ -120,7 +124,6 @@ def measure(inputs: Any) -> Measures:
     )
     # what the network was given: to undo motion may change much, and the network must not
     given = data_of(read(inputs.refocused)) if isdefined(inputs.refocused) else before
-    voxel_mm3 = float(np.prod(voxel_sizes(image.affine)))
     info = inputs.mask_info
     errors: tuple[float | None, float | None] = (None, None)
     if isdefined(inputs.deviation):
@@ -145,8 +148,11 @@ def measure(inputs: Any) -> Measures:
         ),
         age_months=inputs.age_months,
         fetal=inputs.fetal,
-        tissues_before=tissue_litres(labels_before, voxel_mm3),
-        tissues_after=tissue_litres(labels_after, voxel_mm3),
+        tissues_before=written_litres(inputs.dseg_before),
+        tissues_after=written_litres(inputs.dseg),
+        enhanced_tissue_change=largest_change(
+            tissue_litres(labels_before, 1), tissue_litres(labels_after, 1)
+        ),
         correlation=correlation(given, after, inside > 0),
         mean_shift=mean_shift(given, after, inside > 0),
         tct_before=tct(before, labels),
@@ -156,6 +162,16 @@ def measure(inputs: Any) -> Measures:
         estimated_error_after=errors[1],
         training_distance=inputs.training_distance,
     )
+
+
+def written_litres(path: str) -> dict[str, float]:
+    """Volumes of CSF, GM and WM in a file of tissues, litres."""
+    image = read(path, "uint8")
+    to_network = np.zeros(1 + max(tissue.bids for tissue in TISSUES), dtype=np.uint8)
+    for tissue in TISSUES:
+        to_network[tissue.bids] = tissue.number
+    voxel_mm3 = abs(float(np.linalg.det(image.affine[:3, :3])))
+    return tissue_litres(to_network[data_of(image)], voxel_mm3)
 
 
 def scores(inputs: Any) -> dict[str, Any]:
@@ -202,8 +218,10 @@ class MeasureLikeMriqcInput(BaseInterfaceInputSpec):
     field = File(exists=True, mandatory=True, desc="LPS native grid, the bias field")
     mask = File(exists=True, mandatory=True, desc="LPS native grid")
     mask_res = File(exists=True, mandatory=True, desc="network grid")
-    shares_before = File(exists=True, mandatory=True, desc="tissues, network grid, uint8")
-    shares_after = File(exists=True, mandatory=True, desc="tissues, network grid, uint8")
+    probabilities_before = traits.List(
+        File(exists=True), mandatory=True, desc="CSF, GM, WM, network grid"
+    )
+    probabilities = traits.List(File(exists=True), mandatory=True, desc="as they are written")
     stripped = traits.Bool(mandatory=True, desc="the image came without a skull")
     quality = traits.Dict(mandatory=True, desc="figures that these are added to")
 
@@ -234,11 +252,10 @@ class MeasureLikeMriqc(Step):
         if not self.inputs.stripped:
             head = mriqc.head_mask(scans["before"], brain, voxel_sizes(image.affine))
         found = {}
+        paths = {"before": self.inputs.probabilities_before, "after": self.inputs.probabilities}
         for when, data in scans.items():
-            shares = read(getattr(self.inputs, f"shares_{when}"))
-            each = np.moveaxis(data_of(shares), -1, 0) / np.float32(255)
             maps = resampled_inside(
-                [with_data(part, shares) for part in each],
+                [read(path) for path in paths[when]],
                 read(self.inputs.mask_res),
                 grid,
                 brain,

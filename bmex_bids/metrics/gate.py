@@ -62,8 +62,10 @@ class Measures:
     components : pieces of the mask
     border_contact : share of the mask's surface on the border of the field of view, 0…1
     empty_share : share of the mask in which the image shows nothing, 0…1
-    tissues_before, tissues_after : litres of CSF, GM and WM by one network's classification of
-        the image as it came and of the enhanced image
+    tissues_before, tissues_after : litres of CSF, GM and WM in the image as it came, and as they
+        are written, both by the network that enhances: they differ where motion was undone
+    enhanced_tissue_change : see :func:`largest_change`; tissues by one network in the image as it
+        came and in the enhanced image
     correlation : of the network's input (motion undone) and the enhanced image inside the mask, −1…1
     mean_shift : relative change of the mean inside the mask, between the same two
     tct_before, tct_after : tissue contrast
@@ -87,6 +89,7 @@ class Measures:
     empty_share: float | None = None
     tissues_before: Mapping[str, float] | None = None
     tissues_after: Mapping[str, float] | None = None
+    enhanced_tissue_change: float | None = None
     correlation: float | None = None
     mean_shift: float | None = None
     tct_before: float | None = None
@@ -203,6 +206,14 @@ def judge(measures: Measures) -> Gate:
         *_anatomy(measures),
         _tissues(measures),
         _number(
+            "tissues of the enhanced image",
+            measures.enhanced_tissue_change,
+            TISSUE_CHANGE,
+            text="in the enhanced image a tissue has {:.1%} more or less volume than in the input",
+            high="look at the enhanced image; another program will find other volumes in it than "
+            "the tissue maps hold",
+        ),
+        _number(
             "correlation with input",
             measures.correlation,
             CORRELATION,
@@ -265,6 +276,14 @@ def relative_change(
     return {
         name: (b - a) / max(a, least) for name, a, b in zip(LABELS, first, second, strict=True)
     }
+
+
+def largest_change(
+    before: Mapping[str, float] | None, after: Mapping[str, float] | None
+) -> float | None:
+    """The largest of :func:`relative_change`, without its sign."""
+    changes = relative_change(before, after)
+    return None if changes is None else max(map(abs, changes.values()))
 
 
 def _motion(measures: Measures) -> Iterator[Rule]:
@@ -413,7 +432,7 @@ def contrast_is_wrong(gate: Mapping[str, Any]) -> bool:
 
 def _anatomy(measures: Measures) -> Iterator[Rule]:
     """Shares of the tissues at this age, where they lie, and which is brighter."""
-    table = measures.tissues_before or {}
+    table = measures.tissues_after or {}
     volumes = {name: _known(table.get(name)) or 0.0 for name in LABELS}
     total = sum(volumes.values())
     usual = FETAL_SHARES if measures.fetal else _shares_at(measures.age_months)
@@ -461,6 +480,6 @@ def _tissues(measures: Measures) -> Rule:
         name,
         abs(changes[worst]),
         TISSUE_CHANGE,
-        text=f"enhancement changed the volume of {worst} by {changes[worst]:+.1%}",
-        high="look at the tissues before and after; do not measure volumes on this image",
+        text=f"the tissue maps have {changes[worst]:+.1%} {worst} compared with the image as it came",
+        high="look at what the motion correction changed; do not measure volumes on this image",
     )

@@ -139,13 +139,15 @@ def _age_of(age: Mapping[str, Any]) -> tuple[str, str]:
 def _change(before: float | None, after: float | None, deviation: float | None = None) -> str:
     """Two volumes in litres, the standard deviation of the second, and by how much it differs.
 
-    >>> _change(0.5, 0.51), _change(0.5, 0.51, 0.0123)
-    ('0.500 → 0.510 L (+2.0 %)', '0.500 → 0.510 ± 0.012 L (+2.0 %)')
+    >>> _change(0.5, 0.51), _change(0.5, 0.51, 0.0123), _change(0.5, 0.5)
+    ('0.500 → 0.510 L (+2.0 %)', '0.500 → 0.510 ± 0.012 L (+2.0 %)', '0.500 L')
     """
     if before is None or after is None:
         return ""
-    share = f" ({100 * (after / before - 1):+.1f} %)" if before > 0 else ""
     spread = "" if deviation is None else f" ± {deviation:.3f}"
+    if before == after:  # no motion was undone
+        return f"{after:.3f}{spread} L"
+    share = f" ({100 * (after / before - 1):+.1f} %)" if before > 0 else ""
     return f"{before:.3f} → {after:.3f}{spread} L{share}"
 
 

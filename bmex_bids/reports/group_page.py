@@ -45,6 +45,7 @@ HEADINGS: Mapping[str, str] = {
     "quality_correlation": "Correlation of before and after",
     "quality_mean_shift": "Change of the mean intensity (share of it)",
     "quality_empty_share": "Share of the mask without signal",
+    "quality_enhanced_tissue_change": "Largest change of a tissue in the enhanced image",
     "quality_csf_litres_before": "Cerebrospinal fluid before, litres",
     "quality_gm_litres_before": "Grey matter before, litres",
     "quality_wm_litres_before": "White matter before, litres",
@@ -76,6 +77,7 @@ JUDGED: Mapping[str, str] = {
     "gate_quality_index": "quality_qi",
     "gate_estimated_error": "quality_estimated_error_after",
     "gate_unlike_training": "quality_training_distance",
+    "gate_tissues_of_the_enhanced_image": "quality_enhanced_tissue_change",
 }
 
 

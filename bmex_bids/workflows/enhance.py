@@ -85,7 +85,7 @@ def init_enhance_wf(
     enhanced_native : input grid, template units
     preproc_native : input grid and intensities, the enhanced brain in its head
     mask_native : input grid, uint8
-    dseg_native : input grid, 0 none, 1 GM, 2 WM, 3 CSF
+    dseg_native, dseg_before : input grid, 0 none, 1 GM, 2 WM, 3 CSF; of the image as it came
     probseg_native : input grid, [CSF, GM, WM]
     structures_res, structures_native : network grid, input grid, numbers of ``common.structures``;
         none where no network for them is given
@@ -132,7 +132,7 @@ def init_enhance_wf(
     if scoring is not None:
         quality.inputs.score_weights = as_table(scoring)
     restore = Node(
-        Restore(error_scale=networks.enhance.error_scale, max_change=networks.max_change),
+        Restore(max_change=networks.max_change),
         name="restore",
         mem_gb=2 * mem_gb,
     )
@@ -203,8 +203,14 @@ def init_enhance_wf(
                 [
                     ("out_file", "enhanced"),
                     ("probabilities", "probabilities"),
+                    ("probabilities_before", "probabilities_before"),
                     ("deviation", "deviation"),
                 ],
+            ),
+            (
+                restore,
+                quality,
+                [("dseg_native", "dseg"), ("dseg_before", "dseg_before")],
             ),
             (
                 network,
@@ -228,7 +234,7 @@ def init_enhance_wf(
             (
                 network,
                 mriqc,
-                [(name, name) for name in ("shares_before", "shares_after")],
+                [(name, name) for name in ("probabilities_before", "probabilities")],
             ),
             (restore, mriqc, [("preproc_native", "preproc")]),
             (quality, mriqc, [("quality", "quality")]),

@@ -15,6 +15,8 @@ from bmex_bids.network.weights.registry import bundled
 from bmex_bids.workflows.request import as_table
 
 SPACING = 4.0
+#: number of a tissue in the network → in files
+AS_WRITTEN = np.array([0, 3, 1, 2], np.uint8)
 
 
 @pytest.fixture
@@ -30,6 +32,8 @@ def quality(head_phantom, tmp_path, monkeypatch):
         "labels": phantom.tissues.astype(np.uint8),
         "labels_before": phantom.tissues.astype(np.uint8),
         "labels_after": phantom.tissues.astype(np.uint8),
+        "dseg": AS_WRITTEN[phantom.tissues],
+        "dseg_before": AS_WRITTEN[phantom.tissues],
         "mask_res": phantom.mask.astype(np.uint8),
         "corrected": np.asarray(phantom.image.dataobj).astype(np.float32),
         "mask": phantom.mask.astype(np.uint8),
@@ -49,8 +53,10 @@ def quality(head_phantom, tmp_path, monkeypatch):
     def run(**changed):
         inputs = dict(values)
         for name, data in images.items():
-            path = tmp_path / f"{name}.nii.gz"
-            nib.save(nib.Nifti1Image(changed.pop(name, data), phantom.image.affine), path)
+            data = changed.pop(name, data)
+            path = data if isinstance(data, str) else tmp_path / f"{name}.nii.gz"
+            if not isinstance(data, str):
+                nib.save(nib.Nifti1Image(data, phantom.image.affine), path)
             inputs[name] = str(path)
         for name in ("deviation", "refocused"):
             if (data := changed.pop(name, None)) is not None:
@@ -148,10 +154,30 @@ def test_a_tissue_that_doubled_fails(quality):
     white, grey = np.flatnonzero(labels == 3), np.flatnonzero(labels == 2)
     taken = min(white.size, grey.size)
     labels.flat[grey[:taken]] = 3
-    figures, verdict, rules = quality(labels_after=labels)
+    figures, verdict, rules = quality(dseg=AS_WRITTEN[labels])
     assert verdict == "fail"
     assert rules["tissue volume change"] == "fail"
     assert figures["wm_litres_after"] > 1.4 * figures["wm_litres_before"]
+    figures, verdict, rules = quality(labels_after=labels)
+    assert verdict == "fail"
+    assert rules["tissues of the enhanced image"] == "fail"
+    assert figures["enhanced_tissue_change"] > 0.4
+
+
+def test_volumes_after_are_those_of_the_tissues_that_are_written(quality, tmp_path):
+    """They were those of the enhanced image, in which the network sees grey matter as white."""
+    seen = quality.images["labels"].copy()
+    grey = np.flatnonzero(seen == 2)
+    seen.flat[grey[: grey.size // 5]] = 3
+    written = tmp_path / "written.nii.gz"  # on another grid than the network's
+    data = np.repeat(AS_WRITTEN[quality.phantom.tissues], 2, axis=0)
+    nib.save(nib.Nifti1Image(data, np.diag([SPACING / 2, SPACING, SPACING, 1])), written)
+    figures, _, rules = quality(labels_after=seen, dseg=str(written))
+    for name in ("csf", "gm", "wm"):
+        before = figures[f"{name}_litres_before"]
+        assert figures[f"{name}_litres_after"] == pytest.approx(before, rel=1e-6)
+    assert rules["tissue volume change"] == rules["share of WM"] == "pass"
+    assert rules["tissues of the enhanced image"] == "warn"
 
 
 def test_the_volume_is_judged_by_the_age(quality):
@@ -187,13 +213,13 @@ def test_the_error_that_a_network_expects_is_a_figure_and_a_rule(quality):
     inside = quality.phantom.mask
     brain = quality.images["before"]
     mean = float(brain[inside].mean())
-    deviation = np.where(inside, 0.08 * mean, 0).astype(np.float32)
-    after = np.where(inside, brain + np.float32(0.06 * mean), brain)
+    deviation = np.where(inside, 0.04 * mean, 0).astype(np.float32)
+    after = np.where(inside, brain + np.float32(0.03 * mean), brain)
     figures, _, rules = quality(after=after, deviation=deviation)
-    assert figures["estimated_error_before"] == pytest.approx(0.1, rel=1e-3)
-    assert figures["estimated_error_after"] == pytest.approx(0.08, rel=1e-3)
+    assert figures["estimated_error_before"] == pytest.approx(0.05, rel=1e-3)
+    assert figures["estimated_error_after"] == pytest.approx(0.04, rel=1e-3)
     assert rules["estimated error"] == "pass"
-    _, _, rules = quality(deviation=2 * deviation)
+    _, _, rules = quality(deviation=3 * deviation)
     assert rules["estimated error"] == "warn"
 
 
@@ -251,7 +277,6 @@ def mriqc(head_phantom, tmp_path, monkeypatch):
     noisy, clean = (head_phantom(spacing=SPACING, noise=noise) for noise in (40.0, 10.0))
     affine = noisy.image.affine
     head, better = (np.asarray(p.image.dataobj) + 30 for p in (noisy, clean))
-    shares = np.stack([255 * (noisy.tissues == k) for k in (1, 2, 3)], axis=-1)
     preproc = nib.Nifti1Image(np.where(noisy.mask, better, head), affine)
     turned = ornt_transform(
         io_orientation(affine), axcodes2ornt("PIR")
@@ -265,8 +290,7 @@ def mriqc(head_phantom, tmp_path, monkeypatch):
             for name, data in {
                 "mask": noisy.mask,
                 "mask_res": noisy.mask,
-                "shares_before": shares,
-                "shares_after": shares,
+                **{f"tissue_{k}": noisy.tissues == k for k in (1, 2, 3)},
             }.items()
         },
     }
@@ -275,7 +299,11 @@ def mriqc(head_phantom, tmp_path, monkeypatch):
         paths = {name: str(tmp_path / f"{name}.nii.gz") for name in images}
         for name, image in images.items():
             nib.save(image, paths[name])
-        node = MeasureLikeMriqc(**paths, stripped=stripped, quality={"qi": 0.9})
+        maps = [paths.pop(f"tissue_{k}") for k in (1, 2, 3)]
+        node = MeasureLikeMriqc(
+            **paths, probabilities_before=maps, probabilities=maps, stripped=stripped,
+            quality={"qi": 0.9},
+        )  # fmt: skip
         return node.run().outputs.quality
 
     return run

@@ -430,7 +430,7 @@ def test_nothing_that_the_gate_judged_is_drawn_twice(put, group, images):
         volume_litres=0.8, components=1, border_contact=0.0, empty_share=0.01, correlation=0.9,
         mean_shift=0.01, tct_before=1.4, tct_after=1.5, qi=0.93, contrast="T1w", fluid_contrast=-0.5,
         estimated_error_before=0.1, estimated_error_after=0.08, turn_margin=0.0,
-        training_distance=1.1,
+        training_distance=1.1, enhanced_tissue_change=0.02,
         tissues_before={"CSF": 0.2, "GM": 0.4, "WM": 0.2},
         tissues_after={"CSF": 0.2, "GM": 0.41, "WM": 0.2},
     )  # fmt: skip

@@ -72,12 +72,25 @@ def build(tmp_path):
 def test_the_factor_of_the_weights_and_the_limit_reach_their_nodes(planned, build):
     record = dataclasses.replace(RECORD, error_scale=1.25)
     workflow = build(planned(), enhance=record, max_change=3.0)
-    assert workflow.get_node("enhance_wf.restore").inputs.error_scale == 1.25
+    assert workflow.get_node("enhance_wf.network").inputs.weights["error_scale"] == 1.25
     assert workflow.get_node("enhance_wf.restore").inputs.max_change == 3
     assert workflow.get_node("enhance_wf.network").inputs.max_change == 3
     edges = workflow.get_node("enhance_wf")._graph.edges(data=True)
     fed = [d["connect"] for a, b, d in edges if (a.name, b.name) == ("network", "quality")]
     assert {("litres_sd", "litres_sd"), ("training_distance", "training_distance")} <= {*fed[0]}
+    mapped = [d["connect"] for a, b, d in edges if (a.name, b.name) == ("network", "restore")]
+    # the figure and the map of the expected error are made from one file
+    assert ("deviation", "deviation") in fed[0]
+    assert ("deviation", "deviation") in mapped[0]
+
+
+def test_the_volumes_are_those_of_the_tissues_that_are_written(planned, build):
+    graph = build(planned()).get_node("enhance_wf")._graph
+    edges = {(a.name, b.name): d["connect"] for a, b, d in graph.edges(data=True)}
+    assert ("dseg_native", "dseg") in edges["restore", "quality"]
+    assert ("dseg_before", "dseg_before") in edges["restore", "quality"]
+    assert ("dseg_native", "dseg_native") in edges["restore", "outputnode"]
+    assert ("probabilities", "probabilities") in edges["network", "mriqc"]
 
 
 def test_the_score_gets_its_weights_and_how_the_histogram_was_matched(planned, build):
