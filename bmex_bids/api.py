@@ -181,7 +181,7 @@ def enhance(
     ----------
     image : path of a NIfTI file, or an image of nibabel (X, Y, Z); neither is changed
     age_months : at the scan; counted from conception where ``fetal``
-    contrast : of T1w, T2w, FLAIR, PDw; not given: what the file's name ends in, else T1w
+    contrast : of T1w, T2w, FLAIR, PDw, UNIT1; not given: what the file's name ends in, else T1w
     fetal : the image is of a fetus
     mask : a brain mask made elsewhere, path or image; voxels above 0.5 are brain
     report : make the report page too, which takes some seconds

@@ -131,7 +131,7 @@ class Selection:
         choices=contrasts.SUFFIXES,
         tidy=values.labels(""),
         help=f"images of these contrasts (default: {' '.join(contrasts.DEFAULT)}); FLAIR and PDw "
-        "from 30 months of age on",
+        "from 30 months of age on; UNIT1 (MP2RAGE) as T1w",
     )
     filter_file: Path | None = setting(
         "--bids-filter-file",
@@ -139,7 +139,7 @@ class Selection:
         group=FILTER,
         place=Place.FILE,
         metavar="FILE",
-        help="JSON with the keys t1w, t2w, flair and pdw and BIDS entities below them, as in "
+        help="JSON with the keys t1w, t2w, flair, pdw and unit1 and BIDS entities below them, as in "
         'fMRIPrep; null: the entity is absent; "*": any value',
     )
     database_dir: Path | None = setting(

@@ -18,6 +18,8 @@ class Contrast:
     fluid : -1 where fluid is darker than tissue, 1 where it is brighter, 0 where neither is sure
     reference : whether there are histogram references of it; without one its mean is scaled
     default : whether it is taken without being asked for
+    like : the contrast whose weights, references and limits are used; of most, its own
+    ratio : a ratio of two images: noise around the head, and no motion that k-space could show
     """
 
     suffix: str
@@ -25,6 +27,8 @@ class Contrast:
     fluid: int
     reference: bool = True
     default: bool = True
+    like: str = ""
+    ratio: bool = False
 
 
 CONTRASTS: Mapping[str, Contrast] = {
@@ -34,9 +38,19 @@ CONTRASTS: Mapping[str, Contrast] = {
         Contrast("T2w", "T2-weighted", 1),
         Contrast("FLAIR", "FLAIR", -1, reference=False, default=False),
         Contrast("PDw", "proton-density-weighted", 0, reference=False, default=False),
+        Contrast("UNIT1", "MP2RAGE UNI", -1, default=False, like="T1w", ratio=True),
     )
 }
 #: template units, of a brain whose contrast has no reference
 MEAN = 400.0
 SUFFIXES = tuple(CONTRASTS)
 DEFAULT = tuple(name for name, contrast in CONTRASTS.items() if contrast.default)
+
+
+def taken_as(suffix: str) -> str:
+    """The contrast whose weights, references and limits an image gets.
+
+    >>> taken_as("UNIT1"), taken_as("FLAIR")
+    ('T1w', 'FLAIR')
+    """
+    return CONTRASTS[suffix].like or suffix

@@ -23,6 +23,7 @@ import scipy.ndimage
 from numpy.typing import NDArray
 
 from bmex_bids.common.boxes import bounding_box
+from bmex_bids.common.contrasts import taken_as
 from bmex_bids.common.names import BidsName
 from bmex_bids.evaluation.segmentation import segment
 from bmex_bids.evaluation.subjects import ADULT_MONTHS
@@ -143,7 +144,7 @@ def recorded(record: Mapping[str, Any], source: BidsName) -> Measures:
         tissues_after=tissues["after"],
         turn=None,
         turn_margin=mask.get("turn_margin"),
-        contrast=source.suffix,
+        contrast=taken_as(source.suffix),
         age_months=months,
         fetal=fetal,
         **{name: quality.get(name) for name in plain},

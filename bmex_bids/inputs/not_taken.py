@@ -246,11 +246,6 @@ def _fault_of_name(name: str, suffix: str) -> str | None:
     ours = WORDS.get(suffix.lower())
     if ours is not None:
         return f"expected the suffix {ours}, got {suffix}; rename it"
-    if suffix == "UNIT1":
-        return (
-            f"images of the suffix UNIT1 are not enhanced, only {OURS}; to have it done as a "
-            "T1w, give a copy the suffix T1w"
-        )
     return f"images of the suffix {suffix} are not enhanced, only {OURS}"
 
 

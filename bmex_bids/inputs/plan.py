@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bmex_bids.common.contrasts import taken_as
 from bmex_bids.common.names import subject_folder
 from bmex_bids.exceptions import AgeError
 from bmex_bids.inputs.age import Age, age_group, near_boundary
@@ -51,6 +52,11 @@ class PlannedImage:
     layout: str = "bids"
     templates: tuple[Template, ...] = ()
     histogram: Template | None = None
+
+    @property
+    def contrast(self) -> str:
+        """Whose weights, references and limits it gets: T1w of a UNIT1 image."""
+        return taken_as(self.image.suffix)
 
     @property
     def name(self) -> str:

@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 from matplotlib.figure import Figure
 
-from bmex_bids.common.contrasts import CONTRASTS
+from bmex_bids.common.contrasts import CONTRASTS, taken_as
 from bmex_bids.common.names import BidsName
 from bmex_bids.common.tissues import TISSUES
 from bmex_bids.imaging.intensity import load_histogram
@@ -30,7 +30,10 @@ def draw_histogram(inputs: Any, target: Path) -> None:
     that age; FLAIR and PDw images have none.
     """
     inside = np.asarray(nib.load(inputs.mask_res).dataobj) > 0  # type: ignore[attr-defined]
-    group, contrast = inputs.planned["age_group"], BidsName.of(inputs.planned["name"]).suffix
+    group, contrast = (
+        inputs.planned["age_group"],
+        taken_as(BidsName.of(inputs.planned["name"]).suffix),
+    )
     chain = json.loads(Path(inputs.intensity_json).read_text())
     levels, counts = chain.get("reference_levels"), chain.get("reference_counts")
     bins = np.arange(0, 1005, BIN)

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from bmex_bids.common.contrasts import CONTRASTS, SUFFIXES
 from bmex_bids.exceptions import ImageError, MaskError
+from bmex_bids.imaging.background import without_noise
 from bmex_bids.imaging.intensity import (
     TOP,
     HistogramMatch,
@@ -61,6 +62,9 @@ REORIENTED = (
 
 class ConformInput(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="raw image")
+    noisy_background = traits.Bool(
+        False, usedefault=True, desc="a ratio of images: noise around the head is taken away"
+    )
 
 
 class ConformOutput(TraitedSpec):
@@ -78,6 +82,8 @@ class Conform(Step):
         raw = load_image(self.inputs.in_file)
         check_levels(raw, Path(self.inputs.in_file).name)
         image = conform(raw)
+        if self.inputs.noisy_background:
+            image = without_noise(image)
         self._results["out_file"] = write(image, folder, "conformed.nii.gz")
         self._results["original"] = str(Path(self.inputs.in_file).absolute())
 

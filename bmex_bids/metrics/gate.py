@@ -412,7 +412,7 @@ def _contrast(measures: Measures) -> tuple[Rule, ...]:
         value,
         limits,
         text="fluid against tissue is {:+.2f} "
-        + f"(T1w, FLAIR: below 0, fluid is darker; T2w: above 0, it is brighter), and the image is called "
+        + f"(T1w, FLAIR: below 0, fluid is darker; T2w: above 0, it is brighter), and the image is taken as "
         f"{named}",
         low="fluid is darker than tissue, as in a T1w or FLAIR image: correct the image's name; "
         "where this fails, no tissue maps are written",

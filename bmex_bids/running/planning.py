@@ -108,7 +108,7 @@ def _with_templates(
             months = None if item.age.fetal else item.age.months
             try:
                 templates, notes = templates_for(
-                    spaces, contrast=item.image.suffix, months=months, root=root
+                    spaces, contrast=item.contrast, months=months, root=root
                 )
             except TemplateError as error:
                 missing[str(error)] = None
@@ -125,9 +125,9 @@ def _with_histogram(image: PlannedImage, matched: PlannedImage) -> PlannedImage:
     if not matched.templates:  # none for its age, as the notes say
         return replace(image, warnings=matched.warnings)
     (template,) = matched.templates
-    if template.contrast != image.image.suffix:
+    if template.contrast != image.contrast:
         raise UsageError(
-            f"expected a template with a {image.image.suffix} image for --histogram-reference, got "
+            f"expected a template with a {image.contrast} image for --histogram-reference, got "
             f"{template.label}, which has {template.contrast}; leave the flag out, or choose the "
             "images with --modalities"
         )
@@ -249,7 +249,7 @@ def weights_of(config: Config, image: PlannedImage) -> WeightRecord:
     return select(
         "enhance",
         age_group=image.age_group,
-        contrast=image.image.suffix,
+        contrast=image.contrast,
         age_months=image.age.months if image.age else None,
         weights=config.processing.weights,
         weights_dir=config.processing.weights_dir,
@@ -265,7 +265,7 @@ def strip_weights_of(config: Config, image: PlannedImage) -> WeightRecord | None
     if needless:
         return None
     processing = config.processing
-    if processing.brain_extraction == "deepbet" and image.image.suffix == "T1w":
+    if processing.brain_extraction == "deepbet" and image.contrast == "T1w":
         return deepbet_record()
     return select("strip", weights=processing.weights, weights_dir=processing.weights_dir)
 
@@ -285,7 +285,7 @@ def segment_weights_of(config: Config, image: PlannedImage) -> WeightRecord | No
             "expected weights of a network that labels structures for --segment rois, but none "
             "are installed; use --segment tissues"
         )
-    group, contrast = image.age_group, image.image.suffix
+    group, contrast = image.age_group, image.contrast
     if not any(record.serves("segment", group, contrast) for record in installed):
         return None
     return select("segment", age_group=group, contrast=contrast, weights="bundled")

@@ -123,7 +123,7 @@ def init_enhance_wf(
         MeasureQuality(
             age_months=planned.age.months if planned.age else None,
             fetal=planned.age_group == "fetal",
-            contrast=planned.image.suffix,
+            contrast=planned.contrast,
         ),
         name="quality",
         mem_gb=mem_gb,

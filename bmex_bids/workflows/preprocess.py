@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline.engine import Node, Workflow
 
+from bmex_bids.common.contrasts import CONTRASTS
 from bmex_bids.interfaces.preprocess import (
     Conform,
     CorrectBrain,
@@ -62,7 +63,7 @@ def init_preprocess_wf(
     ----------
     skull_strip : auto, skip or force
     reorient : correct a header that calls the axes wrongly
-    motion_correction : auto, or off: no step for it
+    motion_correction : auto, or off: no step for it; there is none either for a ratio of images
     mem_gb : what a node needs for an image of this size
 
     Outputs
@@ -86,7 +87,12 @@ def init_preprocess_wf(
     age_months = planned.age.months if planned.age else None
     threads = machine.omp_nthreads
     workflow = Workflow(name="preprocess_wf")
-    conform = Node(Conform(in_file=str(planned.image.path)), name="conform", mem_gb=mem_gb)
+    ratio = CONTRASTS[planned.image.suffix].ratio
+    conform = Node(
+        Conform(in_file=str(planned.image.path), noisy_background=ratio),
+        name="conform",
+        mem_gb=mem_gb,
+    )
     correct_head = Node(
         CorrectHead(num_threads=threads), name="correct_head", n_procs=threads, mem_gb=mem_gb
     )
@@ -115,7 +121,7 @@ def init_preprocess_wf(
     match = Node(
         MatchHistogram(
             age_group=planned.age_group,
-            contrast=planned.image.suffix,
+            contrast=planned.contrast,
             method=variant.histogram_method,
             age_months=age_months,
         ),
@@ -168,7 +174,7 @@ def init_preprocess_wf(
         ]
     )
     head = conform
-    if motion_correction == "off":
+    if motion_correction == "off" or ratio:
         workflow.connect(
             [
                 (correct_head, outputnode, [("corrected", "corrected_before")]),

@@ -50,7 +50,7 @@ def init_templates_wf(planned: PlannedImage, machine: Machine) -> Workflow:
         to_template = Node(
             ToTemplate(
                 template=template_table(template),
-                contrast=planned.image.suffix,
+                contrast=planned.contrast,
                 num_threads=machine.omp_nthreads,
             ),
             name=f"to_{re.sub(r'[^0-9A-Za-z]', '_', template.label)}",

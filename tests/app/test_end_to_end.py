@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 from app_runs import bmex, derivatives, expected, participants, status_of
 
+from bmex_bids.cli.run import main
 from bmex_bids.config import Config
 from bmex_bids.running.validation import validate
 
@@ -90,6 +91,28 @@ def _check_the_values(raw: nib.Nifti1Image, folder: Path, stem: str, suffix: str
     total = sum(load(f"label-{name}_desc-enhanced_probseg") for name in ("CSF", "GM", "WM"))
     np.testing.assert_allclose(total, mask, atol=1e-3)
     assert set(np.unique(load("desc-enhanced_dseg")[mask])) <= {1, 2, 3}
+
+
+def test_uni_of_mp2rage_beside_a_t1w_keeps_its_suffix_and_is_valid(bids_skeleton, brain, tmp_path):
+    bids = bids_skeleton(
+        {
+            **participants("01"),
+            "sub-01/anat/sub-01_T1w.nii.gz": brain(),
+            "sub-01/anat/sub-01_UNIT1.nii.gz": brain(seed=1),
+        }
+    )
+    assert bmex(bids, "--modalities", "T1w", "UNIT1") == 0
+    out = tmp_path / "out"
+    found = {path.name for path in (out / "sub-01/anat").glob("*UNIT1*.nii.gz")}
+    assert {
+        "sub-01_desc-enhanced_UNIT1.nii.gz",
+        "sub-01_desc-preproc_UNIT1.nii.gz",
+        "sub-01_space-UNIT1_desc-brain_mask.nii.gz",
+    } <= found
+    assert expected("sub-01") | found == derivatives(out)
+    assert validate(out) == []
+    assert main([str(bids), "out", "group", "--modalities", "UNIT1"]) == 0
+    assert (out / "group_UNIT1.tsv").is_file()
 
 
 def test_a_fetus_comes_at_its_own_resolution(bids_skeleton, brain, tmp_path):

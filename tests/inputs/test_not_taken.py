@@ -63,7 +63,7 @@ ODD = {
     "sub-02.zip": "packed",
     "sub-02.tar.gz": "packed",
     # other contrasts
-    "sub-02/anat/sub-02_UNIT1.nii.gz": SUFFIX.format("UNIT1"),
+    "sub-02/anat/sub-02_UNIT1.nii.gz": ON_DEMAND.format("UNIT1"),
     "sub-02/anat/sub-02_T2map.nii.gz": SUFFIX.format("T2map"),
     "sub-02/anat/sub-02_FLAIR.nii.gz": ON_DEMAND.format("FLAIR"),
     "sub-02/anat/sub-02_PDw.nii.gz": ON_DEMAND.format("PDw"),
@@ -105,7 +105,7 @@ def test_what_is_no_raw_anatomical_image_is_not_told(name, bids_skeleton):
     assert told(bids_skeleton({GOOD: None, name: ""})) == {}
 
 
-@pytest.mark.parametrize("suffix", ["FLAIR", "PDw"])
+@pytest.mark.parametrize("suffix", ["FLAIR", "PDw", "UNIT1"])
 def test_a_contrast_on_demand_is_taken_when_it_is_named(suffix, bids_skeleton):
     name = f"sub-02/anat/sub-02_{suffix}.nii.gz"
     found = survey(bids_skeleton({GOOD: None, name: None}), suffixes=("T1w", suffix))

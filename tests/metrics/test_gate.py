@@ -297,10 +297,10 @@ def test_the_contrast_is_named_where_it_is_not_what_the_image_is_called():
     assert verdicts(contrast="T2w", fluid_contrast=0.6)["contrast"] == "pass"
     t1w = only(fluid_contrast=0.6)
     assert (t1w.verdict, t1w.value) == ("fail", 0.6)
-    assert "is called T1w; fluid is brighter than tissue, as in a T2w image" in t1w.reason
+    assert "is taken as T1w; fluid is brighter than tissue, as in a T2w image" in t1w.reason
     t2w = only(contrast="T2w")
     assert t2w.verdict == "fail"
-    assert "is called T2w; fluid is darker than tissue, as in a T1w or FLAIR" in t2w.reason
+    assert "is taken as T2w; fluid is darker than tissue, as in a T1w or FLAIR" in t2w.reason
     assert only(contrast="T2w", fluid_contrast=-0.1).verdict == "warn"
     assert only(contrast=None).verdict == "warn"
     assert only(contrast="FLAIR", fluid_contrast=0.6).verdict == "fail"

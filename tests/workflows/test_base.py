@@ -39,10 +39,10 @@ RECORD = WeightRecord(
 def planned(make_image, tmp_path):
     """Plan an image of 100 x 100 x 100 voxels of 1 mm."""
 
-    def make(subject: str = "01") -> PlannedImage:
-        path = tmp_path / "bids" / f"sub-{subject}_T1w.nii.gz"
+    def make(subject: str = "01", suffix: str = "T1w") -> PlannedImage:
+        path = tmp_path / "bids" / f"sub-{subject}_{suffix}.nii.gz"
         make_image("LPS", (100, 100, 100), "uint8", path=path)
-        image = SourceImage(path, {"sub": subject}, "T1w", {}, tmp_path / "bids")
+        image = SourceImage(path, {"sub": subject}, suffix, {}, tmp_path / "bids")
         age = Age(30.0, False, "30", "months", "participants.tsv", "age")
         return PlannedImage(image, age, "month24", 0.8, "0p8", f"sub-{subject}/anat")
 
@@ -316,6 +316,24 @@ def test_without_motion_correction_there_is_one_image(planned, build):
         wanted = "conform" if source == "refocus" else source
         assert fed(graph, by_name[name])[field][0] == wanted, (name, field)
     assert "refocus" not in fed(graph, by_name["save"])
+
+
+def test_uni_of_mp2rage_is_taken_as_t1w_without_its_noise_and_without_motion_correction(
+    planned, build
+):
+    """Undoing motion in k-space is for images, not for a ratio of two."""
+    item = planned(suffix="UNIT1")
+    assert item.contrast == "T1w"
+    nodes, _ = expanded(build(item))
+    by_name = {name.split(".")[-1]: node for name, node in nodes.items()}
+    assert not {"refocus", "before"} & set(by_name)
+    assert by_name["conform"].inputs.noisy_background
+    assert by_name["match_histogram"].inputs.contrast == "T1w"
+    assert by_name["quality"].inputs.contrast == "T1w"
+    plain, _ = expanded(build(planned()))
+    assert not any(
+        node.inputs.noisy_background for name, node in plain.items() if name.endswith("conform")
+    )
 
 
 @pytest.mark.parametrize(
