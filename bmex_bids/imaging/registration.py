@@ -32,6 +32,7 @@ AFFINE_LEVELS = (4, 2)
 DEMONS_LEVELS = ((4, 30), (2, 20), (1, 8))
 #: of the demons' displacement and update fields, in voxels of a level
 FIELD_SIGMA, UPDATE_SIGMA = 2.0, 1.0
+INVERSE_ITERATIONS = 30
 #: a grid whose voxels are so many times those of an image is coarser than it
 FINER = 1.3
 #: of the masks: below it the brains do not lie on each other
@@ -185,9 +186,35 @@ def _demons(template: Any, template_mask: Any, subject: Any, affine: Any) -> Any
     return sitk.Cast(field, sitk.sitkVectorFloat64)
 
 
-def write_transform(registration: Registration, path: str | Path) -> str:
+def inverse_of(transform: Any) -> Any:
+    """From points of the subject to points of the template.
+
+    Parameters
+    ----------
+    transform : of a :class:`Registration`; its field is inverted by fixed-point iteration, to a
+        tenth of its voxels, on its own grid
+    """
+    found = sitk.CompositeTransform(3)
+    for number in reversed(range(transform.GetNumberOfTransforms())):
+        part = transform.GetNthTransform(number)
+        if part.GetTransformEnum() == sitk.sitkDisplacementField:
+            field = sitk.DisplacementFieldTransform(part).GetDisplacementField()
+            back = sitk.InvertDisplacementField(
+                sitk.Cast(field, sitk.sitkVectorFloat64),
+                maximumNumberOfIterations=INVERSE_ITERATIONS,
+                maxErrorToleranceThreshold=0.1,
+                meanErrorToleranceThreshold=0.001,
+                enforceBoundaryCondition=False,
+            )
+            found.AddTransform(sitk.DisplacementFieldTransform(back))
+        else:
+            found.AddTransform(part.GetInverse())
+    return found
+
+
+def write_transform(transform: Any, path: str | Path) -> str:
     """Save a transform as ITK's HDF5 (``.h5``); returns the path."""
-    sitk.WriteTransform(registration.transform, str(path))
+    sitk.WriteTransform(transform, str(path))
     return str(path)
 
 

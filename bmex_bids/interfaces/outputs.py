@@ -43,7 +43,7 @@ from bmex_bids.outputs.sidecar import (
     sidecar,
     structures_table,
     template_products,
-    transform_name,
+    transform_names,
 )
 
 #: kinds of products that are made from a classification of tissues
@@ -148,13 +148,17 @@ class SaveDerivatives(Step):
     def _in_template(
         self, folder: Path, result: Mapping[str, Any], given: Mapping[str, str] | None
     ) -> tuple[dict[Path, Path], dict[Path, dict[str, Any]]]:
-        """The same of one standard space; its transform is an image without a sidecar."""
+        """The same of one standard space; the transforms are images without a sidecar."""
         inputs, planned = self.inputs, self.inputs.planned
         source = BidsName.of(planned["name"])
         record = self._record()
         record["Warnings"] = [*record["Warnings"], *result["warnings"]]
         contrast = source.suffix if planned.get("beside_another") else ""
-        images = {folder / transform_name(source, result["label"]): Path(result["transform"])}
+        names = transform_names(source, result["label"])
+        images = {
+            folder / name: Path(result[field])
+            for name, field in zip(names, ("transform", "inverse"), strict=True)
+        }
         tables = {}
         for grid in result["grids"]:
             record["Template"] = {

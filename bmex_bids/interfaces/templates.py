@@ -19,6 +19,7 @@ from nipype.interfaces.base import (
 from bmex_bids.imaging.registration import (
     LEAST_OVERLAP,
     bring,
+    inverse_of,
     points_of,
     register,
     write_transform,
@@ -55,7 +56,7 @@ class ToTemplateInput(BaseInterfaceInputSpec):
 
 class ToTemplateOutput(TraitedSpec):
     result = traits.Dict(
-        desc="label, contrast, overlap, folded, transform, grids with their files"
+        desc="label, contrast, overlap, folded, transform, inverse, grids with their files"
     )
 
 
@@ -84,7 +85,10 @@ class ToTemplate(Step):
             "overlap": round(found.overlap, 4),
             "folded": round(found.folded, 6),
             "warnings": warnings_of(template["label"], found.overlap),
-            "transform": write_transform(found, Path(folder).absolute() / "xfm.h5"),
+            "transform": write_transform(found.transform, Path(folder).absolute() / "to.h5"),
+            "inverse": write_transform(
+                inverse_of(found.transform), Path(folder).absolute() / "from.h5"
+            ),
             "grids": [
                 self._on_grid(found.transform, grid, folder, str(number))
                 for number, grid in enumerate(template["grids"])

@@ -202,13 +202,17 @@ def template_products(
             )
 
 
-def transform_name(source: BidsName, label: str) -> str:
-    """File name of the transform to a template.
+def transform_names(source: BidsName, label: str) -> tuple[str, str]:
+    """File names of the transform to a template, and of that back.
 
-    >>> transform_name(BidsName({"sub": "01", "run": "2"}, "T1w"), "MNIInfant+2")
-    'sub-01_run-2_from-T1w_to-MNIInfant+2_mode-image_xfm.h5'
+    >>> transform_names(BidsName({"sub": "01"}, "T1w"), "MNIInfant+2")[1]
+    'sub-01_from-MNIInfant+2_to-T1w_mode-image_xfm.h5'
     """
-    return f"{source.stem}_from-{source.suffix}_to-{label}_mode-image_xfm.h5"
+    there, back = (source.suffix, label), (label, source.suffix)
+    first, second = (
+        f"{source.stem}_from-{start}_to-{end}_mode-image_xfm.h5" for start, end in (there, back)
+    )
+    return first, second
 
 
 def template_names(
@@ -227,7 +231,7 @@ def template_names(
             for resolution in resolutions
             for _, product in template_products(label, resolution, contrast, tissues=tissues)
         ),
-        transform_name(source, label),
+        *transform_names(source, label),
     ]
 
 

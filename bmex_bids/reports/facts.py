@@ -90,6 +90,8 @@ class Facts:
         the network too; images of which every other direction of slices was mirrored
     max_changes : limits to the change of a voxel, % → images
     turns : images for which several networks took turns with these
+    spaces : label of a template → images that were brought there
+    in_spaces : images that were brought to any
     contrast_measured : images whose tissue contrast (TCT) was measured
     gate : pass, warn, fail → number of images
     pictures : whether there are any
@@ -125,6 +127,8 @@ class Facts:
     mirrored_slices: int = 0
     max_changes: Mapping[str, int] = field(default_factory=dict)
     turns: int = 0
+    spaces: Mapping[str, int] = field(default_factory=dict)
+    in_spaces: int = 0
     contrast_measured: int = 0
     gate: Mapping[str, int] = field(default_factory=dict)
     pictures: bool = False
@@ -151,6 +155,7 @@ def collect_facts(output_dir: Path) -> Facts:
     groups = _count(record.get("Model") for record in records)
     masks = [table_of(record, "Mask") for record in records]
     motion = [table_of(record, MOTION) for record in records]
+    spaces = [spaces_of(image) for image in images]
     n4 = inspect.signature(intensity.n4).parameters
     return Facts(
         images=len(images),
@@ -187,6 +192,8 @@ def collect_facts(output_dir: Path) -> Facts:
             f"{limit:g}" for record in records if (limit := record.get("MaxChange")) is not None
         ),
         turns=sum(record.get("Networks") not in (None, 1) for record in records),
+        spaces=_count(label for labels in spaces for label in labels),
+        in_spaces=sum(bool(labels) for labels in spaces),
         contrast_measured=sum(
             table_of(record, "Quality").get("tct_after") is not None for record in records
         ),
@@ -198,6 +205,13 @@ def collect_facts(output_dir: Path) -> Facts:
         match_levels=intensity.LEVELS,
         match_share=intensity.ROBUST_SHARE,
     )
+
+
+def spaces_of(image: _Image) -> set[str]:
+    """Labels of the templates to which there is a transform among an image's outputs."""
+    to = re.compile(rf"_from-{image.source.suffix}_to-(.+)_mode-image_xfm\.h5")
+    names = table_of(image.record, "Outputs")
+    return {match[1] for name in names if (match := to.search(name))}
 
 
 def _weights_in(tables: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -119,6 +119,8 @@ def _flags(facts: Facts) -> dict[str, bool]:
         "native": facts.native > 0,
         "preproc": facts.preproc > 0,
         "resolution": facts.resolution > 0,
+        "spaces": facts.in_spaces > 0,
+        "ratio": _ratios(facts) > 0,
         "contrast": facts.contrast_measured > 0,
         "structures": bool(facts.structure_weights),
         "gate": bool(facts.gate),
@@ -195,6 +197,11 @@ def _values(facts: Facts) -> dict[str, str]:
         "max_change": _list(_escape(limit) for limit in facts.max_changes),
         "structure_images": of_images(sum(part.images for part in facts.structure_weights)),
         "structure_weights": _list(_describe(part) for part in facts.structure_weights),
+        "space_images": of_images(facts.in_spaces),
+        "spaces": _list(
+            f"{_escape(label)} for {number}" for label, number in facts.spaces.items()
+        ),
+        "ratio_images": of_images(_ratios(facts)),
         "gate": _list(f"{verdict} for {number}" for verdict, number in facts.gate.items()),
     }
 
@@ -220,6 +227,15 @@ def _unreferenced(facts: Facts) -> dict[str, int]:
         for name, number in facts.contrasts.items()
         if name in CONTRASTS and not CONTRASTS[name].reference
     }
+
+
+def _ratios(facts: Facts) -> int:
+    """Images that are a ratio of two."""
+    return sum(
+        number
+        for name, number in facts.contrasts.items()
+        if name in CONTRASTS and CONTRASTS[name].ratio
+    )
 
 
 def _own_version(facts: Facts) -> str:

@@ -8,6 +8,7 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import template_home
 from app_runs import bmex, derivatives, expected, participants, status_of
 
@@ -59,7 +60,19 @@ def test_images_masks_tissues_and_transform_in_two_spaces(
     assert {path.name for path in folder.glob("*_xfm.h5")} == {
         "sub-01_from-T1w_to-MNIInfant+1_mode-image_xfm.h5",
         "sub-01_from-T1w_to-MNI152NLin2009cAsym_mode-image_xfm.h5",
+        "sub-01_from-MNIInfant+1_to-T1w_mode-image_xfm.h5",
+        "sub-01_from-MNI152NLin2009cAsym_to-T1w_mode-image_xfm.h5",
     }
+    to, back = (
+        sitk.ReadTransform(str(folder / f"sub-01_from-{way}_mode-image_xfm.h5"))
+        for way in ("T1w_to-MNIInfant+1", "MNIInfant+1_to-T1w")
+    )
+    centre = (3.0, 5.0, 8.0)
+    assert to.TransformPoint(centre) != pytest.approx(centre, abs=0.5)
+    assert back.TransformPoint(to.TransformPoint(centre)) == pytest.approx(centre, abs=0.5)
+    told = " ".join((out / "logs" / "CITATION.md").read_text().split())
+    assert "templates of TemplateFlow" in told
+    assert "(MNI152NLin2009cAsym for 1 and MNIInfant+1 for 1)" in told
     template = home / "tpl-MNIInfant" / "cohort-1" / "tpl-MNIInfant_cohort-1_res-1_T1w.nii.gz"
     for name in names_in("MNIInfant+1"):
         image = nib.load(folder / name)
@@ -118,6 +131,7 @@ def test_a_t2w_image_beside_a_t1w_keeps_its_own_mask_and_tissues(
     assert not promised[0] & promised[1]
     assert names_in("MNIInfant+2", contrast="T2w", suffix="T2w") <= promised[1]
     assert "sub-01_from-T2w_to-MNIInfant+2_mode-image_xfm.h5" in promised[1]
+    assert "sub-01_from-MNIInfant+2_to-T2w_mode-image_xfm.h5" in promised[1]
 
 
 def test_a_template_that_is_not_there_ends_the_run_before_anything_is_written(

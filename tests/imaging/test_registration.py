@@ -2,11 +2,19 @@
 import nibabel as nib
 import numpy as np
 import pytest
+import scipy.ndimage
 import SimpleITK as sitk
 import template_home
 
 from bmex_bids.exceptions import ImageError
-from bmex_bids.imaging.registration import bring, points_of, register, to_itk, write_transform
+from bmex_bids.imaging.registration import (
+    bring,
+    inverse_of,
+    points_of,
+    register,
+    to_itk,
+    write_transform,
+)
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +55,36 @@ def test_a_turned_and_smaller_brain_comes_back_onto_its_template(template, same_
 def test_a_transform_is_read_by_itk_again(template, tmp_path):
     subject = moved(template, 5, 0.9, (0, 0, 0))
     found = register(template, masked(template), subject, masked(subject))
-    read = sitk.ReadTransform(write_transform(found, tmp_path / "xfm.h5"))
+    read = sitk.ReadTransform(write_transform(found.transform, tmp_path / "xfm.h5"))
     point = (10.0, 20.0, 30.0)
     assert read.TransformPoint(point) == pytest.approx(found.transform.TransformPoint(point))
+
+
+@pytest.mark.parametrize("same_contrast", [True, False])
+def test_there_and_back_every_point_of_the_brain_is_where_it_was(
+    template, tmp_path, same_contrast
+):
+    """The subject is bent, so that the field is not next to nothing."""
+    places = np.indices(template.shape).astype(float)
+    places[0] += 2 * np.sin(places[1] / 6)
+    data = scipy.ndimage.map_coordinates(np.asarray(template.dataobj, float), places, order=1)
+    subject = moved(nib.Nifti1Image(data, template.affine), 8, 0.8, (10, -5, 8))
+    found = register(
+        template, masked(template), subject, masked(subject), same_contrast=same_contrast
+    )
+    back = sitk.ReadTransform(write_transform(inverse_of(found.transform), tmp_path / "from.h5"))
+    inside = np.argwhere(np.asarray(masked(template).dataobj) > 0)[::97]
+    points = nib.affines.apply_affine(template.affine, inside) * [-1, -1, 1]
+    there = [found.transform.TransformPoint(point.tolist()) for point in points]
+    again = np.array([back.TransformPoint(point) for point in there])
+    away = np.linalg.norm(again - points, axis=1)
+    assert np.linalg.norm(np.array(there) - points, axis=1).mean() > 5
+    assert np.median(away) < 0.1
+    assert np.quantile(away, 0.99) < 1.0
+    if same_contrast:  # without the field's inverse it would not come back
+        affine = found.transform.GetNthTransform(0).GetInverse()
+        straight = np.array([affine.TransformPoint(point) for point in there])
+        assert np.median(np.linalg.norm(straight - points, axis=1)) > 0.5
 
 
 def test_points_of_nothing_moved_are_those_of_the_grid(make_image):

@@ -196,6 +196,8 @@ def every_kind_of_facts():
         mirrored=4,
         turns=4,
         max_changes={"2.5": 1, "10": 1},
+        spaces={"MNI152NLin2009cAsym": 2, "MNIInfant+2": 1},
+        in_spaces=2,
         contrast_measured=6,
         gate={"pass": 5, "fail": 1},
         pictures=True,
@@ -246,6 +248,16 @@ def test_no_reference_is_there_for_nothing():
 FULL = next(every_kind_of_facts())
 #: what was not done → the facts of that, and words that FULL has and these facts must not have
 SKIPPED = {
+    "no standard space": (
+        {"spaces": {}, "in_spaces": 0},
+        [
+            "For 2 images, images, mask and tissue maps",
+            "@templateflow",
+            "@mattes",
+            "@demons",
+            "(MNI152NLin2009cAsym for 2 and MNIInfant+2 for 1)",
+        ],
+    ),
     "no limit": ({"max_changes": {}}, ["no voxel was changed", "2.5 and 10 %"]),
     "no mask by network": (
         {"masks": {"stripped": 6}},
@@ -365,6 +377,13 @@ def test_images_without_a_reference_are_told():
     text = methods_text(dataclasses.replace(full, contrasts={"T1w": 4, "FLAIR": 2}))
     assert "2 images (FLAIR), of which there is no reference" in " ".join(text.split())
     assert "mean was scaled to 400 instead" in " ".join(text.split())
+
+
+def test_the_noise_around_a_ratio_of_images_is_told():
+    full = next(every_kind_of_facts())
+    assert "MP2RAGE" not in methods_text(full)
+    text = methods_text(dataclasses.replace(full, contrasts={"T1w": 4, "UNIT1": 2}))
+    assert "In 2 images (MP2RAGE UNI), the noise around the head was set" in " ".join(text.split())
 
 
 def test_without_an_image_nothing_is_described(tmp_path):
