@@ -8,7 +8,6 @@ maximum, or the mean of the highest :data:`TOP_SHARE`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 
 import torch
@@ -19,6 +18,10 @@ from torch import Tensor, nn
 TOP_SHARE = 0.005
 #: edges of the boxes whose means are taken off: what is left shows spots of that size
 BOXES = (5, 11, 21)
+#: log odds against a lesion in one place of the map; for the smooth maximum, which adds places up
+PRIOR = 9.0
+#: of the activations below 0
+SLOPE = 0.1
 #: lines and columns of an image must be a multiple of it
 MULTIPLE = 4
 
@@ -31,8 +34,7 @@ def top(scores: Tensor) -> Tensor:
 
 def log_sum_exp(scores: Tensor) -> Tensor:
     """Smooth maximum: (B, 1, H, W) → (B,)."""
-    flat = scores.flatten(1)
-    return flat.logsumexp(1) - math.log(flat.shape[1])
+    return scores.flatten(1).logsumexp(1)
 
 
 def mean(scores: Tensor) -> Tensor:
@@ -59,6 +61,7 @@ class Classifier(nn.Module):
     def __init__(self, width: int = 16, pooling: str = "log-sum-exp") -> None:
         super().__init__()
         self.pool = POOLINGS[pooling]
+        self.prior = PRIOR if pooling == "log-sum-exp" else 0.0
         wide = 2 * width
         self.fine = nn.Sequential(_block(4 * (1 + len(BOXES)), width), _block(width, width))
         self.coarse = nn.Sequential(
@@ -72,13 +75,13 @@ class Classifier(nn.Module):
         local = [image - F.avg_pool2d(image, n, 1, n // 2) for n in BOXES]
         fine = self.fine(F.pixel_unshuffle(torch.cat([image, *local], 1), 2))
         coarse = F.interpolate(self.coarse(fine), scale_factor=2, mode="nearest")
-        scores = self.map(self.merge(torch.cat([fine, coarse], 1))).float()
+        scores = self.map(self.merge(torch.cat([fine, coarse], 1))).float() - self.prior
         return self.pool(scores), scores
 
 
 def _block(before: int, after: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(before, after, 3, padding=1),
-        nn.GroupNorm(after, after),  # each channel by itself: over all of them, nothing was learnt
-        nn.LeakyReLU(0.1),
-    )
+    # not normalised: a small lesion beside bright skin must not lose by it
+    convolution = nn.Conv2d(before, after, 3, padding=1)
+    nn.init.kaiming_normal_(convolution.weight, SLOPE)
+    nn.init.zeros_(convolution.get_parameter("bias"))
+    return nn.Sequential(convolution, nn.LeakyReLU(SLOPE))

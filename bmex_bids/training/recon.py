@@ -18,12 +18,20 @@ from bmex_bids.recon.operators import Encoding
 from bmex_bids.recon.unrolled import ATTENTIONS, Cascade, Cascaded, scale_of
 from bmex_bids.training.images import TRAINING_MAPS, VALIDATION_MAPS
 from bmex_bids.training.loop import Batch, Schedule, export_half, fit
-from bmex_bids.training.recon_slices import HeadSlices, LabelledSlices, PaintedSlices, load_all
+from bmex_bids.training.recon_slices import (
+    HeadSlices,
+    LabelledSlices,
+    PaintedSlices,
+    PairedSlices,
+    load_all,
+)
 
 LOGGER = logging.getLogger(__name__)
 
 #: of the squared error of a stage to that of the next
 EARLIER = 0.5
+#: of the order in a pair to the labels
+ORDER_WEIGHT = 0.5
 #: factor on the squared error
 ERROR_WEIGHT = 100.0
 
@@ -39,10 +47,10 @@ class ReconConfig:
     pooling: str = "log-sum-exp"
     attention: str = "learnt"
     label_weight: float = 0.02  # of the cross-entropy of the labels
-    classifier_steps: int = 1500
-    classifier_batch: int = 8
-    classifier_rate: float = 3e-3
-    easy_steps: int = 500  # chunks of the classifier over which lesions become as they are
+    classifier_steps: int = 2000
+    classifier_batch: int = 4  # pairs, of a slice with lesions and the same without
+    classifier_rate: float = 1.5e-3
+    easy_steps: int = 600  # chunks of the classifier over which lesions become as they are
     chunk: int = 8  # slices that are made at once
     voxels: int = 192
     schedule: Schedule = field(
@@ -88,6 +96,15 @@ def loss_of(done: Cascaded, target: Tensor, label: Tensor, label_weight: float) 
     return total
 
 
+def label_loss(network: nn.Module, batch: Batch) -> Tensor:
+    """Cross-entropy of the labels of pairs, and of which of the two has the lesions."""
+    (pairs,) = batch
+    score = network(scaled(pairs.transpose(0, 1).flatten(0, 1)[:, None]))[0].float()
+    ill, well = score.chunk(2)
+    labels = (F.softplus(-ill) + F.softplus(well)).mean() / 2
+    return labels + ORDER_WEIGHT * F.softplus(well - ill).mean()
+
+
 def peak_ratio(image: Tensor, reference: Tensor) -> float:
     """PSNR in dB of a magnitude (H, W); the range is the maximum of the reference."""
     error = (image.abs() - reference.abs()).square().mean()
@@ -119,19 +136,28 @@ class Validation:
 
 
 class LabelValidation:
-    """Area under the curve of the classifier on fixed slices of label maps that never train."""
+    """Area under the curve of the classifier on fixed slices of label maps that never train.
+
+    ``AUC easy`` is that of slices whose lesions are as easy to see as at the start of training.
+    """
 
     def __init__(self, heads: Sequence[HeadSlices], config: ReconConfig, slices: int = 64) -> None:
-        self.images, self.labels = LabelledSlices(
-            heads, seed=19, size=slices, voxels=config.voxels
-        )[0]
+        self.kinds = {
+            name: LabelledSlices(heads, seed=19, size=slices, voxels=config.voxels, easy=easy)[0]
+            for name, easy in (("AUC", 0), ("AUC easy", 1))
+        }
 
     @torch.no_grad()
     def __call__(self, model: nn.Module) -> dict[str, float]:
         model.eval()
-        scores = torch.cat([model(scaled(part))[0] for part in self.images.split(8)])
+        found = {
+            name: area_under_curve(
+                torch.cat([model(scaled(part))[0] for part in images.split(8)]), labels
+            )
+            for name, (images, labels) in self.kinds.items()
+        }
         model.train()
-        return {"AUC": area_under_curve(scores, self.labels)}
+        return found
 
 
 def area_under_curve(scores: Tensor, labels: Tensor) -> float:
@@ -168,10 +194,6 @@ def train(data_dir: Path, out_dir: Path, config: ReconConfig, *, resume: bool = 
     LOGGER.info("%d parameters", sum(p.numel() for p in model.parameters()))
     shuffled = config.attention == "shuffled"
 
-    def label_loss(network: nn.Module, batch: Batch) -> Tensor:
-        images, labels = batch
-        return F.binary_cross_entropy_with_logits(network(scaled(images))[0], labels)
-
     def loss(network: nn.Module, batch: Batch) -> Tensor:
         done = run(network, batch)
         return loss_of(done, batch[3], batch[4], config.label_weight)
@@ -191,7 +213,7 @@ def train(data_dir: Path, out_dir: Path, config: ReconConfig, *, resume: bool = 
         )
         average = fit(
             model.classify,
-            chunks(LabelledSlices, schedule.seed + 1, config.easy_steps),
+            chunks(PairedSlices, schedule.seed + 1, config.easy_steps),
             label_loss,
             LabelValidation(unseen, config),
             out_dir / "classifier",

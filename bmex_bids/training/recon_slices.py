@@ -70,10 +70,18 @@ class HeadSlices:
 
 @dataclass(frozen=True)
 class Painted:
-    """A clean slice: magnitude with a range of about 1, and which voxels belong to lesions."""
+    """A clean slice.
+
+    Attributes
+    ----------
+    magnitude : (H, W), with a range of about 1
+    lesions : (H, W)
+    healthy : (H, W), the same slice without its lesions
+    """
 
     magnitude: Array
     lesions: Mask
+    healthy: Array
 
 
 @dataclass(frozen=True)
@@ -126,14 +134,19 @@ def load_all(data_dir: Path, names: Sequence[str], keep: Path) -> list[HeadSlice
 
 # ---------------------------------------------------------------- painting
 def paint(
-    head: HeadSlices, rng: np.random.Generator, size: int = SIZE, ease: float = 0.0
+    head: HeadSlices,
+    rng: np.random.Generator,
+    size: int = SIZE,
+    ease: float = 0.0,
+    share: float = LESION_SHARE,
 ) -> Painted:
-    """Paint a slice in a drawn contrast, position and size; half of them with lesions.
+    """Paint a slice in a drawn contrast, position and size; some with lesions.
 
     Parameters
     ----------
     size : voxels on an edge
     ease : 0…1, how much larger, stronger and more the lesions are than at 0
+    share : how often there are lesions
     """
     spacing = float(rng.uniform(*SPACING))
     labels = _placed(head.labels[int(rng.integers(len(head.labels)))], spacing, size, rng)
@@ -143,14 +156,19 @@ def paint(
     means[head.numbers == 0] = 0
     image = textured(means.astype(np.float32)[labels][None], rng)[0]
     image = np.where(labels > 0, image, 0)
-    lesions = np.zeros(labels.shape, dtype=bool)
-    if rng.random() < LESION_SHARE:
+    lesions, healthy = np.zeros(labels.shape, dtype=bool), image
+    if rng.random() < share:
         tissue = groups[labels]
         lesions, change = _lesions(tissue, spacing, rng, ease)
         image = image + change * float(brightness.max())
-    blurred = scipy.ndimage.gaussian_filter(image, float(rng.uniform(0.4, 0.8)))
-    magnitude = np.clip(blurred / UNIT, 0, None).astype(np.float32)
-    return Painted(magnitude, lesions)
+    blur = float(rng.uniform(0.4, 0.8))
+    return Painted(_sharp_as(image, blur), lesions, _sharp_as(healthy, blur))
+
+
+def _sharp_as(image: Array, blur: float) -> Array:
+    """The image with a blur in voxels, in units of :data:`UNIT`."""
+    blurred = scipy.ndimage.gaussian_filter(image, blur) / UNIT
+    return np.clip(blurred, 0, None).astype(np.float32)
 
 
 def _placed(
@@ -260,10 +278,12 @@ class PaintedSlices(Dataset[tuple[Tensor, ...]]):
             target.astype(np.complex64), self.label(painted, rng), painted.lesions[None],
         )  # fmt: skip
 
-    def painted(self, rng: np.random.Generator, ease: float) -> Painted:
-        """A slice of any of the heads."""
+    def painted(
+        self, rng: np.random.Generator, ease: float, share: float = LESION_SHARE
+    ) -> Painted:
+        """A slice of any of the heads; ``share`` of them have lesions."""
         head = self.heads[int(rng.integers(len(self.heads)))]
-        return paint(head, rng, self.voxels, ease)
+        return paint(head, rng, self.voxels, ease, share)
 
     def label(self, painted: Painted, rng: np.random.Generator) -> NDArray[np.float32]:
         """Whether a slice has a lesion, 0 or 1."""
@@ -276,7 +296,26 @@ class LabelledSlices(PaintedSlices):
 
     def _sample(self, rng: np.random.Generator, ease: float) -> tuple[NDArray[np.generic], ...]:
         painted = self.painted(rng, ease)
-        noise = rng.standard_normal((2, *painted.magnitude.shape), dtype=np.float32)
-        noise *= np.float32(rng.uniform(*NOISE))
-        noisy = np.hypot(painted.magnitude + noise[0], noise[1]).astype(np.float32)
-        return noisy[None], self.label(painted, rng)
+        return _noisy(painted.magnitude[None], rng), self.label(painted, rng)
+
+
+class PairedSlices(PaintedSlices):
+    """Chunk ``i`` → magnitudes (n, 2, H, W) of slices with lesions and of the same without.
+
+    Whatever else is in a slice cannot be learnt as a lesion.  ``shuffled``: in any order.
+    """
+
+    def _sample(self, rng: np.random.Generator, ease: float) -> tuple[NDArray[np.generic], ...]:
+        painted = self.painted(rng, ease, 1.0)
+        while not painted.lesions.any():  # no white matter in it
+            painted = self.painted(rng, ease, 1.0)
+        both = _noisy(np.stack([painted.magnitude, painted.healthy]), rng)
+        return (both[::-1] if self.shuffled and rng.random() < 0.5 else both,)
+
+
+def _noisy(magnitudes: Array, rng: np.random.Generator) -> Array:
+    """Magnitudes (n, H, W) of images to which the same complex noise is added."""
+    noise = rng.standard_normal((2, *magnitudes.shape[1:]), dtype=np.float32)
+    noise *= np.float32(rng.uniform(*NOISE))
+    noisy: Array = np.hypot(magnitudes + noise[0], noise[1]).astype(np.float32)
+    return noisy

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 
 from bmex_bids.network.weights.checkpoints import load_network
-from bmex_bids.recon.attention import POOLINGS
+from bmex_bids.recon.attention import POOLINGS, Classifier
 from bmex_bids.recon.operators import Encoding
 from bmex_bids.recon.unrolled import Cascade, Residual2d
 
@@ -59,10 +59,34 @@ def test_images_of_any_size_pass(shape):
 def test_a_small_lesion_moves_the_score_unless_the_mean_drowns_it():
     scores = torch.zeros(1, 1, 40, 40)
     scores[..., 3:5, 3:5] = 10.0
-    found = {name: float(pool(scores)) for name, pool in POOLINGS.items()}
+    found = {
+        name: float(pool(scores) - pool(torch.zeros_like(scores)))
+        for name, pool in POOLINGS.items()
+    }
     assert found["top"] == pytest.approx(5.0)
     assert found["log-sum-exp"] > 3
     assert found["mean"] < 0.03
+
+
+def test_bright_skin_takes_nothing_from_a_lesion_far_away():
+    torch.manual_seed(0)
+    network, image = Classifier(4), torch.rand(1, 1, 160, 64)
+    bright = image.clone()
+    bright[..., :16, :] += 100
+    near, far = (network(bright)[1] - network(image)[1])[..., :16, :], slice(60, None)
+    assert near.abs().max() > 0.1
+    assert torch.allclose(network(bright)[1][..., far, :], network(image)[1][..., far, :])
+
+
+def test_an_untrained_classifier_expects_a_lesion_in_half_of_the_slices_and_looks_nowhere():
+    torch.manual_seed(0)
+    network = Cascade(1, 4)
+    for parameter in network.classify.map.parameters():
+        torch.nn.init.zeros_(parameter)
+    with torch.no_grad():
+        score, attention = network.look(torch.ones(1, 192, 192) + 0j)
+    assert float(torch.sigmoid(score)) == pytest.approx(0.5, abs=0.1)
+    assert float(attention.max()) < 0.001
 
 
 def test_a_file_of_weights_says_its_network(tmp_path):

@@ -10,11 +10,13 @@ from bmex_bids.exceptions import UsageError
 from bmex_bids.network.weights.checkpoints import load_network
 from bmex_bids.recon.unrolled import Cascade
 from bmex_bids.training import recon
-from bmex_bids.training.recon import ReconConfig, loss_of, run
+from bmex_bids.training.recon import ReconConfig, label_loss, loss_of, run
 from bmex_bids.training.recon_slices import (
     HeadSlices,
     LabelledSlices,
+    Painted,
     PaintedSlices,
+    PairedSlices,
     measure,
     paint,
 )
@@ -127,6 +129,44 @@ def test_labelled_slices_are_magnitudes(heads):
     assert images.shape == (3, 1, 32, 32)
     assert (images >= 0).all()
     assert set(labels.tolist()) <= {0.0, 1.0}
+
+
+def test_a_pair_differs_by_its_lesions_alone(heads):
+    (pairs,) = PairedSlices(heads, seed=0, size=6, voxels=48, easy=10)[0]
+    assert pairs.shape == (6, 2, 48, 48)
+    differs = (pairs[:, 0] - pairs[:, 1]).abs() > 0.02
+    assert differs.flatten(1).any(1).all()
+    assert differs.float().mean() < 0.5
+
+
+def test_labels_by_lot_turn_half_of_the_pairs(heads):
+    class Lesions(PairedSlices):
+        """Lesions as bright as can be."""
+
+        def painted(self, *_):
+            found = np.zeros((8, 8), dtype=np.float32)
+            return Painted(found + 1, found == 0, found)
+
+    for shuffled, share in ((False, 1.0), (True, 0.5)):
+        (pairs,) = Lesions(heads, seed=0, size=200, shuffled=shuffled)[0]
+        first = (pairs[:, 0].mean((1, 2)) > 0.5).float().mean()
+        assert float(first) == pytest.approx(share, abs=0.1)
+
+
+def test_the_loss_of_labels_falls_as_the_scores_come_right(heads):
+    class Sum(torch.nn.Module):
+        def __init__(self, factor):
+            super().__init__()
+            self.factor = factor
+
+        def forward(self, images):
+            return self.factor * (images.flatten(1).mean(1) - 0.335), images
+
+    pairs = torch.rand(3, 2, 16, 16)
+    pairs[:, 0, :8] *= 0.1
+    pairs[:, 1, :4] *= 0.1
+    wrong, none, right = (float(label_loss(Sum(f), (pairs,))) for f in (20.0, 0.0, -20.0))
+    assert right < none < wrong
 
 
 def test_the_table_has_each_method_and_is_not_made_twice(heads, tmp_path, monkeypatch):
