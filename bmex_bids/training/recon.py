@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from bmex_bids.exceptions import UsageError
 from bmex_bids.recon.operators import Encoding
 from bmex_bids.recon.unrolled import ATTENTIONS, Cascade, Cascaded, scale_of
+from bmex_bids.training.growth import start
 from bmex_bids.training.images import TRAINING_MAPS, VALIDATION_MAPS
 from bmex_bids.training.loop import Batch, Schedule, export_half, fit
 from bmex_bids.training.recon_slices import (
@@ -53,6 +54,7 @@ class ReconConfig:
     easy_steps: int = 600  # chunks of the classifier over which lesions become as they are
     chunk: int = 8  # slices that are made at once
     voxels: int = 192
+    start_from: Path | None = None  # weights of such a cascade to begin with, of any attention
     schedule: Schedule = field(
         default_factory=lambda: Schedule(
             steps=3000,
@@ -192,6 +194,10 @@ def train(data_dir: Path, out_dir: Path, config: ReconConfig, *, resume: bool = 
         attention=config.attention,
     )
     LOGGER.info("%d parameters", sum(p.numel() for p in model.parameters()))
+    if config.start_from is not None:
+        choices = model.choices.clone()  # of this training, not of the file's
+        start(model, config.start_from)
+        model.choices.copy_(choices)
     shuffled = config.attention == "shuffled"
 
     def loss(network: nn.Module, batch: Batch) -> Tensor:

@@ -124,6 +124,22 @@ def test_a_short_run_gives_weights_that_the_evaluation_takes(heads, tmp_path, mo
     assert load_network(path, "lfmri").stages == 1
 
 
+def test_a_cascade_starts_from_one_of_another_attention(heads, tmp_path, monkeypatch):
+    monkeypatch.setattr(recon, "load_all", lambda *_: heads)
+    config = ReconConfig(
+        stages=1, width=4, solver_steps=1, classifier_steps=0, chunk=2, voxels=32,
+        attention="none",
+        schedule=replace(ReconConfig().schedule, steps=1, validate_every=2, rate=1e-9),
+    )  # fmt: skip
+    first = recon.train(tmp_path, tmp_path / "first", config)
+    config = replace(config, attention="oracle", start_from=first)
+    config = replace(config, schedule=replace(config.schedule, seed=1))
+    second = load_network(recon.train(tmp_path, tmp_path / "second", config), "lfmri")
+    assert second.attention == "oracle"
+    begun = load_network(first, "lfmri").denoise.down1[0].weight
+    torch.testing.assert_close(second.denoise.down1[0].weight, begun, atol=1e-3, rtol=0)
+
+
 def test_labelled_slices_are_magnitudes(heads):
     images, labels = LabelledSlices(heads, seed=0, size=3, voxels=32)[0]
     assert images.shape == (3, 1, 32, 32)
