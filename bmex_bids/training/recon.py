@@ -195,9 +195,9 @@ def train(data_dir: Path, out_dir: Path, config: ReconConfig, *, resume: bool = 
     )
     LOGGER.info("%d parameters", sum(p.numel() for p in model.parameters()))
     if config.start_from is not None:
-        choices = model.choices.clone()  # of this training, not of the file's
+        choices = model.get_buffer("choices").clone()  # of this training, not of the file's
         start(model, config.start_from)
-        model.choices.copy_(choices)
+        model.get_buffer("choices").copy_(choices)
     shuffled = config.attention == "shuffled"
 
     def loss(network: nn.Module, batch: Batch) -> Tensor:

@@ -38,6 +38,7 @@ from bmex_bids.training.structures import (
     imagined_tissues,
     load_structure_map,
     paint_labels,
+    tissues_by_brightness,
 )
 
 LOGGER = logging.getLogger(__name__)
@@ -48,8 +49,8 @@ Labels = NDArray[np.uint8]
 UNKNOWN, TISSUES_FROM = 255, 100
 #: how large brains are, of the label maps': newborns to large adults
 SCALE = (0.68, 1.12)
-#: how often there is no tissue map; how often each kind of fault
-WITHOUT_TISSUES = 0.35
+#: how often there is no tissue map, how often one that goes by brightness alone, and each fault
+WITHOUT_TISSUES, BY_BRIGHTNESS = 0.35, 0.7
 FAULTS = {"clean": 0.45, "noise": 0.25, "low-resolution": 0.2, "mixed": 0.1}
 #: blocks of 2 × 2 × 2 voxels of a batch that count: all would take as long as the network
 BLOCKS = 20000
@@ -87,13 +88,18 @@ def example(brain: StructureMap, rng: np.random.Generator, size: int) -> Example
     volumes = torch.from_numpy(np.where(kept, brain.labels, 0).astype(np.float32))
     labels = patch.take(volumes[None], "nearest")[0].numpy().astype(np.uint8)
     levels = draw_brightness(rng)
-    image = paint_labels(labels, levels, rng)
+    painted = paint_labels(labels, levels, rng)
     kind = str(rng.choice(list(FAULTS), p=list(FAULTS.values())))
-    image = draw(kind, rng).apply(image, (GRID_MM,) * 3)
+    image = draw(kind, rng).apply(painted, (GRID_MM,) * 3)
     everywhere = levels[brain.labels[coarse][kept[coarse] & (brain.labels[coarse] > 0)]]
     tissues = np.zeros((3, *labels.shape), np.float32)
     if rng.random() >= WITHOUT_TISSUES:
-        tissues = imagined_tissues(labels, rng)
+        by_brightness = rng.random() < BY_BRIGHTNESS
+        tissues = (
+            tissues_by_brightness(painted, levels, rng)
+            if by_brightness
+            else imagined_tissues(labels, rng)
+        )
     scale = rng.uniform(0.95, 1.05), rng.uniform(0.85, 1.2)
     inside = labels > 0
     seen = standardised(

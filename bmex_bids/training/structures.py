@@ -42,6 +42,9 @@ BETWEEN = {
 ANY_CONTRAST = 0.25
 #: of the outer fluid so much is kept, mm from the brain: the masks of scans end anywhere
 KEPT_MM = (1.0, 14.0)
+#: template units between two tissues below which brightness does not part them
+LEAST_SPAN = 20.0
+_NUMBERS = {structure.name: structure.number for structure in STRUCTURES}
 
 
 @dataclass(frozen=True)
@@ -218,6 +221,30 @@ def imagined_tissues(labels: NDArray[np.uint8], rng: np.random.Generator) -> Arr
     scores = np.stack([_smoothed(torch.from_numpy(each)).numpy() for each in scores])
     found = torch.softmax(torch.from_numpy(scores), dim=0).numpy()
     return np.asarray(found * (labels > 0), dtype=np.float32)
+
+
+def tissues_by_brightness(image: Array, levels: Array, rng: np.random.Generator) -> Array:
+    """Probabilities of CSF, GM, WM (3, X, Y, Z) of a tissue network that goes by brightness.
+
+    It calls the thalamus white, and in a brain of low contrast some of the cortex too.
+
+    Parameters
+    ----------
+    image : (X, Y, Z) as :func:`paint_labels` returns it
+    levels : as :func:`draw_brightness` returns them
+    """
+    fluid, grey, white = (
+        float(levels[_NUMBERS[name]]) for name in ("ventricles", "cortex", "white_matter")
+    )
+    scores = np.zeros((3, *image.shape), np.float32)
+    for tissue, level, borders in ((0, fluid, (0.35, 0.65)), (2, white, (0.05, 0.65))):
+        span = level - grey if abs(level - grey) > LEAST_SPAN else LEAST_SPAN
+        share = (image - grey) / np.float32(span)
+        scores[tissue] = np.clip(rng.uniform(6, 14) * (share - rng.uniform(*borders)), -8, 8)
+    for each in scores:
+        each += float(rng.uniform(0.2, 1.0)) * rough(image.shape, 3, rng)
+    found = torch.softmax(torch.from_numpy(scores), dim=0).numpy()
+    return np.asarray(found * (image > 0), dtype=np.float32)
 
 
 def atlas_of(brains: Sequence[StructureMap]) -> Array:

@@ -36,6 +36,7 @@ from bmex_bids.training.structures import (
     imagined_tissues,
     load_structure_map,
     paint_labels,
+    tissues_by_brightness,
 )
 
 
@@ -126,6 +127,29 @@ def chosen_scores(labels, size=10.0):
     """Of labels (D, H, W): high where they say."""
     one = torch.nn.functional.one_hot(labels.long(), 14).movedim(-1, 0)[None].float() * size
     return segment.unshuffle(one)
+
+
+def test_tissues_by_brightness_call_what_is_as_bright_as_white_matter_white(ball):
+    rng = np.random.default_rng(0)
+    levels = np.full(len(TISSUE_OF), 400, dtype=np.float32)
+    levels[[0, 1, 2, 4]] = 0, 200, 200, 600
+    levels[8] = 600  # deep grey matter
+    image = levels[ball.labels]
+    tissues = tissues_by_brightness(image, levels, rng)
+    np.testing.assert_allclose(tissues.sum(axis=0), ball.labels > 0, atol=1e-5)
+    for number, tissue in ((1, 0), (2, 0), (3, 1), (4, 2), (8, 2)):
+        assert tissues[:, ball.labels == number].mean(axis=1).argmax() == tissue
+
+
+def test_patches_have_tissues_of_each_kind_and_none(ball, monkeypatch):
+    called = []
+    for name in ("imagined_tissues", "tissues_by_brightness"):
+        made = getattr(segment, name)
+        monkeypatch.setattr(segment, name, lambda *a, n=name, m=made: called.append(n) or m(*a))
+    rng = np.random.default_rng(0)
+    none = sum(not example(ball, rng, 16)[0][1:].any() for _ in range(20))
+    assert 2 <= none <= 14
+    assert set(called) == {"imagined_tissues", "tissues_by_brightness"}
 
 
 def test_the_loss_is_least_for_the_truth_and_knows_tissues_and_nothing():
