@@ -98,7 +98,7 @@ def fault_of_file(path: Path) -> str | None:
     A pipe or a device is refused: whoever reads one may wait, or read, for ever.
     """
     try:
-        mode = path.stat().st_mode
+        state = path.stat()
     except OSError as error:
         if not path.is_symlink():
             hint = "check the path, and inside a container the mounts"
@@ -110,9 +110,13 @@ def fault_of_file(path: Path) -> str | None:
                 "on it"
             )
         return f"expected an image at {path}, found none; {hint}"
-    if stat.S_ISREG(mode):
+    if stat.S_ISREG(state.st_mode) and state.st_size > 0:
         return None
-    what = "a folder" if stat.S_ISDIR(mode) else "what is not a file (a pipe or a device)"
+    what = "what is not a file (a pipe or a device)"
+    if stat.S_ISREG(state.st_mode):
+        what = "an empty file, damaged or cut off"
+    elif stat.S_ISDIR(state.st_mode):
+        what = "a folder"
     return (
         f"expected a complete NIfTI image at {path}, got {what}; put the image there, or take it "
         "out of the dataset"

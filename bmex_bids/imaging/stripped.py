@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,8 @@ DEEPEST_MM = 40
 FLAT_LIMIT = 0.15
 SHELL_LIMIT = 0.08
 NOISE_LIMIT = 0.03
+#: slices in a row that may be lost
+MOST_LOST = 3
 #: share of an image's range within which a background counts as constant
 NEARLY = 1e-4
 #: how :func:`brain_voxels` recognises a resampled brain: share of its outermost layer that may be
@@ -109,6 +112,27 @@ def brain_voxels(image: nib.Nifti1Image) -> Mask:
     if tolerance == 0:
         return _beyond_ringing(np.abs(data.astype(np.float32) - np.float32(level)))
     return np.asarray(data > level + tolerance)
+
+
+def without_lost_slices(brain: Mask) -> tuple[Mask, int]:
+    """A brain with its empty slices filled from those beside, and their number.
+
+    A slice that was lost is empty from end to end; the brain would fall into two pieces, of which
+    the larger is kept.
+
+    Parameters
+    ----------
+    brain : (X, Y, Z)
+    """
+    result, lost = brain.copy(), 0
+    for axis in range(3):
+        planes = np.moveaxis(result, axis, 0)
+        there = np.flatnonzero(planes.any(axis=(1, 2)))
+        for before, after in itertools.pairwise(there):
+            if 1 < after - before <= MOST_LOST + 1 and (planes[before] & planes[after]).any():
+                planes[before + 1 : after] = planes[before] & planes[after]
+                lost += int(after - before) - 1
+    return result, lost
 
 
 def _beyond_ringing(bright: Array) -> Mask:

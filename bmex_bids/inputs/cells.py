@@ -21,7 +21,12 @@ from bmex_bids.inputs.numbers import (
     readings,
     tidy,
 )
-from bmex_bids.inputs.sidecars import read_json, sidecar_metadata
+from bmex_bids.inputs.sidecars import (
+    applicable_sidecars,
+    read_json,
+    sidecar_metadata,
+    unreadable,
+)
 from bmex_bids.inputs.units import (
     DAYS_PER_MONTH,
     DAYS_PER_WEEK,
@@ -107,6 +112,13 @@ class Context:
             return self.table.relative_to(self.bids_dir).as_posix()
         return f"{self.table.name} (--age-file)"
 
+    @property
+    def fault(self) -> str | None:
+        """Why what would describe the columns cannot be read; None where nothing is wrong."""
+        inside = self.table.is_relative_to(self.bids_dir)
+        described = applicable_sidecars(self.table, self.bids_dir) if inside else []
+        return unreadable([*described, self.table.with_suffix(".json")])
+
     def sidecar(self, column: str) -> Mapping[str, object]:
         """What the table's JSON files say of a column; empty where they do not.
 
@@ -132,10 +144,10 @@ def read_row(row: Mapping[str, str], context: Context) -> Reading | Unknown | No
     for column, implied in columns:
         cell = Cell(row[column], column, implied, context)
         before_birth = counts_before_birth(implied) and not context.fetal
-        if is_missing(cell.written):
-            unknown = unknown or (
-                None if before_birth else Unknown(context.name, column, cell.written)
-            )
+        level = cell.level
+        if level or is_missing(cell.written):
+            said = f"{cell.written} ({level})" if level else cell.written
+            unknown = unknown or (None if before_birth else Unknown(context.name, column, said))
             continue
         at_birth = before_birth and context.table.name == "participants.tsv"
         if at_birth and (len(columns) > 1 or cell.is_at_birth):
@@ -184,6 +196,14 @@ class Cell:
     def is_at_birth(self) -> bool:
         """Whether the sidecars describe a column of gestational ages as those at birth."""
         return "birth" in description_of(self.context.sidecar(self.column)).lower()
+
+    @property
+    def level(self) -> str | None:
+        """What the sidecar's ``Levels`` say of the value, which is then a code and no age."""
+        levels = self.context.sidecar(self.column).get("Levels")
+        said = levels.get(tidy(self.written)) if isinstance(levels, Mapping) else None
+        label = said.get("Description") if isinstance(said, Mapping) else said
+        return None if said is None else str(label or "a level")
 
     def read(self, *, guess_of_fetus: bool = False) -> Reading | None:
         """The age; None where no one says the unit and the column is not BIDS' ``age``.
@@ -250,7 +270,9 @@ class Cell:
             if not fetal and self.column != "age":
                 return None
             default = "weeks of gestation are" if fetal else "years, BIDS' default, are"
-            doubt = f"no unit for {self.place}; {default} taken"
+            fault = self.context.fault
+            why = f"no unit for {self.place}" + (f", since {fault}" if fault else "")
+            doubt = f"{why}; {default} taken"
             return "gestational_weeks" if fetal else "years", [doubt], [], True
         (first, unit), *others = known
         doubts = []

@@ -42,7 +42,7 @@ DEPTH = 4
 DICOM = re.compile(r"\.(dcm|ima)$", re.IGNORECASE)
 #: of images in any format
 IMAGE = re.compile(
-    r"\.(nii|img|hdr|mg[zh]|nrrd|nhdr|mh[ad]|mnc|dcm|ima|par|rec|brik|head)(\.(gz|bz2|xz|zip))?$",
+    r"\.(nii|img|hdr|mg[zh]|nrrd|nhdr|mh[ad]|mnc|dcm|ima|par|rec|brik|head)(\.(gz|bz2|xz|zip|zst|lz4|lzma|br|z))?$",
     re.IGNORECASE,
 )
 #: what to convert other formats with
@@ -234,7 +234,7 @@ def _fault_of_format(path: Path, extension: str) -> str | None:
 
 def _fault_of_name(name: str, suffix: str) -> str | None:
     parsed = BidsName.parse(name)
-    if parsed is None or "-" in parsed.suffix or parsed.extension not in EXTENSIONS:
+    if parsed is None or not parsed.suffix.isalnum() or parsed.extension not in EXTENSIONS:
         return (
             "its name is no BIDS name; labels are letters and numbers, as in "
             "sub-01_ses-1_acq-highres_T1w.nii.gz"

@@ -96,15 +96,37 @@ def not_fetched(paths: Iterable[Path]) -> str | None:
     return None
 
 
+def text_of(contents: bytes) -> str:
+    """The text of a file in UTF-8, UTF-16 with its mark, or Latin-1."""
+    if contents.startswith((b"\xff\xfe", b"\xfe\xff")):  # "Unicode text" of a spreadsheet
+        return contents.decode("utf-16", errors="replace")
+    try:
+        return contents.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return contents.decode("latin-1")
+
+
+def unreadable(paths: Iterable[Path]) -> str | None:
+    """Why the first JSON file that is there and cannot be read says nothing; None for sound ones."""
+    for path in paths:
+        try:
+            if path.is_file():
+                json.loads(text_of(path.read_bytes()[:MOST_JSON_BYTES]))
+        except (OSError, ValueError, RecursionError) as error:
+            return f"{path.name} is no JSON file ({error})"
+    return None
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; what is missing, far too large, nested too deeply or none is empty.
 
-    Numbers that JSON does not have (NaN, infinity) are None, halves of characters are replaced.
+    It is in UTF-8, as JSON has to be, or in UTF-16 or Latin-1, as editors write.  Numbers that JSON
+    does not have (NaN, infinity) are None, halves of characters are replaced.
     """
     try:
         if not path.is_file() or path.stat().st_size > MOST_JSON_BYTES:
             return {}
-        content = json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=lambda _: None)
+        content = json.loads(text_of(path.read_bytes()), parse_constant=lambda _: None)
         plain = json.dumps(content, ensure_ascii=False)
         if SURROGATES.search(plain):
             content = json.loads(SURROGATES.sub("\ufffd", plain))

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
+from bmex_bids.inputs.sidecars import text_of
 from bmex_bids.inputs.units import column_name
 
 MOST_TABLE_BYTES = 1 << 26  # a million participants have less
@@ -39,14 +40,7 @@ def _parsed_table(
     path: Path, mtime_ns: int, size: int
 ) -> tuple[list[dict[str, str]], tuple[str, ...]]:
     """The rows of a file as it was when it had that time and size; not to be changed."""
-    contents = path.read_bytes()
-    if contents.startswith((b"\xff\xfe", b"\xfe\xff")):  # "Unicode text" of a spreadsheet
-        text = contents.decode("utf-16", errors="replace")
-    else:
-        try:
-            text = contents.decode("utf-8-sig")
-        except UnicodeDecodeError:
-            text = contents.decode("latin-1")
+    text = text_of(path.read_bytes())
     lines = [line for line in text.splitlines() if line.strip()]
     if not lines:
         return [], ()

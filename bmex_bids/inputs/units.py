@@ -36,6 +36,8 @@ COLUMNS: Mapping[str, str | None] = {
 FILLERS = frozenset("at in the scan scanning mri session ses visit acquisition".split())
 SUBJECT_COLUMNS = ("participant_id", "subject_id", "subject", "participant", "sub")
 SESSION_COLUMNS = ("session_id", "session", "ses")
+#: "agemonths"
+_JOINED = re.compile(r"^(age)(?:in)?(days?|w(?:ee)?ks?|mo(?:nth)?s?|y(?:ea)?rs?)$", re.IGNORECASE)
 #: before a number: "GA 38+2"
 BEFORE_BIRTH_PREFIX = re.compile(r"(GA|PMA|PCA)\b[\s:=]*(?=\d)", re.IGNORECASE)
 
@@ -133,10 +135,16 @@ def column_name(written: str) -> str:
 
     >>> column_name("Participant ID"), column_name("Age Months"), column_name("Age (months)")
     ('participant_id', 'age_months', 'age (months)')
+    >>> column_name("AgeAtScan"), column_name("ageyears"), column_name("SubjectID")
+    ('age_at_scan', 'age_years', 'subject_id')
     """
     name = " ".join(written.lower().split())
-    plain = re.sub(r"[\s-]+", "_", name)
-    return plain if plain in (*SUBJECT_COLUMNS, *SESSION_COLUMNS, *COLUMNS) else name
+    apart = _JOINED.sub(r"\1 \2", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", written.strip()))
+    plain = re.sub(r"[\s-]+", "_", apart.lower())
+    known = plain in (*SUBJECT_COLUMNS, *SESSION_COLUMNS, *COLUMNS)
+    return (
+        plain if known or (apart != written.strip() and column_unit(plain) is not None) else name
+    )
 
 
 def column_unit(name: str) -> str | None:

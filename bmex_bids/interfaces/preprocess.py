@@ -41,7 +41,7 @@ from bmex_bids.imaging.likeness import Likeness, describe_turn
 from bmex_bids.imaging.mask import check_mask, clean_mask, left_out
 from bmex_bids.imaging.orientation import check_levels, conform, load_image, voxel_sizes
 from bmex_bids.imaging.resampling import resample_like, resample_to_spacing
-from bmex_bids.imaging.stripped import brain_voxels, is_stripped
+from bmex_bids.imaging.stripped import brain_voxels, is_stripped, without_lost_slices
 from bmex_bids.interfaces.files import data_of, read, with_data, write
 from bmex_bids.interfaces.step import Step
 from bmex_bids.interfaces.stripping import (
@@ -54,6 +54,7 @@ from bmex_bids.interfaces.stripping import (
 from bmex_bids.network.weights.registry import WeightRecord
 from bmex_bids.outputs.records import MaskMethod
 
+LOST = "{} slice(s) in the middle of the brain have no signal; look at the image"
 REORIENTED = (
     "the axes of the header were corrected (--reorient): {}; left and right cannot be told, so "
     "check them"
@@ -245,10 +246,14 @@ def find_brain(image: nib.Nifti1Image, corrected: nib.Nifti1Image, inputs: Any) 
             "source": inputs.given_source or Path(given).name,
         }
     elif stripped:
-        found = with_data(brain_voxels(image).astype(np.uint8), image)
+        voxels, lost = without_lost_slices(brain_voxels(image))
+        found = with_data(voxels.astype(np.uint8), image)
         mask = clean_mask(found)
-        note = left_out(found, mask)
-        info = {"method": MaskMethod.STRIPPED.value, "notes": [note] if note else []}
+        notes = [left_out(found, mask), LOST.format(lost) if lost else None]
+        info = {
+            "method": MaskMethod.STRIPPED.value,
+            "notes": [note for note in notes if note],
+        }
     else:
         record = weight_record(inputs.weights)
         machine = {"device": inputs.device, "threads": inputs.num_threads}

@@ -111,6 +111,8 @@ def test_a_file_is_no_fault_and_what_is_none_is_named(tmp_path):
     put(healthy(), tmp_path / "image.nii.gz")
     assert fault_of_file(tmp_path / "image.nii.gz") is None
     assert "a folder" in fault_of_file(tmp_path)
+    (tmp_path / "empty.nii").touch()
+    assert "an empty file" in fault_of_file(tmp_path / "empty.nii")
     assert "found none" in fault_of_file(tmp_path / "nothing.nii.gz")
 
 

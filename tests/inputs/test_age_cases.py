@@ -469,3 +469,58 @@ def test_a_unit_in_a_list(bids_skeleton):
     files = {PEOPLE: people("6"), "participants.json": {"age": {"Units": ["months"]}}}
     age = found(bids_skeleton, files, session=None)
     assert (age.months, age.warnings) == (6, ())
+
+
+@pytest.mark.parametrize(
+    ("column", "months"),
+    [
+        ("AgeMonths", 7), ("AgeInMonths", 7), ("agemonths", 7), ("ageyears", 84), ("AgeDays", 0.23),
+        ("agewks", 1.61), ("ScanAgeMonths", 7), ("Age", 84),
+    ],
+)  # fmt: skip
+def test_names_of_columns_that_are_written_together(column, months, bids_skeleton):
+    age = found(bids_skeleton, {PEOPLE: people("7", column)}, session=None)
+    assert age.months == pytest.approx(months, abs=0.01)
+
+
+def test_a_name_without_a_unit_is_asked_for_however_it_is_written(bids_skeleton):
+    for column in ("AgeAtScan", "scanAge", "AgeAtMRI"):
+        with pytest.raises(AgeError, match="Rename that, with its unit"):
+            found(bids_skeleton, {PEOPLE: people("7", column)}, session=None)
+
+
+@pytest.mark.parametrize(
+    ("levels", "label"),
+    [
+        ({"777": "refused"}, "refused"),
+        ({"777": {"Description": "lost"}}, "lost"),
+        ({"777": ""}, ""),
+    ],
+)
+def test_a_code_that_the_sidecar_explains_is_no_age(levels, label, bids_skeleton):
+    """It was an age of 65 years."""
+    entry = {"age": {"Units": "months", "Levels": levels}}
+    files = {PEOPLE: people("777"), "participants.json": entry}
+    with pytest.raises(AgeError, match=rf"says '777 \({label or 'a level'}\)', not known"):
+        found(bids_skeleton, files, session=None)
+    files[PEOPLE] = people("7")
+    assert found(bids_skeleton, files, session=None).months == 7
+
+
+def test_a_sidecar_that_is_no_json_is_named_where_it_would_say_the_unit(bids_skeleton, tmp_path):
+    """Seven months were seven years, and the warning did not say why."""
+    files = {PEOPLE: people("7"), "participants.json": {"age": {"Units": "months"}}}
+    root = bids_skeleton(files)
+    sidecar = root / "participants.json"
+    text = sidecar.read_text()
+    sidecar.write_text(text.rstrip().removesuffix("}") + ",}")
+    age = find_age(image_in(root, None), root)
+    assert age.warnings[0].startswith(
+        "no unit for column age of participants.tsv, since participants.json is no JSON file ("
+    )
+    with pytest.raises(AgeError, match="strict-ages"):
+        find_age(image_in(root, None), root, strict=True)
+    for encoding in ("latin-1", "utf-16"):
+        described = text.replace('"Units"', '"Description": "Alter, M\u00e4dchen", "Units"')
+        sidecar.write_bytes(described.encode(encoding))
+        assert find_age(image_in(root, None), root).months == 7

@@ -70,7 +70,7 @@ def test_filters_that_nothing_passes_are_shown(bids_skeleton):
         ("[]", "got a list"),
         ('"t1w"', "got a text"),
         ('{"t1w": {}, "t1w": {}}', "t1w is there twice"),
-        ('{"T1w": {}}', "keys t1w, t2w, flair, pdw in .*, got T1w; .*small letters"),
+        ('{"T1w": {}}', "keys t1w, t2w, flair, pdw, unit1 in .*, got T1w; .*small letters"),
         ('{"t1w": {}, "bold": {}, "fmap": {}}', "got bold, fmap; take out"),
         ('{"t1w": "a"}', "under t1w in .*, got a text"),
         ('{"t1w": {"acq": "mprage"}}', "got 'acq'; did you mean acquisition?"),

@@ -69,6 +69,20 @@ def test_the_field_is_what_the_head_was_divided_by(head_phantom, saved):
     np.testing.assert_allclose(again, np.asarray(head.image.dataobj), rtol=1e-3, atol=1)
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_lost_slice_does_not_cost_half_of_a_stripped_brain(head_phantom, saved, axis, count):
+    phantom = head_phantom()
+    data = np.asarray(phantom.brain.dataobj).copy()
+    middle = data.shape[axis] // 2
+    np.moveaxis(data, axis, 0)[middle : middle + count] = 0
+    path = saved(nib.Nifti1Image(data, phantom.image.affine), "lost.nii.gz")
+    result = MaskBrain(in_file=path, corrected=path, age_months=60.0).run().outputs
+    mask = np.asarray(nib.load(result.out_file).dataobj) > 0
+    assert 2 * (mask & phantom.mask).sum() / (mask.sum() + phantom.mask.sum()) > 0.98
+    assert f"{count} slice(s) in the middle of the brain" in " ".join(result.mask_info["warnings"])
+
+
 def test_the_region_of_a_bias_fit_leaves_out_air(head_phantom):
     head = head_phantom(spacing=6.0)
     region = head_region(np.asarray(head.image.dataobj)) > 0

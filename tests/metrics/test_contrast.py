@@ -49,3 +49,18 @@ def test_what_cannot_be_measured_is_not_a_number():
     everything = np.ones(flat.shape, bool)
     assert math.isnan(fluid_contrast(flat, ~everything, (2, 2, 2)))
     assert math.isnan(fluid_contrast(flat * np.nan, everything, (2, 2, 2)))
+
+
+def test_a_spike_or_bright_vessels_do_not_make_a_t1w_a_t2w(head_phantom):
+    """One hot voxel gave +101, and no tissue maps were written."""
+    head = head_phantom(spacing=3.0)
+    image = np.asarray(head.image.dataobj).copy()
+    spacing = voxel_sizes(head.image.affine)
+    usual = fluid_contrast(image, head.mask, spacing)
+    middle = tuple(n // 2 for n in image.shape)
+    for value in (1e6, -1e6):
+        image[middle[0] + 3, middle[1] + 4, middle[2]] = value
+        assert fluid_contrast(image, head.mask, spacing) == pytest.approx(usual, abs=0.1)
+    vessel = np.asarray(head.image.dataobj).copy()
+    vessel[middle[0] + 4, middle[1] - 12 : middle[1] + 12, middle[2]] = 3000
+    assert fluid_contrast(vessel, head.mask, spacing) < -0.3
