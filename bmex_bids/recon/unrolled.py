@@ -73,7 +73,7 @@ class Cascaded:
     Attributes
     ----------
     images : (B, H, W) complex of each stage, the last one the result
-    scores : (B,) logit that there is a lesion, of each stage
+    scores : (B,) logit that there is a lesion, of each stage; 0 with a guide, without a classifier
     attention : (B, 1, H, W) of the last stage, 0…1
     """
 
@@ -144,9 +144,11 @@ class Cascade(nn.Module):
         attention = torch.zeros_like(target.real)[:, None]  # of no stages
         for first, second in self.weights.exp():
             denoised = self.denoise(image)
-            score, activation = self.look(denoised)
+            if guide is None:
+                score, attention = self.look(denoised)
+            else:
+                score, attention = guide.new_zeros(len(guide)), guide
             scores.append(score)
-            attention = activation if guide is None else guide
             focused = self.focus(denoised, attention)
             right = target + first * denoised + second * focused
             image = self.solve(encoding, right, first + second, image, self.steps)
