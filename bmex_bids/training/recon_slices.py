@@ -44,8 +44,9 @@ EVERY, LEAST_BRAIN = 2, 4000
 UNIT = 600.0
 #: share of slices with lesions; lesions in one; half axes, mm; change, share of the range
 LESION_SHARE, MOST_LESIONS, HALF_AXES_MM, CHANGE = 0.5, 3, (1.5, 5.0), (0.12, 0.30)
-#: more lesions in the easiest slices
-EASY_LESIONS = 12
+#: more lesions in the easiest slices, and more change of brightness, as a share; no larger ones,
+#: which would be learnt as other things
+EASY_LESIONS, EASY_CHANGE = 12, 2.0
 #: groups of tissue in which lesions lie
 LESION_TISSUE = [1 + list(FREESURFER).index(name) for name in ("white", "deep")]
 #: standard deviation of the noise of each coil, of a range of 1
@@ -145,7 +146,7 @@ def paint(
     Parameters
     ----------
     size : voxels on an edge
-    ease : 0…1, how much larger, stronger and more the lesions are than at 0
+    ease : 0…1, how much stronger and more the lesions are than at 0
     share : how often there are lesions
     """
     spacing = float(rng.uniform(*SPACING))
@@ -197,13 +198,13 @@ def _lesions(
     count = int(rng.integers(1, MOST_LESIONS + 1) + round(EASY_LESIONS * ease))
     for _ in range(count if len(places) else 0):
         y, x = places[int(rng.integers(len(places)))]
-        axes = rng.uniform(*HALF_AXES_MM, 2) * (1 + ease)
-        angle, (a, b) = rng.uniform(0, np.pi), axes / spacing
+        axes = rng.uniform(*HALF_AXES_MM, 2) / spacing
+        angle, (a, b) = rng.uniform(0, np.pi), axes
         along = (rows - y) * np.cos(angle) + (columns - x) * np.sin(angle)
         across = (columns - x) * np.cos(angle) - (rows - y) * np.sin(angle)
         inside = ((along / a) ** 2 + (across / b) ** 2 <= 1) & (tissue > 0) & ~lesions
         lesions |= inside
-        change[inside] = float(rng.choice([-1, 1]) * rng.uniform(*CHANGE) * (1 + ease))
+        change[inside] = float(rng.choice([-1, 1]) * rng.uniform(*CHANGE) * (1 + EASY_CHANGE * ease))
     return lesions, change
 
 
