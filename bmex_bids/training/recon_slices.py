@@ -47,6 +47,8 @@ LESION_SHARE, MOST_LESIONS, HALF_AXES_MM, CHANGE = 0.5, 3, (1.5, 5.0), (0.12, 0.
 #: more lesions in the easiest slices, and more change of brightness, as a share; no larger ones,
 #: which would be learnt as other things
 EASY_LESIONS, EASY_CHANGE = 12, 2.0
+#: pairs are drawn up to this ease to the end: from the hardest alone, nothing is learnt
+LEAST_EASE = 0.6
 #: groups of tissue in which lesions lie
 LESION_TISSUE = [1 + list(FREESURFER).index(name) for name in ("white", "deep")]
 #: standard deviation of the noise of each coil, of a range of 1
@@ -307,6 +309,7 @@ class PairedSlices(PaintedSlices):
     """
 
     def _sample(self, rng: np.random.Generator, ease: float) -> tuple[NDArray[np.generic], ...]:
+        ease = rng.uniform(0, max(ease, LEAST_EASE))
         painted = self.painted(rng, ease, 1.0)
         while not painted.lesions.any():  # no white matter in it
             painted = self.painted(rng, ease, 1.0)
