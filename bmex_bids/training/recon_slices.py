@@ -206,7 +206,8 @@ def _lesions(
         across = (columns - x) * np.cos(angle) - (rows - y) * np.sin(angle)
         inside = ((along / a) ** 2 + (across / b) ** 2 <= 1) & (tissue > 0) & ~lesions
         lesions |= inside
-        change[inside] = float(rng.choice([-1, 1]) * rng.uniform(*CHANGE) * (1 + EASY_CHANGE * ease))
+        strength = rng.choice([-1, 1]) * rng.uniform(*CHANGE)
+        change[inside] = float(strength * (1 + EASY_CHANGE * ease))
     return lesions, change
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -14,6 +15,7 @@ from app_runs import bmex, participants, status_of
 from kspace import header, measured, write_fastmri, write_ismrmrd
 
 from bmex_bids.cli.recon import METHODS, NETWORK, main
+from bmex_bids.network.weights import registry
 from bmex_bids.recon import classical, reconstruct
 from bmex_bids.recon.operators import line_mask
 
@@ -91,6 +93,24 @@ def test_the_network_is_named_with_its_checksum_and_shows_where_it_looked(
     (attention,) = (tmp_path / "bids/derivatives").rglob("*_desc-lesionattention_T1w.nii.gz")
     assert attention.name == "sub-01_rec-lfmri_desc-lesionattention_T1w.nii.gz"
     assert nib.load(attention).shape == image.shape
+
+
+def test_bundled_weights_are_the_default_and_are_checked(small, weights, monkeypatch, capsys):
+    record = registry.unregistered(weights, "lfmri")
+    record = dataclasses.replace(record, name="bmex-recon-0", kind="recon")
+    others = [one for one in registry.bundled() if one.kind != "recon"]
+    monkeypatch.setattr(registry, "bundled", lambda: [*others, record])
+    words = [str(small), "bids", "--subject", "01", "--contrast", "T1w"]
+    assert main(words) == 0
+    _, table = image_of(Path("bids"), "lfmri")
+    facts = table["BMEX"]["Reconstruction"]
+    assert (facts["Method"], facts["Weights"]) == ("lfmri", "bmex-recon-0")
+    assert main([*words, "--method", "sense"]) == 0
+    monkeypatch.setattr(
+        registry, "bundled", lambda: [dataclasses.replace(record, sha256="0" * 64)]
+    )
+    assert main([*words, "--force"]) == 5
+    assert "the file is damaged" in capsys.readouterr().err
 
 
 def test_every_method_can_be_asked_for():
