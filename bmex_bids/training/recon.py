@@ -48,10 +48,10 @@ class ReconConfig:
     pooling: str = "log-sum-exp"
     attention: str = "learnt"
     label_weight: float = 0.02  # of the cross-entropy of the labels
-    classifier_steps: int = 2000
+    classifier_steps: int = 1500
     classifier_batch: int = 4  # pairs, of a slice with lesions and the same without
-    classifier_rate: float = 1.5e-3
-    easy_steps: int = 600  # chunks of the classifier over which lesions become as they are
+    classifier_rate: float = 2e-3
+    easy_steps: int = 350  # chunks of the classifier over which lesions become as they are
     chunk: int = 8  # slices that are made at once
     voxels: int = 192
     start_from: Path | None = None  # weights of such a cascade to begin with, of any attention
