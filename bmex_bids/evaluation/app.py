@@ -73,8 +73,8 @@ class Passed:
     matched, enhanced : network grid, template units, as it came and as the app made it
     mask_res : network grid
     preproc, mask : input grid; input intensities
-    labels_before, labels_after : network grid, 0 background, 1 CSF, 2 GM, 3 WM, as the app's
-        yardstick finds them in ``matched`` and ``enhanced``
+    labels_before, labels_after : network grid, 0 background, 1 CSF, 2 GM, 3 WM: tissues of the
+        image as it came, and as the app writes them
     affine : 4 × 4, of the network grid
     structures : (n,), of :data:`STRUCTURE`: volumes in the enhanced image, where the app
         labels them
@@ -191,15 +191,17 @@ def passed(results: Mapping[str, Any]) -> Passed:
     def data(node: str, field: str, kind: type = np.float32) -> NDArray[Any]:
         return np.asarray(data_of(read(getattr(results[node], field))), dtype=kind)
 
+    inside = data("correct_brain", "mask_res") > 0.5
+    shares = [data_of(read(path)) for path in results["network"].probabilities_before]
     return Passed(
         corrected=data("before", "brain"),
         matched=data("before", "matched"),
         enhanced=data("network", "out_file"),
-        mask_res=data("correct_brain", "mask_res") > 0.5,
+        mask_res=inside,
         preproc=data("restore", "preproc_native"),
         mask=data("restore", "mask_native") > 0.5,
-        labels_before=data("network", "labels_before", np.uint8),
-        labels_after=data("network", "labels_after", np.uint8),
+        labels_before=np.where(inside, np.argmax(shares, axis=0) + 1, 0).astype(np.uint8),
+        labels_after=data("network", "labels", np.uint8),
         affine=read(results["network"].out_file).affine,
         structures=np.array(list(structures_in(results).items()), dtype=STRUCTURE),
     )

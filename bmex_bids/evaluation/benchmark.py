@@ -46,6 +46,8 @@ from bmex_bids.outputs.files import write_whole
 Array = NDArray[np.float32]
 #: changes when the figures do: measures, segmenters, cells
 FIGURES_VERSION = "12"
+#: changes when what is kept of a clean image does
+PASSED_VERSION = "2"
 TABLE, SLICES, TRUTH = "figures.tsv", "slices", "truth"
 #: cells of which each image has a picture
 PICTURED = ("clean", "moderate", "severe", "noise 2.5%", "2.4 mm")
@@ -320,7 +322,7 @@ def truth_of(settings: Settings, image: str) -> Truth:
     clean = load_clean(settings.data, subject)
     names = judge.segmenters()
     digits = key_of(
-        FIGURES_VERSION, sha256(settings.data / subject.path),
+        FIGURES_VERSION, PASSED_VERSION, sha256(settings.data / subject.path),
         settings.networks_for(subject).version, str(subject.seed), *names,
     )  # fmt: skip
     target = settings.out / TRUTH / f"{image}_{digits}.npz"

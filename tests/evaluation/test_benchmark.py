@@ -223,6 +223,8 @@ def test_the_app_of_a_benchmark_undoes_motion_and_before_is_what_came(settings, 
     inside = result.mask_res
     assert np.abs(result.enhanced - result.matched)[inside].mean() > 20
     assert np.abs(result.preproc - clean.data)[result.mask].mean() > 20
+    for labels in (result.labels_before, result.labels_after):
+        np.testing.assert_array_equal(labels > 0, result.mask_res)
     rising = result.matched[inside][np.argsort(result.corrected[inside])]  # of one image
     assert (np.diff(rising) >= -1e-3).all()
 
