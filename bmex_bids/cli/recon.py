@@ -194,6 +194,11 @@ def _reconstruct(
         kept = _lines_of(options.accel_mask, raw.mask.size) & raw.mask
         raw = dataclasses.replace(raw, mask=kept, kspace=raw.kspace * kept)
     network: Any = load_network(record.path, VARIANT) if record else None
+    if options.attention and network.attention == "none":
+        raise UsageError(
+            "expected weights that look for lesions with --attention, got some that do not; "
+            "leave it out, or name others with --weights"
+        )
 
     def progress(done: int, of: int) -> None:
         if sys.stderr.isatty():
@@ -239,7 +244,8 @@ def sidecar(
     }
     if record is not None:
         facts |= {"Weights": record.name, "SHA256": record.sha256}
-        facts["LesionScore"] = done.lesion_score
+        if done.lesion_score is not None:
+            facts["LesionScore"] = done.lesion_score
     table["BMEX"] = {"Reconstruction": facts}
     return table
 

@@ -33,18 +33,22 @@ def no_weights(monkeypatch):
     monkeypatch.setattr("bmex_bids.network.weights.registry.bundled", list)
 
 
-@pytest.fixture
-def weights(tmp_path):
-    """An untrained cascade: it gives back what data consistency makes."""
+def untrained(path, attention="learnt"):
     import torch
     from safetensors.torch import save_file
 
     from bmex_bids.recon.unrolled import Cascade
 
     torch.manual_seed(0)
-    path = tmp_path / "small.safetensors"
-    save_file({k: v.half().contiguous() for k, v in Cascade(1, 4).state_dict().items()}, path)
+    state = Cascade(1, 4, attention=attention).state_dict()
+    save_file({k: v.half().contiguous() for k, v in state.items()}, path)
     return path
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """An untrained cascade: it gives back what data consistency makes."""
+    return untrained(tmp_path / "small.safetensors")
 
 
 @pytest.fixture
@@ -111,6 +115,16 @@ def test_bundled_weights_are_the_default_and_are_checked(small, weights, monkeyp
     )
     assert main([*words, "--force"]) == 5
     assert "the file is damaged" in capsys.readouterr().err
+
+
+def test_weights_that_look_for_no_lesions_say_nothing_of_them(small, tmp_path, capsys):
+    path = untrained(tmp_path / "none.safetensors", "none")
+    words = [str(small), "bids", "--subject", "01", "--contrast", "T1w", "--weights", str(path)]
+    assert main([*words, "--attention"]) == 2
+    assert "expected weights that look for lesions" in capsys.readouterr().err
+    assert not Path("bids").exists()
+    assert main(words) == 0
+    assert "LesionScore" not in image_of(Path("bids"), "lfmri")[1]["BMEX"]["Reconstruction"]
 
 
 def test_every_method_can_be_asked_for():
