@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rigid motion during the read-out, found in the image itself and undone in k-space."""
+"""Faults of the read-out, found in the image itself and undone in k-space.
+
+Spikes and lines of unequal strength first, then rigid motion.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bmex_bids.refocus.kspace import LineMotion, undo
+from bmex_bids.refocus.lines import find_uneven_lines, without_spikes
 from bmex_bids.refocus.search import (
     FEWEST_LINES,
     Found,
@@ -36,7 +40,7 @@ MASKED = 0.3
 ITERATIONS = 2
 #: radius of the sphere over which displacement is averaged, mm (Jenkinson, FMRIB TR99MJ1, 1999)
 SPHERE_MM = 80.0
-NOTHING = "no periodic motion found"
+NOTHING = "no periodic motion, uneven lines or spikes found"
 
 
 @dataclass(frozen=True)
@@ -46,12 +50,15 @@ class Refocused:
     Attributes
     ----------
     image : (X, Y, Z) float32, the units of the input; the input itself where not applied
-    applied : whether motion was undone
+    applied : whether anything was undone
     reason : plain English, such as ``"periodic motion of 1.9 mm along axis 1"``
-    motion : ready for JSON, empty where not applied: ``PhaseEncodingAxis`` (0 to 2, of the LPS
-        array), ``Model``, ``RMSDisplacement`` (mm), ``Frequency`` (cycles per line),
+    motion : ready for JSON, empty where none was undone: ``PhaseEncodingAxis`` (0 to 2, of the
+        LPS array), ``Model``, ``RMSDisplacement`` (mm), ``Frequency`` (cycles per line),
         ``Translation`` (mm, amplitude along the array's axes), ``Rotation`` (degrees, amplitude),
         ``RotationAxis``
+    lines : ready for JSON, empty where the lines are even:
+        :meth:`bmex_bids.refocus.lines.UnevenLines.facts`
+    spikes : how many were removed
     entropy_before, entropy_after : of the gradient magnitudes, nats; smaller is sharper
     """
 
@@ -61,12 +68,15 @@ class Refocused:
     motion: dict[str, Any]
     entropy_before: float
     entropy_after: float
+    lines: dict[str, Any] = field(default_factory=dict)
+    spikes: int = 0
 
 
 def refocus(image: Array, spacing: Sequence[float], *, num_threads: int = 1) -> Refocused:
-    """Undo periodic rigid motion during the read-out where that makes the image clearly sharper.
+    """Undo spikes, uneven lines, and periodic rigid motion during the read-out.
 
-    All three axes are tried as phase-encoding axis.  A still image comes back as it is.
+    Motion is undone where that makes the image clearly sharper.  All three axes are tried as
+    phase-encoding axis.  An image without any of these comes back as it is.
 
     Parameters
     ----------
@@ -93,21 +103,35 @@ def refocus(image: Array, spacing: Sequence[float], *, num_threads: int = 1) -> 
         scaled = torch.from_numpy(data).clamp(min=0) * (1000 / top)
         support = _support(data)
         before = float(gradient_entropy(scaled, support))
-        found = find(scaled, steps, LEAST_SIGNED)
-        if found is None or found[0].gain > -LEAST_GAIN:
-            return Refocused(image, False, NOTHING, {}, before, before)
-        motion = of_whole_image(found[0].wave, found[1], steps)
-        still = undo(scaled, support, motion, ITERATIONS)
+        still, spikes = without_spikes(scaled)
+        uneven = find_uneven_lines(still, support)
+        if uneven is not None:
+            still = uneven.undo(still, support)
+        done = (
+            [f"{len(spikes)} spike{'s' if len(spikes) > 1 else ''} in k-space"] if spikes else []
+        )
+        if uneven is not None:
+            done.append(f"uneven lines of k-space along axis {uneven.phase_axis}")
+        facts: dict[str, Any] = {}
+        found = find(still, steps, LEAST_SIGNED)
+        if found is not None and found[0].gain <= -LEAST_GAIN:
+            motion = of_whole_image(found[0].wave, found[1], steps)
+            moved, entropy = still, float(gradient_entropy(still, support))
+            still = undo(moved, support, motion, ITERATIONS)
+            if float(gradient_entropy(still, support)) < entropy:
+                facts = _facts(found[0], motion)
+                done.append(
+                    f"periodic motion of {facts['RMSDisplacement']:.1f} mm, "
+                    f"phase encoding along axis {motion.phase_axis}"
+                )
+            else:
+                still = moved
         after = float(gradient_entropy(still, support))
-    if after >= before:
+    if not done:
         return Refocused(image, False, NOTHING, {}, before, before)
-    facts = _facts(found[0], motion)
-    reason = (
-        f"periodic motion of {facts['RMSDisplacement']:.1f} mm, "
-        f"phase encoding along axis {motion.phase_axis}"
-    )
+    lines = uneven.facts() if uneven is not None else {}
     result = still.numpy() * np.float32(top / 1000)
-    return Refocused(result, True, reason, facts, before, after)
+    return Refocused(result, True, "; ".join(done), facts, before, after, lines, len(spikes))
 
 
 @contextmanager

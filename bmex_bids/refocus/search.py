@@ -10,10 +10,11 @@ The true one sharpens where its opposite blurs, so that the search starts from t
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import scipy.ndimage
 import scipy.optimize
 import torch
 from numpy.typing import NDArray
@@ -25,12 +26,29 @@ from bmex_bids.refocus.kspace import AXES, LEAST, LineMotion, fourier, undo
 SLOWEST, FASTEST = 0.06, 0.485
 #: along an axis with fewer lines no motion is looked for: heads are scanned with twice as many
 FEWEST_LINES = 56
-#: mm and degrees of the motion that is tried first
+#: mm of the cosine that is compared with its opposite
 TRIED_MM = 1.2
-TRIED_SHARES = (0.25, 0.5, 0.75, 1.0, 1.5)
+#: of that, which are tried as the cosine's share of the motion
+TRIED_SHARES = (0.2, 0.4, 0.75, 1.25)
+#: radians, and of the last look
+TRIED_PHASES = (math.pi / 2, 0.8, 0.45, 0.22)
+PHASES = (1.1, 0.7, 0.45, 0.3, 0.2, 0.12)
+#: cycles in the whole scan, beside the frequency of a start
+BESIDE = (-2.0, -1.3, -0.6, 0.6, 1.3, 2.0)
+#: degrees
 TRIED_DEGREES = (-1.6, -0.6, 0.6, 1.6)
+#: mm, of the motion that is tried
+MOST_MM = 4.0
+#: times as large or small as another: a motion of another size
+ANOTHER = 1.7
+#: starts that are looked at, of these those that are looked around, and of what is found there
+#: those that are followed; steps of each
+CANDIDATES, FOLLOWED, DESCENTS = 6, 3, 4
+EVALUATIONS = 14
 #: of the first look and of the last one, mm, across the phase axis (along it all lines stay)
 COARSE_MM, FINE_MM = 3.5, 2.8
+#: from the edge of a mask, whose cut is a gradient of its own, mm
+EDGE_MM = 4.0
 #: edge of the part around the middle of the head that the search looks at, mm
 EXTENT_MM = 150.0
 #: of the brightest voxels: what counts as head
@@ -43,8 +61,6 @@ UNITS = np.array([1.0, 1.0, 1.0, 1.0, 0.5, 0.7])
 STEEP = 100.0
 #: nats by which a wave without rotation must lower the entropy to be followed
 PROMISING = 0.001
-#: cosine, sine and their opposites
-QUARTERS = ((1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0))
 
 
 @dataclass(frozen=True)
@@ -83,7 +99,7 @@ class Found:
 
 def _series(lines: int, frequency: Tensor | float, phase: Tensor | float) -> Tensor:
     """The wave at each line, in FFT order; its mean over the centre of k-space is rest."""
-    line = torch.arange(lines, dtype=torch.float32) - lines / 2
+    line = torch.arange(lines, dtype=torch.float32) - lines // 2
     wave = torch.sin(2 * math.pi * frequency * line + phase)
     half = max(lines // 16, 1)
     middle = slice(max(lines // 2 - half, 0), lines // 2 + half + 1)
@@ -102,6 +118,13 @@ def _bright(image: Tensor, share: float) -> Tensor:
     """Where the image is brighter than a share of its 98th percentile; 1 or 0."""
     values = image.flatten()[:: max(image.numel() // 100_000, 1)]
     return (image > share * torch.quantile(values, 0.98)).float()
+
+
+def _inside(support: Tensor, spacing: Sequence[float]) -> Tensor:
+    """Where the edge of what is known is EDGE_MM away or more; 1 or 0."""
+    filled = scipy.ndimage.binary_fill_holes(support.numpy() > 0)
+    depth = scipy.ndimage.distance_transform_edt(filled, sampling=spacing)
+    return torch.from_numpy((depth >= EDGE_MM).astype(np.float32))
 
 
 def gradient_entropy(image: Tensor, where: Tensor) -> Tensor:
@@ -136,7 +159,9 @@ class View:
         self, image: Tensor, spacing: Sequence[float], phase_axis: int, target_mm: float
     ) -> None:
         part, start = _middle(image, spacing, phase_axis)
-        self.image, self.spacing = _coarser(part, spacing, phase_axis, target_mm)
+        across = [part.shape[k] * spacing[k] for k in AXES if k != phase_axis]
+        small = max(min(math.sqrt(across[0] * across[1]) / EXTENT_MM, 1.0), 0.5)
+        self.image, self.spacing = _coarser(part, spacing, phase_axis, target_mm * small)
         self.phase_axis = phase_axis
         self.lines = image.shape[phase_axis]
         self.offset_mm = [
@@ -146,8 +171,10 @@ class View:
             for k in AXES
         ]
         self._head = _bright(self.image, FOREGROUND)
-        dark = float((self.image <= 0).float().mean()) > 0.3
-        self._support = _bright(self.image, KNOWN) if dark else torch.ones_like(self.image)
+        self._support = torch.ones_like(self.image)
+        if float((self.image <= 0).float().mean()) > 0.3:
+            self._support = _bright(self.image, KNOWN)
+            self._head = self._head * _inside(self._support, self.spacing)
         self._spectrum = fourier(self.image, phase_axis)
         self._before = float(gradient_entropy(self.image, self._head))
 
@@ -183,10 +210,12 @@ def _middle(image: Tensor, spacing: Sequence[float], phase_axis: int) -> tuple[T
     start = [0, 0, 0]
     for axis in AXES:
         n = image.shape[axis]
-        keep = min(n, round(EXTENT_MM / spacing[axis]))
-        if axis == phase_axis or keep == n:
+        if axis == phase_axis:
             continue
         profile = head.sum([k for k in AXES if k != axis])
+        below = profile.cumsum(0) / profile.sum().clamp(min=1)
+        width = int(((below > 0.005) & (below < 0.995)).sum()) + round(2 * EDGE_MM / spacing[axis])
+        keep = min(n, width, round(EXTENT_MM / spacing[axis]))
         place = (profile * torch.arange(n)).sum() / profile.sum().clamp(min=1)
         start[axis] = max(0, min(n - keep, round(float(place)) - keep // 2))
         image = image.narrow(axis, start[axis], keep)
@@ -214,26 +243,25 @@ def _coarser(
 
 @torch.no_grad()
 def _signed(view: View, frequency: float) -> NDArray[np.float64]:
-    """(3, 2): how much more a cosine and a sine along each axis sharpen than their opposites."""
-    waves = torch.stack(
-        [_series(view.lines, frequency, math.pi / 2), _series(view.lines, frequency, 0.0)]
-    )
-    result = np.zeros((3, 2))
+    """(3,): how much more a cosine along each axis sharpens than its opposite.
+
+    A sine and its opposite move the head the same way, but backwards in time, and the magnitude
+    does not tell one from the other.
+    """
+    wave = _series(view.lines, frequency, math.pi / 2)
+    result = np.zeros(3)
     for axis in AXES:
-        gains = []
-        for quarter in QUARTERS:
-            shifts = torch.zeros(view.lines, 3)
-            shifts[:, axis] = TRIED_MM * (torch.tensor(quarter) @ waves)
-            gains.append(float(view.gain(shifts)))
-        result[axis] = gains[2] - gains[0], gains[3] - gains[1]
+        shifts = torch.zeros(view.lines, 3)
+        shifts[:, axis] = TRIED_MM * wave
+        result[axis] = float(view.gain(-shifts)) - float(view.gain(shifts))
     return result
 
 
-def starts(view: View, count: int = 2) -> list[tuple[float, Wave]]:
+def starts(view: View, count: int = 3) -> list[tuple[float, Wave]]:
     """The best starts of one phase axis, [(how much more than the opposite, wave)]."""
-    frequencies = np.arange(SLOWEST, FASTEST, 2 / view.lines)
-    tables = [_signed(view, float(f)) for f in frequencies]
-    sizes = np.array([float(np.sqrt((t**2).sum())) for t in tables])
+    frequencies = np.arange(SLOWEST, FASTEST, 1 / view.lines)
+    table = np.stack([_signed(view, float(f)) for f in frequencies])
+    sizes = np.sqrt((table**2).sum(1))
     taken: list[int] = []
     for k in np.argsort(sizes)[::-1]:
         if all(abs(frequencies[k] - frequencies[j]) > 3 / view.lines for j in taken):
@@ -242,11 +270,9 @@ def starts(view: View, count: int = 2) -> list[tuple[float, Wave]]:
             break
     result = []
     for k in taken:
-        left, _, right = np.linalg.svd(tables[k], full_matrices=False)
         size = torch.zeros(4)
-        size[:3] = torch.tensor(left[:, 0] * TRIED_MM, dtype=torch.float32)
-        phase = math.atan2(right[0, 0], right[0, 1])
-        result.append((float(sizes[k]), Wave(float(frequencies[k]), phase, size)))
+        size[:3] = torch.tensor(table[k] / sizes[k] * TRIED_MM, dtype=torch.float32)
+        result.append((float(sizes[k]), Wave(float(frequencies[k]), math.pi / 2, size)))
     return result
 
 
@@ -280,10 +306,26 @@ def descend(view: View, wave: Wave, evaluations: int) -> tuple[float, Wave]:
 
 
 @torch.no_grad()
-def _scaled(view: View, wave: Wave) -> Wave:
-    """The wave of the amplitude that sharpens most."""
-    tried = [replace(wave, size=wave.size * share) for share in TRIED_SHARES]
-    return min(tried, key=view.of_wave)
+def _with_sine(view: View, wave: Wave, phases: Sequence[float]) -> list[tuple[float, Wave]]:
+    """[(gain, wave)] of waves with the same cosine and more of a sine, the best first.
+
+    The start shows the cosine's share only (see :func:`_signed`); ± the phase is the same image.
+    """
+    cosine = wave.size * math.sin(wave.phase)
+    tried = []
+    for phase in phases:
+        size = cosine / math.sin(phase)
+        if float(size[:3].norm()) < MOST_MM:
+            other = replace(wave, phase=phase, size=size)
+            tried.append((view.of_wave(other), other))
+    return sorted(tried, key=lambda pair: pair[0])
+
+
+def _tried(view: View, wave: Wave) -> list[tuple[float, Wave]]:
+    """Amplitudes and phases of a start, the best first."""
+    shares = [replace(wave, size=wave.size * share) for share in TRIED_SHARES]
+    pairs = [pair for one in shares for pair in _with_sine(view, one, TRIED_PHASES)]
+    return sorted(pairs, key=lambda pair: pair[0])
 
 
 def _with_turn(view: View, wave: Wave) -> tuple[float, Wave]:
@@ -309,6 +351,50 @@ def _apart(one: Wave, other: Wave) -> bool:
     return one.axis != other.axis or float(one.size[3] * other.size[3]) < 0
 
 
+@dataclass(frozen=True)
+class _Tried:
+    """A wave along one phase axis; ``signed`` is of the start that it comes from."""
+
+    gain: float
+    wave: Wave
+    axis: int
+    signed: float
+
+
+def _around(view: View, start: _Tried) -> list[_Tried]:
+    """The best of amplitudes, phases and frequencies near a start, and the best of another size.
+
+    Between a small and a large motion may lie a barrier.
+    """
+    pairs = list(_tried(view, start.wave))
+    for cycles in BESIDE:
+        beside = start.wave.frequency + cycles / view.lines
+        pairs += _tried(view, replace(start.wave, frequency=beside))
+    pairs.sort(key=lambda pair: pair[0])
+    best = pairs[0]
+    size = best[1].size.norm()
+    others = [p for p in pairs if not 1 / ANOTHER < float(p[1].size.norm() / size) < ANOTHER]
+    return [_Tried(*pair, start.axis, start.signed) for pair in (best, *others[:1])]
+
+
+def _candidates(views: Mapping[int, View], least_signed: float) -> list[_Tried]:
+    """What is followed, the best first; empty where no start is good enough."""
+    found = [
+        (signed, axis, wave)
+        for axis, view in views.items()
+        for signed, wave in starts(view)
+        if signed >= least_signed
+    ]
+    found = sorted(found, key=lambda f: -f[0])[:CANDIDATES]
+    looked = [
+        (_tried(views[axis], wave)[0][0], _Tried(0.0, wave, axis, signed))
+        for signed, axis, wave in found
+    ]
+    looked.sort(key=lambda pair: pair[0])
+    near = [one for _, start in looked[:FOLLOWED] for one in _around(views[start.axis], start)]
+    return sorted(near, key=lambda one: one.gain)[:DESCENTS]
+
+
 def find(
     image: Tensor, spacing: Sequence[float], least_signed: float
 ) -> tuple[Found, View] | None:
@@ -326,24 +412,22 @@ def find(
     """
     axes = [axis for axis in AXES if image.shape[axis] >= FEWEST_LINES]
     views = {axis: View(image, spacing, axis, COARSE_MM) for axis in axes}
-    candidates = [
-        (signed, axis, wave) for axis, view in views.items() for signed, wave in starts(view)
-    ]
-    candidates = [c for c in candidates if c[0] >= least_signed]
-    candidates = sorted(candidates, key=lambda c: -c[0])[:3]
-    if not candidates:
+    followed = []
+    for start in _candidates(views, least_signed):
+        gain, wave = descend(views[start.axis], start.wave, EVALUATIONS)
+        followed.append(replace(start, gain=gain, wave=wave))
+    best = min(followed, key=lambda one: one.gain, default=None)
+    if best is None or best.gain > -PROMISING:
         return None
-    tried = []
-    for signed, axis, wave in candidates:
-        gain, wave = descend(views[axis], _scaled(views[axis], wave), 16)
-        tried.append((gain, signed, axis, wave))
-    gain, signed, axis, wave = min(tried, key=lambda t: t[0])
-    if gain > -PROMISING:
-        return None
-    _, wave = _with_turn(views[axis], wave)
-    view = View(image, spacing, axis, FINE_MM)
-    gain, wave = descend(view, wave, 20)
-    return Found(axis, wave, gain, signed), view
+    _, wave = _with_turn(views[best.axis], best.wave)
+    view = View(image, spacing, best.axis, FINE_MM)
+    gain, wave = descend(view, wave, EVALUATIONS)
+    with_sine = _with_sine(view, wave, PHASES)
+    if with_sine:
+        more, other = descend(view, with_sine[0][1], EVALUATIONS)
+        if more < gain:
+            gain, wave = more, other
+    return Found(best.axis, wave, gain, best.signed), view
 
 
 def of_whole_image(wave: Wave, view: View, spacing: Sequence[float]) -> LineMotion:

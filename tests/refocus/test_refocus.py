@@ -74,7 +74,7 @@ def test_without_motion_the_image_comes_back_voxel_for_voxel(head, change):
     assert found.image is image
     np.testing.assert_array_equal(image, before)
     assert found.motion == {}
-    assert found.reason == "no periodic motion found"
+    assert found.reason == module.NOTHING
 
 
 def test_a_moved_brain_without_its_head_gets_better_and_keeps_its_zeros(head, moved):
