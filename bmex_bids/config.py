@@ -262,8 +262,9 @@ class Processing:
         group=PROCESSING,
         choices=("auto", "off"),
         fingerprint=True,
-        help="auto (default): look for periodic rigid motion during the read-out in the image "
-        "itself, and undo it in k-space if the image becomes clearly sharper; off: do not",
+        help="auto (default): look for faults of the read-out in the image itself, and undo them "
+        "in k-space: spikes, lines of unequal strength (ghosts) and, if the image becomes clearly "
+        "sharper, periodic rigid motion; off: do not",
     )
     derivatives: tuple[str, ...] = setting(
         "-d",

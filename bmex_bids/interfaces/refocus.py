@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Nodes of the motion correction: undo it, and prepare the image as it came to compare with.
+"""Nodes that mend faults of the read-out, and prepare the image as it came to compare with.
 
 Where nothing was undone, both hand on the files that they were given.
 """
@@ -33,12 +33,13 @@ class RefocusInput(BaseInterfaceInputSpec):
 class RefocusOutput(TraitedSpec):
     out_file = File(exists=True, desc="the same grid and units; in_file where nothing was undone")
     refocus = traits.Dict(
-        desc="applied, reason, motion; where they were measured, entropy_before, entropy_after"
+        desc="applied, reason, motion, lines, spikes; where they were measured, entropy_before, "
+        "entropy_after"
     )
 
 
 class Refocus(Step):
-    """Undo rigid motion during the read-out, where the image of the head or brain shows any."""
+    """Undo spikes, uneven lines and motion during the read-out, where the image shows any."""
 
     input_spec = RefocusInput
     output_spec = RefocusOutput
@@ -56,6 +57,8 @@ class Refocus(Step):
             "applied": bool(found.applied),
             "reason": found.reason,
             "motion": dict(found.motion),
+            "lines": dict(found.lines),
+            "spikes": int(found.spikes),
         }
         if found.entropy_before > 0:  # else no motion was worth undoing, and nothing was measured
             self._results["refocus"] |= {

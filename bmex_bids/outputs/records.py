@@ -20,6 +20,8 @@ from bmex_bids.common.names import BidsName, subject_folder
 KEY = "BMEX"
 #: of a record: what the motion correction did; absent where it was switched off
 MOTION = "MotionCorrection"
+#: within it: lines of k-space of unequal strength, and how many spikes; absent where none was mended
+UNEVEN, SPIKES = "UnevenLines", "Spikes"
 #: ``PhaseEncodingAxis`` of that table in words
 AXES = ("left–right", "anterior–posterior", "superior–inferior")
 #: a run writes all sidecars of an image within this time
@@ -179,7 +181,7 @@ def motion_undone_mm(record: Mapping[str, Any]) -> float | None:
     table = table_of(record, MOTION)
     if not table:
         return None
-    return number_in(table, "RMSDisplacement") if table.get("Applied") else 0.0
+    return number_in(table, "RMSDisplacement") or 0.0
 
 
 def motion_in_words(record: Mapping[str, Any]) -> str:
@@ -193,17 +195,26 @@ def motion_in_words(record: Mapping[str, Any]) -> str:
         return ""
     if not table.get("Applied"):
         return f"nothing undone: {table.get('Reason')}"
-    parts = [str(table.get("Model"))]
+    parts = []
+    if spikes := table.get(SPIKES):
+        parts.append(f"spikes of k-space: {spikes}")
+    if uneven := table_of(table, UNEVEN):
+        parts += ["uneven lines", *_axis_in_words(uneven)]
     if (displacement := number_in(table, "RMSDisplacement")) is not None:
-        parts.append(f"{displacement:.1f} mm RMS")
-    axis = table.get("PhaseEncodingAxis")
-    if isinstance(axis, int) and 0 <= axis < len(AXES):
-        parts.append(f"lines along {AXES[axis]}")
+        parts += [f"{table.get('Model')} motion", f"{displacement:.1f} mm RMS"]
+        parts += _axis_in_words(table)
     parts.append("undone in k-space")
     before, after = (number_in(table, f"Entropy{when}") for when in ("Before", "After"))
     if before is not None and after is not None:
         parts.append(f"gradient entropy {before:.5g} → {after:.5g}")
     return ", ".join(parts)
+
+
+def _axis_in_words(table: Mapping[str, Any]) -> list[str]:
+    axis = table.get("PhaseEncodingAxis")
+    if isinstance(axis, int) and 0 <= axis < len(AXES):
+        return [f"lines along {AXES[axis]}"]
+    return []
 
 
 def number_in(table: Mapping[str, Any], key: str) -> float | None:

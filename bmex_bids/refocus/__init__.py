@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Undo periodic head motion of a 3-D scan, found from its magnitude image alone.
+"""Undo faults of the read-out, found from the magnitude image alone.
 
-``kspace`` moves an image as the head moved, and back; ``search`` finds the motion; ``refocus``
+``lines`` mends uneven lines and spikes of k-space.  Of periodic head motion in a 3-D scan,
+``kspace`` moves an image as the head moved, and back; ``search`` finds the motion.  ``refocus``
 joins them and decides whether the result is taken.
 """

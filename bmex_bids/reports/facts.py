@@ -22,6 +22,8 @@ from bmex_bids.network.variants import VARIANTS
 from bmex_bids.outputs.records import (
     KEY,
     MOTION,
+    SPIKES,
+    UNEVEN,
     Kind,
     MaskMethod,
     RecordError,
@@ -81,7 +83,7 @@ class Facts:
     masks : ``outputs.records.MaskMethod``, or what else the sidecar says → images
     mask_sources : whose masks were given
     reoriented : images whose header was corrected
-    motion_looked_for, motion_undone : images
+    motion_looked_for, motion_undone, lines_mended, spikes_removed : images
     spacing_mm, fetal_spacing_mm : of the network's grid, after and before birth
     native, resolution, preproc, measured : images enhanced on the input's grid, on the network's,
         back in their head; images of which only quality measures were kept
@@ -115,6 +117,8 @@ class Facts:
     reoriented: int = 0
     motion_looked_for: int = 0
     motion_undone: int = 0
+    lines_mended: int = 0
+    spikes_removed: int = 0
     spacing_mm: float | None = None
     fetal_spacing_mm: float | None = None
     native: int = 0
@@ -185,7 +189,9 @@ def collect_facts(output_dir: Path) -> Facts:
         precisions=tuple(_count(record.get("Precision") for record in records)),
         reoriented=sum("reoriented" in mask for mask in masks),
         motion_looked_for=sum(bool(table) for table in motion),
-        motion_undone=sum(bool(table.get("Applied")) for table in motion),
+        motion_undone=sum("RMSDisplacement" in table for table in motion),
+        lines_mended=sum(UNEVEN in table for table in motion),
+        spikes_removed=sum(SPIKES in table for table in motion),
         mirrored=sum("y" in (record.get("MirroredAxes") or ()) for record in records),
         mirrored_slices=sum(record.get("MirroredAxes") == ["x"] for record in records),
         max_changes=_count(

@@ -266,7 +266,16 @@ def test_every_sidecar_says_what_the_motion_correction_did(node, tmp_path, monke
             "Applied": True, "Reason": "periodic motion", **motion,
             "EntropyBefore": 9.0, "EntropyAfter": 8.5,
         }  # fmt: skip
-    node.inputs.refocus = {"applied": False, "reason": "still", "motion": {}}
+    lines = {"PhaseEncodingAxis": 2, "Period": 4.0, "WeakestLine": 0.4}
+    node.inputs.refocus = {
+        "applied": True, "reason": "ghosts", "motion": {}, "lines": lines, "spikes": 2,
+    }  # fmt: skip
+    for record in records():
+        assert record["MotionCorrection"] == {
+            "Applied": True, "Reason": "ghosts", "UnevenLines": lines, "Spikes": 2,
+        }  # fmt: skip
+    nothing = {"motion": {}, "lines": {}, "spikes": 0}
+    node.inputs.refocus = {"applied": False, "reason": "still"} | nothing
     for record in records():
         assert record["MotionCorrection"] == {"Applied": False, "Reason": "still"}
 

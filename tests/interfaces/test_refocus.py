@@ -60,8 +60,8 @@ def test_an_image_without_motion_is_handed_on_as_the_same_file(head, monkeypatch
     outputs = Refocus(in_file=head.path).run().outputs
     assert outputs.out_file == head.path
     assert outputs.refocus == {
-        "applied": False, "reason": "still", "motion": {}, "entropy_before": 9.0,
-        "entropy_after": 8.9,
+        "applied": False, "reason": "still", "motion": {}, "lines": {}, "spikes": 0,
+        "entropy_before": 9.0, "entropy_after": 8.9,
     }  # fmt: skip
 
 
@@ -88,7 +88,18 @@ def test_entropies_that_were_not_measured_are_not_told(head, monkeypatch):
         refocus, "refocus", lambda image, *_, **__: Refocused(image, False, "still", {}, 0.0, 0.0)
     )
     said = Refocus(in_file=head.path).run().outputs.refocus
-    assert said == {"applied": False, "reason": "still", "motion": {}}
+    assert said == {"applied": False, "reason": "still", "motion": {}, "lines": {}, "spikes": 0}
+
+
+def test_lines_and_spikes_that_were_mended_are_told(head, monkeypatch):
+    lines = {"PhaseEncodingAxis": 1, "Period": 4.0}
+    monkeypatch.setattr(
+        refocus,
+        "refocus",
+        lambda image, *_, **__: Refocused(image, True, "ghosts", {}, 9.0, 8.9, lines, 3),
+    )
+    said = Refocus(in_file=head.path).run().outputs.refocus
+    assert (said["lines"], said["spikes"], said["motion"]) == (lines, 3, {})
 
 
 @pytest.fixture(params=[0.0, 60.0], ids=["from zero", "wider range"])

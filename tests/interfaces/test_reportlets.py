@@ -87,7 +87,13 @@ def inputs(head_phantom, tmp_path):
             "seconds": 3.2,
         },
         "stripped": True,
-        "refocus": {"applied": False, "reason": "no motion <b>", "motion": {}},
+        "refocus": {
+            "applied": False,
+            "reason": "no motion <b>",
+            "motion": {},
+            "lines": {},
+            "spikes": 0,
+        },
     }
 
 
@@ -204,11 +210,17 @@ def test_the_summary_says_what_the_motion_correction_did(inputs, tmp_path):
         "entropy_after": 14.125,
     }
     assert (
-        f"{row}periodic, 1.9 mm RMS, lines along anterior–posterior, undone in k-space, gradient "
+        f"{row}periodic motion, 1.9 mm RMS, lines along anterior–posterior, undone in k-space, gradient "
         "entropy 14.25 → 14.125</td>"
     ) in told()
-    inputs["refocus"] |= {"motion": {"Model": "poses", "PhaseEncodingAxis": 7}}
-    assert f"{row}poses, undone in k-space, gradient" in told()
+    inputs["refocus"] |= {
+        "motion": {"Model": "poses", "PhaseEncodingAxis": 7, "RMSDisplacement": 0.5}
+    }
+    assert f"{row}poses motion, 0.5 mm RMS, undone in k-space, gradient" in told()
+    inputs["refocus"] |= {"motion": {}, "lines": {"PhaseEncodingAxis": 0}, "spikes": 2}
+    assert (
+        f"{row}spikes of k-space: 2, uneven lines, lines along left–right, undone in k-space, "
+    ) in told()
     inputs["refocus"] = Undefined  # a run without the step
     assert row not in told()
 

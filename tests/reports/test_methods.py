@@ -109,9 +109,12 @@ def test_images_in_which_motion_was_looked_for_and_undone_are_counted(output):
     output("sub-1")
     output("sub-2", MotionCorrection={"Applied": False, "Reason": "no periodic motion found"})
     output("sub-3", MotionCorrection={"Applied": False, "EntropyBefore": 9.0})
-    root = output("sub-4", MotionCorrection={"Applied": True, "EntropyBefore": 9.0})
+    output("sub-4", MotionCorrection={"Applied": True, "RMSDisplacement": 1.9})
+    output("sub-5", MotionCorrection={"Applied": True, "Spikes": 2})
+    root = output("sub-6", MotionCorrection={"Applied": True, "UnevenLines": {"Period": 4}})
     facts = collect_facts(root)
-    assert (facts.motion_looked_for, facts.motion_undone) == (3, 1)
+    assert (facts.motion_looked_for, facts.motion_undone) == (5, 1)
+    assert (facts.lines_mended, facts.spikes_removed) == (1, 1)
 
 
 def test_ages_are_kept_apart_at_birth(output):
@@ -193,6 +196,8 @@ def every_kind_of_facts():
         reoriented=1,
         motion_looked_for=4,
         motion_undone=2,
+        lines_mended=1,
+        spikes_removed=1,
         mirrored=4,
         turns=4,
         max_changes={"2.5": 1, "10": 1},
@@ -291,9 +296,11 @@ SKIPPED = {
     "no pictures": ({"pictures": False}, ["NiReports", "@nireports", "visual inspection"]),
     "no header corrected": ({"reoriented": 0}, ["header", "right angles"]),
     "no motion looked for": (
-        {"motion_looked_for": 0, "motion_undone": 0},
+        {"motion_looked_for": 0, "motion_undone": 0, "lines_mended": 0, "spikes_removed": 0},
         ["@autofocus", "@gradientmotion", "read-out", "k-space", "entropy"],
     ),
+    "no uneven lines": ({"lines_mended": 0}, ["lines were made even"]),
+    "no spikes": ({"spikes_removed": 0}, ["Spikes were removed"]),
     "no motion undone": ({"motion_undone": 0}, ["undone in k-space", "entropy fell"]),
     "no tissue contrast": ({"contrast_measured": 0}, ["Tissue contrast"]),
     "nothing only measured": ({"measured": 0}, ["quality measures"]),
@@ -323,7 +330,9 @@ def test_facts_that_are_told():
         "consisted of 6 images of 5 participants (4 T1-weighted and 2 T2-weighted)",
         "Ages at the scan were 0.5 months to 3.3 years and 25 to 31 weeks of gestation.",
         "For 1 image, only quality measures were saved",
-        "In 4 images, periodic rigid motion of the head during the read-out was looked for",
+        "In 4 images, faults of the read-out were looked for",
+        "Spikes were removed from 1 image.",
+        "For 1 image, the lines were made even.",
         "For 2 images, the entropy fell by more than it does in still images",
         "voxels of about 4 mm, at most 50 and 20 iterations on 2 levels",
         "For 2 images, the brain was segmented",

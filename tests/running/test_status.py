@@ -88,6 +88,7 @@ def test_the_score_of_an_image_is_in_its_row():
             },
             "1.93",
         ),
+        ({"MotionCorrection": {"Applied": True, "Spikes": 2}}, "0.00"),
     ],
 )  # fmt: skip
 def test_the_motion_that_was_undone_is_in_the_row_of_the_image(told, cell):
