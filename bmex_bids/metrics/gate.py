@@ -42,6 +42,7 @@ from bmex_bids.metrics.limits import (
     VERDICTS,
     VOLUME_SLACK,
     WHITE_DEPTH,
+    WRITTEN_CHANGE,
     Limits,
     Verdict,
 )
@@ -474,12 +475,12 @@ def _tissues(measures: Measures) -> Rule:
     name = "tissue volume change"
     changes = relative_change(measures.tissues_before, measures.tissues_after)
     if changes is None:
-        return _number(name, None, TISSUE_CHANGE, text="")
+        return _number(name, None, WRITTEN_CHANGE, text="")
     worst = max(LABELS, key=lambda tissue: abs(changes[tissue]))
     return _number(
         name,
         abs(changes[worst]),
-        TISSUE_CHANGE,
+        WRITTEN_CHANGE,
         text=f"the tissue maps have {changes[worst]:+.1%} {worst} compared with the image as it came",
-        high="look at what the motion correction changed; do not measure volumes on this image",
+        high="look at what was undone before the network; the volumes hold if that is right",
     )

@@ -17,6 +17,8 @@ from torch import Tensor
 AXES = (0, 1, 2)
 #: divisors of magnitudes are at least this, in units of an image whose range is 1000
 LEAST = 1e-3
+#: of the brightest voxels: what counts as head
+FOREGROUND = 0.12
 
 
 def fourier(image: Tensor, axis: int) -> Tensor:
@@ -68,6 +70,12 @@ def turned(image: Tensor, axis: int, degrees: Tensor, spacing: Sequence[float]) 
     outer = -torch.tan(angle / 2) * ratio
     middle = torch.sin(angle) / ratio
     return _shear(_shear(_shear(image, a, b, outer), b, a, middle), a, b, outer)
+
+
+def bright(image: Tensor, share: float) -> Tensor:
+    """Where the image is brighter than a share of its 98th percentile; 1 or 0."""
+    values = image.flatten()[:: max(image.numel() // 100_000, 1)]
+    return (image > share * torch.quantile(values, 0.98)).float()
 
 
 @dataclass(frozen=True)

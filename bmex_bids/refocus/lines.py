@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bmex_bids.refocus.kspace import AXES, LEAST, along, fourier
+from bmex_bids.refocus.kspace import AXES, FOREGROUND, LEAST, along, bright, fourier
 
 Vector = NDArray[np.float64]
 
@@ -46,11 +46,10 @@ AROUND = 3
 CENTRE = 8
 #: times the mean size of its neighbours; still heads have 4 to 6.5
 SPIKE = 9.0
-MOST_SPIKES = 8
+#: spikes that are looked for; one may need a second fit
+MOST_SPIKES = 16
 #: a spike whose correction is a smaller share of the first one is done
 SPIKE_DONE = 0.02
-#: of the brightest voxels: what counts as head
-FOREGROUND = 0.12
 #: voxels over which the detail is taken that a spike is measured in
 DETAIL = 5
 
@@ -265,8 +264,7 @@ def _detail(image: Tensor) -> Tensor:
 
 def _deep_in(image: Tensor) -> Tensor:
     """The head, away from its edge, where values may be cut at zero."""
-    bright = image > FOREGROUND * torch.quantile(image[image > 0][::97], 0.98)
-    filled = scipy.ndimage.binary_fill_holes(bright.numpy())
+    filled = scipy.ndimage.binary_fill_holes(bright(image, FOREGROUND).numpy() > 0)
     return torch.from_numpy(scipy.ndimage.binary_erosion(filled, iterations=DETAIL // 2))
 
 
@@ -279,11 +277,12 @@ def without_spikes(image: Tensor) -> tuple[Tensor, list[Spike]]:
     """
     spikes: dict[tuple[int, int, int], Spike] = {}
     result = image
-    head = _deep_in(image)
-    while len(spikes) < MOST_SPIKES:
+    head = torch.zeros(0)
+    for _ in range(MOST_SPIKES):
         strongest = _strongest(result)
         if strongest is None:
             break
+        head = head if len(head) else _deep_in(image)
         unit = Spike(strongest, (0.0, 0.0))
         parts = [_detail(part)[head] for part in unit.stripes(image.shape)]
         wanted = _detail(result)[head]

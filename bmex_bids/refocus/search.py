@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bmex_bids.refocus.kspace import AXES, LEAST, LineMotion, fourier, undo
+from bmex_bids.refocus.kspace import AXES, FOREGROUND, LEAST, LineMotion, bright, fourier, undo
 
 #: cycles a line: slower motion blurs rather than ghosts; above a half, waves are the same again
 SLOWEST, FASTEST = 0.06, 0.485
@@ -51,8 +51,6 @@ COARSE_MM, FINE_MM = 3.5, 2.8
 EDGE_MM = 4.0
 #: edge of the part around the middle of the head that the search looks at, mm
 EXTENT_MM = 150.0
-#: of the brightest voxels: what counts as head
-FOREGROUND = 0.12
 #: of the brightest voxels: what counts as known, where the background is zero
 KNOWN = 0.02
 #: in which the search counts: 1 mm, 1 degree, cycles in the whole scan, radians
@@ -114,12 +112,6 @@ def _poses(
     return poses[:, :3], poses[:, 3]
 
 
-def _bright(image: Tensor, share: float) -> Tensor:
-    """Where the image is brighter than a share of its 98th percentile; 1 or 0."""
-    values = image.flatten()[:: max(image.numel() // 100_000, 1)]
-    return (image > share * torch.quantile(values, 0.98)).float()
-
-
 def _inside(support: Tensor, spacing: Sequence[float]) -> Tensor:
     """Where the edge of what is known is EDGE_MM away or more; 1 or 0."""
     filled = scipy.ndimage.binary_fill_holes(support.numpy() > 0)
@@ -170,10 +162,10 @@ class View:
             - (self.image.shape[k] - 1) / 2 * self.spacing[k]
             for k in AXES
         ]
-        self._head = _bright(self.image, FOREGROUND)
+        self._head = bright(self.image, FOREGROUND)
         self._support = torch.ones_like(self.image)
         if float((self.image <= 0).float().mean()) > 0.3:
-            self._support = _bright(self.image, KNOWN)
+            self._support = bright(self.image, KNOWN)
             self._head = self._head * _inside(self._support, self.spacing)
         self._spectrum = fourier(self.image, phase_axis)
         self._before = float(gradient_entropy(self.image, self._head))
@@ -206,7 +198,7 @@ class View:
 
 def _middle(image: Tensor, spacing: Sequence[float], phase_axis: int) -> tuple[Tensor, list[int]]:
     """At most EXTENT_MM around the middle of the head across the phase axis, and its start."""
-    head = _bright(image, FOREGROUND)
+    head = bright(image, FOREGROUND)
     start = [0, 0, 0]
     for axis in AXES:
         n = image.shape[axis]
