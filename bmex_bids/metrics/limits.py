@@ -57,7 +57,7 @@ BORDER_CONTACT = Limits(warn_above=0.02, fail_above=0.10)
 EMPTY_SHARE = Limits(warn_above=0.03, fail_above=0.10)
 
 #: Largest relative change of a tissue's volume, of what the enhanced image shows against its
-#: input.  The ten change by up to 2.8 %.  Beyond 15 % a study of volumes would measure the
+#: input. The ten change by up to 2.8 %. Beyond 15 % a study of volumes would measure the
 #: enhancement (heavy noise in a newborn's image: 23 %), and beyond 40 % tissue was invented or
 #: taken away (a blur of two voxels: 95 %).
 TISSUE_CHANGE = Limits(warn_above=0.15, fail_above=0.40)
