@@ -74,7 +74,7 @@ class EnhanceInput(BaseInterfaceInputSpec):
 class EnhanceOutput(TraitedSpec):
     out_file = File(exists=True, desc="enhanced, template units, zero outside the mask")
     labels = File(exists=True, desc="0 background, 1 CSF, 2 GM, 3 WM")
-    labels_before = File(exists=True, desc="the same by the yardstick, in the image as it came")
+    labels_before = File(exists=True, desc="the same by the yardstick, in the network's input")
     labels_after = File(exists=True, desc="the same by the yardstick, in the enhanced image")
     probabilities = OutputMultiObject(File(exists=True), desc="CSF, GM, WM")
     probabilities_before = OutputMultiObject(
@@ -124,10 +124,10 @@ class Enhance(Step):
         made = enhance(data_of(image), mask, record, **where)
         result = limited(calibrated(made, record.error_scale), came, self.inputs.max_change)
         first = classify(came, mask, record, **where) if moved else result.classified
-        before, measuring = first, record
+        before, measuring = result.classified, record
         if isdefined(self.inputs.yardstick):
             measuring = weight_record(self.inputs.yardstick)
-            before = classify(came, mask, measuring, **where)
+            before = classify(data_of(image), mask, measuring, **where)
         after = classify(result.image, mask, measuring, **where)
         maps = {
             "labels": result.labels,

@@ -66,7 +66,7 @@ class MeasureQualityInput(BaseInterfaceInputSpec):
     )
     after = File(exists=True, mandatory=True, desc="enhanced image, template units")
     labels = File(exists=True, mandatory=True, desc="0 background, 1 CSF, 2 GM, 3 WM")
-    labels_before = File(exists=True, mandatory=True, desc="of the image as it came, to compare")
+    labels_before = File(exists=True, mandatory=True, desc="of the network's input, to compare")
     labels_after = File(exists=True, mandatory=True, desc="of the enhanced image, found likewise")
     dseg = File(exists=True, mandatory=True, desc="tissues as they are written, input grid")
     dseg_before = File(exists=True, mandatory=True, desc="the same of the image as it came")
@@ -144,7 +144,7 @@ def measure(inputs: Any) -> Measures:
         flat_face=flat_face(mask, voxel_sizes(corrected.affine)),
         white_depth=white_depth(labels, voxel_sizes(image.affine)),
         brightness_order=brightness_order(
-            before, labels, inputs.contrast, inputs.age_months, inputs.fetal
+            given, labels, inputs.contrast, inputs.age_months, inputs.fetal
         ),
         age_months=inputs.age_months,
         fetal=inputs.fetal,

@@ -65,8 +65,8 @@ class Measures:
     empty_share : share of the mask in which the image shows nothing, 0…1
     tissues_before, tissues_after : litres of CSF, GM and WM in the image as it came, and as they
         are written, both by the network that enhances: they differ where motion was undone
-    enhanced_tissue_change : see :func:`largest_change`; tissues by one network in the image as it
-        came and in the enhanced image
+    enhanced_tissue_change : see :func:`largest_change`; tissues by one network in the
+        network's input and in the enhanced image
     correlation : of the network's input (motion undone) and the enhanced image inside the mask, −1…1
     mean_shift : relative change of the mean inside the mask, between the same two
     tct_before, tct_after : tissue contrast
