@@ -31,7 +31,7 @@ INNER, OUTER = 8, 0.46
 SHORTEST, LONGEST = 2, 16
 #: root mean square of the logarithm of the lines' strength; where a pattern is
 #: found in still heads, it has less than 0.001
-LEAST_UNEVEN = 0.015
+LEAST_UNEVEN = 0.03
 #: share of what is uneven that the pattern must explain
 LEAST_EXPLAINED = 0.6
 #: times that the pattern is measured again in the mended image: a mask hides a part of it
@@ -63,11 +63,13 @@ class UnevenLines:
     phase_axis : of the array
     period : lines after which the pattern repeats
     weights : (n,) strength of each line in FFT order; 1 for a usual line
+    unevenness : root mean square of the logarithm of the strength that showed the pattern
     """
 
     phase_axis: int
     period: float
     weights: Tensor
+    unevenness: float
 
     def undo(self, image: Tensor, support: Tensor) -> Tensor:
         """The image whose lines, made uneven so, give the image.
@@ -197,12 +199,12 @@ def find_uneven_lines(image: Tensor, support: Tensor) -> UnevenLines | None:
             found.append((*best, axis))
     if not found:
         return None
-    _, pattern, axis = max(found, key=lambda f: f[0])
+    unevenness, pattern, axis = max(found, key=lambda f: f[0])
     lines = image.shape[axis]
-    result = UnevenLines(axis, pattern.period, pattern.weights(lines))
+    result = UnevenLines(axis, pattern.period, pattern.weights(lines), unevenness)
     for _ in range(ROUNDS):
         pattern = pattern.more(_unevenness(result.undo(image, support), axis))
-        result = UnevenLines(axis, pattern.period, pattern.weights(lines))
+        result = UnevenLines(axis, pattern.period, pattern.weights(lines), unevenness)
     return result
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bmex_bids.refocus.kspace import LineMotion, undo
-from bmex_bids.refocus.lines import find_uneven_lines, without_spikes
+from bmex_bids.refocus.kspace import FOREGROUND, LineMotion, bright, undo
+from bmex_bids.refocus.lines import UnevenLines, find_uneven_lines, without_spikes
 from bmex_bids.refocus.search import (
     FEWEST_LINES,
     Found,
@@ -33,7 +33,9 @@ Array = NDArray[np.float32]
 #: how much more than its opposite a motion must sharpen, nats; still images stay below
 LEAST_SIGNED = 0.0062
 #: by how much undoing the motion must lower the entropy of the gradients, nats; the same
-LEAST_GAIN = 0.006
+LEAST_GAIN = 0.005
+#: the same in the whole image, where the coarse view of a search may be wrong
+LEAST_GAIN_WHOLE = 0.006
 #: share of zeros from which the background counts as masked away
 MASKED = 0.3
 #: of :func:`~bmex_bids.refocus.kspace.undo`; a brain stripped after it moved loses by more
@@ -59,7 +61,7 @@ class Refocused:
     lines : ready for JSON, empty where the lines are even:
         :meth:`bmex_bids.refocus.lines.UnevenLines.facts`
     spikes : how many were removed
-    entropy_before, entropy_after : of the gradient magnitudes, nats; smaller is sharper
+    entropy_before, entropy_after : of the gradient magnitudes in the head, nats; smaller is sharper
     """
 
     image: Array
@@ -102,36 +104,72 @@ def refocus(image: Array, spacing: Sequence[float], *, num_threads: int = 1) -> 
     with _threads(num_threads):
         scaled = torch.from_numpy(data).clamp(min=0) * (1000 / top)
         support = _support(data)
-        before = float(gradient_entropy(scaled, support))
-        still, spikes = without_spikes(scaled)
-        uneven = find_uneven_lines(still, support)
-        if uneven is not None:
-            still = uneven.undo(still, support)
-        done = (
-            [f"{len(spikes)} spike{'s' if len(spikes) > 1 else ''} in k-space"] if spikes else []
-        )
-        if uneven is not None:
-            done.append(f"uneven lines of k-space along axis {uneven.phase_axis}")
-        facts: dict[str, Any] = {}
-        found = find(still, steps, LEAST_SIGNED)
-        if found is not None and found[0].gain <= -LEAST_GAIN:
-            motion = of_whole_image(found[0].wave, found[1], steps)
-            moved, entropy = still, float(gradient_entropy(still, support))
-            still = undo(moved, support, motion, ITERATIONS)
-            if float(gradient_entropy(still, support)) < entropy:
-                facts = _facts(found[0], motion)
-                done.append(
-                    f"periodic motion of {facts['RMSDisplacement']:.1f} mm, "
-                    f"phase encoding along axis {motion.phase_axis}"
-                )
-            else:
-                still = moved
-        after = float(gradient_entropy(still, support))
+        # the cut edge of a mask counts: what blurs it is no motion
+        head = bright(scaled, FOREGROUND) if bool(support.all()) else support
+        before = float(gradient_entropy(scaled, head))
+        clean, spikes = without_spikes(scaled)
+        uneven = find_uneven_lines(clean, support)
+        mended = _without_motion(clean, support, head, steps)
+        if uneven is not None and not (mended.motion and _made_even(uneven, mended, support)):
+            even = _without_motion(uneven.undo(clean, support), support, head, steps)
+            mended = replace(even, lines=uneven.facts())
+    done = _in_words(mended, len(spikes))
     if not done:
         return Refocused(image, False, NOTHING, {}, before, before)
-    lines = uneven.facts() if uneven is not None else {}
-    result = still.numpy() * np.float32(top / 1000)
-    return Refocused(result, True, "; ".join(done), facts, before, after, lines, len(spikes))
+    result = mended.image.numpy() * np.float32(top / 1000)
+    return Refocused(
+        result, True, done, mended.motion, before, mended.entropy, mended.lines, len(spikes)
+    )
+
+
+@dataclass(frozen=True)
+class _Mended:
+    """An image after the search for motion; see :class:`Refocused`.
+
+    Attributes
+    ----------
+    entropy : of its gradient magnitudes in the head, nats
+    """
+
+    image: Tensor
+    entropy: float
+    motion: dict[str, Any] = field(default_factory=dict)
+    lines: dict[str, Any] = field(default_factory=dict)
+
+
+def _without_motion(
+    image: Tensor, support: Tensor, head: Tensor, spacing: Sequence[float]
+) -> _Mended:
+    """The image without the motion that it shows, where that makes it sharper."""
+    moved = _Mended(image, float(gradient_entropy(image, head)))
+    found = find(image, spacing, LEAST_SIGNED)
+    if found is None or found[0].gain > -LEAST_GAIN:
+        return moved
+    motion = of_whole_image(found[0].wave, found[1], spacing)
+    still = undo(image, support, motion, ITERATIONS)
+    entropy = float(gradient_entropy(still, head))
+    if entropy > moved.entropy - LEAST_GAIN_WHOLE:
+        return moved
+    return _Mended(still, entropy, _facts(found[0], motion))
+
+
+def _made_even(uneven: UnevenLines, mended: _Mended, support: Tensor) -> bool:
+    """Whether the lines are even now: motion had made them uneven, at twice its frequency."""
+    left = find_uneven_lines(mended.image, support)
+    return left is None or left.unevenness < 0.5 * uneven.unevenness
+
+
+def _in_words(mended: _Mended, spikes: int) -> str:
+    """What was undone; empty for nothing."""
+    done = [f"{spikes} spike{'s' if spikes > 1 else ''} in k-space"] if spikes else []
+    if mended.lines:
+        done.append(f"uneven lines of k-space along axis {mended.lines['PhaseEncodingAxis']}")
+    if mended.motion:
+        done.append(
+            f"periodic motion of {mended.motion['RMSDisplacement']:.1f} mm, "
+            f"phase encoding along axis {mended.motion['PhaseEncodingAxis']}"
+        )
+    return "; ".join(done)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch
 from swing import AXIS, FREQUENCY, PHASE, SWING
 
 from bmex_bids.refocus import refocus as module
+from bmex_bids.refocus.lines import UnevenLines
 from bmex_bids.refocus.refocus import refocus
 from bmex_bids.refocus.search import FINE_MM, Found, View, Wave
 
@@ -53,6 +55,46 @@ def test_a_moved_head_gets_better(head, moved):
     assert found.reason == (
         f"periodic motion of {facts['RMSDisplacement']:.1f} mm, phase encoding along axis {AXIS}"
     )
+
+
+def test_lines_that_motion_makes_uneven_are_taken_for_motion(head, moved, known, monkeypatch):
+    """Its magnitude image has a pattern at twice the motion's frequency."""
+    line = torch.arange(moved.shape[AXIS]) - moved.shape[AXIS] // 2
+    weights = torch.fft.ifftshift(torch.exp(0.3 * torch.cos(4 * math.pi * FREQUENCY * line)))
+    pattern = UnevenLines(AXIS, 1 / (2 * FREQUENCY), weights, 0.06)
+    asked = []
+
+    def find(image, _):
+        asked.append(image)
+        return pattern if len(asked) == 1 else left[0]
+
+    left: list[UnevenLines | None] = [None]
+    monkeypatch.setattr(module, "find_uneven_lines", find)
+    for left[0] in (None, replace(pattern, unevenness=0.02)):
+        asked.clear()
+        found = refocus(moved, head.spacing)
+        assert found.lines == {}
+        assert found.reason.startswith("periodic motion")
+        assert squared(found.image, head) < 0.4 * squared(moved, head)
+        assert len(asked) == 2
+    left[0] = pattern  # as uneven without the motion
+    asked.clear()
+    found = refocus(moved, head.spacing)
+    assert found.lines["Period"] == round(1 / (2 * FREQUENCY), 2)
+    assert found.reason.startswith("uneven lines")
+
+
+def test_motion_that_blurs_the_whole_image_is_not_undone(head, monkeypatch):
+    """The coarse view may prefer the opposite of what happened."""
+
+    def find(image, spacing, _):
+        wave = Wave(0.2, math.pi / 2, torch.tensor([2.0, 1.5, 0.0, 0.0]))
+        return Found(AXIS, wave, -0.1, 0.1), View(image, spacing, AXIS, FINE_MM)
+
+    monkeypatch.setattr(module, "find", find)
+    found = refocus(head.image, head.spacing)
+    assert found.image is head.image
+    assert not found.applied
 
 
 def noisy(image):
