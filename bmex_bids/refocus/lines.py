@@ -63,13 +63,11 @@ class UnevenLines:
     phase_axis : of the array
     period : lines after which the pattern repeats
     weights : (n,) strength of each line in FFT order; 1 for a usual line
-    unevenness : root mean square of the logarithm of the strength that showed the pattern
     """
 
     phase_axis: int
     period: float
     weights: Tensor
-    unevenness: float
 
     def undo(self, image: Tensor, support: Tensor) -> Tensor:
         """The image whose lines, made uneven so, give the image.
@@ -199,12 +197,12 @@ def find_uneven_lines(image: Tensor, support: Tensor) -> UnevenLines | None:
             found.append((*best, axis))
     if not found:
         return None
-    unevenness, pattern, axis = max(found, key=lambda f: f[0])
+    _, pattern, axis = max(found, key=lambda f: f[0])
     lines = image.shape[axis]
-    result = UnevenLines(axis, pattern.period, pattern.weights(lines), unevenness)
+    result = UnevenLines(axis, pattern.period, pattern.weights(lines))
     for _ in range(ROUNDS):
         pattern = pattern.more(_unevenness(result.undo(image, support), axis))
-        result = UnevenLines(axis, pattern.period, pattern.weights(lines), unevenness)
+        result = UnevenLines(axis, pattern.period, pattern.weights(lines))
     return result
 
 

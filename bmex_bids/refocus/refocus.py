@@ -36,6 +36,8 @@ LEAST_SIGNED = 0.0062
 LEAST_GAIN = 0.005
 #: the same in the whole image, where the coarse view of a search may be wrong
 LEAST_GAIN_WHOLE = 0.006
+#: cycles per line
+SAME_FREQUENCY = 0.01
 #: share of zeros from which the background counts as masked away
 MASKED = 0.3
 #: of :func:`~bmex_bids.refocus.kspace.undo`; a brain stripped after it moved loses by more
@@ -110,7 +112,7 @@ def refocus(image: Array, spacing: Sequence[float], *, num_threads: int = 1) -> 
         clean, spikes = without_spikes(scaled)
         uneven = find_uneven_lines(clean, support)
         mended = _without_motion(clean, support, head, steps)
-        if uneven is not None and not (mended.motion and _made_even(uneven, mended, support)):
+        if uneven is not None and not _of_motion(uneven, mended.motion):
             even = _without_motion(uneven.undo(clean, support), support, head, steps)
             mended = replace(even, lines=uneven.facts())
     done = _in_words(mended, len(spikes))
@@ -153,10 +155,15 @@ def _without_motion(
     return _Mended(still, entropy, _facts(found[0], motion))
 
 
-def _made_even(uneven: UnevenLines, mended: _Mended, support: Tensor) -> bool:
-    """Whether the lines are even now: motion had made them uneven, at twice its frequency."""
-    left = find_uneven_lines(mended.image, support)
-    return left is None or left.unevenness < 0.5 * uneven.unevenness
+def _of_motion(uneven: UnevenLines, motion: dict[str, Any]) -> bool:
+    """Whether motion made the lines uneven: a magnitude image shows it at twice its frequency."""
+    if not motion:
+        return False
+    twice = 2 * motion["Frequency"]
+    return (
+        uneven.phase_axis == motion["PhaseEncodingAxis"]
+        and abs(abs(twice - round(twice)) - 1 / uneven.period) < SAME_FREQUENCY
+    )
 
 
 def _in_words(mended: _Mended, spikes: int) -> str:
