@@ -201,7 +201,7 @@ def motion_in_words(record: Mapping[str, Any]) -> str:
     if uneven := table_of(table, UNEVEN):
         parts += ["uneven lines", *_axis_in_words(uneven)]
     if (displacement := number_in(table, "RMSDisplacement")) is not None:
-        parts += [f"{table.get('Model')} motion", f"{displacement:.1f} mm RMS"]
+        parts += [str(table.get("Model")), f"{displacement:.1f} mm RMS"]
         parts += _axis_in_words(table)
     parts.append("undone in k-space")
     before, after = (number_in(table, f"Entropy{when}") for when in ("Before", "After"))

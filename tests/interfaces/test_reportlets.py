@@ -210,13 +210,13 @@ def test_the_summary_says_what_the_motion_correction_did(inputs, tmp_path):
         "entropy_after": 14.125,
     }
     assert (
-        f"{row}periodic motion, 1.9 mm RMS, lines along anterior–posterior, undone in k-space, gradient "
+        f"{row}periodic, 1.9 mm RMS, lines along anterior–posterior, undone in k-space, gradient "
         "entropy 14.25 → 14.125</td>"
     ) in told()
     inputs["refocus"] |= {
         "motion": {"Model": "poses", "PhaseEncodingAxis": 7, "RMSDisplacement": 0.5}
     }
-    assert f"{row}poses motion, 0.5 mm RMS, undone in k-space, gradient" in told()
+    assert f"{row}poses, 0.5 mm RMS, undone in k-space, gradient" in told()
     inputs["refocus"] |= {"motion": {}, "lines": {"PhaseEncodingAxis": 0}, "spikes": 2}
     assert (
         f"{row}spikes of k-space: 2, uneven lines, lines along left–right, undone in k-space, "
