@@ -19,6 +19,8 @@ AXES = (0, 1, 2)
 LEAST = 1e-3
 #: of the brightest voxels: what counts as head
 FOREGROUND = 0.12
+#: share of zeros from which the background counts as masked away
+MASKED = 0.3
 
 
 def fourier(image: Tensor, axis: int) -> Tensor:

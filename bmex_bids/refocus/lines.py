@@ -284,7 +284,8 @@ def without_spikes(image: Tensor) -> tuple[Tensor, list[Spike]]:
             break
         head = head if len(head) else _deep_in(image)
         unit = Spike(strongest, (0.0, 0.0))
-        parts = [_detail(part)[head] for part in unit.stripes(image.shape)]
+        cosine, sine = unit.stripes(image.shape)
+        parts = [_detail(part)[head] for part in (cosine, sine)]
         wanted = _detail(result)[head]
         table = torch.stack([torch.stack([a @ b for b in parts]) for a in parts]).double()
         size = torch.linalg.lstsq(
@@ -294,7 +295,6 @@ def without_spikes(image: Tensor) -> tuple[Tensor, list[Spike]]:
         largest = max((math.hypot(*spike.size) for spike in spikes.values()), default=0.0)
         if float(size.norm()) < SPIKE_DONE * largest:
             break
-        cosine, sine = unit.stripes(image.shape)
         result = result - (float(size[0]) * cosine + float(size[1]) * sine)
         result = torch.where(image > 0, result, torch.zeros_like(result))
         whole = (before[0] + float(size[0]), before[1] + float(size[1]))

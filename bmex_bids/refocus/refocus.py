@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bmex_bids.refocus.kspace import FOREGROUND, LineMotion, bright, undo
+from bmex_bids.refocus.kspace import FOREGROUND, MASKED, LineMotion, bright, undo
 from bmex_bids.refocus.lines import UnevenLines, find_uneven_lines, without_spikes
 from bmex_bids.refocus.search import (
     FEWEST_LINES,
@@ -38,8 +38,6 @@ LEAST_GAIN = 0.005
 LEAST_GAIN_WHOLE = 0.006
 #: cycles per line
 SAME_FREQUENCY = 0.01
-#: share of zeros from which the background counts as masked away
-MASKED = 0.3
 #: of :func:`~bmex_bids.refocus.kspace.undo`; a brain stripped after it moved loses by more
 ITERATIONS = 2
 #: radius of the sphere over which displacement is averaged, mm (Jenkinson, FMRIB TR99MJ1, 1999)

@@ -20,7 +20,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bmex_bids.refocus.kspace import AXES, FOREGROUND, LEAST, LineMotion, bright, fourier, undo
+from bmex_bids.refocus.kspace import (
+    AXES,
+    FOREGROUND,
+    LEAST,
+    MASKED,
+    LineMotion,
+    bright,
+    fourier,
+    undo,
+)
 
 #: cycles a line: slower motion blurs rather than ghosts; above a half, waves are the same again
 SLOWEST, FASTEST = 0.06, 0.485
@@ -164,7 +173,7 @@ class View:
         ]
         self._head = bright(self.image, FOREGROUND)
         self._support = torch.ones_like(self.image)
-        if float((self.image <= 0).float().mean()) > 0.3:
+        if float((self.image <= 0).float().mean()) > MASKED:
             self._support = bright(self.image, KNOWN)
             self._head = self._head * _inside(self._support, self.spacing)
         self._spectrum = fourier(self.image, phase_axis)
