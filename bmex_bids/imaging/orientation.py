@@ -183,7 +183,10 @@ def header_remarks(path: Path) -> tuple[str, ...]:
                     "and right may be exchanged"
                 )
             elif qform and sform and not _same_place(header):
-                remarks.append("the sform and the qform of the header differ: the sform is used")
+                remarks.append(
+                    "the sform and the qform of the header differ: the sform is used, and the "
+                    "results have it in both"
+                )
         unit = header.get_xyzt_units()[0]
     except Exception:  # noqa: BLE001 - a qform that makes no sense beside an sform that does
         return (*remarks, "the qform of the header is invalid: the sform is used")

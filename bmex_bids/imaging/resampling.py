@@ -60,6 +60,12 @@ def grid_of_spacing(
     return tuple(int(n) for n in new), _about_centre(new, axes * spacing_mm, shape, affine)
 
 
+def rigid_affine(shape: tuple[int, ...], affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """An affine without shear, of the same voxel sizes and the same centre of the field of view."""
+    steps = orthonormal_axes(affine) * np.array(voxel_sizes(affine))
+    return _about_centre(np.array(shape[:3]), steps, shape, affine)
+
+
 def _about_centre(
     new_shape: NDArray[np.int64],
     steps: NDArray[np.float64],
@@ -85,13 +91,12 @@ def resample_to_spacing(
     sizes = voxel_sizes(image.affine)
     if np.allclose(sizes, spacing_mm, atol=1e-3):
         axes = orthonormal_axes(image.affine)
-        steps = axes * np.array(sizes)
         moved = np.abs(axes.T @ image.affine[:3, :3] - np.diag(sizes)) @ np.array(image.shape[:3])
         if moved.max() / 2 <= UNMOVED * spacing_mm:
-            if np.allclose(steps, image.affine[:3, :3], rtol=0, atol=ORTHONORMAL):
+            straight = rigid_affine(image.shape, image.affine)
+            if np.allclose(straight[:3, :3], image.affine[:3, :3], rtol=0, atol=ORTHONORMAL):
                 return image
-            affine = _about_centre(np.array(image.shape[:3]), steps, image.shape, image.affine)
-            return nib.Nifti1Image(image.dataobj, affine)
+            return nib.Nifti1Image(image.dataobj, straight)
     return resample_like(
         image, grid_of_spacing(image.shape, image.affine, spacing_mm), order=order
     )

@@ -33,6 +33,10 @@ NEARLY = 1e-4
 #: next to nothing (sharply cut: up to 0.01; linear 0.19, splines and Lanczos 1.00), what that is,
 #: and where the edge of such a brain is, as shares of the brain's median brightness
 SOFT_RIM, NEXT_TO_NOTHING, EDGE = 0.05, 0.02, 0.2
+#: how :func:`without_offset` recognises an offset: the object's distance from a constant background
+#: over the distance of its 15th and 85th percentile (39 real images: up to 5.8); and by how many of
+#: the latter the background is put below the 15th percentile at most
+OFFSET, BELOW = 10.0, 3.0
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,36 @@ def brain_voxels(image: nib.Nifti1Image) -> Mask:
     if tolerance == 0:
         return _beyond_ringing(np.abs(data.astype(np.float32) - np.float32(level)))
     return np.asarray(data > level + tolerance)
+
+
+def without_offset(image: nib.Nifti1Image) -> nib.Nifti1Image:
+    """An image whose constant background lies no further from the object than in usual images.
+
+    A brain of 20,000 to 21,600 in zeros shows no tissues where 0 to 21,600 is its range.
+
+    Parameters
+    ----------
+    image : any unit
+
+    Returns
+    -------
+    the image itself where its background is near or not constant; else one in which nothing is
+    darker, and the background no brighter, than somewhat below the object
+    """
+    data = np.asarray(image.dataobj, dtype=np.float32)
+    level, tolerance = _background(_thinned(data, voxel_sizes(image.affine))[0])
+    if tolerance > 0:
+        return image
+    found = data[_beyond_ringing(np.abs(data - np.float32(level)))]
+    if found.size == 0:
+        return image
+    low, middle, high = (float(value) for value in np.percentile(found, (15, 50, 85)))
+    if abs(middle - level) <= OFFSET * (high - low):
+        return image
+    floor = np.float32(max(float(found.min()), low - BELOW * (high - low)))
+    if level > middle:  # between the object and a brighter background lies their seam
+        data = np.where(data > (high + level) / 2, floor, data)
+    return nib.Nifti1Image(np.maximum(data, floor), image.affine)
 
 
 def without_lost_slices(brain: Mask) -> tuple[Mask, int]:

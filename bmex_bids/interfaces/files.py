@@ -10,9 +10,15 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from bmex_bids.common.replacing import put_in_place
+from bmex_bids.imaging.orientation import voxel_sizes
+from bmex_bids.imaging.resampling import rigid_affine
+
+#: mm by which a qform or a sum of voxel sizes may differ from the affine: it was rounded
+ROUNDED_MM = 0.01
 
 
 def read(path: str | Path, dtype: Any = "float32") -> nib.Nifti1Image:
@@ -44,6 +50,9 @@ def write(image: nib.Nifti1Image, folder: str | Path, name: str) -> str:
 def on_original_grid(data: NDArray[Any], original: str | Path, dtype: Any) -> nib.Nifti1Image:
     """Voxels on the grid of a raw image, with its affine, qform and sform and their codes.
 
+    Where the raw image's qform or voxel sizes contradict its sform, they are made to agree with
+    it: some programs read the one, some the other.
+
     Parameters
     ----------
     data : (X, Y, Z), the first three axes of the raw image
@@ -59,7 +68,28 @@ def on_original_grid(data: NDArray[Any], original: str | Path, dtype: Any) -> ni
         header[key] = 0
     header.set_data_dtype(dtype)
     header.set_xyzt_units("mm", "sec")
-    return nib.Nifti1Image(np.asarray(data, dtype=dtype), raw.affine, header)
+    image = nib.Nifti1Image(np.asarray(data, dtype=dtype), raw.affine, header)
+    code = int(image.header["sform_code"])
+    if code > 0 and not _agrees_with_sform(image):
+        qform = rigid_affine(image.shape, image.affine)
+        image.set_qform(qform, code if image.header["qform_code"] > 0 else 0)
+    return image
+
+
+def _agrees_with_sform(image: nib.Nifti1Image) -> bool:
+    """Whether the qform (where it counts) and the voxel sizes say what the sform says."""
+    sizes, shape = np.array(voxel_sizes(image.affine)), np.array(image.shape)
+    if (np.abs(image.header.get_zooms()[:3] - sizes) * shape).max() > ROUNDED_MM:
+        return False
+    if image.header["qform_code"] <= 0:
+        return True
+    try:
+        qform = image.header.get_qform()
+    except (HeaderDataError, ValueError):
+        return False
+    wanted = rigid_affine(image.shape, image.affine)
+    corners = np.array([(*(corner * (shape - 1)), 1) for corner in np.ndindex(2, 2, 2)])
+    return bool(np.abs(corners @ (qform - wanted).T).max() <= ROUNDED_MM)
 
 
 def with_codes_of(image: nib.Nifti1Image, original: str | Path) -> nib.Nifti1Image:

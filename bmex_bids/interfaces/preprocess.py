@@ -41,7 +41,12 @@ from bmex_bids.imaging.likeness import Likeness, describe_turn
 from bmex_bids.imaging.mask import check_mask, clean_mask, left_out
 from bmex_bids.imaging.orientation import check_levels, conform, load_image, voxel_sizes
 from bmex_bids.imaging.resampling import resample_like, resample_to_spacing
-from bmex_bids.imaging.stripped import brain_voxels, is_stripped, without_lost_slices
+from bmex_bids.imaging.stripped import (
+    brain_voxels,
+    is_stripped,
+    without_lost_slices,
+    without_offset,
+)
 from bmex_bids.interfaces.files import data_of, read, with_data, write
 from bmex_bids.interfaces.step import Step
 from bmex_bids.interfaces.stripping import (
@@ -121,7 +126,7 @@ def correct_head(
     """Robust intensities, then N4 over the head.
 
     The fit of the field sees intensities that are clipped at robust percentiles; the image that is
-    divided by the field is not clipped.
+    divided by the field is not clipped.  A constant background far from the head is brought near.
 
     Parameters
     ----------
@@ -132,6 +137,7 @@ def correct_head(
     corrected, field, scale : robust percentiles are 0 and 1000; what the image was divided by;
         what maps input intensities to 0…1000
     """
+    image = without_offset(image)
     data = data_of(image)
     clipped, scale = rescale_robust(data)
     region = with_data(head_region(clipped), image)

@@ -19,6 +19,7 @@ from nipype.interfaces.base import (
 
 from bmex_bids.imaging.intensity import HistogramMatch, IntensityScale
 from bmex_bids.imaging.orientation import voxel_sizes
+from bmex_bids.imaging.stripped import without_offset
 from bmex_bids.interfaces.files import data_of, read, with_data, write
 from bmex_bids.interfaces.preprocess import on_network_grid, with_histogram
 from bmex_bids.interfaces.step import Step
@@ -108,7 +109,7 @@ class Before(Step):
 
     def _prepared(self) -> dict[str, Any]:
         inputs = self.inputs
-        head = read(inputs.conformed)
+        head = without_offset(read(inputs.conformed))
         first = IntensityScale(**json.loads(Path(inputs.head_scale).read_text()))
         chain = json.loads(Path(inputs.intensity_json).read_text())
         scale = IntensityScale(**chain["scale"])

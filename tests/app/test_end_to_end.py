@@ -115,6 +115,29 @@ def test_uni_of_mp2rage_beside_a_t1w_keeps_its_suffix_and_is_valid(bids_skeleton
     assert (out / "group_UNIT1.tsv").is_file()
 
 
+def test_an_image_whose_qform_lies_elsewhere_gives_results_in_one_place(
+    bids_skeleton, brain, tmp_path, capsys
+):
+    raw = brain("LAS", oblique=12.0)
+    elsewhere = raw.affine.copy()
+    elsewhere[:3, 3] += 0, 30, -20
+    raw.set_qform(elsewhere, 2)
+    bids = bids_skeleton({**participants("01"), "sub-01/anat/sub-01_T1w.nii.gz": raw})
+    assert bmex(bids) == 0
+    assert "the sform is used, and the results have it in both" in capsys.readouterr().out
+    assert derivatives(tmp_path / "out") == expected("sub-01")
+    brains = []
+    for name in expected("sub-01"):
+        image = nib.load(tmp_path / "out/sub-01/anat" / name)
+        np.testing.assert_allclose(image.get_qform(), image.affine, atol=1e-3, err_msg=name)
+        if "_res-" not in name:
+            np.testing.assert_allclose(image.affine, raw.affine, err_msg=name)
+        if "desc-enhanced_T1w" in name:
+            inside = np.argwhere(image.get_fdata() > 0).mean(axis=0)
+            brains.append(nib.affines.apply_affine(image.affine, inside))
+    np.testing.assert_allclose(*brains, atol=0.5)
+
+
 def test_a_fetus_comes_at_its_own_resolution(bids_skeleton, brain, tmp_path):
     bids = bids_skeleton(
         {**participants("01"), "sub-01/anat/sub-01_T2w.nii.gz": brain(contrast="T2w")},

@@ -12,6 +12,7 @@ import template_home
 
 from bmex_bids.exceptions import MaskError
 from bmex_bids.imaging.intensity import IntensityScale, from_zero, rescale_robust
+from bmex_bids.imaging.stripped import without_offset
 from bmex_bids.interfaces.enhance import add_correction, into_head
 from bmex_bids.interfaces.preprocess import (
     Conform,
@@ -67,6 +68,76 @@ def test_the_field_is_what_the_head_was_divided_by(head_phantom, saved):
     scale = IntensityScale(**json.loads(Path(outputs.scale_file).read_text()))
     again = scale.invert(voxels(outputs.corrected) * voxels(outputs.field))
     np.testing.assert_allclose(again, np.asarray(head.image.dataobj), rtol=1e-3, atol=1)
+
+
+def on_offset(values, mask, kind):
+    """A brain of 0 to some 800 whose background is constant and far away, or not."""
+    rng = np.random.default_rng(0)
+    faint = rng.normal(0, 3, values.shape)
+    return {
+        "both": values + 2e4,
+        "both negative": values - 2e4,
+        "brain above zeros": np.where(mask, values + 2e4, 0),
+        "brain below zeros": np.where(mask, values - 2e4, 0),
+        "zeros beside a brain of 2 million": np.where(mask, values + 2e6, 0),
+        "the largest whole number around": np.where(mask, values, 32767),
+        "the smallest whole number around": np.where(mask, values, -32768),
+        "noise around, both": np.where(mask, values, np.abs(faint)) + 2e4,
+    }[kind].astype(np.float32)
+
+
+OFFSETS = [
+    "both",
+    "both negative",
+    "brain above zeros",
+    "brain below zeros",
+    "zeros beside a brain of 2 million",
+    "the largest whole number around",
+    "the smallest whole number around",
+    "noise around, both",
+]
+
+
+@pytest.mark.parametrize("kind", OFFSETS)
+def test_an_offset_of_a_stripped_brain_changes_nothing(head_phantom, saved, kind):
+    """What was 20,000 to 21,600 in zeros had no tissues, and "no brain" was found."""
+    phantom = head_phantom(noise=0.0)
+    mask = phantom.mask
+    values = np.asarray(phantom.brain.dataobj)
+    # fluid is little brighter than the background
+    values = np.where(mask, values - values[mask].min() + 40, 0)
+
+    def prepared(data):
+        path = saved(nib.Nifti1Image(data, phantom.image.affine))
+        head = CorrectHead(in_file=path).run().outputs
+        brain = MaskBrain(in_file=path, corrected=head.corrected, age_months=60.0).run().outputs
+        assert brain.stripped
+        return voxels(head.corrected), voxels(brain.out_file) > 0
+
+    usual, usual_mask = prepared(np.where(mask, values, 0).astype(np.float32))
+    found, found_mask = prepared(on_offset(values, mask, kind))
+    assert 2 * (usual_mask & found_mask).sum() / (usual_mask.sum() + found_mask.sum()) > 0.999
+    # the background is as dark as fluid then, and noise moves the robust range a little
+    np.testing.assert_allclose(found[usual_mask], usual[usual_mask], atol=70)
+    assert found[~found_mask].max() < 50
+    assert found.min() > -50
+
+
+def test_an_image_without_an_offset_is_not_copied(head_phantom):
+    head = head_phantom(spacing=6.0)
+    for image in (head.image, head.brain):
+        assert without_offset(image) is image
+
+
+def test_what_is_one_value_in_zeros_is_still_no_brain(head_phantom, saved):
+    head = head_phantom()
+    noise = np.random.default_rng(0).normal(0, 5, head.mask.shape)
+    path = saved(
+        nib.Nifti1Image(np.where(head.mask, 5000 + noise, 0).astype("f4"), head.image.affine)
+    )
+    corrected = CorrectHead(in_file=path).run().outputs.corrected
+    with pytest.raises(MaskError, match="no tissues of a brain"):
+        MaskBrain(in_file=path, corrected=corrected, age_months=60.0).run()
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])

@@ -102,15 +102,18 @@ def test_lines_and_spikes_that_were_mended_are_told(head, monkeypatch):
     assert (said["lines"], said["spikes"], said["motion"]) == (lines, 3, {})
 
 
-@pytest.fixture(params=[0.0, 60.0], ids=["from zero", "wider range"])
+@pytest.fixture(params=[0.0, 60.0, 2e4], ids=["from zero", "wider range", "offset"])
 def prepared(request, head):
     """A head through the stage *preprocess*, and the inputs of the node ``Before``.
 
-    With a hole in the brain that is darker than the air, the working range is widened for it.
+    With a hole in the brain that is darker than the air, the working range is widened for it.  A
+    brain on an offset has its background brought near.
     """
     data = head.data + np.float32(request.param)
-    if request.param:
+    if request.param == 60:
         data[17:20, 21:24, 19:22] = 0
+    elif request.param:
+        data[~head.mask] = 0
     path = head.save(data, "as_it_came")
     first = CorrectHead(in_file=path).run().outputs
     mask = head.save(head.mask.astype(np.uint8), "mask")
@@ -131,7 +134,7 @@ def prepared(request, head):
         .outputs
     )  # fmt: skip
     scales = [json.loads(Path(part.scale_file).read_text()) for part in (first, second)]
-    assert (scales[0] != scales[1]) == bool(request.param)
+    assert (scales[0] != scales[1]) == (request.param == 60)
     return {
         "conformed": path, "corrected": first.corrected, "head_scale": first.scale_file,
         "head_field": first.field, "native": second.native, "field": second.field,
