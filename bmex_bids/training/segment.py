@@ -50,8 +50,8 @@ UNKNOWN, TISSUES_FROM = 255, 100
 #: how large brains are, of the label maps': newborns to large adults
 SCALE = (0.68, 1.12)
 #: how often there is no tissue map, how often one that goes by brightness alone, and each fault
-WITHOUT_TISSUES, BY_BRIGHTNESS = 0.35, 0.7
-FAULTS = {"clean": 0.45, "noise": 0.25, "low-resolution": 0.2, "mixed": 0.1}
+WITHOUT_TISSUES, BY_BRIGHTNESS = 0.15, 0.8
+FAULTS = {"clean": 0.4, "noise": 0.2, "low-resolution": 0.15, "mixed": 0.1, "motion": 0.15}
 #: blocks of 2 × 2 × 2 voxels of a batch that count: all would take as long as the network
 BLOCKS = 20000
 #: a structure of fewer voxels among these has no share in the Dice

@@ -38,8 +38,13 @@ BETWEEN = {
     "cerebellar_white": (0.8, 1.05),
     "brain_stem": (0.75, 1.05),
 }
+#: how often each contrast is drawn; structures are labelled from nine months on
+SHARES = {
+    "T1w-mature": 0.5, "T2w-mature": 0.2,
+    "T1w-newborn": 0.1, "T2w-newborn": 0.1, "T1w-isointense": 0.1,
+}  # fmt: skip
 #: share of brains whose structures have any brightness
-ANY_CONTRAST = 0.25
+ANY_CONTRAST = 0.12
 #: of the outer fluid so much is kept, mm from the brain: the masks of scans end anywhere
 KEPT_MM = (1.0, 14.0)
 #: template units between two tissues below which brightness does not part them
@@ -150,7 +155,8 @@ def draw_patch(
         turn = turn @ each
     matrix = turn / zoom
     room = np.maximum(half * zoom - size / 2, 0) + 6
-    begin = rng.uniform(-room, room) - (size - 1) / 2  # of the patch, from the brain's middle
+    # of the patch, from the brain's middle, where most structures are
+    begin = rng.triangular(-room, 0, room) - (size - 1) / 2
     axes = [
         (begin[k] + np.arange(0.5, size, 2)) / (half[k] * zoom[k] * rng.uniform(0.95, 1.05))
         + rng.uniform(-0.05, 0.05)
@@ -164,7 +170,7 @@ def draw_patch(
 
 def draw_brightness(rng: np.random.Generator) -> Array:
     """Of no structure and of each, template units."""
-    kind = str(rng.choice(list(CONTRASTS)))
+    kind = str(rng.choice(list(SHARES), p=list(SHARES.values())))
     fluid, cortex, white = (
         float(rng.uniform(*CONTRASTS[kind][name])) for name in ("fluid", "cortex", "white")
     )
