@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ import pytest
 from app_runs import bmex, derivatives, expected, participants, status_of
 
 from bmex_bids.cli.run import main
+from bmex_bids.network.weights.registry import bundled
 from bmex_bids.outputs.pictures import PICTURES
 from bmex_bids.running.validation import validate
 
@@ -97,8 +99,6 @@ def test_what_changed_is_done_again(one, finished, brain, tmp_path, change):
 
 
 def test_other_weights_are_a_change(one, finished, tiny_records, monkeypatch):
-    import dataclasses
-
     others = [dataclasses.replace(record, sha256="f" * 64) for record in tiny_records]
     monkeypatch.setattr("bmex_bids.network.weights.registry.bundled", lambda: others)
     monkeypatch.setattr("bmex_bids.network.weights.registry.verify", lambda *_: None)
@@ -209,6 +209,19 @@ def test_one_grid_only(one, tmp_path, grid):
     }[grid]
     assert names == expected("sub-01") - left_out
     assert validate(tmp_path / "out") == []
+
+
+def test_the_bundled_network_labels_structures(one, tmp_path, tiny_records, monkeypatch):
+    (record,) = (record for record in bundled() if record.kind == "segment")
+    records = [*tiny_records, dataclasses.replace(record, age_groups=tiny_records[0].age_groups)]
+    monkeypatch.setattr("bmex_bids.network.weights.registry.bundled", lambda: records)
+    assert bmex(one, "--segment", "rois") == 0
+    anat = tmp_path / "out" / "sub-01" / "anat"
+    table = (anat / "sub-01_seg-subcortical_desc-enhanced_dseg.tsv").read_text().splitlines()
+    assert len(table) == 14
+    assert (anat / "sub-01_seg-subcortical_desc-enhanced_dseg.nii.gz").is_file()
+    sidecar = json.loads((anat / "sub-01_desc-enhanced_T1w.json").read_text())
+    assert sidecar["BMEX"]["Quality"]["Structures"]["weights"] == "bmex-segment-1"
 
 
 def test_the_configuration_of_a_run_repeats_it(one, tmp_path, capsys):

@@ -34,6 +34,14 @@ def weights_dir(tmp_path):
     return folder
 
 
+def test_what_travels_in_the_package_is_whole_and_small():
+    records = registry.bundled()
+    assert {record.kind for record in records} == {"enhance", "strip", "score", "segment"}
+    for record in records:
+        verify(record.path, record.sha256)
+    assert sum(record.path.stat().st_size for record in records) <= 40e6
+
+
 def test_the_published_file_names_are_those_of_the_releases():
     months = (0, 3, 6, 9, 12, 18, 24)
     expected = {f"BMEX-Month{m}-{c}-model.pt" for m in months for c in ("T1", "T2")}

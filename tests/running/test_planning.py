@@ -219,6 +219,15 @@ def test_weights_for_structures_are_part_of_the_fingerprint_and_of_the_work(
     assert loaded == [(found.path, "bmex-segment")]
 
 
+@pytest.mark.parametrize(
+    ("group", "name"), [("month24", "bmex-segment-1"), ("month18", None), ("month6", None)]
+)
+def test_structures_of_adults_and_children_have_bundled_weights(image, bids, group, name):
+    config = parse([str(bids), "out", "participant", "--segment", "rois"])
+    found = planning.segment_weights_of(config, dataclasses.replace(image, age_group=group))
+    assert (found and found.name) == name
+
+
 def test_an_image_that_the_weights_for_structures_are_not_for_has_tissues(
     image, bids, fingerprint, tmp_path, monkeypatch
 ):
