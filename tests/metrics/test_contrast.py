@@ -8,9 +8,11 @@ import math
 import nibabel as nib
 import numpy as np
 import pytest
+import scipy.ndimage
 
 from bmex_bids.imaging.orientation import voxel_sizes
 from bmex_bids.metrics.contrast import fluid_contrast
+from bmex_bids.metrics.limits import FLUID_CONTRAST
 
 REAL = [
     *(("lifespan-bids", n, "T1w") for n in (1, 3, 7)),
@@ -42,6 +44,48 @@ def test_real_brains_of_all_ages(shared_data, folder, number, contrast):
     found = fluid_contrast(data, data > 0, voxel_sizes(image.affine))
     assert (found > 0.3) is (contrast == "T2w")
     assert abs(found) > 0.3
+
+
+def tubes(image, mask, share, value, *, width):
+    """An image with winding tubes of one value through so large a share of its brain."""
+    rng = np.random.default_rng(0)
+    deep = np.argwhere(scipy.ndimage.binary_erosion(mask, iterations=4))
+    inside = np.zeros(mask.shape, bool)
+    while inside.sum() < share * mask.sum():
+        place, way = deep[rng.integers(len(deep))].astype(float), rng.normal(size=3)
+        for _ in range(40):
+            at = np.rint(place).astype(int)
+            if (at < 0).any() or (at >= mask.shape).any() or not mask[tuple(at)]:
+                break
+            inside[tuple(slice(k, k + width) for k in at)] = True
+            way += rng.normal(size=3) * 0.15
+            place += way / np.linalg.norm(way)
+    return np.where(inside & mask, np.float32(value), image)
+
+
+ENHANCED = {"veins": 2, "lesions": 7}  # voxels across
+
+
+@pytest.mark.parametrize("share", [0.007, 0.015])
+@pytest.mark.parametrize("kind", ENHANCED)
+@pytest.mark.parametrize(("folder", "number", "contrast"), REAL)
+def test_a_contrast_agent_or_bleeding_does_not_change_the_contrast(
+    shared_data, folder, number, contrast, kind, share
+):
+    """Veins of 0.7 % of an adult's brain made its T1w image a T2w, and no maps were written."""
+    pattern = f"**/sub-*{number:02d}_*{contrast}.nii.gz"
+    image = nib.load(sorted((shared_data / folder).glob(pattern))[0])
+    data, spacing = np.asarray(image.dataobj, dtype=np.float32), voxel_sizes(image.affine)
+    inside = data > 0
+    if contrast == "T1w":
+        value = 1.7 * np.percentile(data[inside], 85)
+    else:
+        value = 0.3 * np.percentile(data[inside], 1)
+    changed = tubes(data, inside, share, value, width=ENHANCED[kind])
+    found = fluid_contrast(changed, inside, spacing)
+    assert FLUID_CONTRAST[contrast].verdict(found) == "pass"
+    other = "T1w" if contrast == "T2w" else "T2w"  # nor does it hide a wrong name
+    assert FLUID_CONTRAST[other].verdict(found) != "pass"
 
 
 def test_what_cannot_be_measured_is_not_a_number():
