@@ -162,7 +162,7 @@ def configuration(request: Request, folder: str | Path) -> Config:
     """The same request as ``bmex`` would have it, in a temporary folder."""
     folder = Path(folder).resolve()
     given = {n: _settled(n, value) for n, value in request.settings.items() if value is not None}
-    threads = given.pop("omp_nthreads", None) or min(available_cpus(), MOST_THREADS)
+    threads = min(given.pop("omp_nthreads", None) or MOST_THREADS, available_cpus())
     given["weights"], given["weights_dir"] = planning.given_weights(
         given.get("weights", "auto"), given.get("weights_dir")
     )

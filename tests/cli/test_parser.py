@@ -91,6 +91,23 @@ def test_a_folder_that_happens_to_be_called_as_a_set_changes_nothing(places, nam
     assert processing.weights_dir == Path(name).absolute()
 
 
+@pytest.mark.parametrize("value", ["0", "-1", "-8G", "0.5", "nan", "inf", "", "all"])
+@pytest.mark.parametrize("flag", ["--nprocs", "--omp-nthreads", "--gpu-slots", "--mem-mb"])
+def test_a_limit_that_is_none_is_refused(places, flag, value, capsys):
+    if (flag, value) == ("--mem-mb", "0.5"):
+        pytest.skip("too little, see test_too_little_memory_is_refused_at_once")
+    with pytest.raises(SystemExit) as ended:
+        parse([*places, f"{flag}={value}"])
+    assert ended.value.code == 2
+    assert "expected" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--nprocs", "--omp-nthreads", "--gpu-slots", "--mem-mb"])
+def test_a_huge_limit_is_no_error(places, flag):
+    resources = parse([*places, flag, str(10**12)]).resources
+    assert resources.omp_nthreads <= resources.nprocs
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
