@@ -40,7 +40,7 @@ from bmex_bids.metrics.change import (
 from bmex_bids.metrics.contrast import fluid_contrast
 from bmex_bids.metrics.gate import Measures, judge, largest_change
 from bmex_bids.metrics.tissue import quality_index, tct
-from bmex_bids.network.inference.score import score
+from bmex_bids.network.inference.score import after_change, change_between, score
 
 #: what a sidecar says of the image's quality, besides the tissues' volumes; the figures of the
 #: mask are under its key ``Mask``
@@ -178,7 +178,7 @@ def scores(inputs: Any) -> dict[str, Any]:
     """The key ``Score``: the network's estimates before and after, None where it cannot tell.
 
     It gets images that are linear in the input's intensities, as in training: the histogram
-    matching is undone.
+    matching is undone.  What it says of the enhanced image is no better than the change explains.
     """
     if not isdefined(inputs.score_weights):
         return {}
@@ -186,12 +186,18 @@ def scores(inputs: Any) -> dict[str, Any]:
     chain = json.loads(Path(inputs.intensity_json).read_text())["match"]
     match = HistogramMatch.of(chain)
     inside = data_of(read(inputs.mask_res, "uint8")) > 0
-    table: dict[str, Any] = {"weights": record.name}
-    for when in ("before", "after"):
-        image = read(getattr(inputs, when))
+    images, found = [], []
+    for path in (inputs.before, inputs.after):
+        image = read(path)
         spacing = float(np.mean(voxel_sizes(image.affine)))
-        found = score(match.invert(data_of(image)), inside, record, spacing_mm=spacing)
-        table[when] = None if found is None else found.as_table()
+        images.append(match.invert(data_of(image)))
+        found.append(score(images[-1], inside, record, spacing_mm=spacing))
+    before, after = found
+    if before is not None and after is not None:
+        after = after_change(before, after, change_between(*images, inside))
+    table: dict[str, Any] = {"weights": record.name}
+    for when, estimated in (("before", before), ("after", after)):
+        table[when] = None if estimated is None else estimated.as_table()
     return {"Score": table}
 
 

@@ -29,7 +29,7 @@ from bmex_bids.degrade.blur import thick_slices
 from bmex_bids.degrade.levels import severity
 from bmex_bids.imaging.noise import noise_sigma
 from bmex_bids.imaging.orientation import voxel_sizes
-from bmex_bids.network.inference.score import GRID_MM, NINETY
+from bmex_bids.network.inference.score import GRID_MM, LEVEL_RMS, NINETY, level
 from bmex_bids.network.models.score import QUANTITIES, ScoreNet, statistics
 from bmex_bids.training.growth import start
 from bmex_bids.training.images import CleanImage, require
@@ -43,9 +43,6 @@ Array = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 Parts = tuple[Tensor, Tensor]
 
-#: root mean squared error, of a brain mean of 400, of minor, moderate and severe motion: what
-#: :func:`measured_levels` found on average in adults and heads.  It makes a level of any motion
-LEVEL_RMS = (29.0, 56.0, 80.0)
 #: training images that are kept aside, to choose by and to widen the intervals
 HELD = (
     "sub-33_T1w", "sub-10_T1w", "ds000011_sub-02_T1w", "child3_T1w", "sub-0004_ses-V01_T1w",
@@ -71,18 +68,6 @@ LEAST_NOISE = 1.5
 STANDARD_CHUNKS = 8
 #: weight of the quantities in the loss, and what makes their errors comparable
 WEIGHTS, SCALES = (1.0, 0.7, 0.7), (1.0, 2.0, 2.0)
-
-
-def level(rms: float) -> float:
-    """Severity of an error by motion, 0…3: linear up to minor, then by its logarithm.
-
-    >>> level(0), level(29), round(level(56), 6), level(200)
-    (0.0, 1.0, 2.0, 3.0)
-    """
-    first = LEVEL_RMS[0]
-    if rms <= first:
-        return max(rms, 0.0) / first
-    return float(np.interp(math.log(rms), np.log(LEVEL_RMS), range(1, len(LEVEL_RMS) + 1)))
 
 
 def measured_levels(clean: CleanImage, seed: int = 0) -> tuple[float, ...]:

@@ -47,6 +47,13 @@ def test_smoothing_that_looks_better_is_seen():
     rows = [*ROWS, row("smoothed clean", 0.0, "nan"), row("blurred clean", 0.05, "nan")]
     found = {line.what: line.value for line in judged.lines(rows)}
     assert found["clean image, gain by smoothing"] == pytest.approx(0.1)
+    rows = [*ROWS, row("smoothed severe", -0.4, "nan", reported="1.5")]
+    found = {line.what: line.value for line in judged.lines(rows)}
+    assert found["clean image, gain by smoothing"] == pytest.approx(0.5)
+    assert found["motion of: severe"] == 2.9
+    named = list(judged.lines(rows))
+    place = next(k for k, line in enumerate(named) if line.what == "motion of: smoothed severe")
+    assert (named[place + 1].what, named[place + 1].value) == ("  as a report has it", 1.5)
 
 
 @pytest.fixture
@@ -75,10 +82,14 @@ def test_a_run_goes_on_and_refuses_other_weights(tmp_path, small):
     first = judged.run(tmp_path, tmp_path / "out", units[:3], record)
     rows = judged.run(tmp_path, tmp_path / "out", units, record)
     assert rows[:3] == first
-    assert len(small) == len(units)
+    # a smoothed image is held against the one that was smoothed
+    assert len(small) == len(units) + len(judged.SMOOTHED)
     moved, clean = small[1], small[0]
     assert np.abs(moved - clean).max() > 10
     assert rows[1]["level"] == "1"
+    reported = {row["cell"]: row["reported"] for row in rows}
+    assert reported["smoothed severe"] == "1"
+    assert reported["severe"] == "nan"
     with pytest.raises(UsageError, match="other weights"):
         judged.run(tmp_path, tmp_path / "out", units, dataclasses.replace(record, sha256="x"))
 

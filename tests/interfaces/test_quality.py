@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
+from bmex_bids.interfaces import quality as nodes
 from bmex_bids.interfaces.quality import MeasureLikeMriqc, MeasureQuality
+from bmex_bids.network.inference.score import Estimate, Score
 from bmex_bids.network.weights.registry import bundled
 from bmex_bids.workflows.request import as_table
 
@@ -262,6 +264,27 @@ def test_the_score_sees_linear_images_before_and_after(quality, tmp_path):
     for when in ("before", "after"):
         assert bent[when] == pytest.approx(plain[when], abs=0.02)
     assert plain["before"]["noise_percent"] > 0
+
+
+def test_the_score_after_is_no_better_than_the_change_explains(quality, tmp_path, monkeypatch):
+    (record,) = [record for record in bundled() if record.kind == "score"]
+    path = tmp_path / "intensity.json"
+    path.write_text(json.dumps({"match": {"source": [0, 1000], "reference": [0, 1000]}}))
+    told = iter([2.0, 0.1] * 2)
+
+    def network(*_, **__):
+        exact = Estimate(1.0, 1.0, 1.0)
+        return Score(Estimate(next(told), 0.0, 3.0), exact, exact)
+
+    monkeypatch.setattr(nodes, "score", network)
+    before = quality.images["before"]
+    for after, expected, verdict in ((before, 2.0, "warn"), (1000 - before, 0.1, "pass")):
+        found, _, rules = quality(
+            before=before, after=after, score_weights=as_table(record), intensity_json=str(path)
+        )
+        assert found["Score"]["before"]["motion"] == 2.0
+        assert found["Score"]["after"]["motion"] == pytest.approx(expected, abs=0.01)
+        assert rules["motion after"] == verdict
 
 
 def test_without_a_network_there_is_no_score(quality):

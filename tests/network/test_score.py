@@ -7,7 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-from bmex_bids.network.inference.score import SLICES, answer, chosen_slices, score
+from bmex_bids.network.inference.score import (
+    SLICES,
+    Estimate,
+    Score,
+    after_change,
+    answer,
+    change_between,
+    chosen_slices,
+    level,
+    rms_of,
+    score,
+)
 from bmex_bids.network.models.score import MEAN, STATISTICS, ScoreNet, build, statistics
 
 
@@ -85,3 +96,44 @@ def test_the_network_of_a_file_has_its_sizes():
     network = ScoreNet()
     again = build(network.state_dict())
     again.load_state_dict(network.state_dict())
+
+
+# ------------------------------------------------------------------ an image that was changed
+def said(motion, noise=1.0):
+    exact = Estimate(noise, noise, noise)
+    return Score(Estimate(motion, motion - 0.2, motion + 0.2), exact, exact)
+
+
+@pytest.mark.parametrize("severity", [0.0, 0.3, 1.0, 1.7, 2.0, 3.0])
+def test_a_level_is_that_of_its_error(severity):
+    assert level(rms_of(severity)) == pytest.approx(severity)
+
+
+def test_what_a_change_does_not_explain_is_still_there():
+    """An image whose error was 56 and that was changed by 20 looked still: it has 52 left."""
+    found = after_change(said(2.0), said(0.4), 20.0)
+    assert found.motion.value == pytest.approx(level(np.sqrt(56**2 - 20**2)))
+    assert (found.motion.low, found.motion.high) == (pytest.approx(0.2), found.motion.value)
+    assert found.noise_percent == said(0.4).noise_percent
+    # what undid all of it is believed, and so is what the network says to be worse
+    assert after_change(said(2.0), said(0.4), 60.0) == said(0.4)
+    assert after_change(said(2.0), said(2.1), 20.0) == said(2.1)
+    assert after_change(said(0.0), said(0.0), 0.0) == said(0.0)
+    assert after_change(said(2.0), said(0.4), 0.0).motion.value == pytest.approx(2.0)
+
+
+def test_a_change_that_removed_noise_removed_no_motion():
+    # noise of 5 % has a standard deviation of 50 where the brain's mean is 400
+    noisy, quiet = said(2.0, noise=5.0), said(0.4, noise=1.0)
+    change = float(np.hypot(20.0, np.sqrt(50**2 - 10**2)))
+    found = after_change(noisy, quiet, change).motion.value
+    assert found == pytest.approx(after_change(said(2.0), said(0.4), 20.0).motion.value)
+
+
+def test_a_change_is_that_of_the_brain_in_its_own_unit(brain):
+    data, mask = brain
+    other = np.where(mask, data, 5000)
+    assert change_between(data, 3 * other, mask) == pytest.approx(0, abs=1e-3)
+    noise = np.random.default_rng(0).normal(0, 10, data.shape).astype(np.float32)
+    scale = 400 / data[mask].mean()
+    assert change_between(data, data + noise, mask) == pytest.approx(10 * scale, rel=0.05)

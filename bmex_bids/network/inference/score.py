@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,9 @@ LEAST_EDGE = 16
 GRID_MM = 0.8
 #: the range that noise is a percentage of, over the brain's mean: 1000 units where the mean is 400
 RANGE = 2.5
+#: root mean squared error, of a brain mean of 400, of minor, moderate and severe motion: what
+#: ``training.score.measured_levels`` found on average in adults and heads.  It makes a level of any
+LEVEL_RMS = (29.0, 56.0, 80.0)
 #: standard deviations to either side that 90 % of a normal distribution lie within
 NINETY = 1.645
 
@@ -123,6 +126,66 @@ def answer(
         Estimate(*(noise * math.exp(v) for v in bounds["noise"])),
         Estimate(*(size * math.exp(v) for v in bounds["resolution"])),
     )
+
+
+def level(rms: float) -> float:
+    """Severity of an error by motion, 0…3: linear up to minor, then by its logarithm.
+
+    >>> level(0), level(29), round(level(56), 6), level(200)
+    (0.0, 1.0, 2.0, 3.0)
+    """
+    first = LEVEL_RMS[0]
+    if rms <= first:
+        return max(rms, 0.0) / first
+    return float(np.interp(math.log(rms), np.log(LEVEL_RMS), range(1, len(LEVEL_RMS) + 1)))
+
+
+def rms_of(severity: float) -> float:
+    """The error of a level, which :func:`level` undoes.
+
+    >>> round(rms_of(0.5), 6), round(rms_of(2), 6)
+    (14.5, 56.0)
+    """
+    if severity <= 1:
+        return max(severity, 0.0) * LEVEL_RMS[0]
+    return math.exp(np.interp(severity, range(1, len(LEVEL_RMS) + 1), np.log(LEVEL_RMS)))
+
+
+def after_change(before: Score, after: Score, change: float) -> Score:
+    """The score of a changed image, no better than the change explains.
+
+    A smooth image looks still.  But who removes an error changes the image: what is left of it is
+    at least ``sqrt(before² − change²)``, as the best estimate is at right angles to its own error;
+    of the change, what removed noise removed no motion.
+
+    Parameters
+    ----------
+    before, after : what the network says of both
+    change : root mean square of their difference in the brain, each scaled to a mean of 400
+    """
+    units = RANGE * MEAN / 100
+    noise = (before.noise_percent.value * units) ** 2 - (after.noise_percent.value * units) ** 2
+    removed = max(change**2 - max(noise, 0.0), 0.0)
+    least = level(math.sqrt(max(rms_of(before.motion.value) ** 2 - removed, 0.0)))
+    seen = after.motion
+    if least <= seen.value:
+        return after
+    return replace(after, motion=Estimate(least, seen.low, max(seen.high, least)))
+
+
+def change_between(before: Array, after: Array, mask: Mask) -> float:
+    """Root mean square of the difference in the brain, each image scaled to a mean of 400.
+
+    Parameters
+    ----------
+    before, after, mask : (X, Y, Z); both images have a :func:`score`
+    """
+    inside = mask.astype(bool)
+    first, second = (
+        image[inside] * (MEAN / float(image[inside].mean(dtype=np.float64)))
+        for image in (before, after)
+    )
+    return float(np.sqrt(((second - first) ** 2).mean(dtype=np.float64)))
 
 
 Planes = list[tuple[torch.Tensor, torch.Tensor]]
