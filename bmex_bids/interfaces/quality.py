@@ -194,7 +194,7 @@ def scores(inputs: Any) -> dict[str, Any]:
         found.append(score(images[-1], inside, record, spacing_mm=spacing))
     before, after = found
     if before is not None and after is not None:
-        after = after_change(before, after, change_between(*images, inside))
+        after = after_change(before, after, change_between(images[0], images[1], inside))
     table: dict[str, Any] = {"weights": record.name}
     for when, estimated in (("before", before), ("after", after)):
         table[when] = None if estimated is None else estimated.as_table()
