@@ -29,6 +29,7 @@ MAKERS = {
     "strip": ("strip", "StripConfig"),
     "campaign": ("campaign", "CampaignConfig"),
     "score": ("score", "ScoreConfig"),
+    "within": ("within", "WithinConfig"),
     "recon": ("recon", "ReconConfig"),
     "segment": ("segment", "SegmentConfig"),
 }
@@ -38,15 +39,15 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line of ``bmex-train``."""
     parser = argparse.ArgumentParser(
         prog="bmex-train",
-        description="Train a network: enhancement, stripping, the score, labels of structures or "
-        "LF-MRI. A run that was stopped continues from its last checkpoint when the same command is "
+        description="Train a network: enhancement, stripping, the score, thick slices, labels of "
+        "structures or LF-MRI. A run that was stopped continues from its last checkpoint when the same command is "
         "given again.",
     )
     parser.add_argument(
         "network",
         choices=list(MAKERS),
         help="network; campaign: the enhancement over slices; score: quality without reference; "
-        "segment: structures; recon: LF-MRI for bmex-recon",
+        "within: what lies within thick slices; segment: structures; recon: LF-MRI for bmex-recon",
     )
     parser.add_argument(
         "--data", type=Path, required=True, metavar="DIR",

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import numpy as np
-import scipy.interpolate
 import scipy.ndimage
 import scipy.sparse
 from numpy.typing import NDArray
 
+from bmex_bids.common.splines import spline_weights
 from bmex_bids.degrade.motion import Trajectory, apply_motion
 
 Array = NDArray[np.float32]
@@ -81,23 +81,6 @@ def _slab_matrix(n: int, factor: float) -> NDArray[np.float64]:
     overlap = np.clip(upper - lower, 0, None)
     total = overlap.sum(axis=1, keepdims=True)
     return np.asarray(overlap / np.where(total > 0, total, 1))
-
-
-def spline_weights(n: int, centres: NDArray[np.float64], degree: int) -> NDArray[np.float64]:
-    """(n, slabs): the share of each slab in each voxel, by a spline, constant beyond the ends.
-
-    Parameters
-    ----------
-    centres : of the slabs, increasing, in voxels along the axis
-    degree : 1 (linear) or 3 (cubic)
-    """
-    if degree not in (1, 3):
-        raise ValueError(f"expected an interpolation of degree 1 or 3, got {degree}")
-    identity = np.eye(len(centres))
-    places = np.clip(np.arange(n), centres[0], centres[-1])
-    if degree == 3 and len(centres) > 1:
-        return np.asarray(scipy.interpolate.CubicSpline(centres, identity)(places))
-    return np.stack([np.interp(places, centres, row) for row in identity], axis=1)
 
 
 def smooth(image: Array, spacing: tuple[float, float, float], fwhm_mm: float) -> Array:

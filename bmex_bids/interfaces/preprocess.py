@@ -56,8 +56,10 @@ from bmex_bids.interfaces.stripping import (
     held_otherwise,
     network_mask,
 )
+from bmex_bids.network.inference.within import within_slices
 from bmex_bids.network.weights.registry import WeightRecord
 from bmex_bids.outputs.records import MaskMethod
+from bmex_bids.refocus.thick import Within, split_slices
 
 LOST = "{} slice(s) in the middle of the brain have no signal; look at the image"
 REORIENTED = (
@@ -326,6 +328,7 @@ class CorrectBrainInput(BaseInterfaceInputSpec):
     mask = File(exists=True, mandatory=True)
     spacing_mm = traits.Float(mandatory=True, desc="of the network's grid")
     order = traits.Enum(3, 1, usedefault=True, desc="of interpolation")
+    within_weights = traits.Dict(desc="WeightRecord as a dict, for thick slices; absent: none")
     scale_file = File(exists=True, mandatory=True, desc="input intensities → those of in_file")
     field = File(exists=True, mandatory=True, desc="what the head was divided by")
     num_threads = traits.Int(1, usedefault=True, nohash=True)
@@ -353,7 +356,9 @@ class CorrectBrain(Step):
         data, scale = from_zero(data_of(head), data_of(mask) > 0, scale)
         _, field = n4(with_data(np.minimum(data, TOP), head), mask)
         corrected = with_data(data / data_of(field), head)
-        image = on_network_grid(corrected, self.inputs.spacing_mm, self.inputs.order)
+        image = on_network_grid(
+            corrected, self.inputs.spacing_mm, self.inputs.order, self.inputs.within_weights
+        )
         inside = resample_to_spacing(mask, self.inputs.spacing_mm)
         brain = with_data((data_of(inside) > 0.5).astype(np.uint8), inside)
         whole = with_data(data_of(field) * data_of(read(self.inputs.field)), head)
@@ -364,10 +369,40 @@ class CorrectBrain(Step):
         self._results["mask_res"] = write(brain, folder, "mask_res.nii.gz")
 
 
-def on_network_grid(image: nib.Nifti1Image, spacing_mm: float, order: int) -> nib.Nifti1Image:
-    """A head, 0…1000, at the network's spacing; not negative, though a spline may undershoot."""
+def on_network_grid(
+    image: nib.Nifti1Image, spacing_mm: float, order: int, within_weights: dict[str, Any]
+) -> nib.Nifti1Image:
+    """A head, 0…1000, at the network's spacing; not negative, though a spline may undershoot.
+
+    Before networks that learnt from splines, slices thicker than the voxels' other edges are cut
+    into parts first, whose values are estimated.
+    """
+    if order == 3:
+        image = with_slices_split(image, spacing_mm, within_of(within_weights))
     fine = resample_to_spacing(image, spacing_mm, order=order)
     return with_data(np.clip(data_of(fine), 0, None), fine)
+
+
+def with_slices_split(
+    image: nib.Nifti1Image, spacing_mm: float, within: Within | None
+) -> nib.Nifti1Image:
+    """An image, its thick slices in parts of at most about ``spacing_mm``; see ``refocus.thick``."""
+    data = np.clip(data_of(image), 0, None)
+    found = split_slices(data, voxel_sizes(image.affine), spacing_mm, within)
+    if found is None:
+        return image
+    fine, axis, parts = found
+    smaller = np.eye(4)
+    smaller[axis, axis] = 1 / parts
+    smaller[axis, 3] = (1 / parts - 1) / 2  # the first part's centre, in voxels of the image
+    return nib.Nifti1Image(fine, image.affine @ smaller)
+
+
+def within_of(weights: dict[str, Any]) -> Within | None:
+    """The network for what lies within slices; None without weights."""
+    if not weights:
+        return None
+    return partial(within_slices, record=weight_record(weights))
 
 
 class MatchHistogramInput(BaseInterfaceInputSpec):

@@ -21,26 +21,27 @@ from bmex_bids.imaging.intensity import HistogramMatch, IntensityScale
 from bmex_bids.imaging.orientation import voxel_sizes
 from bmex_bids.imaging.stripped import without_offset
 from bmex_bids.interfaces.files import data_of, read, with_data, write
-from bmex_bids.interfaces.preprocess import on_network_grid, with_histogram
+from bmex_bids.interfaces.preprocess import on_network_grid, with_histogram, within_of
 from bmex_bids.interfaces.step import Step
 from bmex_bids.refocus import refocus
 
 
 class RefocusInput(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="conformed image")
+    within_weights = traits.Dict(desc="WeightRecord as a dict, for thick slices; absent: none")
     num_threads = traits.Int(1, usedefault=True, nohash=True)
 
 
 class RefocusOutput(TraitedSpec):
     out_file = File(exists=True, desc="the same grid and units; in_file where nothing was undone")
     refocus = traits.Dict(
-        desc="applied, reason, motion, lines, spikes; where they were measured, entropy_before, "
+        desc="applied, reason, motion, lines, spikes, slices; where they were measured, entropy_before, "
         "entropy_after"
     )
 
 
 class Refocus(Step):
-    """Undo spikes, uneven lines and motion during the read-out, where the image shows any."""
+    """Undo thick slices, spikes, uneven lines and motion, where the image shows any."""
 
     input_spec = RefocusInput
     output_spec = RefocusOutput
@@ -49,7 +50,10 @@ class Refocus(Step):
         image = read(self.inputs.in_file)
         self._results["out_file"] = self.inputs.in_file
         found = refocus.refocus(
-            data_of(image), voxel_sizes(image.affine), num_threads=self.inputs.num_threads
+            data_of(image),
+            voxel_sizes(image.affine),
+            num_threads=self.inputs.num_threads,
+            within=within_of(self.inputs.within_weights),
         )
         if found.applied:
             refocused = with_data(found.image, image)
@@ -60,6 +64,7 @@ class Refocus(Step):
             "motion": dict(found.motion),
             "lines": dict(found.lines),
             "spikes": int(found.spikes),
+            "slices": dict(found.slices),
         }
         if found.entropy_before > 0:  # else no motion was worth undoing, and nothing was measured
             self._results["refocus"] |= {
@@ -82,6 +87,7 @@ class BeforeInput(BaseInterfaceInputSpec):
     intensity_json = File(exists=True, mandatory=True, desc="input → 0…1000 → template units")
     spacing_mm = traits.Float(mandatory=True, desc="of the network's grid")
     order = traits.Enum(3, 1, usedefault=True, desc="of interpolation")
+    within_weights = traits.Dict(desc="as CorrectBrain has them")
 
 
 class BeforeOutput(TraitedSpec):
@@ -118,7 +124,7 @@ class Before(Step):
         # the working range may have been widened for the brain, after the head's field
         native = corrected if scale == first else scale.apply(first.invert(corrected))
         native = with_data(native * (head_field / field), head)
-        brain = on_network_grid(native, inputs.spacing_mm, inputs.order)
+        brain = on_network_grid(native, inputs.spacing_mm, inputs.order, inputs.within_weights)
         mask = data_of(read(inputs.mask_res, "uint8")) > 0
         matched = with_histogram(HistogramMatch.of(chain["match"]), data_of(brain), mask)
         return {

@@ -86,6 +86,7 @@ VARIANTS: Mapping[str, Variant] = {
         Variant("bmex-strip", f"{_MODELS}.compact:build_stripper"),
         Variant("lifespanstrip", f"{_MODELS}.lifespanstrip:build"),
         Variant("bmex-score", f"{_MODELS}.score:build"),
+        Variant("bmex-within", f"{_MODELS}.within:build"),
         Variant("lfmri", "bmex_bids.recon.unrolled:build"),
         Variant("bmex-segment", f"{_MODELS}.segment:build"),
     )

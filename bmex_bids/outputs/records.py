@@ -20,8 +20,9 @@ from bmex_bids.common.names import BidsName, subject_folder
 KEY = "BMEX"
 #: of a record: what the motion correction did; absent where it was switched off
 MOTION = "MotionCorrection"
-#: within it: lines of k-space of unequal strength, and how many spikes; absent where none was mended
-UNEVEN, SPIKES = "UnevenLines", "Spikes"
+#: within it: lines of k-space of unequal strength, how many spikes, and slices thicker than voxels;
+#: absent where none was mended
+UNEVEN, SPIKES, THICK = "UnevenLines", "Spikes", "ThickSlices"
 #: ``PhaseEncodingAxis`` of that table in words
 AXES = ("left–right", "anterior–posterior", "superior–inferior")
 #: a run writes all sidecars of an image within this time
@@ -196,6 +197,8 @@ def motion_in_words(record: Mapping[str, Any]) -> str:
     if not table.get("Applied"):
         return f"nothing undone: {table.get('Reason')}"
     parts = []
+    if thickness := number_in(table_of(table, THICK) or {}, "Thickness"):
+        parts.append(f"slices of {thickness:.1f} mm sharpened")
     if spikes := table.get(SPIKES):
         parts.append(f"spikes of k-space: {spikes}")
     if uneven := table_of(table, UNEVEN):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Faults of the read-out, found in the image itself and undone in k-space.
+"""Faults of the read-out, found in the image itself and undone.
 
-Spikes and lines of unequal strength first, then rigid motion.
+Interpolated thick slices first, then in k-space spikes, lines of unequal strength and rigid motion.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from bmex_bids.refocus.search import (
     gradient_entropy,
     of_whole_image,
 )
+from bmex_bids.refocus.thick import Within, find_thick_slices
 
 Array = NDArray[np.float32]
 
@@ -42,7 +43,7 @@ SAME_FREQUENCY = 0.01
 ITERATIONS = 2
 #: radius of the sphere over which displacement is averaged, mm (Jenkinson, FMRIB TR99MJ1, 1999)
 SPHERE_MM = 80.0
-NOTHING = "no periodic motion, uneven lines or spikes found"
+NOTHING = "no thick slices, periodic motion, uneven lines or spikes found"
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Refocused:
     lines : ready for JSON, empty where the lines are even:
         :meth:`bmex_bids.refocus.lines.UnevenLines.facts`
     spikes : how many were removed
+    slices : ready for JSON, empty where none are thick: :meth:`bmex_bids.refocus.thick.ThickSlices.facts`
     entropy_before, entropy_after : of the gradient magnitudes in the head, nats; smaller is sharper
     """
 
@@ -72,10 +74,17 @@ class Refocused:
     entropy_after: float
     lines: dict[str, Any] = field(default_factory=dict)
     spikes: int = 0
+    slices: dict[str, Any] = field(default_factory=dict)
 
 
-def refocus(image: Array, spacing: Sequence[float], *, num_threads: int = 1) -> Refocused:
-    """Undo spikes, uneven lines, and periodic rigid motion during the read-out.
+def refocus(
+    image: Array,
+    spacing: Sequence[float],
+    *,
+    num_threads: int = 1,
+    within: Within | None = None,
+) -> Refocused:
+    """Undo thick slices, spikes, uneven lines, and periodic rigid motion during the read-out.
 
     Motion is undone where that makes the image clearly sharper.  All three axes are tried as
     phase-encoding axis.  An image without any of these comes back as it is.
@@ -85,6 +94,8 @@ def refocus(image: Array, spacing: Sequence[float], *, num_threads: int = 1) -> 
     image : (X, Y, Z) float32, finite: a head or a brain, axes LPS, on the scanner's grid
     spacing : voxel sizes, mm
     num_threads : for the transforms
+    within : betters what is estimated within thick slices; see
+        :meth:`bmex_bids.refocus.thick.ThickSlices.undo`
 
     Raises
     ------
@@ -107,18 +118,29 @@ def refocus(image: Array, spacing: Sequence[float], *, num_threads: int = 1) -> 
         # the cut edge of a mask counts: what blurs it is no motion
         head = bright(scaled, FOREGROUND) if bool(support.all()) else support
         before = float(gradient_entropy(scaled, head))
-        clean, spikes = without_spikes(scaled)
+        thick = find_thick_slices(scaled, support, steps)
+        sharp = scaled if thick is None else thick.undo(scaled, support, steps, within)
+        clean, spikes = without_spikes(sharp)
         uneven = find_uneven_lines(clean, support)
         mended = _without_motion(clean, support, head, steps)
         if uneven is not None and not _of_motion(uneven, mended.motion):
             even = _without_motion(uneven.undo(clean, support), support, head, steps)
             mended = replace(even, lines=uneven.facts())
-    done = _in_words(mended, len(spikes))
+    slices = {} if thick is None else thick.facts(steps)
+    done = _in_words(mended, len(spikes), slices)
     if not done:
         return Refocused(image, False, NOTHING, {}, before, before)
     result = mended.image.numpy() * np.float32(top / 1000)
     return Refocused(
-        result, True, done, mended.motion, before, mended.entropy, mended.lines, len(spikes)
+        result,
+        True,
+        done,
+        mended.motion,
+        before,
+        mended.entropy,
+        mended.lines,
+        len(spikes),
+        slices,
     )
 
 
@@ -164,9 +186,13 @@ def _of_motion(uneven: UnevenLines, motion: dict[str, Any]) -> bool:
     )
 
 
-def _in_words(mended: _Mended, spikes: int) -> str:
+def _in_words(mended: _Mended, spikes: int, slices: dict[str, Any]) -> str:
     """What was undone; empty for nothing."""
-    done = [f"{spikes} spike{'s' if spikes > 1 else ''} in k-space"] if spikes else []
+    done = (
+        [f"slices of {slices['Thickness']:.1f} mm along axis {slices['Axis']}"] if slices else []
+    )
+    if spikes:
+        done.append(f"{spikes} spike{'s' if spikes > 1 else ''} in k-space")
     if mended.lines:
         done.append(f"uneven lines of k-space along axis {mended.lines['PhaseEncodingAxis']}")
     if mended.motion:

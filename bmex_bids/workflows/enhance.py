@@ -11,8 +11,7 @@ from nipype.pipeline.engine import Node, Workflow
 from bmex_bids.interfaces.enhance import Enhance, Restore
 from bmex_bids.interfaces.quality import MeasureLikeMriqc, MeasureQuality
 from bmex_bids.interfaces.segment import Segment
-from bmex_bids.network.weights import registry
-from bmex_bids.network.weights.registry import bundled, select
+from bmex_bids.network.weights.registry import bundled, bundled_of, select
 from bmex_bids.workflows.request import Machine, Networks, as_table
 
 if TYPE_CHECKING:
@@ -128,7 +127,7 @@ def init_enhance_wf(
         name="quality",
         mem_gb=mem_gb,
     )
-    scoring = score_weights()
+    scoring = bundled_of("score")
     if scoring is not None:
         quality.inputs.score_weights = as_table(scoring)
     restore = Node(
@@ -292,10 +291,3 @@ def yardstick(weights: WeightRecord) -> WeightRecord | None:
     if weights.variant in {record.variant for record in bundled() if record.kind == "enhance"}:
         return None
     return select("enhance", weights="bundled")
-
-
-def score_weights() -> WeightRecord | None:
-    """The network that scores images; None where none is bundled."""
-    if not any(record.kind == "score" for record in registry.bundled()):
-        return None
-    return select("score", weights="bundled")

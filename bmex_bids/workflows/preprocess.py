@@ -19,6 +19,7 @@ from bmex_bids.interfaces.preprocess import (
 from bmex_bids.interfaces.refocus import Before, Refocus
 from bmex_bids.interfaces.reorient import Reorient
 from bmex_bids.network.variants import facts
+from bmex_bids.network.weights.registry import bundled_of
 from bmex_bids.workflows.request import Machine, Networks, as_table
 
 if TYPE_CHECKING:
@@ -112,8 +113,15 @@ def init_preprocess_wf(
         n_procs=threads,
         mem_gb=2 * mem_gb,
     )
+    inside = bundled_of("within")
+    within = {} if inside is None else as_table(inside)
     correct_brain = Node(
-        CorrectBrain(spacing_mm=planned.spacing_mm, order=variant.order, num_threads=threads),
+        CorrectBrain(
+            spacing_mm=planned.spacing_mm,
+            order=variant.order,
+            within_weights=within,
+            num_threads=threads,
+        ),
         name="correct_brain",
         n_procs=threads,
         mem_gb=mem_gb,
@@ -184,13 +192,13 @@ def init_preprocess_wf(
         )
     else:
         head = Node(
-            Refocus(num_threads=threads),
+            Refocus(within_weights=within, num_threads=threads),
             name="refocus",
             n_procs=threads,
             mem_gb=REFOCUS_SHARE * mem_gb,
         )
         before = Node(
-            Before(spacing_mm=planned.spacing_mm, order=variant.order),
+            Before(spacing_mm=planned.spacing_mm, order=variant.order, within_weights=within),
             name="before",
             mem_gb=mem_gb,
         )

@@ -13,8 +13,10 @@ import pytest
 
 from bmex_bids.interfaces.preprocess import CorrectBrain, CorrectHead, MatchHistogram
 from bmex_bids.interfaces.refocus import Before, Refocus
+from bmex_bids.network.weights.registry import bundled_of
 from bmex_bids.refocus import refocus
 from bmex_bids.refocus.refocus import Refocused
+from bmex_bids.workflows.request import as_table
 
 MOTION = {"Model": "periodic", "PhaseEncodingAxis": 1, "RMSDisplacement": 1.9}
 
@@ -45,7 +47,7 @@ def found(monkeypatch):
     """What the algorithm is asked, and that it finds motion and halves the image."""
     asked = []
 
-    def find(image, spacing, *, num_threads):
+    def find(image, spacing, *, num_threads, within):
         asked.append((spacing, num_threads))
         return Refocused(image / 2, True, "periodic motion", MOTION, 9.0, 8.5)
 
@@ -61,7 +63,7 @@ def test_an_image_without_motion_is_handed_on_as_the_same_file(head, monkeypatch
     assert outputs.out_file == head.path
     assert outputs.refocus == {
         "applied": False, "reason": "still", "motion": {}, "lines": {}, "spikes": 0,
-        "entropy_before": 9.0, "entropy_after": 8.9,
+        "slices": {}, "entropy_before": 9.0, "entropy_after": 8.9,
     }  # fmt: skip
 
 
@@ -88,18 +90,37 @@ def test_entropies_that_were_not_measured_are_not_told(head, monkeypatch):
         refocus, "refocus", lambda image, *_, **__: Refocused(image, False, "still", {}, 0.0, 0.0)
     )
     said = Refocus(in_file=head.path).run().outputs.refocus
-    assert said == {"applied": False, "reason": "still", "motion": {}, "lines": {}, "spikes": 0}
+    assert said == {
+        "applied": False, "reason": "still", "motion": {}, "lines": {}, "spikes": 0, "slices": {},
+    }  # fmt: skip
 
 
 def test_lines_and_spikes_that_were_mended_are_told(head, monkeypatch):
     lines = {"PhaseEncodingAxis": 1, "Period": 4.0}
+    thick = {"Axis": 2, "Thickness": 3.0}
     monkeypatch.setattr(
         refocus,
         "refocus",
-        lambda image, *_, **__: Refocused(image, True, "ghosts", {}, 9.0, 8.9, lines, 3),
+        lambda image, *_, **__: Refocused(image, True, "ghosts", {}, 9.0, 8.9, lines, 3, thick),
     )
     said = Refocus(in_file=head.path).run().outputs.refocus
     assert (said["lines"], said["spikes"], said["motion"]) == (lines, 3, {})
+    assert said["slices"] == thick
+
+
+def test_thick_slices_are_sharpened_by_the_network_that_was_given(head, monkeypatch):
+    asked = []
+
+    def find(image, *_, within, **__):
+        asked.append(within)
+        return Refocused(image, False, "still", {}, 0.0, 0.0)
+
+    monkeypatch.setattr(refocus, "refocus", find)
+    record = bundled_of("within")
+    Refocus(in_file=head.path).run()
+    Refocus(in_file=head.path, within_weights=as_table(record)).run()
+    assert asked[0] is None
+    assert asked[1].keywords == {"record": record}
 
 
 @pytest.fixture(params=[0.0, 60.0, 2e4], ids=["from zero", "wider range", "offset"])

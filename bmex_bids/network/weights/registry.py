@@ -41,7 +41,7 @@ class WeightRecord:
     """
 
     name: str
-    kind: str  # "enhance", "strip", "score", "segment" or "recon"
+    kind: str  # "enhance", "strip", "score", "within", "segment" or "recon"
     path: Path
     sha256: str
     licence: str
@@ -209,7 +209,7 @@ def select(
 
     Parameters
     ----------
-    kind : ``"enhance"``, ``"strip"``, ``"score"`` or ``"segment"``
+    kind : ``"enhance"``, ``"strip"``, ``"score"``, ``"within"`` or ``"segment"``
     age_group, contrast : of the image; None where it does not matter (stripping)
     age_months : of the participant; None where it is not known.  A bundled set for an age and above
         goes before one for all ages
@@ -259,6 +259,13 @@ def select(
     record = max(fitting, key=lambda one: one.from_months)
     verify(record.path, record.sha256)
     return record
+
+
+def bundled_of(kind: str) -> WeightRecord | None:
+    """The bundled set of a kind; None where there is none."""
+    if not any(record.kind == kind for record in bundled()):
+        return None
+    return select(kind, weights="bundled")
 
 
 def unregistered(path: Path, variant: str, name: str = "") -> WeightRecord:
