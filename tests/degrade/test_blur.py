@@ -68,5 +68,5 @@ def test_one_slab_is_constant_for_every_degree():
 
 
 def test_other_degrees_are_refused():
-    with pytest.raises(ValueError, match="degree 1 or 3"):
+    with pytest.raises(ValueError, match="degree 0, 1 or 3"):
         thick_slices(np.zeros((3, 3, 3), np.float32), 0, 1.5, 2)
