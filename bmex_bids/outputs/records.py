@@ -197,8 +197,6 @@ def motion_in_words(record: Mapping[str, Any]) -> str:
     if not table.get("Applied"):
         return f"nothing undone: {table.get('Reason')}"
     parts = []
-    if thickness := number_in(table_of(table, THICK) or {}, "Thickness"):
-        parts.append(f"slices of {thickness:.1f} mm sharpened")
     if spikes := table.get(SPIKES):
         parts.append(f"spikes of k-space: {spikes}")
     if uneven := table_of(table, UNEVEN):
@@ -206,7 +204,10 @@ def motion_in_words(record: Mapping[str, Any]) -> str:
     if (displacement := number_in(table, "RMSDisplacement")) is not None:
         parts += [str(table.get("Model")), f"{displacement:.1f} mm RMS"]
         parts += _axis_in_words(table)
-    parts.append("undone in k-space")
+    if parts:
+        parts.append("undone in k-space")
+    if thickness := number_in(table_of(table, THICK), "Thickness"):
+        parts.insert(0, f"slices of {thickness:.1f} mm sharpened")
     before, after = (number_in(table, f"Entropy{when}") for when in ("Before", "After"))
     if before is not None and after is not None:
         parts.append(f"gradient entropy {before:.5g} → {after:.5g}")

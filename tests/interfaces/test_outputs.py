@@ -274,7 +274,16 @@ def test_every_sidecar_says_what_the_motion_correction_did(node, tmp_path, monke
         assert record["MotionCorrection"] == {
             "Applied": True, "Reason": "ghosts", "UnevenLines": lines, "Spikes": 2,
         }  # fmt: skip
-    nothing = {"motion": {}, "lines": {}, "spikes": 0}
+    thick = {"Axis": 2, "Thickness": 2.4}
+    node.inputs.refocus = {
+        "applied": True, "reason": "slices", "motion": {}, "lines": {}, "spikes": 0,
+        "slices": thick,
+    }  # fmt: skip
+    for record in records():
+        assert record["MotionCorrection"] == {
+            "Applied": True, "Reason": "slices", "ThickSlices": thick,
+        }  # fmt: skip
+    nothing = {"motion": {}, "lines": {}, "spikes": 0, "slices": {}}
     node.inputs.refocus = {"applied": False, "reason": "still"} | nothing
     for record in records():
         assert record["MotionCorrection"] == {"Applied": False, "Reason": "still"}

@@ -221,6 +221,10 @@ def test_the_summary_says_what_the_motion_correction_did(inputs, tmp_path):
     assert (
         f"{row}spikes of k-space: 2, uneven lines, lines along left–right, undone in k-space, "
     ) in told()
+    inputs["refocus"] |= {"slices": {"Axis": 2, "Thickness": 2.4}}
+    assert f"{row}slices of 2.4 mm sharpened, spikes of k-space: 2, uneven" in told()
+    inputs["refocus"] |= {"lines": {}, "spikes": 0}
+    assert f"{row}slices of 2.4 mm sharpened, gradient entropy" in told()
     inputs["refocus"] = Undefined  # a run without the step
     assert row not in told()
 

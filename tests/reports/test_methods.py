@@ -111,10 +111,11 @@ def test_images_in_which_motion_was_looked_for_and_undone_are_counted(output):
     output("sub-3", MotionCorrection={"Applied": False, "EntropyBefore": 9.0})
     output("sub-4", MotionCorrection={"Applied": True, "RMSDisplacement": 1.9})
     output("sub-5", MotionCorrection={"Applied": True, "Spikes": 2})
-    root = output("sub-6", MotionCorrection={"Applied": True, "UnevenLines": {"Period": 4}})
+    output("sub-6", MotionCorrection={"Applied": True, "UnevenLines": {"Period": 4}})
+    root = output("sub-7", MotionCorrection={"Applied": True, "ThickSlices": {"Axis": 2}})
     facts = collect_facts(root)
-    assert (facts.motion_looked_for, facts.motion_undone) == (5, 1)
-    assert (facts.lines_mended, facts.spikes_removed) == (1, 1)
+    assert (facts.motion_looked_for, facts.motion_undone) == (6, 1)
+    assert (facts.lines_mended, facts.spikes_removed, facts.slices_sharpened) == (1, 1, 1)
 
 
 def test_ages_are_kept_apart_at_birth(output):
@@ -198,6 +199,7 @@ def every_kind_of_facts():
         motion_undone=2,
         lines_mended=1,
         spikes_removed=1,
+        slices_sharpened=1,
         mirrored=4,
         turns=4,
         max_changes={"2.5": 1, "10": 1},
@@ -296,10 +298,17 @@ SKIPPED = {
     "no pictures": ({"pictures": False}, ["NiReports", "@nireports", "visual inspection"]),
     "no header corrected": ({"reoriented": 0}, ["header", "right angles"]),
     "no motion looked for": (
-        {"motion_looked_for": 0, "motion_undone": 0, "lines_mended": 0, "spikes_removed": 0},
+        {
+            "motion_looked_for": 0,
+            "motion_undone": 0,
+            "lines_mended": 0,
+            "spikes_removed": 0,
+            "slices_sharpened": 0,
+        },
         ["@autofocus", "@gradientmotion", "read-out", "k-space", "entropy"],
     ),
     "no uneven lines": ({"lines_mended": 0}, ["lines were made even"]),
+    "no thick slices": ({"slices_sharpened": 0}, ["what lay within"]),
     "no spikes": ({"spikes_removed": 0}, ["Spikes were removed"]),
     "no motion undone": ({"motion_undone": 0}, ["undone in k-space", "entropy fell"]),
     "no tissue contrast": ({"contrast_measured": 0}, ["Tissue contrast"]),
