@@ -48,58 +48,65 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of ``bmex-recon``."""
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
-        description="Reconstruct Cartesian multi-coil k-space (fastMRI HDF5 or ISMRMRD) into a raw "
-        "image of a BIDS dataset, rec-METHOD in its name, which bmex then takes as any other. "
-        "Needs bmex_bids[recon].",
-        epilog="Exit codes: 0 done; 1 the raw data cannot be used; 2 the command line is wrong; 5 a "
-        "package or\nweights are missing, or the output cannot be written.",
+        description="Reconstruct an image from Cartesian k-space of several coils (fastMRI HDF5 or "
+        "ISMRMRD).\nThe image goes into the raw part of a BIDS dataset, with rec-METHOD in its name, "
+        "and bmex\nprocesses it like any other. Needs: pip install 'bmex_bids[recon]'.",
+        epilog="Exit codes: 0 the image is written; 1 the raw data cannot be used; 2 wrong command "
+        "line;\n5 a package or weights are missing, or the output cannot be written.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("source", metavar="IN.h5", type=Path, help="raw data; stays untouched")
+    parser.add_argument("source", metavar="IN.h5", type=Path, help="raw data; not changed")
     parser.add_argument(
-        "bids_dir", metavar="BIDS_DIR", type=Path, help="dataset; made where there is none"
+        "bids_dir", metavar="BIDS_DIR", type=Path, help="BIDS dataset; created if there is none"
     )
-    name = parser.add_argument_group("name of the image")
+    name = parser.add_argument_group("name of the image (BIDS entities)")
     name.add_argument(
-        "--subject", required=True, type=_label, metavar="LABEL", help="without sub-"
+        "--subject", required=True, type=_label, metavar="LABEL", help="participant, without sub-"
     )
-    name.add_argument("--session", type=_label, metavar="LABEL", help="without ses-")
-    name.add_argument("--acquisition", type=_label, metavar="LABEL", help="without acq-")
-    name.add_argument("--run", type=arguments.number(int, at_least=1), metavar="N")
-    name.add_argument("--contrast", required=True, choices=list(SUFFIXES))
-    how = parser.add_argument_group("how")
+    name.add_argument("--session", type=_label, metavar="LABEL", help="session, without ses-")
+    name.add_argument(
+        "--acquisition", type=_label, metavar="LABEL", help="acquisition, without acq-"
+    )
+    name.add_argument(
+        "--run", type=arguments.number(int, at_least=1), metavar="N", help="number of the run"
+    )
+    name.add_argument("--contrast", required=True, choices=list(SUFFIXES), help="suffix")
+    how = parser.add_argument_group("reconstruction")
     how.add_argument(
         "--method",
         choices=list(METHODS),
-        help=f"default: {NETWORK} where there are weights of it, else {CLASSICAL}",
+        help=f"{NETWORK} is a network; default: {NETWORK} if it has weights, else {CLASSICAL}",
     )
     how.add_argument(
-        "--weights", type=Path, metavar="FILE", help=f"of {NETWORK}: what 'bmex-train recon' wrote"
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help=f"weights of {NETWORK}, as 'bmex-train recon' writes them",
     )
     how.add_argument(
         "--accel-mask",
         "--accel_mask",
         type=Path,
         metavar="FILE.npy",
-        help="one number a phase-encoding line: lines of 0 are left out, to try a sampling pattern",
+        help="sampling pattern to try: one number for each phase-encoding line, 0 leaves it out",
     )
     how.add_argument(
         "--axes",
         type=_axes,
         default="PLS",
-        help="directions in which rows (readout), columns (phase encoding) and slices are counted, "
-        "for files that do not say it, as fastMRI's (default: %(default)s, axial)",
+        help="directions of increasing row (readout), column (phase encoding) and slice, for files "
+        "that do not say, such as fastMRI's (default: %(default)s, axial slices)",
     )
     how.add_argument(
         "--attention",
         action="store_true",
-        help=f"{NETWORK}: write where it looked for lesions, below derivatives/bmex_recon",
+        help=f"with {NETWORK}: also write its map of lesions, in derivatives/bmex_recon",
     )
-    how.add_argument("--force", action="store_true", help="write over an image that is there")
+    how.add_argument("--force", action="store_true", help="replace an image that exists")
     how.add_argument(
         "--threads", type=arguments.number(int, at_least=1), default=1, metavar="N",
-        help="processors to use (default: %(default)s)",
+        help="threads of the processor (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     return parser

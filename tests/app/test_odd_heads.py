@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The bundled stripping weights on a real head that was changed: the mask stays where it was."""
+
+from __future__ import annotations
+
+import nibabel as nib
+import numpy as np
+import pytest
+import scipy.ndimage
+
+from bmex_bids.imaging.background import without_noise
+from bmex_bids.imaging.orientation import conform, load_image
+from bmex_bids.imaging.stripped import is_stripped
+from bmex_bids.interfaces.preprocess import correct_head
+from bmex_bids.interfaces.stripping import network_mask
+from bmex_bids.network.weights.registry import select
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module")
+def head(shared_data):
+    """A real head (not in training), its air, and the mask that it has as it is."""
+    image = conform(load_image(shared_data / "heads-open" / "ds000011_sub-14_T1w.nii.gz"))
+    data = np.asarray(image.dataobj)
+    pieces, _ = scipy.ndimage.label(data < 0.06 * np.percentile(data, 99.9))
+    counts = np.bincount(pieces.ravel())
+    counts[0] = 0
+    return data, pieces == counts.argmax(), mask_of(data, image.affine), image.affine
+
+
+def mask_of(data, affine):
+    image = without_noise(nib.Nifti1Image(data.astype(np.float32), affine))
+    assert not is_stripped(image)
+    corrected, _, _ = correct_head(image)
+    mask, _ = network_mask(corrected, select("strip"), device="cpu", threads=1)
+    return np.asarray(mask.dataobj) > 0
+
+
+def changed(data, air, kind):
+    rng = np.random.default_rng(0)
+    top = np.percentile(data, 99.9)
+    share = np.clip(data / top, 0, 1)
+    if kind == "folded neck":
+        folded = data.copy()
+        folded[:, :, -30:] = np.maximum(folded[:, :, -30:], data[:, :, :30])
+        return folded
+    if kind == "half a head":
+        return np.where(np.arange(len(data))[:, None, None] < len(data) // 2, data, 0)
+    return {
+        "ratio, -0.5 to 0.5": np.where(air, rng.uniform(-0.5, 0.5, data.shape), share - 0.5),
+        "ratio, 0 to 4095": np.where(air, rng.uniform(0, 4095, data.shape), share * 4095),
+        "inversion with its sign": np.where(air, rng.normal(0.4, 0.2, data.shape), share) - 0.3,
+        "brighter around": np.where(air, 1.2 * top, data),
+        "negative around": np.where(air, -1000, data),
+        "noise": np.abs(data + rng.normal(0, 0.06 * top, data.shape)),
+    }[kind]
+
+
+#: Dice that is the least; a bright background costs most
+LEAST = {
+    "ratio, -0.5 to 0.5": 0.95,
+    "ratio, 0 to 4095": 0.95,
+    "inversion with its sign": 0.95,
+    "brighter around": 0.94,
+    "negative around": 0.95,
+    "noise": 0.95,
+    "folded neck": 0.95,
+    "half a head": 0.95,
+}
+
+
+@pytest.mark.parametrize("kind", LEAST)
+def test_what_lies_around_a_head_changes_its_mask_little(head, kind):
+    data, air, usual, affine = head
+    found = mask_of(changed(data, air, kind), affine)
+    if kind == "half a head":
+        usual = usual.copy()
+        usual[len(data) // 2 :] = False
+    assert 2 * (found & usual).sum() / (found.sum() + usual.sum()) >= LEAST[kind]
