@@ -36,7 +36,13 @@ def weights_dir(tmp_path):
 
 def test_what_travels_in_the_package_is_whole_and_small():
     records = registry.bundled()
-    assert {record.kind for record in records} == {"enhance", "strip", "score", "within", "segment"}
+    assert {record.kind for record in records} == {
+        "enhance",
+        "strip",
+        "score",
+        "within",
+        "segment",
+    }
     for record in records:
         verify(record.path, record.sha256)
     assert sum(record.path.stat().st_size for record in records) <= 40e6
