@@ -88,6 +88,18 @@ def test_a_contrast_agent_or_bleeding_does_not_change_the_contrast(
     assert FLUID_CONTRAST[other].verdict(found) != "pass"
 
 
+def test_nor_does_what_is_added_to_a_phantom(head_phantom):
+    head = head_phantom(spacing=2.0, noise=5.0)
+    image, spacing = np.asarray(head.image.dataobj), voxel_sizes(head.image.affine)
+    assert fluid_contrast(image, head.mask, spacing) < -0.3
+    for width in ENHANCED.values():
+        bright = tubes(image, head.mask, 0.02, 1300, width=width)
+        assert fluid_contrast(bright, head.mask, spacing) < 0
+    # and bleeding to its inverse
+    assert fluid_contrast(1000 - image, head.mask, spacing) > 0.3
+    assert fluid_contrast(1000 - bright, head.mask, spacing) > 0
+
+
 def test_what_cannot_be_measured_is_not_a_number():
     flat = np.ones((20, 20, 20), np.float32)
     everything = np.ones(flat.shape, bool)
