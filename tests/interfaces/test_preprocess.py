@@ -13,6 +13,7 @@ import template_home
 from bmex_bids.exceptions import MaskError
 from bmex_bids.imaging.intensity import IntensityScale, from_zero, rescale_robust
 from bmex_bids.imaging.stripped import without_offset
+from bmex_bids.interfaces import preprocess
 from bmex_bids.interfaces.enhance import add_correction, into_head
 from bmex_bids.interfaces.preprocess import (
     Conform,
@@ -22,7 +23,11 @@ from bmex_bids.interfaces.preprocess import (
     MatchHistogram,
     given_mask_like,
     head_region,
+    on_network_grid,
+    with_slices_split,
 )
+from bmex_bids.network.weights.registry import bundled_of
+from bmex_bids.workflows.request import as_table
 
 
 @pytest.fixture
@@ -531,3 +536,58 @@ def test_a_voxel_far_below_the_range_does_not_take_all_of_it():
     assert (wider.lower, wider.upper) == (50.0, 300.0)  # a quarter of 200 more
     np.testing.assert_allclose(wider.invert(shifted), scale.invert(data), rtol=1e-5)
     assert shifted[1, 1, 1] == pytest.approx(600)
+
+
+@pytest.fixture
+def thick_scan():
+    """A smooth blob in slices of 3 mm, oblique, and the blob at any point of space (mm)."""
+    turn = nib.affines.from_matvec(
+        np.array([[0.98, 0.0, 0.199], [0.0, 1.0, 0.0], [-0.199, 0.0, 0.98]])
+        @ np.diag([1, 1, 3.0]),
+        [-30, -35, -33],
+    )
+
+    def blob(points):
+        distance = (np.asarray(points) - np.array([2.0, 1.0, 4.0])) / [18, 22, 16]
+        return 800 * np.exp(-(distance**2).sum(-1) * 2)
+
+    shape = (64, 70, 24)
+    parts = np.linspace(-1 / 3, 1 / 3, 3)  # the mean over a slice
+    grid = np.moveaxis(np.indices(shape), 0, -1).astype(float)
+    data = np.mean(
+        [blob(nib.affines.apply_affine(turn, np.add(grid, [0, 0, part]))) for part in parts], axis=0
+    )
+    return nib.Nifti1Image(data.astype(np.float32), turn), blob
+
+
+def test_thick_slices_are_split_in_place(thick_scan):
+    """Before networks that learnt from splines; where the head lies does not change."""
+    image, blob = thick_scan
+    for order, limit in ((3, 3.0), (1, 60.0)):
+        fine = on_network_grid(image, 1.0, order, {})
+        assert np.allclose(nib.affines.voxel_sizes(fine.affine), 1.0, atol=0.02)
+        grid = np.moveaxis(np.indices(fine.shape), 0, -1)
+        truth = blob(nib.affines.apply_affine(fine.affine, grid))
+        inside = truth > 200
+        assert np.abs(np.asarray(fine.dataobj) - truth)[inside].max() < limit
+    split = with_slices_split(image, 1.0, None)
+    assert split.shape == (64, 70, 72)
+    assert with_slices_split(split, 1.0, None) is split
+
+
+def test_the_network_within_slices_is_asked_for_thick_slices_alone(thick_scan, monkeypatch):
+    asked = []
+
+    def within(slices, estimate, first, thickness, *, record):
+        asked.append((record.name, first, thickness))
+        return estimate
+
+    monkeypatch.setattr(preprocess, "within_slices", within)
+    weights = as_table(bundled_of("within"))
+    image, _ = thick_scan
+    on_network_grid(image, 1.0, 1, weights)
+    assert asked == []
+    fine = on_network_grid(image, 1.0, 3, weights)
+    assert asked == [("bmex-within-1", 1.0, 3.0)]
+    on_network_grid(fine, 1.0, 3, weights)
+    assert len(asked) == 1
