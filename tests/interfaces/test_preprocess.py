@@ -555,7 +555,8 @@ def thick_scan():
     parts = np.linspace(-1 / 3, 1 / 3, 3)  # the mean over a slice
     grid = np.moveaxis(np.indices(shape), 0, -1).astype(float)
     data = np.mean(
-        [blob(nib.affines.apply_affine(turn, np.add(grid, [0, 0, part]))) for part in parts], axis=0
+        [blob(nib.affines.apply_affine(turn, np.add(grid, [0, 0, part]))) for part in parts],
+        axis=0,
     )
     return nib.Nifti1Image(data.astype(np.float32), turn), blob
 
