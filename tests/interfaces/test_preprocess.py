@@ -371,6 +371,24 @@ def test_the_bias_field_of_the_brain_is_fitted_within_its_mask(head_phantom, sav
     np.testing.assert_allclose(results[0][deep], results[1][deep], rtol=1e-5)
 
 
+def test_the_field_in_all_is_that_of_the_head_times_that_of_the_brain(head_phantom, saved):
+    head = head_phantom(spacing=6.0)
+    mask = saved(nib.Nifti1Image(head.mask.astype(np.uint8), head.image.affine), "mask.nii.gz")
+    ramp = np.linspace(0.5, 2, head.mask.shape[1], dtype=np.float32)[None, :, None]
+    fields = []
+    for before in (np.ones_like(ramp), ramp):
+        of_head = np.broadcast_to(before, head.mask.shape).astype(np.float32)
+        node = CorrectBrain(
+            in_file=saved(head.image, "head.nii.gz"),
+            mask=mask,
+            scale_file=unit_scale(),
+            field=saved(nib.Nifti1Image(of_head, head.image.affine), "field_of_head.nii.gz"),
+            spacing_mm=6.0,
+        )
+        fields.append(voxels(node.run().outputs.field).copy())
+    np.testing.assert_allclose(fields[1], ramp * fields[0], rtol=1e-4)
+
+
 @pytest.mark.parametrize("method", ["brain", "published"])
 def test_what_lies_outside_the_mask_does_not_choose_the_histogram_map(head_phantom, saved, method):
     """The published way counts every voxel above the mean, the skull too if it is not removed."""

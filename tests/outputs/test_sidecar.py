@@ -62,6 +62,12 @@ def test_every_product_is_named_above_and_names_differ():
 
 
 @pytest.mark.parametrize("field", list(BY_FIELD))
+def test_what_lies_on_the_grid_of_the_raw_image_refers_to_it_and_the_rest_to_itself(field):
+    native = f"bids:raw:{SOURCE}"
+    assert made(field)["SpatialReference"] == ("orig" if field == "enhanced_res" else native)
+
+
+@pytest.mark.parametrize("field", list(BY_FIELD))
 def test_every_sidecar_says_what_it_is_and_where_it_comes_from(field):
     table = made(field)
     assert table["Description"]

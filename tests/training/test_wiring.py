@@ -35,6 +35,18 @@ def test_volumes_of_training_hang_on_the_seed_and_not_only_the_places_of_patches
     assert not np.array_equal(volume(3), volume(4))
 
 
+def test_places_of_patches_hang_on_the_seed_and_not_only_the_volumes(clean, monkeypatch):
+    bad = clean.data + np.arange(clean.data.size, dtype=np.float32).reshape(clean.data.shape)
+    monkeypatch.setattr(PatchChunks, "make", lambda *_: (bad, clean))
+
+    def patches(seed: int) -> torch.Tensor:
+        sources = Sources([clean], [], [], shares=(1, 0, 0))
+        return PatchChunks(sources, seed=seed, chunks=1, patch=8, window=2)[0][0]
+
+    assert torch.equal(patches(3), patches(3))
+    assert not torch.equal(patches(3), patches(4))
+
+
 def test_half_of_the_pairs_have_the_histogram_of_their_age_again(clean, monkeypatch):
     """As the app matches a bad image; the other half stays as the fault left it."""
     monkeypatch.setattr(pairs, "draw", lambda *_: Recipe(({"kind": "smoothing", "fwhm_mm": 2.0},)))
