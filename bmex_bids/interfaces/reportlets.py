@@ -353,9 +353,14 @@ def draw_structures(inputs: Any, target: Path) -> None:
         for path in (inputs.enhanced_res, inputs.structures_res, inputs.mask_res)
     )
     values = np.asarray(labels.dataobj)
+    # cortex and white matter first: they surround the others, and would hide their outlines
+    coloured = sorted(
+        zip(STRUCTURES, STRUCTURE_COLOURS, strict=True),
+        key=lambda each: each[0].name not in ("cortex", "white_matter"),
+    )
     shown = [
         (nib.Nifti1Image((values == structure.number).astype(np.uint8), labels.affine), colour)
-        for structure, colour in zip(STRUCTURES, STRUCTURE_COLOURS, strict=True)
+        for structure, colour in coloured
         if colour is not None and (values == structure.number).any()
     ]
     parts, colors = [list(each) for each in zip(*shown, strict=True)] if shown else [[], []]

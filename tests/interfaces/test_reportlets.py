@@ -146,6 +146,7 @@ def test_structures_are_outlined_where_they_were_labelled(inputs, tmp_path, monk
     drawn = picture.read_text()
     assert "#4cc9f0" in drawn  # ventricles
     assert "#06d6a0" in drawn  # cortex
+    assert drawn.index("#06d6a0") < drawn.index("#4cc9f0"), "cortex would hide the ventricles"
     assert "#9d4edd" not in drawn  # no pallidum
     assert str(picture) not in Reportlets(**inputs).run().outputs.out_files
     assert not picture.exists()
