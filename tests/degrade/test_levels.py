@@ -100,6 +100,12 @@ def test_motion_has_the_amplitude_that_was_asked_for(phase_axis):
         assert step["phase_axis"] == phase_axis
 
 
+@pytest.mark.parametrize("severity", SEVERITIES)
+def test_a_severity_has_its_own_frequency(severity):
+    steps = draw_level("motion-periodic", severity, np.random.default_rng(0), Scan()).steps
+    assert steps[0]["frequency"] == SEVERITIES[severity][1]
+
+
 def test_periodic_motion_keeps_to_its_frequency():
     path = periodic(200, np.array([1.0, 0, 0, 0, 0, 0]), 0.12, 0.3)
     spectrum = np.abs(np.fft.rfft(path.translations[:, 0]))
