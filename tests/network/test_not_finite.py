@@ -54,7 +54,12 @@ def network_of(variant):
 
 
 def test_every_variant_that_enhances_is_here():
-    assert set(NETWORKS) == set(VARIANTS) - STRIPPERS - {"bmex-score", "bmex-segment", "lfmri"}
+    assert set(NETWORKS) == set(VARIANTS) - STRIPPERS - {
+        "bmex-score",
+        "bmex-segment",
+        "bmex-within",
+        "lfmri",
+    }
 
 
 @in_every_way
