@@ -37,6 +37,8 @@ def test_the_true_volumes_are_those_of_the_map(painted):
 
 
 def test_the_command_compares_still_and_moved_heads_with_the_truth(painted, monkeypatch, capsys):
+    mine = [painted.networks.enhance, painted.networks.strip]  # none for structures
+    monkeypatch.setattr(registry, "bundled", lambda: mine)
     words = ["bias", "--data", painted.data, "--out", painted.out, "--device", "cpu"]
     words += ["--images", ";".join(painted.images), "--cells", "severe"]
     page = painted.data / "page.md"

@@ -262,10 +262,12 @@ def select(
 
 
 def bundled_of(kind: str) -> WeightRecord | None:
-    """The bundled set of a kind; None where there is none."""
-    if not any(record.kind == kind for record in bundled()):
-        return None
-    return select(kind, weights="bundled")
+    """The bundled set of a kind of which there is one for all images; None where there is none."""
+    for record in bundled():
+        if record.kind == kind:
+            verify(record.path, record.sha256)
+            return record
+    return None
 
 
 def unregistered(path: Path, variant: str, name: str = "") -> WeightRecord:
