@@ -93,7 +93,7 @@ def settings_of(
     from bmex_bids.degrade.cells import CELLS
     from bmex_bids.evaluation.app import Networks
     from bmex_bids.evaluation.benchmark import Settings
-    from bmex_bids.network.weights.registry import bundled, select
+    from bmex_bids.network.weights.registry import bundled_of, select
 
     families = {cell.family for cell in CELLS.values()}
     cells: list[str] = []
@@ -107,9 +107,7 @@ def settings_of(
             select("strip", weights="bundled"),
             device=options.device,
             mirroring=not options.no_mirroring,
-            structures=next(
-                (record for record in bundled() if structures and record.kind == "segment"), None
-            ),
+            structures=bundled_of("segment") if structures else None,
         ),
         images=options.images or tuple(images),
         cells=tuple(cells),

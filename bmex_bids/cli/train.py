@@ -40,8 +40,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="bmex-train",
         description="Train a network: enhancement, stripping, the score, thick slices, labels of "
-        "structures or LF-MRI. A run that was stopped continues from its last checkpoint when the same command is "
-        "given again.",
+        "structures or LF-MRI. A run that was stopped continues from its last checkpoint when the "
+        "same command is given again.",
     )
     parser.add_argument(
         "network",

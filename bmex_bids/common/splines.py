@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Interpolation along an axis as a matrix."""
+"""Slices along an axis: their means, and interpolation between them, as matrices."""
 
 from __future__ import annotations
 
@@ -25,3 +25,20 @@ def spline_weights(n: int, centres: NDArray[np.float64], degree: int) -> NDArray
     if degree == 3 and len(centres) > 1:
         return np.asarray(scipy.interpolate.CubicSpline(centres, identity)(places))
     return np.stack([np.interp(places, centres, row) for row in identity], axis=1)
+
+
+def slab_weights(n: int, centres: NDArray[np.float64], thickness: float) -> NDArray[np.float64]:
+    """(slabs, n): the share of each voxel in each slab; rows sum to 1, or to 0 off the axis.
+
+    Parameters
+    ----------
+    centres : of the slabs, in voxels along the axis
+    thickness : voxels; the profile is a box, whose edges may cut voxels
+    """
+    voxels = np.arange(n)[np.newaxis]
+    middle = np.asarray(centres)[:, np.newaxis]
+    lower = np.maximum(voxels - 0.5, middle - thickness / 2)
+    upper = np.minimum(voxels + 0.5, middle + thickness / 2)
+    overlap = np.clip(upper - lower, 0, None)
+    total = overlap.sum(axis=1, keepdims=True)
+    return np.asarray(overlap / np.where(total > 0, total, 1))

@@ -8,7 +8,7 @@ import scipy.ndimage
 import scipy.sparse
 from numpy.typing import NDArray
 
-from bmex_bids.common.splines import spline_weights
+from bmex_bids.common.splines import slab_weights, spline_weights
 from bmex_bids.degrade.motion import Trajectory, apply_motion
 
 Array = NDArray[np.float32]
@@ -73,14 +73,8 @@ def slab_centres(n: int, factor: float) -> NDArray[np.float64]:
 
 
 def _slab_matrix(n: int, factor: float) -> NDArray[np.float64]:
-    """(slabs, n): the share of each voxel in each slab; rows sum to 1."""
-    centres = slab_centres(n, factor)[:, np.newaxis]
-    voxels = np.arange(n)[np.newaxis]
-    lower = np.maximum(voxels - 0.5, centres - factor / 2)
-    upper = np.minimum(voxels + 0.5, centres + factor / 2)
-    overlap = np.clip(upper - lower, 0, None)
-    total = overlap.sum(axis=1, keepdims=True)
-    return np.asarray(overlap / np.where(total > 0, total, 1))
+    """(slabs, n): the share of each voxel in each slab."""
+    return slab_weights(n, slab_centres(n, factor), factor)
 
 
 def smooth(image: Array, spacing: tuple[float, float, float], fwhm_mm: float) -> Array:

@@ -35,8 +35,8 @@ class RefocusInput(BaseInterfaceInputSpec):
 class RefocusOutput(TraitedSpec):
     out_file = File(exists=True, desc="the same grid and units; in_file where nothing was undone")
     refocus = traits.Dict(
-        desc="applied, reason, motion, lines, spikes, slices; where they were measured, entropy_before, "
-        "entropy_after"
+        desc="applied, reason, motion, lines, spikes, slices; where they were measured, "
+        "entropy_before, entropy_after"
     )
 
 

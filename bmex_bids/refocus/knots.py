@@ -45,7 +45,6 @@ class Place:
 
     start: int
     covariance: Matrix
-    count: int
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class Knots:
         """Variance per degree of freedom that such splines leave, mean of the places, units²."""
         if not THINNEST * 0.9 < self.distance < THICKEST * max(MULTIPLES):
             return math.inf
-        left = [left_by(p.covariance, basis_of(self.moved(-p.start))) for p in places]
+        left = [_left_by(p.covariance, basis_of(self.moved(-p.start))) for p in places]
         return float(np.mean(left))
 
     def alike(self, places: Sequence[Place]) -> float:
@@ -88,7 +87,8 @@ def basis_of(knots: Knots) -> Matrix:
     return np.asarray(columns[:, np.abs(np.diag(size)) > 1e-6])
 
 
-def left_by(covariance: Matrix, basis: Matrix) -> float:
+def _left_by(covariance: Matrix, basis: Matrix) -> float:
+    """Variance per degree of freedom that a basis leaves of lines with a covariance."""
     freedom = max(len(covariance) - basis.shape[1], 1)
     explained = float((basis * (covariance @ basis)).sum())
     return max(float(np.trace(covariance)) - explained, 0.0) / freedom
@@ -137,7 +137,7 @@ def places_of(image: Tensor, head: NDArray[np.bool_], axis: int) -> list[Place]:
             parts = parts[rng.choice(len(parts), MOST_PARTS, replace=False)]
         parts = parts.astype(np.float64)
         parts -= parts.mean(1, keepdims=True)
-        result.append(Place(start, parts.T @ parts / len(parts), len(parts)))
+        result.append(Place(start, parts.T @ parts / len(parts)))
     return result
 
 
@@ -145,7 +145,7 @@ def _best_knots(place: Place) -> Knots:
     """Of all that are tried at one place, those that explain more than their neighbours."""
     found = []
     for row in _table():
-        left = [left_by(place.covariance, basis) for _, basis in row]
+        left = [_left_by(place.covariance, basis) for _, basis in row]
         k = int(np.argmin(left))
         found.append((left[k] / max(float(np.median(left)), 1e-12), row[k][0]))
     return min(found, key=lambda pair: pair[0])[1].moved(place.start)

@@ -23,6 +23,11 @@ FOREGROUND = 0.12
 MASKED = 0.3
 
 
+def is_masked(image: Tensor) -> bool:
+    """Whether the background was masked away, so that only the rest is known."""
+    return float((image <= 0).double().mean()) > MASKED
+
+
 def fourier(image: Tensor, axis: int) -> Tensor:
     """Complex Fourier transform along one axis."""
     return torch.fft.fft(image, dim=axis)

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bmex_bids.refocus.kspace import FOREGROUND, MASKED, LineMotion, bright, undo
+from bmex_bids.refocus.kspace import FOREGROUND, LineMotion, bright, is_masked, undo
 from bmex_bids.refocus.lines import UnevenLines, find_uneven_lines, without_spikes
 from bmex_bids.refocus.search import (
     FEWEST_LINES,
@@ -216,7 +216,7 @@ def _threads(count: int) -> Iterator[None]:
 
 def _support(data: Array) -> Tensor:
     """Where the image is known: everywhere, or within the mask that made the rest zero."""
-    if float((data <= 0).mean()) < MASKED:
+    if not is_masked(torch.from_numpy(data)):
         return torch.ones(data.shape)
     return torch.from_numpy(scipy.ndimage.binary_fill_holes(data > 0).astype(np.float32))
 

@@ -24,10 +24,10 @@ from bmex_bids.refocus.kspace import (
     AXES,
     FOREGROUND,
     LEAST,
-    MASKED,
     LineMotion,
     bright,
     fourier,
+    is_masked,
     undo,
 )
 
@@ -173,7 +173,7 @@ class View:
         ]
         self._head = bright(self.image, FOREGROUND)
         self._support = torch.ones_like(self.image)
-        if float((self.image <= 0).float().mean()) > MASKED:
+        if is_masked(self.image):
             self._support = bright(self.image, KNOWN)
             self._head = self._head * _inside(self._support, self.spacing)
         self._spectrum = fourier(self.image, phase_axis)

@@ -20,9 +20,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bmex_bids.common.splines import spline_weights
+from bmex_bids.common.splines import slab_weights, spline_weights
 from bmex_bids.refocus.knots import PART, ROUNDED, Knots, Place, basis_of, find_knots, places_of
-from bmex_bids.refocus.kspace import AXES, FOREGROUND, MASKED, bright
+from bmex_bids.refocus.kspace import AXES, FOREGROUND, bright, is_masked
 
 Vector = NDArray[np.float64]
 Matrix = NDArray[np.float64]
@@ -117,14 +117,13 @@ class ThickSlices:
         known = (support.permute(last) > 0) & inner
         mean = float(image[head].mean())
         covariance = _covariance_across(image - mean, head, self.axis, spacing)
-        box = _boxes(n, centres, self.thickness)
+        box = slab_weights(n, centres, self.thickness)
         spline = spline_weights(n, centres, self.degree)
         slices, estimate = _regression(
             torch.where(known, given - mean, 0),
             known,
             spline,
-            (box @ covariance).T,
-            box @ covariance @ box.T,
+            *_from_slices(box, covariance),
             max(self.noise, ROUNDED),
         )
         slices, estimate = slices + mean * known.any(2, keepdim=True), estimate + mean
@@ -150,7 +149,9 @@ def slice_means(truth: Tensor, first: float, thickness: float, filled: float = 1
     n = truth.shape[2]
     centres = np.arange(first, n - 0.5 + thickness / 2, thickness)
     centres = centres[(centres > -0.5) & (centres < n - 0.5)]
-    return truth @ torch.from_numpy(_boxes(n, centres, thickness * filled).T.astype(np.float32))
+    return truth @ torch.from_numpy(
+        slab_weights(n, centres, thickness * filled).T.astype(np.float32)
+    )
 
 
 def linear_estimate(
@@ -170,11 +171,9 @@ def linear_estimate(
     rough = slices @ spline
     mean = float(rough[head].mean())
     covariance = _covariance_across(rough - mean, head, 2, spacing)
-    box = _boxes(n, centres, thickness)
-    known = box @ covariance @ box.T
-    known += UNKNOWN * known[0, 0] * np.eye(len(centres))
-    weights = np.linalg.solve(known, box @ covariance).astype(np.float32)
-    return (slices - mean) @ torch.from_numpy(weights) + mean
+    box = slab_weights(n, centres, thickness)
+    _, to_voxels = _from_slices(box, covariance)
+    return (slices - mean) @ to_voxels + mean
 
 
 def split_slices(
@@ -205,18 +204,9 @@ def split_slices(
     fine = (data.movedim(axis, -1) @ weights).movedim(-1, axis).clamp(min=0).contiguous()
     edges = [float(step) / (parts if k == axis else 1) for k, step in enumerate(spacing)]
     support = torch.ones_like(fine)
-    if float((data <= 0).float().mean()) > MASKED:
+    if is_masked(data):
         support = (data.repeat_interleave(parts, axis) > 0).float()
     return thick.undo(fine, support, edges, within).numpy(), axis, parts
-
-
-def _boxes(n: int, centres: Vector, thickness: float) -> Matrix:
-    """(slices, n): the share of each voxel in each slice; rows sum to 1."""
-    voxels = np.arange(n)[np.newaxis]
-    lower = np.maximum(voxels - 0.5, centres[:, np.newaxis] - thickness / 2)
-    upper = np.minimum(voxels + 0.5, centres[:, np.newaxis] + thickness / 2)
-    overlap = np.clip(upper - lower, 0, None)
-    return np.asarray(overlap / np.maximum(overlap.sum(1, keepdims=True), 1e-9))
 
 
 def _covariance_across(
@@ -256,12 +246,26 @@ def _autocovariance(detail: Tensor, head: Tensor, axis: int, reach: float) -> Ve
     return np.array(result)
 
 
+def _from_slices(box: Matrix, covariance: Matrix) -> tuple[Tensor, Tensor]:
+    """Precision of slices, (slices, slices), and what makes voxels of them, (slices, N) float32.
+
+    Parameters
+    ----------
+    box : (slices, N), the share of each voxel in each slice
+    covariance : (N, N), of voxels
+    """
+    cross = box @ covariance
+    slices = cross @ box.T
+    precision = np.linalg.inv(slices + UNKNOWN * slices[0, 0] * np.eye(len(box)))
+    return torch.from_numpy(precision), torch.from_numpy((precision @ cross).astype(np.float32))
+
+
 def _regression(
     values: Tensor,
     known: Tensor,
     spline: Matrix,
-    cross: Matrix,
-    slices: Matrix,
+    prior: Tensor,
+    to_voxels: Tensor,
     noise: float,
 ) -> tuple[Tensor, Tensor]:
     """The expected slices and voxels of each line, (X, Y, slices) and (X, Y, N).
@@ -270,12 +274,11 @@ def _regression(
     ----------
     values, known : (X, Y, N); 0 where not known
     spline : (N, slices)
-    cross, slices : (N, slices) and (slices, slices), covariance of voxels and slices
+    prior, to_voxels : see :func:`_from_slices`
     noise : variance of a voxel's value, units²
     """
     count = spline.shape[1]
-    inverse = np.linalg.inv(slices + UNKNOWN * slices[0, 0] * np.eye(count))
-    weights, prior = torch.from_numpy(spline), torch.from_numpy(inverse)
+    weights = torch.from_numpy(spline)
     lines = values.reshape(-1, values.shape[2])
     where = known.reshape(lines.shape).numpy()
     used = np.flatnonzero(where.any(1))
@@ -296,7 +299,6 @@ def _regression(
         else:
             mean = torch.cholesky_solve(line[..., None], factor[kind[some] - first])[..., 0]
         expected[used[some]] = mean.float()
-    to_voxels = torch.from_numpy((cross @ inverse).T.astype(np.float32))
     shape = (*values.shape[:2], -1)
     return expected.reshape(shape), (expected @ to_voxels).reshape(shape)
 
@@ -313,12 +315,11 @@ def find_thick_slices(
     spacing : mm
     """
     head = (support > 0).numpy() & (image > 0).numpy()
-    found = [
-        ThickSlices(axis, knots.distance, knots.first, knots.degree, noise)
-        for axis in AXES
-        for knots, noise in [find_knots(image, head, axis) or (None, 0.0)]
-        if knots is not None
-    ]
+    found = []
+    for axis in AXES:
+        if (explained := find_knots(image, head, axis)) is not None:
+            knots, noise = explained
+            found.append(ThickSlices(axis, knots.distance, knots.first, knots.degree, noise))
     if not found:
         return None
     found.sort(key=lambda thick: -thick.thickness * spacing[thick.axis])
@@ -332,7 +333,7 @@ def find_thick_slices(
     if (
         best.degree < CUBIC
         and whole
-        and (_more_like_points(best, image, head, spacing) > LEAST_POINTS)
+        and _more_like_points(best, image, head, spacing) > LEAST_POINTS
     ):
         return None
     return best
@@ -354,7 +355,7 @@ def _more_like_points(
     places = places_of(image, head, thick.axis)
     likely = []
     for width in (1.0, thick.thickness):
-        to_voxels = spline_weights(n, centres, thick.degree) @ _boxes(n, centres, width)
+        to_voxels = spline_weights(n, centres, thick.degree) @ slab_weights(n, centres, width)
         expected = to_voxels @ covariance @ to_voxels.T
         likely.append(np.mean([_log_likelihood(expected, knots, place) for place in places]))
     return float(likely[0] - likely[1])

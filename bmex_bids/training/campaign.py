@@ -31,7 +31,7 @@ from bmex_bids.network.models.slices import (
     SliceUNet,
     features,
 )
-from bmex_bids.training.growth import start
+from bmex_bids.training.growth import begin
 from bmex_bids.training.images import CleanImage
 from bmex_bids.training.linear import SHARES, VALIDATION, Collection, collect, read
 from bmex_bids.training.loop import Schedule, export_half, fit
@@ -311,9 +311,7 @@ def fit_slices(
     """Train from images that have been read; returns the file of weights."""
     schedule = config.schedule
     model = SliceUNet(classes=TISSUES + int(patients is not None and patients.labelled))
-    if config.start_from is not None:
-        missing = start(model, config.start_from)
-        LOGGER.info("from %s; %d tensors are new", config.start_from, len(missing))
+    begin(model, config.start_from)
     LOGGER.info("%d parameters", sum(p.numel() for p in model.parameters()))
     chunks = SliceChunks(
         sources,

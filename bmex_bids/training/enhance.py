@@ -16,7 +16,7 @@ from bmex_bids.exceptions import UsageError
 from bmex_bids.metrics.reference import psnr
 from bmex_bids.network.inference.tiling import network_order
 from bmex_bids.network.models.compact import CompactBMEX
-from bmex_bids.training.growth import start
+from bmex_bids.training.growth import begin
 from bmex_bids.training.images import VALIDATION_IMAGES, CleanImage, prepare
 from bmex_bids.training.loop import Schedule, export_half, fit
 from bmex_bids.training.loss import JointLoss
@@ -127,9 +127,7 @@ def train(data_dir: Path, out_dir: Path, config: EnhanceConfig, *, resume: bool 
     ]
     validation = Validation(held_out)
     model = CompactBMEX(config.width, config.tissue_width, config.blocks)
-    if config.start_from is not None:
-        missing = start(model, config.start_from)
-        LOGGER.info("from %s; %d tensors are new", config.start_from, len(missing))
+    begin(model, config.start_from)
     if config.freeze_tissues:
         freeze_tissues(model, config)
     LOGGER.info(

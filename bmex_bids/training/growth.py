@@ -10,6 +10,7 @@ zero.  Those learn from the first step on, since the new channels have values.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from bmex_bids.exceptions import UsageError
 from bmex_bids.network.models.compact import CompactBMEX
 
+LOGGER = logging.getLogger(__name__)
 State = dict[str, Tensor]
 
 
@@ -72,6 +74,13 @@ def start(model: nn.Module, path: Path) -> list[str]:
     }
     missing = model.load_state_dict(grown, strict=False).missing_keys
     return list(missing)
+
+
+def begin(model: nn.Module, path: Path | None) -> None:
+    """:func:`start`, and a line in the log, where there is a file; else the model stays."""
+    if path is not None:
+        missing = start(model, path)
+        LOGGER.info("from %s; %d tensors are new", path, len(missing))
 
 
 def _grown(trained: Tensor, drawn: Tensor, *, inputs: int) -> Tensor:

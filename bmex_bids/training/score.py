@@ -31,7 +31,7 @@ from bmex_bids.imaging.noise import noise_sigma
 from bmex_bids.imaging.orientation import voxel_sizes
 from bmex_bids.network.inference.score import GRID_MM, LEVEL_RMS, NINETY, level
 from bmex_bids.network.models.score import QUANTITIES, ScoreNet, statistics
-from bmex_bids.training.growth import start
+from bmex_bids.training.growth import begin
 from bmex_bids.training.images import CleanImage, require
 from bmex_bids.training.linear import TRAINING, Collection, Source, collect
 from bmex_bids.training.loop import Schedule, export_half, fit
@@ -444,9 +444,7 @@ def fit_score(
         [round(v) for v in LEVEL_RMS],
     )
     model = ScoreNet()
-    if config.start_from is not None:
-        missing = start(model, config.start_from)
-        LOGGER.info("from %s; %d tensors are new", config.start_from, len(missing))
+    begin(model, config.start_from)
     LOGGER.info("%d parameters", sum(p.numel() for p in model.parameters()))
     chunks = ScoreChunks(
         sources,

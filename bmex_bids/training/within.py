@@ -24,8 +24,9 @@ from torch.utils.data import Dataset
 from bmex_bids.imaging.intensity import TOP, rescale_robust
 from bmex_bids.imaging.orientation import conform, load_image, voxel_sizes
 from bmex_bids.network.models.within import EDGE, SLICES, WithinSlices
+from bmex_bids.refocus.kspace import is_masked
 from bmex_bids.refocus.thick import linear_estimate, slice_means
-from bmex_bids.training.growth import start
+from bmex_bids.training.growth import begin
 from bmex_bids.training.images import require
 from bmex_bids.training.linear import TRAINING, Source
 from bmex_bids.training.loop import Schedule, export_half, fit
@@ -129,7 +130,7 @@ def sliced(data: Array, spacing: Sequence[float], rng: np.random.Generator) -> S
         sigma = float(rng.uniform(*NOISE))
         grain = torch.from_numpy(rng.standard_normal(tuple(slices.shape), dtype=np.float32))
         slices = torch.where(slices > 0, (slices + sigma * grain).abs(), slices)
-    head = truth > (BACKGROUND if float((data <= 0).mean()) < 0.3 else 0)
+    head = truth > (BACKGROUND if not is_masked(torch.from_numpy(data)) else 0)
     estimate = linear_estimate(slices, torch.from_numpy(head), first, thickness, edges)
     return Sliced(
         slices.numpy(),
@@ -267,9 +268,7 @@ def fit_within(
     LOGGER.info("seed %d; %d images train, %d validate", schedule.seed, len(paths), len(held))
     aside = WithinChunks(held, seed=schedule.seed + 1, chunks=1, per_volume=1)
     model = WithinSlices()
-    if config.start_from is not None:
-        missing = start(model, config.start_from)
-        LOGGER.info("from %s; %d tensors are new", config.start_from, len(missing))
+    begin(model, config.start_from)
     LOGGER.info("%d parameters", sum(p.numel() for p in model.parameters()))
     chunks = WithinChunks(
         paths,

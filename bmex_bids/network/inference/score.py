@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from bmex_bids.common.scoring import LEVELS
 from bmex_bids.network.models.score import MEAN, QUANTITIES, ScoreNet, statistics
-from bmex_bids.network.weights.checkpoints import load_network
+from bmex_bids.network.weights.checkpoints import load_network_as
 from bmex_bids.network.weights.registry import WeightRecord
 
 Array = NDArray[np.float32]
@@ -77,10 +77,7 @@ class Score:
 
 @functools.lru_cache(maxsize=2)
 def _network(path: Path, variant: str) -> ScoreNet:
-    network = load_network(path, variant)
-    if not isinstance(network, ScoreNet):
-        raise TypeError(f"expected a network that scores, got {type(network).__name__}")
-    return network
+    return load_network_as(path, variant, ScoreNet, "that scores")
 
 
 def score(

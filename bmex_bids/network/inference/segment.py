@@ -18,7 +18,7 @@ from bmex_bids.exceptions import ImageError
 from bmex_bids.network.devices import or_on_processor, resolve_device
 from bmex_bids.network.inference.volumes import brain_box, embed
 from bmex_bids.network.models.segment import MULTIPLE, SegmentUNet
-from bmex_bids.network.weights.checkpoints import load_network
+from bmex_bids.network.weights.checkpoints import load_network_as
 from bmex_bids.network.weights.registry import WeightRecord
 
 Array = NDArray[np.float32]
@@ -106,9 +106,7 @@ def segment(
 
 @functools.lru_cache(maxsize=1)
 def _network(path: Path, device: str) -> SegmentUNet:
-    network = load_network(path, "bmex-segment")
-    if not isinstance(network, SegmentUNet):
-        raise TypeError(f"expected a network that segments, got {type(network).__name__}")
+    network = load_network_as(path, "bmex-segment", SegmentUNet, "that segments")
     return network.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
 

@@ -10,16 +10,13 @@ import torch
 from torch import Tensor
 
 from bmex_bids.network.models.within import WithinSlices, neighbourhoods
-from bmex_bids.network.weights.checkpoints import load_network
+from bmex_bids.network.weights.checkpoints import load_network_as
 from bmex_bids.network.weights.registry import WeightRecord
 
 
 @functools.lru_cache(maxsize=1)
 def _network(path: Path, variant: str) -> WithinSlices:
-    network = load_network(path, variant)
-    if not isinstance(network, WithinSlices):
-        raise TypeError(f"expected a network within slices, got {type(network).__name__}")
-    return network
+    return load_network_as(path, variant, WithinSlices, "within slices")
 
 
 @torch.inference_mode()

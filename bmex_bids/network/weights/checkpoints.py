@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -22,6 +22,8 @@ from bmex_bids.exceptions import OutputError, WeightsError
 from bmex_bids.network.models.shapes import State
 from bmex_bids.network.variants import VARIANTS
 from bmex_bids.network.weights.caffe import caffe_state
+
+Kind = TypeVar("Kind", bound=nn.Module)
 
 
 def _pickled(path: Path) -> Any:
@@ -146,6 +148,17 @@ def _fault(name: str, tensor: Tensor) -> str:
     if not bool(tensor.isfinite().all()):
         return "not finite"
     return "below zero" if name.endswith("running_var") and bool((tensor < 0).any()) else ""
+
+
+def load_network_as(path: Path, variant: str, kind: type[Kind], does: str) -> Kind:
+    """:func:`load_network`; a TypeError where it is another kind of network.
+
+    ``does`` stands in the message: "expected a network ``does``".
+    """
+    network = load_network(path, variant)
+    if not isinstance(network, kind):
+        raise TypeError(f"expected a network {does}, got {type(network).__name__}")
+    return network
 
 
 def load_network(path: Path, variant: str, ending: str | None = None) -> nn.Module:
