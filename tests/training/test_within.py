@@ -129,6 +129,6 @@ def test_held_images_do_not_train(monkeypatch, tmp_path):
 
 def test_weights_to_begin_with(path, small, tmp_path, caplog):
     first = fit_within([path], [path], tmp_path / "first", small)
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, "bmex_bids")
     fit_within([path], [path], tmp_path / "second", dataclasses.replace(small, start_from=first))
     assert "0 tensors are new" in caplog.text
