@@ -71,7 +71,7 @@ test-slurm: $(READY) ## run the tests that need a SLURM (sbatch) on this machine
 	$(BIN)/python -m pytest -m slow tests/app/test_slurm.py tests/workflows/test_batch_plugins.py
 
 docs: $(READY) ## build the pages as a site in build/site; a warning is an error
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir build/site
 
 docs-publish: $(READY) ## add the site as this version to the branch gh-pages (not pushed)
 	$(BIN)/mike deploy --update-aliases $(firstword $(subst -cuda,,$(TAG))) latest
