@@ -433,10 +433,11 @@ def markdown(rows: Sequence[Row]) -> str:
     parts = [f"{len(samples)} samples.", by_kind(rows)]
     noted = [row for row in rows if row.kind == GOOD and row.rule and row.verdict != "pass"]
     if noted:
-        lines = [[row.sample, row.rule, f"{row.value:.3g}", row.verdict] for row in noted]
-        parts.append(
-            "Good samples that do not pass:\n\n" + grid(["sample", "rule", "value", ""], lines)
-        )
+        rules: dict[str, list[str]] = {}
+        for row in noted:
+            rules.setdefault(row.sample, []).append(f"{row.rule} {row.value:.3g} ({row.verdict})")
+        lines = [f"- {sample}: {', '.join(found)}" for sample, found in rules.items()]
+        parts.append("\n".join(["Good samples that do not pass:\n", *lines]))
     return "\n\n".join(parts)
 
 
@@ -448,14 +449,10 @@ def by_kind(rows: Sequence[Row]) -> str:
         if found:
             kinds.setdefault(HALF if kind.endswith(HALF) else kind, []).extend(found)
     lines = [
-        [
-            kind,
-            str(len(found)),
-            *(str(found.count(verdict)) for verdict in ("fail", "warn", "pass")),
-        ]
+        [kind, *(str(found.count(verdict)) for verdict in ("fail", "warn", "pass"))]
         for kind, found in kinds.items()
     ]
-    return grid(["output", "number", "fail", "warn", "pass"], lines)
+    return grid(["output", "fail", "warn", "pass"], lines)
 
 
 def by_rule(rows: Sequence[Row]) -> str:

@@ -81,9 +81,9 @@ def test_good_samples_pass_and_broken_ones_fail_and_the_page_says_it(data, capsy
     text = page.read_text()
     assert "old" not in text
     assert text.startswith("before\n")
-    assert "| GM and WM swapped | 4 | 4 | 0 | 0 |" in text
-    assert "| result inverted | 3 | 3 | 0 | 0 |" in text
-    assert "GA30_labels | mask volume" in text
+    assert "| GM and WM swapped | 4 | 0 | 0 |" in text
+    assert "| result inverted | 3 | 0 | 0 |" in text
+    assert "GA30_labels: mask volume" in text
     assert "| flat face of mask | 5 |" in capsys.readouterr().out
     assert run(data) == 0  # nothing is measured again
     assert capsys.readouterr().out.startswith("\n5 samples.")
