@@ -32,7 +32,7 @@ from bmex_bids.outputs.dataset import write_dataset
 from bmex_bids.outputs.files import as_json, clear_temporaries, write_together
 from bmex_bids.outputs.lock import alone
 from bmex_bids.outputs.provenance import MADE_BY, activity_id, environment
-from bmex_bids.outputs.records import KEY, MOTION, SPIKES, THICK, UNEVEN
+from bmex_bids.outputs.records import KEY, MOTION, SPIKES, SPLIT, THICK, UNEVEN
 from bmex_bids.outputs.resume import checksum, text_checksum
 from bmex_bids.outputs.sidecar import (
     IMAGE_FIELDS,
@@ -64,6 +64,7 @@ class Common(BaseInterfaceInputSpec):
     provenance = traits.Dict(mandatory=True)
     stripped = traits.Bool(mandatory=True)
     refocus = traits.Dict(desc="what the motion correction did; or none")
+    split_slices = traits.Dict(desc="Axis, Thickness, Parts; empty where none were split")
     output_res = traits.List(traits.Str(), ["native", "0p8"], usedefault=True)
     qc_only = traits.Bool(False, usedefault=True)
     uncertainty = traits.Str("learnt", usedefault=True)
@@ -192,11 +193,9 @@ class SaveDerivatives(Step):
         return images, tables
 
     def _record(self) -> dict[str, Any]:
-        inputs = self.inputs
-        record = processing_record(
-            inputs.planned, inputs.provenance, inputs.mask_info, inputs.quality, inputs.gate
-        ) | motion_record(inputs.refocus)
-        record["Input"] = geometry_of(Path(inputs.bids_dir) / inputs.planned["source"])
+        record = record_of(self.inputs)
+        source = Path(self.inputs.bids_dir) / self.inputs.planned["source"]
+        record["Input"] = geometry_of(source)
         return record
 
     def _sidecar(
@@ -253,6 +252,16 @@ def field_value(inputs: Any, product: Product) -> str:
     """The workflow's file of a product."""
     value = getattr(inputs, product.field)
     return str(value if product.place is None else value[product.place])
+
+
+def record_of(inputs: Any) -> dict[str, Any]:
+    """What goes under the key ``BMEX``, from a node's inputs of the names of ``FINDINGS``."""
+    record = processing_record(
+        inputs.planned, inputs.provenance, inputs.mask_info, inputs.quality, inputs.gate
+    ) | motion_record(inputs.refocus)
+    if isdefined(inputs.split_slices) and inputs.split_slices:
+        record[SPLIT] = dict(inputs.split_slices)
+    return record
 
 
 def motion_record(refocus: Any) -> dict[str, Any]:

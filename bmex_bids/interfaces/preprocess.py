@@ -59,7 +59,7 @@ from bmex_bids.interfaces.stripping import (
 from bmex_bids.network.inference.within import within_slices
 from bmex_bids.network.weights.registry import WeightRecord
 from bmex_bids.outputs.records import MaskMethod
-from bmex_bids.refocus.thick import Within, split_slices
+from bmex_bids.refocus.thick import Within, parts_of, split_slices
 
 LOST = "{} slice(s) in the middle of the brain have no signal; look at the image"
 REORIENTED = (
@@ -340,6 +340,7 @@ class CorrectBrainOutput(TraitedSpec):
     mask_res = File(exists=True, desc="network grid, uint8")
     native = File(exists=True, desc="grid of in_file, the intensities of out_file")
     field = File(exists=True, desc="grid of in_file, what the raw image was divided by in all")
+    split_slices = traits.Dict(desc="Axis, Thickness, Parts; empty where no slices were split")
 
 
 class CorrectBrain(Step):
@@ -359,6 +360,9 @@ class CorrectBrain(Step):
         image = on_network_grid(
             corrected, self.inputs.spacing_mm, self.inputs.order, self.inputs.within_weights
         )
+        self._results["split_slices"] = slices_to_split(
+            head, self.inputs.spacing_mm, self.inputs.order
+        )
         inside = resample_to_spacing(mask, self.inputs.spacing_mm)
         brain = with_data((data_of(inside) > 0.5).astype(np.uint8), inside)
         whole = with_data(data_of(field) * data_of(read(self.inputs.field)), head)
@@ -377,10 +381,25 @@ def on_network_grid(
     Before networks that learnt from splines, slices thicker than the voxels' other edges are cut
     into parts first, whose values are estimated.
     """
-    if order == 3:
+    if slices_to_split(image, spacing_mm, order):
         image = with_slices_split(image, spacing_mm, within_of(within_weights))
     fine = resample_to_spacing(image, spacing_mm, order=order)
     return with_data(np.clip(data_of(fine), 0, None), fine)
+
+
+def slices_to_split(image: nib.Nifti1Image, spacing_mm: float, order: int) -> dict[str, Any]:
+    """Which slices :func:`on_network_grid` splits; empty for none.
+
+    Returns
+    -------
+    ready for JSON: ``Axis`` (0 to 2, of the LPS array), ``Thickness`` (mm), ``Parts`` of each
+    """
+    steps = voxel_sizes(image.affine)
+    found = parts_of(image.shape, steps, spacing_mm) if order == 3 else None
+    if found is None:
+        return {}
+    axis, parts = found
+    return {"Axis": axis, "Thickness": round(float(steps[axis]), 2), "Parts": parts}
 
 
 def with_slices_split(

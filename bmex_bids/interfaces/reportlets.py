@@ -33,7 +33,7 @@ from bmex_bids.common.boxes import bounding_box
 from bmex_bids.common.names import BidsName
 from bmex_bids.common.structures import STRUCTURES
 from bmex_bids.interfaces.histogram import draw_histogram
-from bmex_bids.interfaces.outputs import motion_record, processing_record
+from bmex_bids.interfaces.outputs import record_of
 from bmex_bids.interfaces.step import Step
 from bmex_bids.interfaces.templates import brain_of
 from bmex_bids.outputs.files import copy_whole
@@ -87,6 +87,7 @@ class ReportletsInput(BaseInterfaceInputSpec):
     in_templates = traits.List(traits.Dict(), desc="results of interfaces.templates.ToTemplate")
     stripped = traits.Bool(mandatory=True)
     refocus = traits.Dict(desc="what the motion correction did; or none")
+    split_slices = traits.Dict(desc="as SaveDerivatives has it")
 
 
 class ReportletsOutput(TraitedSpec):
@@ -452,8 +453,6 @@ def picture_id(name: str) -> str:
 
 def write_summary(inputs: Any, target: Path) -> None:
     """What was done with the image, as an HTML fragment."""
-    record = processing_record(
-        inputs.planned, inputs.provenance, inputs.mask_info, inputs.quality, inputs.gate
-    ) | motion_record(inputs.refocus)
+    record = record_of(inputs)
     text = summary_html(record, contrast=BidsName.of(inputs.planned["name"]).suffix)
     target.write_text(text, encoding="utf-8")

@@ -23,6 +23,8 @@ MOTION = "MotionCorrection"
 #: within it: lines of k-space of unequal strength, how many spikes, and slices thicker than voxels;
 #: absent where none was mended
 UNEVEN, SPIKES, THICK = "UnevenLines", "Spikes", "ThickSlices"
+#: of a record: thick slices of the scan that were split; absent where none were
+SPLIT = "SlicesSplit"
 #: ``PhaseEncodingAxis`` of that table in words
 AXES = ("left–right", "anterior–posterior", "superior–inferior")
 #: a run writes all sidecars of an image within this time
@@ -212,6 +214,19 @@ def motion_in_words(record: Mapping[str, Any]) -> str:
     if before is not None and after is not None:
         parts.append(f"gradient entropy {before:.5g} → {after:.5g}")
     return ", ".join(parts)
+
+
+def slices_in_words(record: Mapping[str, Any]) -> str:
+    """Which slices of the scan were split; empty for none.
+
+    >>> slices_in_words({SPLIT: {"Axis": 2, "Thickness": 3.0, "Parts": 4}})
+    'slices of 3.0 mm in 4 parts, across superior–inferior'
+    """
+    table = table_of(record, SPLIT)
+    thickness, parts, axis = (table.get(key) for key in ("Thickness", "Parts", "Axis"))
+    if not thickness or not isinstance(axis, int) or not 0 <= axis < len(AXES):
+        return ""
+    return f"slices of {thickness:.1f} mm in {parts} parts, across {AXES[axis]}"
 
 
 def _axis_in_words(table: Mapping[str, Any]) -> list[str]:

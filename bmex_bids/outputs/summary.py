@@ -10,7 +10,7 @@ from typing import Any
 from bmex_bids.common.scoring import in_figures, in_intervals, in_words
 from bmex_bids.common.tissues import TISSUES
 from bmex_bids.outputs.pages import render
-from bmex_bids.outputs.records import MaskMethod, motion_in_words, table_of
+from bmex_bids.outputs.records import MaskMethod, motion_in_words, slices_in_words, table_of
 
 #: heading of a figure, quantity of the score, note
 SCORED = (
@@ -63,6 +63,7 @@ def summary_html(record: Mapping[str, Any], *, contrast: str = "") -> str:
         "Computed on": _joined(record.get("Device"), record.get("Precision")),
         "Network time": _with_unit(record.get("NetworkSeconds"), "s", digits=0),
         "Motion correction": motion_in_words(record),
+        "Thick slices": slices_in_words(record),
         "Brain mask": _joined(
             MaskMethod.words_of(mask.get("method")),
             "" if pieces is None else f"{pieces} component{'s' * (pieces != 1)}",

@@ -176,6 +176,24 @@ def linear_estimate(
     return (slices - mean) @ to_voxels + mean
 
 
+def parts_of(
+    shape: Sequence[int], spacing: Sequence[float], target_mm: float
+) -> tuple[int, int] | None:
+    """(axis across the slices, parts of each) of a scan on its own grid; None for thin slices.
+
+    Parameters
+    ----------
+    spacing : mm; the largest is taken as the thickness of the slices
+    target_mm : of the parts, at most
+    """
+    axis = int(np.argmax(spacing))
+    longest = max(float(spacing[other]) for other in AXES if other != axis)
+    parts = math.ceil(float(spacing[axis]) / target_mm - 0.05)
+    if spacing[axis] < LEAST_THICK * longest or parts < 2 or shape[axis] < 3:
+        return None
+    return axis, parts
+
+
 def split_slices(
     image: Array, spacing: Sequence[float], target_mm: float, within: Within | None = None
 ) -> tuple[Array, int, int] | None:
@@ -184,19 +202,17 @@ def split_slices(
     Parameters
     ----------
     image : (X, Y, Z) float32, never negative, any unit with a range of about 1000
-    spacing : mm; the largest is taken as the thickness of the slices
-    target_mm : of the parts, at most
+    spacing, target_mm : see :func:`parts_of`
     within : see :meth:`ThickSlices.undo`
 
     Returns
     -------
     the image, the axis across the slices, and the number of parts of each
     """
-    axis = int(np.argmax(spacing))
-    longest = max(float(spacing[other]) for other in AXES if other != axis)
-    parts = math.ceil(float(spacing[axis]) / target_mm - 0.05)
-    if spacing[axis] < LEAST_THICK * longest or parts < 2 or image.shape[axis] < 3:
+    found = parts_of(image.shape, spacing, target_mm)
+    if found is None:
         return None
+    axis, parts = found
     n = image.shape[axis] * parts
     thick = ThickSlices(axis, float(parts), (parts - 1) / 2, CUBIC, noise=0.0, ends=0)
     weights = torch.from_numpy(spline_weights(n, thick.centres(n), CUBIC).T.astype(np.float32))

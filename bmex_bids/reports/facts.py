@@ -23,6 +23,7 @@ from bmex_bids.outputs.records import (
     KEY,
     MOTION,
     SPIKES,
+    SPLIT,
     THICK,
     UNEVEN,
     Kind,
@@ -85,6 +86,7 @@ class Facts:
     mask_sources : whose masks were given
     reoriented : images whose header was corrected
     motion_looked_for, motion_undone, lines_mended, spikes_removed, slices_sharpened : images
+    slices_split : images whose scan has thick slices, which were split
     spacing_mm, fetal_spacing_mm : of the network's grid, after and before birth
     native, resolution, preproc, measured : images enhanced on the input's grid, on the network's,
         back in their head; images of which only quality measures were kept
@@ -121,6 +123,7 @@ class Facts:
     lines_mended: int = 0
     spikes_removed: int = 0
     slices_sharpened: int = 0
+    slices_split: int = 0
     spacing_mm: float | None = None
     fetal_spacing_mm: float | None = None
     native: int = 0
@@ -195,6 +198,7 @@ def collect_facts(output_dir: Path) -> Facts:
         lines_mended=sum(UNEVEN in table for table in motion),
         spikes_removed=sum(SPIKES in table for table in motion),
         slices_sharpened=sum(THICK in table for table in motion),
+        slices_split=sum(SPLIT in record for record in records),
         mirrored=sum("y" in (record.get("MirroredAxes") or ()) for record in records),
         mirrored_slices=sum(record.get("MirroredAxes") == ["x"] for record in records),
         max_changes=_count(

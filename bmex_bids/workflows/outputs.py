@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bmex_bids.inputs.plan import PlannedImage
 
 #: what is found out about an image
-FINDINGS = ["mask_info", "quality", "gate", "provenance", "stripped", "refocus"]
+FINDINGS = ["mask_info", "quality", "gate", "provenance", "stripped", "refocus", "split_slices"]
 INPUTS = [*IMAGE_FIELDS, *FINDINGS, "in_templates"]
 
 

@@ -41,6 +41,7 @@ OUTPUTS = [
     "mask_info",
     "stripped",
     "refocus",
+    "split_slices",
     "conformed_before",
     "corrected_before",
     "native_before",
@@ -81,6 +82,7 @@ def init_preprocess_wf(
     mask_info : how the mask was made, its volume, pieces, border contact, warnings
     stripped : whether the image came without a skull
     refocus : what the motion correction did; none with ``off``
+    split_slices : thick slices of the scan that were split; empty for none
     conformed_before, corrected_before, native_before, matched_before : the image as it came, with
         field, mask and intensities of the one whose motion was undone; the same files where none was
     """
@@ -167,7 +169,11 @@ def init_preprocess_wf(
             (conform, outputnode, [("out_file", "conformed_before"), ("original", "original")]),
             (correct_head, outputnode, [("corrected", "corrected")]),
             (correct_head, correct_brain, [("field", "field")]),
-            (correct_brain, outputnode, [("native", "native"), ("field", "field")]),
+            (
+                correct_brain,
+                outputnode,
+                [(name, name) for name in ("native", "field", "split_slices")],
+            ),
             (
                 find_brain,
                 outputnode,

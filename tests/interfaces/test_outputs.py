@@ -283,6 +283,10 @@ def test_every_sidecar_says_what_the_motion_correction_did(node, tmp_path, monke
         assert record["MotionCorrection"] == {
             "Applied": True, "Reason": "slices", "ThickSlices": thick,
         }  # fmt: skip
+    for split in ({}, {"Axis": 2, "Thickness": 3.0, "Parts": 4}):
+        node.inputs.split_slices = split
+        for record in records():
+            assert record.get("SlicesSplit", {}) == split
     nothing = {"motion": {}, "lines": {}, "spikes": 0, "slices": {}}
     node.inputs.refocus = {"applied": False, "reason": "still"} | nothing
     for record in records():

@@ -344,8 +344,33 @@ def test_the_brain_comes_on_the_grid_of_the_network(head_phantom, saved):
     np.testing.assert_allclose(image.header.get_zooms(), 3.0)
     assert image.shape == inside.shape
     assert inside.get_data_dtype() == np.uint8
+    assert outputs.split_slices == {}
     litres = voxels(outputs.mask_res).sum() * 27 / 1e6
     assert litres == pytest.approx(head.litres, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("order", "told"), [(3, {"Axis": 1, "Thickness": 6.0, "Parts": 2}), (1, {})]
+)
+def test_slices_that_are_split_are_told(head_phantom, saved, order, told):
+    """Of 6 mm, for a grid of 3 mm; networks that learnt from linear interpolation split none."""
+    head = head_phantom(spacing=3.0)
+    thick = nib.Nifti1Image(
+        np.asarray(head.image.dataobj)[:, ::2], head.image.affine @ np.diag([1, 2, 1, 1])
+    )
+    mask = nib.Nifti1Image(head.mask.astype(np.uint8)[:, ::2], thick.affine)
+    node = CorrectBrain(
+        in_file=saved(thick),
+        mask=saved(mask, "mask.nii.gz"),
+        scale_file=unit_scale(),
+        field=saved(ones_like(thick), "field.nii.gz"),
+        spacing_mm=3.0,
+        order=order,
+    )
+    outputs = node.run().outputs
+    assert outputs.split_slices == told
+    sizes = {n // o for n, o in zip(nib.load(outputs.out_file).shape, thick.shape, strict=True)}
+    assert sizes <= {1, 2}
 
 
 def test_the_bias_field_of_the_brain_is_fitted_within_its_mask(head_phantom, saved):

@@ -87,6 +87,7 @@ def inputs(head_phantom, tmp_path):
             "seconds": 3.2,
         },
         "stripped": True,
+        "split_slices": {},
         "refocus": {
             "applied": False,
             "reason": "no motion <b>",
@@ -192,6 +193,17 @@ def test_the_summary_says_what_was_done_and_escapes_it(inputs, tmp_path):
     inputs["planned"]["age"] |= {"fetal": False, "value": 7.25, "unit": "Months", "months": 7.25}
     write_summary(SimpleNamespace(**inputs), target)
     assert "<span>7.25 months</span><i>at the scan</i>" in target.read_text(encoding="utf-8")
+
+
+def test_the_summary_says_which_slices_were_split(inputs, tmp_path):
+    target = tmp_path / "summary.html"
+    write_summary(SimpleNamespace(**inputs), target)
+    assert "Thick slices" not in target.read_text(encoding="utf-8")
+    inputs["split_slices"] = {"Axis": 2, "Thickness": 3.0, "Parts": 4}
+    write_summary(SimpleNamespace(**inputs), target)
+    assert (
+        "<tr><th>Thick slices</th><td>slices of 3.0 mm in 4 parts, across superior–inferior</td>"
+    ) in target.read_text(encoding="utf-8")
 
 
 def test_the_summary_says_what_the_motion_correction_did(inputs, tmp_path):

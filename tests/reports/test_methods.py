@@ -118,6 +118,12 @@ def test_images_in_which_motion_was_looked_for_and_undone_are_counted(output):
     assert (facts.lines_mended, facts.spikes_removed, facts.slices_sharpened) == (1, 1, 1)
 
 
+def test_images_whose_slices_were_split_are_counted(output):
+    output("sub-1")
+    root = output("sub-2", SlicesSplit={"Axis": 2, "Thickness": 3.0, "Parts": 4})
+    assert collect_facts(root).slices_split == 1
+
+
 def test_ages_are_kept_apart_at_birth(output):
     output("sub-1", months=3)
     output("sub-2", months=72)
@@ -200,6 +206,7 @@ def every_kind_of_facts():
         lines_mended=1,
         spikes_removed=1,
         slices_sharpened=1,
+        slices_split=2,
         mirrored=4,
         turns=4,
         max_changes={"2.5": 1, "10": 1},
@@ -309,6 +316,7 @@ SKIPPED = {
     ),
     "no uneven lines": ({"lines_mended": 0}, ["lines were made even"]),
     "no thick slices": ({"slices_sharpened": 0}, ["what lay within"]),
+    "no split slices": ({"slices_split": 0}, ["slices were split"]),
     "no spikes": ({"spikes_removed": 0}, ["Spikes were removed"]),
     "no motion undone": ({"motion_undone": 0}, ["undone in k-space", "entropy fell"]),
     "no tissue contrast": ({"contrast_measured": 0}, ["Tissue contrast"]),
@@ -340,6 +348,7 @@ def test_facts_that_are_told():
         "Ages at the scan were 0.5 months to 3.3 years and 25 to 31 weeks of gestation.",
         "For 1 image, only quality measures were saved",
         "In 4 images, faults of the read-out were looked for",
+        "In 2 images, thick slices were split before",
         "Spikes were removed from 1 image.",
         "For 1 image, the lines were made even.",
         "For 2 images, the entropy fell by more than it does in still images",

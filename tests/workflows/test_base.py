@@ -292,6 +292,7 @@ def test_the_result_is_made_from_the_refocused_image_and_compared_with_the_one_t
     assert fed(graph, by_name["before"]) == PREPARED
     for name in ("save", "pictures"):
         assert fed(graph, by_name[name])["refocus"] == ("refocus", "refocus")
+        assert fed(graph, by_name[name])["split_slices"] == ("correct_brain", "split_slices")
     refocus, before = by_name["refocus"], by_name["before"]
     assert (refocus.inputs.num_threads, refocus.n_procs) == (2, 2)
     # 12 arrays, and ten for other nodes
