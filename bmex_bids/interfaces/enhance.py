@@ -37,8 +37,8 @@ from bmex_bids.interfaces.files import (
     with_data,
     write,
 )
-from bmex_bids.interfaces.preprocess import weight_record
 from bmex_bids.interfaces.step import Step
+from bmex_bids.interfaces.weights import weight_record
 from bmex_bids.metrics.confidence import volume_spread
 from bmex_bids.metrics.familiarity import distance, features
 from bmex_bids.network.inference.options import GEOMETRIES, PRECISIONS

@@ -48,6 +48,7 @@ from bmex_bids.imaging.stripped import (
     without_offset,
 )
 from bmex_bids.interfaces.files import data_of, read, with_data, write
+from bmex_bids.interfaces.grid import on_network_grid, slices_to_split
 from bmex_bids.interfaces.step import Step
 from bmex_bids.interfaces.stripping import (
     NETWORK_SHORT_MM,
@@ -56,10 +57,8 @@ from bmex_bids.interfaces.stripping import (
     held_otherwise,
     network_mask,
 )
-from bmex_bids.network.inference.within import within_slices
-from bmex_bids.network.weights.registry import WeightRecord
+from bmex_bids.interfaces.weights import weight_record
 from bmex_bids.outputs.records import MaskMethod
-from bmex_bids.refocus.thick import Within, parts_of, split_slices
 
 LOST = "{} slice(s) in the middle of the brain have no signal; look at the image"
 REORIENTED = (
@@ -373,57 +372,6 @@ class CorrectBrain(Step):
         self._results["mask_res"] = write(brain, folder, "mask_res.nii.gz")
 
 
-def on_network_grid(
-    image: nib.Nifti1Image, spacing_mm: float, order: int, within_weights: dict[str, Any]
-) -> nib.Nifti1Image:
-    """A head, 0…1000, at the network's spacing; not negative, though a spline may undershoot.
-
-    Before networks that learnt from splines, slices thicker than the voxels' other edges are cut
-    into parts first, whose values are estimated.
-    """
-    if slices_to_split(image, spacing_mm, order):
-        image = with_slices_split(image, spacing_mm, within_of(within_weights))
-    fine = resample_to_spacing(image, spacing_mm, order=order)
-    return with_data(np.clip(data_of(fine), 0, None), fine)
-
-
-def slices_to_split(image: nib.Nifti1Image, spacing_mm: float, order: int) -> dict[str, Any]:
-    """Which slices :func:`on_network_grid` splits; empty for none.
-
-    Returns
-    -------
-    ready for JSON: ``Axis`` (0 to 2, of the LPS array), ``Thickness`` (mm), ``Parts`` of each
-    """
-    steps = voxel_sizes(image.affine)
-    found = parts_of(image.shape, steps, spacing_mm) if order == 3 else None
-    if found is None:
-        return {}
-    axis, parts = found
-    return {"Axis": axis, "Thickness": round(float(steps[axis]), 2), "Parts": parts}
-
-
-def with_slices_split(
-    image: nib.Nifti1Image, spacing_mm: float, within: Within | None
-) -> nib.Nifti1Image:
-    """An image, its thick slices in parts of at most about ``spacing_mm``; see ``refocus.thick``."""
-    data = np.clip(data_of(image), 0, None)
-    found = split_slices(data, voxel_sizes(image.affine), spacing_mm, within)
-    if found is None:
-        return image
-    fine, axis, parts = found
-    smaller = np.eye(4)
-    smaller[axis, axis] = 1 / parts
-    smaller[axis, 3] = (1 / parts - 1) / 2  # the first part's centre, in voxels of the image
-    return nib.Nifti1Image(fine, image.affine @ smaller)
-
-
-def within_of(weights: dict[str, Any]) -> Within | None:
-    """The network for what lies within slices; None without weights."""
-    if not weights:
-        return None
-    return partial(within_slices, record=weight_record(weights))
-
-
 class MatchHistogramInput(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="network grid, 0…1000 and above")
     mask = File(exists=True, mandatory=True, desc="network grid")
@@ -498,16 +446,6 @@ def template_counts(image: str, mask: str | None = None) -> NDArray[np.int64]:
 def limit_itk_threads(threads: int) -> None:
     """Let ITK use so many threads in this process."""
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(int(threads))
-
-
-def weight_record(table: dict[str, Any]) -> Any:
-    """The :class:`~bmex_bids.network.weights.registry.WeightRecord` that travels as a plain dict."""
-    values = dict(table, path=Path(table["path"]))
-    if values.get("companion") is not None:
-        values["companion"] = Path(values["companion"])
-    for key in ("age_groups", "contrasts"):
-        values[key] = tuple(values[key])
-    return WeightRecord(**values)
 
 
 def write_json(table: Any, folder: str | Path, name: str) -> str:

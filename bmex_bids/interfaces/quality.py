@@ -26,8 +26,8 @@ from bmex_bids.imaging.mask import plausible_litres
 from bmex_bids.imaging.orientation import voxel_sizes
 from bmex_bids.interfaces.enhance import resampled_inside, to_axes_of
 from bmex_bids.interfaces.files import data_of, read
-from bmex_bids.interfaces.preprocess import weight_record
 from bmex_bids.interfaces.step import Step
+from bmex_bids.interfaces.weights import weight_record
 from bmex_bids.metrics import mriqc
 from bmex_bids.metrics.anatomy import brightness_order, flat_face, white_depth
 from bmex_bids.metrics.change import (

@@ -21,7 +21,8 @@ from bmex_bids.imaging.intensity import HistogramMatch, IntensityScale
 from bmex_bids.imaging.orientation import voxel_sizes
 from bmex_bids.imaging.stripped import without_offset
 from bmex_bids.interfaces.files import data_of, read, with_data, write
-from bmex_bids.interfaces.preprocess import on_network_grid, with_histogram, within_of
+from bmex_bids.interfaces.grid import on_network_grid, within_of
+from bmex_bids.interfaces.preprocess import with_histogram
 from bmex_bids.interfaces.step import Step
 from bmex_bids.refocus import refocus
 

@@ -13,8 +13,8 @@ from bmex_bids.common.structures import STRUCTURES
 from bmex_bids.imaging.orientation import voxel_sizes
 from bmex_bids.interfaces.enhance import resampled_inside, to_axes_of
 from bmex_bids.interfaces.files import data_of, on_original_grid, read, with_data, write
-from bmex_bids.interfaces.preprocess import weight_record
 from bmex_bids.interfaces.step import Step
+from bmex_bids.interfaces.weights import weight_record
 from bmex_bids.network.inference.segment import segment
 
 

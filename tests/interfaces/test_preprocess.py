@@ -13,8 +13,9 @@ import template_home
 from bmex_bids.exceptions import MaskError
 from bmex_bids.imaging.intensity import IntensityScale, from_zero, rescale_robust
 from bmex_bids.imaging.stripped import without_offset
-from bmex_bids.interfaces import preprocess
+from bmex_bids.interfaces import grid
 from bmex_bids.interfaces.enhance import add_correction, into_head
+from bmex_bids.interfaces.grid import on_network_grid, with_slices_split
 from bmex_bids.interfaces.preprocess import (
     Conform,
     CorrectBrain,
@@ -23,8 +24,6 @@ from bmex_bids.interfaces.preprocess import (
     MatchHistogram,
     given_mask_like,
     head_region,
-    on_network_grid,
-    with_slices_split,
 )
 from bmex_bids.network.weights.registry import bundled_of
 from bmex_bids.workflows.request import as_table
@@ -626,7 +625,7 @@ def test_the_network_within_slices_is_asked_for_thick_slices_alone(thick_scan, m
         asked.append((record.name, first, thickness))
         return estimate
 
-    monkeypatch.setattr(preprocess, "within_slices", within)
+    monkeypatch.setattr(grid, "within_slices", within)
     weights = as_table(bundled_of("within"))
     image, _ = thick_scan
     on_network_grid(image, 1.0, 1, weights)

@@ -12,9 +12,10 @@ import torch
 from bmex_bids.exceptions import MaskError, WeightsError
 from bmex_bids.imaging.mask import LIKELY
 from bmex_bids.interfaces import stripping
-from bmex_bids.interfaces.preprocess import Conform, MaskBrain, weight_record
+from bmex_bids.interfaces.preprocess import Conform, MaskBrain
 from bmex_bids.interfaces.quality import turn_in_words
 from bmex_bids.interfaces.stripping import network_mask
+from bmex_bids.interfaces.weights import weight_record
 from bmex_bids.network.inference import deepbet, lifespanstrip
 from bmex_bids.network.models.adunet import ADUNet
 from bmex_bids.network.weights.registry import select

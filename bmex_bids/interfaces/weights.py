@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Weights that travel between nodes as plain values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from bmex_bids.network.weights.registry import WeightRecord
+
+
+def weight_record(table: dict[str, Any]) -> WeightRecord:
+    """The :class:`WeightRecord` that travels as a plain dict."""
+    values = dict(table, path=Path(table["path"]))
+    if values.get("companion") is not None:
+        values["companion"] = Path(values["companion"])
+    for key in ("age_groups", "contrasts"):
+        values[key] = tuple(values[key])
+    return WeightRecord(**values)
