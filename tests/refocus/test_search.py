@@ -104,6 +104,21 @@ def test_the_search_starts_from_the_motion_that_was_put_in(head, moved):
     assert signed > 3 * max(starts(view, 1)[0][0] for view in (still, wrong))
 
 
+def test_few_frequencies_are_compared_and_the_motions_is_among_them(head, moved, monkeypatch):
+    """The slope of the entropy at rest promises it; the whole search is one pass backwards more."""
+    compared = []
+
+    def signed(view, frequency):
+        compared.append(frequency)
+        return np.zeros(3) + (abs(frequency - FREQUENCY) < 0.01)
+
+    monkeypatch.setattr(search, "_signed", signed)
+    monkeypatch.setattr(search, "COMPARED", 6)
+    starts(View(torch.from_numpy(moved), head.spacing, AXIS, COARSE_MM))
+    assert len(compared) == 6
+    assert min(abs(frequency - FREQUENCY) for frequency in compared) < 0.01
+
+
 def test_a_start_that_hardly_beats_its_opposite_is_not_followed(head, monkeypatch):
     """Not even where a start of another axis beats its own by far."""
     monkeypatch.setattr(search, "FEWEST_LINES", 16)
