@@ -41,6 +41,10 @@ os.environ |= {"NO_ET": "1", "NIPYPE_NO_ET": "1", "MPLBACKEND": "Agg"}
 PATIENCE = 300.0
 #: what differs between two runs though nothing is wrong: times, dates, the run's own name
 TIMING = re.compile(r"[Ss]econds|Duration|Date|Time$")
+#: in JSON, where the dataset is and what was typed: other folders, the same output
+OF_A_RUN = {"raw", "Command"}
+#: the same in pages
+COMMAND_LINE = re.compile(r"<th>Command line</th><td>.*?</td>", re.S)
 #: in pages and pictures: dates, ids that matplotlib and nireports draw by lot
 FLEETING = re.compile(
     r"\d{8}-\d{6}[\w-]*|\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?|\d+(\.\d+)? s\b"
@@ -62,9 +66,9 @@ def brain(size: float = 0.255, spacing: float = 2.5, seed: int = 0) -> Any:
         for axis, n in enumerate(shape)
     )
     values = np.zeros(tuple(shape))
-    for radii, level in (((60, 76, 68), 540), ((57, 73, 65), 1440), ((46, 62, 54), 2160)):
+    for radii, level in (((60, 76, 68), 2160), ((57, 73, 65), 1440), ((46, 62, 54), 1200)):
         values[(x / radii[0]) ** 2 + (y / radii[1]) ** 2 + (z / radii[2]) ** 2 <= 1] = level
-    values[(x / 8) ** 2 + (y / 18) ** 2 + (z / 10) ** 2 <= 1] = 540  # the ventricles
+    values[(x / 8) ** 2 + (y / 18) ** 2 + (z / 10) ** 2 <= 1] = 2160  # the ventricles
     noise = np.random.default_rng(seed).normal(0, 15, tuple(shape))
     values = np.where(values > 0, values + noise, 0)
     affine = np.diag([-spacing, -spacing, spacing, 1.0])
@@ -480,12 +484,12 @@ def _flat(table: Any, name: str = "") -> dict[str, Any]:
 
 
 def _timeless(table: Any) -> Any:
-    """JSON without what differs between two runs: times, and checksums of files that hold them."""
+    """JSON without what differs between two runs: times, folders, checksums of files with them."""
     if isinstance(table, Mapping):
         return {
             key: _names(value) if key == "Outputs" else _timeless(value)
             for key, value in table.items()
-            if not TIMING.search(key) and key != "raw"  # raw: where the dataset is
+            if not TIMING.search(key) and key not in OF_A_RUN
         }
     return [_timeless(item) for item in table] if isinstance(table, list) else table
 
@@ -497,7 +501,8 @@ def _names(outputs: Mapping[str, str]) -> Any:
 
 def _words(path: Path) -> list[str]:
     """The words of a page or picture, without dates, durations and drawn ids."""
-    text = re.sub(r"<(script|style|metadata|defs).*?</\1>", " ", path.read_text(), flags=re.S)
+    text = COMMAND_LINE.sub(" ", path.read_text())
+    text = re.sub(r"<(script|style|metadata|defs).*?</\1>", " ", text, flags=re.S)
     return FLEETING.sub("…", re.sub(r"<[^>]*>", " ", text)).split()
 
 

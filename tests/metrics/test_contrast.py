@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import scipy.ndimage
+from tiny import brain
 
 from bmex_bids.imaging.orientation import voxel_sizes
 from bmex_bids.metrics.contrast import fluid_contrast
@@ -120,3 +121,11 @@ def test_a_spike_or_bright_vessels_do_not_make_a_t1w_a_t2w(head_phantom):
     vessel = np.asarray(head.image.dataobj).copy()
     vessel[middle[0] + 4, middle[1] - 12 : middle[1] + 12, middle[2]] = 3000
     assert fluid_contrast(vessel, head.mask, spacing) < -0.3
+
+
+def test_the_brain_of_the_fault_campaigns_is_a_t2w_image():
+    """Its fluid was dark, so every undisturbed run failed the gate, and with it each campaign."""
+    image = brain()
+    data = np.asarray(image.dataobj)
+    found = fluid_contrast(data, data > 0, voxel_sizes(image.affine))
+    assert FLUID_CONTRAST["T2w"].verdict(found) == "pass"
