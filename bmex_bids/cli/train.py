@@ -30,6 +30,7 @@ MAKERS = {
     "campaign": ("campaign", "CampaignConfig"),
     "score": ("score", "ScoreConfig"),
     "within": ("within", "WithinConfig"),
+    "super": ("halve", "HalveConfig"),
     "recon": ("recon", "ReconConfig"),
     "segment": ("segment", "SegmentConfig"),
 }
@@ -39,19 +40,21 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line of ``bmex-train``."""
     parser = argparse.ArgumentParser(
         prog="bmex-train",
-        description="Train a network: enhancement, stripping, the score, thick slices, labels of "
-        "structures or LF-MRI. A run that was stopped continues from its last checkpoint when the "
-        "same command is given again.",
+        description="Train a network: enhancement, stripping, the score, thick slices, "
+        "super-resolution, labels of structures or LF-MRI. A run that was stopped continues from its last "
+        "checkpoint when the same command is given again.",
     )
     parser.add_argument(
         "network",
         choices=list(MAKERS),
         help="network; campaign: the enhancement over slices; score: quality without reference; "
-        "within: what lies within thick slices; segment: structures; recon: LF-MRI for bmex-recon",
+        "within: what lies within thick slices; super: voxels of half the edge; segment: "
+        "structures; recon: LF-MRI for bmex-recon",
     )
     parser.add_argument(
         "--data", type=Path, required=True, metavar="DIR",
-        help="folder with lifespan-bids, histogram-templates and label-maps",
+        help="folder with lifespan-bids, histogram-templates and label-maps; super: or any images "
+        "NAME_T1w.nii.gz (T2w …), such as 7 T images of 0.4 mm",
     )  # fmt: skip
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR",

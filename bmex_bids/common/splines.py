@@ -42,3 +42,18 @@ def slab_weights(n: int, centres: NDArray[np.float64], thickness: float) -> NDAr
     overlap = np.clip(upper - lower, 0, None)
     total = overlap.sum(axis=1, keepdims=True)
     return np.asarray(overlap / np.where(total > 0, total, 1))
+
+
+def halving_weights(n: int) -> NDArray[np.float64]:
+    """(2n, n): the share of each voxel of an axis in each of its halves, by a cubic spline.
+
+    The mean of a voxel's halves is the voxel.  Beyond the ends the voxels are mirrored.
+    """
+    near, far = np.arange(n)[:, np.newaxis] + np.array([-0.25, 0.25]), np.arange(-3, n + 3)
+    basis = scipy.interpolate.BSpline.basis_element(np.arange(-2, 3), extrapolate=False)
+    shares = np.nan_to_num(basis(near[:, :, np.newaxis] - far))
+    mirrored = np.where(far < 0, -1 - far, np.where(far >= n, 2 * n - 1 - far, far))
+    halves = np.zeros((n, 2, n))
+    for column, voxel in enumerate(np.clip(mirrored, 0, n - 1)):
+        halves[:, :, voxel] += shares[:, :, column]
+    return np.asarray(halves.reshape(2 * n, n) @ np.linalg.inv(halves.mean(1)))

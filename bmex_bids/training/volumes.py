@@ -8,9 +8,16 @@ from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
+Parts = tuple[Tensor, ...]
 T = TypeVar("T")
 S = TypeVar("S")
+
+
+#: volumes that validate, and samples of each
+ASIDE, SAMPLES = 12, 10_000
 
 
 class VolumeRows(ABC, Generic[T]):
@@ -83,3 +90,29 @@ class Chunks(VolumeRows[T]):
             for sample in draw(volume, rng)
         ]
         return [drawn[k] for k in rng.permutation(len(drawn))]
+
+    def mixed(self, index: int, draw: Callable[[T, int, np.random.Generator], Parts]) -> Parts:
+        """The samples of a chunk as stacked tensors; ``draw`` takes so many of one volume."""
+        rng = np.random.default_rng([self.seed, 1, index])
+        first, stream = divmod(index, self.streams)
+        volumes = self.kept(first, self.window, stream)
+        parts = [draw(volume, self.per_volume, rng) for volume in volumes]
+        order = torch.from_numpy(rng.permutation(self.samples))
+        return tuple(torch.cat(column)[order] for column in zip(*parts, strict=True))
+
+    def left(
+        self,
+        draw: Callable[[T, int, np.random.Generator], Parts],
+        loss_of: Callable[[nn.Module, Parts], Tensor],
+    ) -> Callable[[nn.Module], dict[str, float]]:
+        """A validation by :data:`ASIDE` volumes: ``left`` is the mean of their losses."""
+        rng = np.random.default_rng(self.seed)
+        parts = [draw(self.volume(number), SAMPLES, rng) for number in range(ASIDE)]
+
+        @torch.no_grad()
+        def validate(model: nn.Module) -> dict[str, float]:
+            device = next(model.parameters()).device
+            losses = [float(loss_of(model, tuple(p.to(device) for p in part))) for part in parts]
+            return {"left": float(np.mean(losses))}
+
+        return validate

@@ -104,6 +104,22 @@ def picture(path: Path) -> tuple[Array, tuple[float, float, float]]:
     return np.clip(data, 0, 1.5 * TOP).astype(np.float32), (x, y, z)
 
 
+def bent(image: Array, rng: np.random.Generator) -> Array:
+    """An image, 0…1000, with another contrast, or as it is; zeros stay."""
+    known = image > 0
+    if rng.random() < BENT:
+        power = math.exp(rng.uniform(-0.5, 0.5))
+        image = np.where(known, TOP * (image / TOP) ** power, 0)
+        if rng.random() < TURNED:
+            image = np.where(known, np.clip(1.1 * TOP - image, 0, None), 0)
+    return image.astype(np.float32)
+
+
+def darkest(image: Array) -> float:
+    """Value, 0…1000, that voxels of the brain or head of an image exceed."""
+    return 0.0 if is_masked(torch.from_numpy(image)) else BACKGROUND
+
+
 def sliced(data: Array, spacing: Sequence[float], rng: np.random.Generator) -> Sliced:
     """Cut an image into slices of a random thickness along a random axis.
 
@@ -114,13 +130,7 @@ def sliced(data: Array, spacing: Sequence[float], rng: np.random.Generator) -> S
     axis = int(rng.integers(3))
     truth = np.moveaxis(data, axis, -1)
     edges = [float(s) for k, s in enumerate(spacing) if k != axis] + [float(spacing[axis])]
-    known = truth > 0
-    if rng.random() < BENT:
-        power = math.exp(rng.uniform(-0.5, 0.5))
-        truth = np.where(known, TOP * (truth / TOP) ** power, 0)
-        if rng.random() < TURNED:
-            truth = np.where(known, np.clip(1.1 * TOP - truth, 0, None), 0)
-    truth = truth.astype(np.float32)
+    truth = bent(truth, rng)
     low, high = THICKNESS
     thickness = math.exp(rng.uniform(math.log(low), math.log(high)))
     first = float(rng.uniform(-0.5, thickness - 0.5))
@@ -130,7 +140,7 @@ def sliced(data: Array, spacing: Sequence[float], rng: np.random.Generator) -> S
         sigma = float(rng.uniform(*NOISE))
         grain = torch.from_numpy(rng.standard_normal(tuple(slices.shape), dtype=np.float32))
         slices = torch.where(slices > 0, (slices + sigma * grain).abs(), slices)
-    head = truth > (BACKGROUND if not is_masked(torch.from_numpy(data)) else 0)
+    head = truth > darkest(data)
     estimate = linear_estimate(slices, torch.from_numpy(head), first, thickness, edges)
     return Sliced(
         slices.numpy(),
@@ -205,12 +215,7 @@ class WithinChunks(Chunks[Sliced], Dataset[Parts]):
         return sliced(*picture(self.paths[int(rng.integers(len(self.paths)))]), rng)
 
     def __getitem__(self, index: int) -> Parts:
-        rng = np.random.default_rng([self.seed, 1, index])
-        first, stream = divmod(index, self.streams)
-        volumes = self.kept(first, self.window, stream)
-        parts = [drawn(volume, self.per_volume, rng) for volume in volumes]
-        order = torch.from_numpy(rng.permutation(self.samples))
-        return tuple(torch.cat(column)[order] for column in zip(*parts, strict=True))
+        return self.mixed(index, drawn)
 
 
 def loss_of(model: nn.Module, batch: Parts) -> Tensor:
@@ -219,32 +224,17 @@ def loss_of(model: nn.Module, batch: Parts) -> Tensor:
     return (weight * (model(*given) - truth) ** 2).mean()
 
 
-class Validation:
-    """Squared error that is left, in images that were kept aside."""
-
-    def __init__(self, chunks: WithinChunks, volumes: int = 12, count: int = 10_000) -> None:
-        rng = np.random.default_rng(chunks.seed)
-        self.parts = [drawn(chunks.volume(number), count, rng) for number in range(volumes)]
-
-    @torch.no_grad()
-    def __call__(self, model: nn.Module) -> dict[str, float]:
-        """``left``: mean over volumes of the error over that of the linear estimate."""
-        device = next(model.parameters()).device
-        left = [float(loss_of(model, tuple(p.to(device) for p in part))) for part in self.parts]
-        return {"left": float(np.mean(left))}
-
-
 def train(data_dir: Path, out_dir: Path, config: WithinConfig, *, resume: bool = True) -> Path:
     """Train from the data in ``data_dir``; returns the float16 safetensors file of weights."""
     require(data_dir, [source.file for source in TRAINING])
 
     def files(held: bool) -> list[Path]:
-        return [data_dir / s.file for s in _real(TRAINING) if (s.name in HELD) == held]
+        return [data_dir / s.file for s in real(TRAINING) if (s.name in HELD) == held]
 
     return fit_within(files(False), files(True), out_dir, config, resume=resume)
 
 
-def _real(sources: Sequence[Source]) -> list[Source]:
+def real(sources: Sequence[Source]) -> list[Source]:
     """Without averages of many brains, whose detail is lost."""
     return [source for source in sources if source.group != "templates"]
 
@@ -277,5 +267,7 @@ def fit_within(
         per_volume=config.per_volume,
         streams=max(schedule.workers, 1),
     )
-    average = fit(model, chunks, loss_of, Validation(aside), out_dir, schedule, resume=resume)
+    average = fit(
+        model, chunks, loss_of, aside.left(drawn, loss_of), out_dir, schedule, resume=resume
+    )
     return export_half(average, out_dir / "within.safetensors")

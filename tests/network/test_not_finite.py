@@ -57,6 +57,7 @@ def test_every_variant_that_enhances_is_here():
     assert set(NETWORKS) == set(VARIANTS) - STRIPPERS - {
         "bmex-score",
         "bmex-segment",
+        "bmex-super",
         "bmex-within",
         "lfmri",
     }
