@@ -39,8 +39,9 @@ GROUPS = (FILTER, AGE, PROCESSING, OUTPUTS, PERFORMANCE, CLUSTER, SUBSET, OTHER)
 MOST_THREADS = 8
 #: size of a cluster's task where ``--nprocs`` and ``--mem-mb`` do not say it
 TASK_CPUS, TASK_MEM_GB = 4, 8
-#: grids of the enhanced image, in the order they are written
-GRIDS = ("native", "0p8")
+#: grids of the enhanced image, in the order they are written; those without being asked for
+GRIDS = ("native", "0p8", "0p4")
+USUAL_GRIDS = GRIDS[:2]
 #: maps of the expected error
 UNCERTAINTIES = ("learnt", "off")
 SEGMENTS = ("off", "tissues", "rois")
@@ -218,7 +219,7 @@ class Processing:
     reorient : correct a header that calls the axes wrongly
     motion_correction : ``"auto"`` undoes motion that the image shows, ``"off"`` does not look for it
     derivatives : ``NAME=PATH`` of datasets with brain masks made elsewhere
-    output_res : grids the enhanced image is written on, ``"native"`` and ``"0p8"``
+    output_res : grids the enhanced image is written on, of :data:`GRIDS`
     qc_only : write the quality measures and no image
     histogram_reference : a template, as ``output_spaces`` names them
     output_spaces, templateflow_home : standard spaces, and the folder of their templates; see
@@ -346,14 +347,15 @@ class Processing:
     )
     output_res: tuple[str, ...] = setting(
         "--output-res",
-        default=GRIDS,
+        default=USUAL_GRIDS,
         group=OUTPUTS,
         several="words",
         choices=GRIDS,
         tidy=lambda given: tuple(grid for grid in GRIDS if grid in given),
         fingerprint=True,
         help="grids of the enhanced image: that of the input, and that of the network, 0.8 mm "
-        "(fetus: 0.75 mm) (default: both)",
+        "(fetus: 0.75 mm) (default: both); 0p4: also super-resolved to half the edge of the "
+        "network's grid",
     )
     output_spaces: tuple[str, ...] = setting(
         "--output-spaces",

@@ -26,6 +26,7 @@ from bmex_bids.cli import (
     evaluate_score,
     evaluate_speed,
     evaluate_strip,
+    evaluate_super,
     evaluate_uncertainty,
 )
 from bmex_bids.cli.ending import ended
@@ -88,6 +89,10 @@ COMMANDS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = 
     "strip": (
         "brain masks of real heads against those of another program, with pictures (minutes)",
         evaluate_strip.add_arguments,
+    ),
+    "super": (
+        "super-resolution against cubic splines and Lanczos: averaged images, painted brains (minutes)",
+        evaluate_super.add_arguments,
     ),
     "score": (
         "estimates of the score against known damage, beside other measures (hours)",

@@ -55,3 +55,22 @@ def _is_scaled(source: nib.spatialimages.SpatialImage) -> bool:
     proxy: Any = source.dataobj
     slope, inter = getattr(proxy, "slope", 1.0), getattr(proxy, "inter", 0.0)
     return not (slope == 1 and inter == 0)
+
+
+def in_sixteen_bits(data: NDArray[np.float32], affine: NDArray[np.float64]) -> nib.Nifti1Image:
+    """An image as scaled 16-bit whole numbers: half the size, zero stays zero.
+
+    What is lost is at most half of 1/32767 of the largest magnitude.
+
+    Parameters
+    ----------
+    data : (X, Y, Z), finite
+    """
+    largest = max(float(data.max()), -float(data.min()), 1e-6)
+    slope = np.float32(largest / np.iinfo(np.int16).max)
+    whole = np.empty(data.shape, dtype=np.int16)
+    for source, target in zip(data, whole, strict=True):  # plane by plane: it may be large
+        target[...] = np.rint(source / slope)
+    image = nib.Nifti1Image(whole, affine)
+    image.header.set_slope_inter(float(slope), 0)
+    return image

@@ -32,7 +32,7 @@ from bmex_bids.outputs.dataset import write_dataset
 from bmex_bids.outputs.files import as_json, clear_temporaries, write_together
 from bmex_bids.outputs.lock import alone
 from bmex_bids.outputs.provenance import MADE_BY, activity_id, environment
-from bmex_bids.outputs.records import KEY, MOTION, SPIKES, SPLIT, THICK, UNEVEN
+from bmex_bids.outputs.records import KEY, MOTION, SPIKES, SPLIT, SUPER, THICK, UNEVEN
 from bmex_bids.outputs.resume import checksum, text_checksum
 from bmex_bids.outputs.sidecar import (
     IMAGE_FIELDS,
@@ -49,7 +49,7 @@ from bmex_bids.outputs.sidecar import (
 #: kinds of products that are made from a classification of tissues
 TISSUE_KINDS = ("dseg", "probseg", "structures")
 #: fields of images that are not always made
-OPTIONAL = ("uncertainty_native", "structures_native")
+OPTIONAL = ("uncertainty_native", "structures_native", "enhanced_half")
 
 
 class Common(BaseInterfaceInputSpec):
@@ -312,8 +312,29 @@ def processing_record(
         "Networks": provenance.get("networks", 1),
         "MaxChange": provenance.get("max_change"),
         "NetworkSeconds": provenance["seconds"],
+        **super_record(provenance),
         "Mask": mask,
         "Quality": quality,
         "Gate": gate,
         "Warnings": [*planned["warnings"], *mask_info.get("warnings", [])],
+    }
+
+
+def super_record(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """What halved the edges of voxels, as it goes under the key ``BMEX``; empty where nothing did."""
+    table = provenance.get("super")
+    if not table:
+        return {}
+    weights = {
+        "Name": table["weights"],
+        "SHA256": table["weights_sha256"],
+        "License": table["weights_licence"],
+        "Source": table["weights_source"],
+    }
+    return {
+        SUPER: {
+            "Weights": weights,
+            "VoxelSize": table["spacing_mm"],
+            "NetworkSeconds": table["seconds"],
+        }
     }

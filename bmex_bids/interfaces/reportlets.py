@@ -32,6 +32,7 @@ from skimage.filters import threshold_multiotsu
 from bmex_bids.common.boxes import bounding_box
 from bmex_bids.common.names import BidsName
 from bmex_bids.common.structures import STRUCTURES
+from bmex_bids.interfaces.closeup import draw_closeup
 from bmex_bids.interfaces.histogram import draw_histogram
 from bmex_bids.interfaces.outputs import record_of
 from bmex_bids.interfaces.step import Step
@@ -84,6 +85,7 @@ class ReportletsInput(BaseInterfaceInputSpec):
     provenance = traits.Dict(mandatory=True)
     deviation = File(exists=True, desc="network grid, template units; or none")
     structures_res = File(exists=True, desc="network grid, common.structures; or none")
+    enhanced_half = File(exists=True, desc="half the edge of the network grid; or none")
     in_templates = traits.List(traits.Dict(), desc="results of interfaces.templates.ToTemplate")
     stripped = traits.Bool(mandatory=True)
     refocus = traits.Dict(desc="what the motion correction did; or none")
@@ -126,6 +128,7 @@ def drawings() -> dict[str, Callable[[Any, Path], None]]:
         "brainmask": draw_mask,
         "tissues": draw_tissues,
         "structures": draw_structures,
+        "superres": draw_closeup,
         "registration": draw_registration,
         "histogram": draw_histogram,
     }

@@ -86,6 +86,14 @@ PICTURES: Mapping[str, Picture] = {
         "white matter, cerebellum, brain stem. Each should follow the image.",
         always=False,
     ),
+    "superres": Picture(
+        ".svg",
+        "Super-resolution",
+        "A part of the enhanced image that --output-res 0p4 super-resolved: as it is, interpolated "
+        "by cubic splines, and super-resolved. Edges should be sharper than those of the splines. "
+        "Detail finer than the voxels on the left is an estimate.",
+        always=False,
+    ),
     "registration": Picture(
         ".svg",
         "Standard spaces",

@@ -27,6 +27,10 @@ UNEVEN, SPIKES, THICK = "UnevenLines", "Spikes", "ThickSlices"
 SPLIT = "SlicesSplit"
 #: ``PhaseEncodingAxis`` of that table in words
 AXES = ("left–right", "anterior–posterior", "superior–inferior")
+#: label of the network's grid → label of the grid of half its edge
+HALVED: Mapping[str, str] = {"0p8": "0p4", "0p75": "0p375"}
+#: of a record: the network that halved the edges of voxels; absent where none did
+SUPER = "SuperResolution"
 #: a run writes all sidecars of an image within this time
 TOGETHER_S = 30.0
 
@@ -63,6 +67,7 @@ class Kind(Enum):
 
     NATIVE = "enhanced"
     RES = "enhanced on the network's grid"
+    HALF = "super-resolved to half the edge of the network's grid"
     QUALITY = "quality measures only"
     PREPROC = "enhanced in its head"
 
@@ -73,7 +78,10 @@ class Kind(Enum):
             return None
         if "space" in name.entities:  # of a template
             return None
-        key = (name.entities.get("desc", ""), "res" in name.entities)
+        resolution = name.entities.get("res")
+        if resolution in HALVED.values():
+            return cls.HALF if name.entities.get("desc") == "enhanced" else None
+        key = (name.entities.get("desc", ""), resolution is not None)
         return {
             ("enhanced", False): cls.NATIVE,
             ("enhanced", True): cls.RES,

@@ -13,7 +13,7 @@ from bmex_bids.common.contrasts import SUFFIXES
 from bmex_bids.common.names import BidsName
 from bmex_bids.common.structures import STRUCTURES
 from bmex_bids.common.tissues import TISSUES
-from bmex_bids.outputs.records import KEY
+from bmex_bids.outputs.records import HALVED, KEY
 
 #: metadata of the raw image that would be wrong, or is said otherwise, of a derivative
 NOT_CARRIED = frozenset(
@@ -37,6 +37,8 @@ NOT_CARRIED = frozenset(
 )
 #: stands for the label of the network's grid in :data:`PRODUCTS`
 GRID = "{resolution}"
+#: the same for the grid of half its edge
+HALF_GRID = "{half}"
 #: column of the table of structures
 VOLUME = "volume_mm3"
 
@@ -52,7 +54,7 @@ class Product:
         make
     entities : that its name has beside the source's
     suffix : None takes the source's
-    grid : ``"native"`` or ``"res"``
+    grid : ``"native"``, ``"res"`` or ``"half"``
     kind : decides the sidecar
     """
 
@@ -75,6 +77,12 @@ PRODUCTS: tuple[Product, ...] = (
         "enhanced_res", {"res": GRID, "desc": "enhanced"}, None, "res", "image",
         "Enhanced brain on the network's grid, in the units of the age's histogram reference "
         "(0 to about 1000; without a reference, its mean is 400); zero outside the brain mask",
+    ),
+    Product(
+        "enhanced_half", {"res": HALF_GRID, "desc": "enhanced"}, None, "half", "image",
+        "Enhanced brain, super-resolved by a second network to half the edge of the enhancement's "
+        "grid: an estimate, whose means over 2 x 2 x 2 voxels are the enhanced brain on that grid; "
+        "its units; zero outside the brain mask",
     ),
     Product(
         "preproc_native", {"desc": "preproc"}, None, "native", "preproc",
@@ -144,8 +152,8 @@ def chosen_products(
 
     Parameters
     ----------
-    output_res : ``"native"`` and ``"0p8"``: grids of the enhanced image; masks and tissues are
-        on the input's grid in any case
+    output_res : ``"native"``, ``"0p8"`` and ``"0p4"``: grids of the enhanced image; masks and
+        tissues are on the input's grid in any case
     qc_only : the quality measures and nothing else
     uncertainty : ``"learnt"``, or ``"off"``: no map of it
     segment : ``"tissues"``; ``"rois"``: structures too; ``"off"``: neither
@@ -160,6 +168,8 @@ def chosen_products(
         left_out |= {"enhanced_native", "preproc_native"}
     if "0p8" not in output_res:
         left_out.add("enhanced_res")
+    if "0p4" not in output_res:
+        left_out.add("enhanced_half")
     if uncertainty == "off":
         left_out.add("uncertainty_native")
     if segment == "off":
@@ -249,12 +259,13 @@ def product_name(
 
     >>> product_name(PRODUCTS[1], BidsName({"sub": "01", "run": "2"}, "T1w"), "0p8", ".nii.gz")
     'sub-01_run-2_res-0p8_desc-enhanced_T1w.nii.gz'
-    >>> product_name(PRODUCTS[3], BidsName({"sub": "01"}, "T2w"), "0p8", ".json", space="T2w")
+    >>> product_name(PRODUCTS[2], BidsName({"sub": "01"}, "T2w"), "0p75", ".json")
+    'sub-01_res-0p375_desc-enhanced_T2w.json'
+    >>> product_name(PRODUCTS[4], BidsName({"sub": "01"}, "T2w"), "0p8", ".json", space="T2w")
     'sub-01_space-T2w_desc-brain_mask.json'
     """
-    entities = {
-        key: resolution if label == GRID else label for key, label in product.entities.items()
-    }
+    grids = {GRID: resolution, HALF_GRID: HALVED.get(resolution, "")}
+    entities = {key: grids.get(label, label) for key, label in product.entities.items()}
     if space and product.suffix is not None:
         entities["space"] = space
     return str(source.derived(entities, product.suffix or "", extension))
@@ -320,6 +331,11 @@ def sidecar(
     if product.grid == "res":
         result["Resolution"] = (
             f"{spacing_mm:g} mm isotropic, the network's grid; axes in the order LPS"
+        )
+    if product.grid == "half":
+        result["Resolution"] = (
+            f"{spacing_mm / 2:g} mm isotropic, super-resolved from the network's {spacing_mm:g} mm "
+            "grid; axes in the order LPS"
         )
     result["Sources"] = [f"bids:raw:{source}", *further_sources]
     result["SpatialReference"] = f"bids:raw:{source}" if product.grid == "native" else "orig"

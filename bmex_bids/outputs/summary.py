@@ -10,7 +10,13 @@ from typing import Any
 from bmex_bids.common.scoring import in_figures, in_intervals, in_words
 from bmex_bids.common.tissues import TISSUES
 from bmex_bids.outputs.pages import render
-from bmex_bids.outputs.records import MaskMethod, motion_in_words, slices_in_words, table_of
+from bmex_bids.outputs.records import (
+    SUPER,
+    MaskMethod,
+    motion_in_words,
+    slices_in_words,
+    table_of,
+)
 
 #: heading of a figure, quantity of the score, note
 SCORED = (
@@ -62,6 +68,7 @@ def summary_html(record: Mapping[str, Any], *, contrast: str = "") -> str:
         "Weights' SHA-256": weights.get("SHA256"),
         "Computed on": _joined(record.get("Device"), record.get("Precision")),
         "Network time": _with_unit(record.get("NetworkSeconds"), "s", digits=0),
+        "Super-resolution": _halving(table_of(record, SUPER)),
         "Motion correction": motion_in_words(record),
         "Thick slices": slices_in_words(record),
         "Brain mask": _joined(
@@ -115,6 +122,13 @@ def _gate(gate: Mapping[str, Any]) -> dict[str, Any]:
     noted = [rule for rule in rules if rule["verdict"].lower() != "pass"]
     verdict = str(gate.get("Verdict", "")).lower() or "unknown"
     return {"verdict": verdict, "rules": rules, "noted": noted}
+
+
+def _halving(table: Mapping[str, Any]) -> str:
+    """Voxels that the network's were divided into, and by which weights; empty where none were."""
+    if not table:
+        return ""
+    return f"{table['VoxelSize']:g} mm, weights {table_of(table, 'Weights').get('Name')}"
 
 
 def _age_of(age: Mapping[str, Any]) -> tuple[str, str]:

@@ -24,6 +24,7 @@ from bmex_bids.outputs.records import (
     MOTION,
     SPIKES,
     SPLIT,
+    SUPER,
     THICK,
     UNEVEN,
     Kind,
@@ -80,8 +81,8 @@ class Facts:
     postnatal_months, fetal_weeks : lowest and highest age
     processed_by : versions of bmex_bids that the sidecars name
     versions : of bmex_bids, Python and the packages, now
-    weights, strip_weights, structure_weights : of the network that enhances, that strips and that
-        labels structures
+    weights, strip_weights, structure_weights, super_weights : of the network that enhances, that
+        strips, that labels structures, and that halves the edges of voxels
     masks : ``outputs.records.MaskMethod``, or what else the sidecar says → images
     mask_sources : whose masks were given
     reoriented : images whose header was corrected
@@ -115,6 +116,7 @@ class Facts:
     weights: tuple[WeightSet, ...] = ()
     strip_weights: tuple[WeightSet, ...] = ()
     structure_weights: tuple[WeightSet, ...] = ()
+    super_weights: tuple[WeightSet, ...] = ()
     masks: Mapping[str, int] = field(default_factory=dict)
     mask_sources: tuple[str, ...] = ()
     reoriented: int = 0
@@ -179,6 +181,9 @@ def collect_facts(output_dir: Path) -> Facts:
         strip_weights=_weight_sets(_weights_in(masks)),
         structure_weights=_weight_sets(
             _weights_in(table_of(table_of(record, "Quality"), "Structures") for record in records)
+        ),
+        super_weights=_weight_sets(
+            table_of(table_of(record, SUPER), "Weights") for record in records
         ),
         masks=_count(mask.get("method") for mask in masks),
         mask_sources=tuple(

@@ -127,6 +127,7 @@ def _flags(facts: Facts) -> dict[str, bool]:
         "ratio": _ratios(facts) > 0,
         "contrast": facts.contrast_measured > 0,
         "structures": bool(facts.structure_weights),
+        "super": bool(facts.super_weights),
         "gate": bool(facts.gate),
         "pictures": facts.pictures,
         "enhanced": facts.images > facts.measured,
@@ -205,6 +206,8 @@ def _values(facts: Facts) -> dict[str, str]:
         "max_change": _list(_escape(limit) for limit in facts.max_changes),
         "structure_images": of_images(sum(part.images for part in facts.structure_weights)),
         "structure_weights": _list(_describe(part) for part in facts.structure_weights),
+        "super_images": of_images(sum(part.images for part in facts.super_weights)),
+        "super_weights": _list(_describe(part) for part in facts.super_weights),
         "space_images": of_images(facts.in_spaces),
         "spaces": _list(
             f"{_escape(label)} for {number}" for label, number in facts.spaces.items()

@@ -24,6 +24,7 @@ STEPS: Mapping[str, str] = {
     "before": "preprocess: the image as it came, prepared likewise",
     "network": "enhance: tissues and image",
     "segment": "enhance: structures",
+    "halve": "enhance: super-resolution to half the edge",
     "quality": "quality: tissue contrast before and after",
     "mriqc": "quality: MRIQC's measures",
     "restore": "enhance: back to the input's grid and intensities",

@@ -27,6 +27,8 @@ OTHER_COST = 3.8
 #: seconds of a thread that the search for motion takes, for a million voxels of the input; where
 #: motion is undone, twice as many
 MOTION_COST = 2.6
+#: seconds of a thread that halving the edges takes, for a million voxels of brain
+HALVING_COST = 12.0
 GPU_SPEED = 50.0  # times a thread
 BASE_SECONDS = 10.0
 #: litres of brain at an age in months; fetal ages before 0
@@ -61,6 +63,7 @@ class Task:
     weights : None for an image that is skipped
     strip_weights : of the stripping network; None where it will not be asked
     segment_weights : of the network that labels structures; None where it will not be asked
+    super_weights : of the network that halves the edges of voxels; None where it will not be asked
     fingerprint : see ``outputs.resume``; None where the input cannot be read
     record : sidecar that says the image is done
     unchanged : whether it is done, from the same input, settings and weights
@@ -73,6 +76,7 @@ class Task:
     weights: WeightRecord | None = None
     strip_weights: WeightRecord | None = None
     segment_weights: WeightRecord | None = None
+    super_weights: WeightRecord | None = None
     fingerprint: Mapping[str, str] | None = None
     record: Path | None = None
     unchanged: bool = False
@@ -154,7 +158,7 @@ def estimate(task: Task, device: str, threads: int) -> tuple[float, float]:
     As of a still head: whether motion will be undone is not known before.
     """
     from bmex_bids.interfaces.files import voxel_count
-    from bmex_bids.workflows.base import memory_gb
+    from bmex_bids.workflows.base import halving_gb, memory_gb
 
     planned = task.planned
     spacing = planned.spacing_mm or 1.0
@@ -168,8 +172,11 @@ def estimate(task: Task, device: str, threads: int) -> tuple[float, float]:
     if task.motion_correction:
         own = (voxel_count(planned.image.path) or 5_000_000) / 1e6
         motion = MOTION_COST * own / threads
-    memory = BASE_GB + 2 * memory_gb(planned.image.path, spacing)
-    return BASE_SECONDS + OTHER_COST * voxels + motion + network, memory
+    memory = 2 * memory_gb(planned.image.path, spacing)
+    if task.super_weights is not None:
+        network += HALVING_COST * brain / (GPU_SPEED if device.startswith("cuda") else threads)
+        memory = max(memory, halving_gb(planned.image.path, spacing))
+    return BASE_SECONDS + OTHER_COST * voxels + motion + network, BASE_GB + memory
 
 
 def brain_litres(age: Age | None) -> float:

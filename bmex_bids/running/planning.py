@@ -176,6 +176,7 @@ def task(config: Config, image: PlannedImage, *, quick: bool = False) -> Task:
     if segment == "rois" and segmenting is None:
         segment = "tissues"
         image = replace(image, warnings=(*image.warnings, NO_STRUCTURES))
+    halving = super_weights_of(config)
     products = chosen_products(processing.output_res, processing.qc_only, uncertainty, segment)
     space = distinct_space(image.image.path, image.image.bids_name, image.layout)
     names = [
@@ -221,7 +222,8 @@ def task(config: Config, image: PlannedImage, *, quick: bool = False) -> Task:
         ]
     strip = strip_weights_of(config, image)
     inputs = [image.image.path, *([image.mask] if image.mask else [])]
-    sums = [weights.sha256, *_checksums(strip), *([segmenting.sha256] if segmenting else [])]
+    sums = [weights.sha256, *_checksums(strip)]
+    sums += [record.sha256 for record in (segmenting, halving) if record is not None]
     pictures = picture_paths(config.paths.output_dir, image.image.bids_name)
     if quick:
         expected = resume.settings_fingerprint(settings, sums)
@@ -233,6 +235,7 @@ def task(config: Config, image: PlannedImage, *, quick: bool = False) -> Task:
         weights=weights,
         strip_weights=strip,
         segment_weights=segmenting,
+        super_weights=halving,
         fingerprint=fingerprint,
         record=record,
         mirroring=processing.mirroring,
@@ -291,6 +294,24 @@ def segment_weights_of(config: Config, image: PlannedImage) -> WeightRecord | No
     return select("segment", age_group=group, contrast=contrast, weights="bundled")
 
 
+def super_weights_of(config: Config) -> WeightRecord | None:
+    """Of the network that halves the edges of voxels; None where it is not asked.
+
+    WeightsError where none is installed.
+    """
+    from bmex_bids.network.weights.registry import bundled_of
+
+    if "0p4" not in config.processing.output_res or config.processing.qc_only:
+        return None
+    record = bundled_of("super")
+    if record is None:
+        raise WeightsError(
+            "expected weights of a network that super-resolves for --output-res 0p4, but none are "
+            "installed; leave 0p4 out"
+        )
+    return record
+
+
 @functools.cache
 def _checksum_of_template(path: Path) -> str:
     """One checksum for all images of a run."""
@@ -317,7 +338,12 @@ def try_weights(tasks: Sequence[Task]) -> None:
         record
         for task in tasks
         if task.to_run
-        for record in (task.weights, task.strip_weights, task.segment_weights)
+        for record in (
+            task.weights,
+            task.strip_weights,
+            task.segment_weights,
+            task.super_weights,
+        )
     ]
     for path, variant in sorted({(r.path, r.variant) for r in records if r is not None}):
         if variant != DEEPBET:  # its package loads it

@@ -166,6 +166,7 @@ def image_workflow(config: Config, task: Task, device: str) -> Any:
             task.weights,
             task.strip_weights,
             task.segment_weights,
+            task.super_weights,
             geometry=processing.geometry,
             mirroring=processing.mirroring,
             precision=processing.precision,

@@ -31,6 +31,8 @@ ARRAYS_AT_ONCE = 10
 #: voxels (torch, work arrays)
 BRAIN_SHARE = 0.6
 NETWORK_BASE_GB = 0.7
+#: bytes that a voxel takes while its edges are halved: eight of float32, eight of 16 bits, the rest
+HALVING_BYTES = 8 * (4 + 2) + 32
 #: nodes without an image of known size
 DEFAULT_MEM_GB = 1.0
 
@@ -79,6 +81,7 @@ def init_image_wf(
         networks,
         machine,
         network_gb=network_gb(planned.image.path, planned.spacing_mm, networks.enhance.variant),
+        halving_gb=halving_gb(planned.image.path, planned.spacing_mm),
         mem_gb=mem_gb,
     )
     outputs = init_outputs_wf(planned, target)
@@ -127,6 +130,14 @@ def network_gb(path: Path, spacing_mm: float, variant: str) -> float:
         return DEFAULT_MEM_GB
     size = facts(variant).bytes_per_voxel
     return round(NETWORK_BASE_GB + count * BRAIN_SHARE * size / 2**30, 2)
+
+
+def halving_gb(path: Path, spacing_mm: float) -> float:
+    """What it takes to halve the edges of an image's voxels, in 2^30 bytes."""
+    count = voxel_count(path, spacing_mm)
+    if count is None:
+        return DEFAULT_MEM_GB
+    return round(NETWORK_BASE_GB + count * HALVING_BYTES / 2**30, 2)
 
 
 def memory_gb(path: Path, spacing_mm: float) -> float:

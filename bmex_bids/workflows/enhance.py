@@ -9,6 +9,7 @@ from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline.engine import Node, Workflow
 
 from bmex_bids.interfaces.enhance import Enhance, Restore
+from bmex_bids.interfaces.halve import Halve
 from bmex_bids.interfaces.quality import MeasureLikeMriqc, MeasureQuality
 from bmex_bids.interfaces.segment import Segment
 from bmex_bids.network.weights.registry import bundled, bundled_of, select
@@ -49,6 +50,7 @@ OUTPUTS = [
     "probseg_res",
     "structures_res",
     "structures_native",
+    "enhanced_half",
     *RESTORED,
     "quality",
     "gate",
@@ -63,6 +65,7 @@ def init_enhance_wf(
     machine: Machine,
     *,
     network_gb: float,
+    halving_gb: float,
     mem_gb: float,
 ) -> Workflow:
     """Classify the tissues, enhance, measure, and go back to the input's grid and intensities.
@@ -70,6 +73,7 @@ def init_enhance_wf(
     Parameters
     ----------
     network_gb : what the network takes for an image of this size when nothing limits it
+    halving_gb : what halving the edges of voxels takes
     mem_gb : what a node needs for an image of this size
 
     Inputs
@@ -88,6 +92,8 @@ def init_enhance_wf(
     probseg_native : input grid, [CSF, GM, WM]
     structures_res, structures_native : network grid, input grid, numbers of ``common.structures``;
         none where no network for them is given
+    enhanced_half : half the edge of the network grid, template units; none where no network for it
+        is given
     uncertainty_native : input grid, template units; none where the network has not learnt it
     quality : the score, tct_before …; None where it could not be measured
     gate : verdict and rules, as they go into a sidecar
@@ -218,7 +224,6 @@ def init_enhance_wf(
                     ("out_file", "enhanced_res"),
                     ("labels", "dseg_res"),
                     ("probabilities", "probseg_res"),
-                    ("provenance", "provenance"),
                     ("deviation", "deviation"),
                 ],
             ),
@@ -245,6 +250,28 @@ def init_enhance_wf(
             ),
         ]
     )
+    if networks.halving is None:
+        workflow.connect(network, "provenance", outputnode, "provenance")
+    else:
+        halve = Node(
+            Halve(
+                weights=as_table(networks.halving),
+                device=machine.device,
+                use_gpu=machine.use_gpu,
+                num_threads=machine.omp_nthreads,
+            ),
+            name="halve",
+            n_procs=machine.omp_nthreads,
+            mem_gb=halving_gb,
+        )
+        made = [(name, name) for name in ("enhanced_half", "provenance")]
+        workflow.connect(
+            [
+                (inputnode, halve, [("mask_res", "mask_res"), ("original", "original")]),
+                (network, halve, [("out_file", "enhanced"), ("provenance", "provenance")]),
+                (halve, outputnode, made),
+            ]
+        )
     if networks.structures is None:
         workflow.connect([(mriqc, outputnode, [("quality", "quality")])])
         return workflow

@@ -26,6 +26,7 @@ INPUTS = [
     "dseg_res",
     "deviation",
     "structures_res",
+    "enhanced_half",
     "in_templates",
     *FINDINGS,
 ]

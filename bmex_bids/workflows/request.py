@@ -22,6 +22,7 @@ class Networks:
     enhance : weights of the enhancement network
     strip : weights of the stripping network; None where the image needs none
     structures : weights of the network that labels structures; None where they are not wanted
+    halving : weights of the network that halves the edges of voxels; None where it is not wanted
     geometry, mirroring, precision : of the enhancement network, see ``network.predict``
     max_change : largest change of a voxel, % of the range of the reference; None: no limit
     """
@@ -29,6 +30,7 @@ class Networks:
     enhance: WeightRecord
     strip: WeightRecord | None = None
     structures: WeightRecord | None = None
+    halving: WeightRecord | None = None
     geometry: str = "fast"
     mirroring: bool = True
     precision: str = "auto"

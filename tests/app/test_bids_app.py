@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import nibabel as nib
 import odd_disks
 import pytest
 from app_runs import bmex, derivatives, expected, participants, status_of
@@ -209,6 +210,46 @@ def test_one_grid_only(one, tmp_path, grid):
     }[grid]
     assert names == expected("sub-01") - left_out
     assert validate(tmp_path / "out") == []
+
+
+def test_a_grid_of_half_the_edge_when_it_is_asked_for(one, tmp_path, tiny_records, monkeypatch):
+    (record,) = (record for record in bundled() if record.kind == "super")
+    monkeypatch.setattr(
+        "bmex_bids.network.weights.registry.bundled", lambda: [*tiny_records, record]
+    )
+    monkeypatch.setattr("bmex_bids.outputs.pictures.PICTURES", {"summary": PICTURES["summary"]})
+    half = ("--output-res", "native", "0p8", "0p4")
+    assert bmex(one) == 0
+    assert bmex(one, *half) == 0
+    out = tmp_path / "out"
+    assert [row["status"] for row in status_of(out)] == ["done"], "0p4 was added"
+    assert derivatives(out) == expected("sub-01") | expected("sub-01", res="0p4")
+    assert validate(out) == []
+    anat = out / "sub-01" / "anat"
+    sidecar = json.loads((anat / "sub-01_res-0p4_desc-enhanced_T1w.json").read_text())
+    # the grid of these tests is coarser
+    assert sidecar["Resolution"] == (
+        "0.8 mm isotropic, super-resolved from the network's 1.6 mm grid; axes in the order LPS"
+    )
+    made = sidecar["BMEX"]["SuperResolution"]
+    assert (made["Weights"]["Name"], made["Weights"]["SHA256"]) == (record.name, record.sha256)
+    assert made["VoxelSize"] == 0.8
+    coarse, fine = (
+        nib.load(anat / f"sub-01_res-{res}_desc-enhanced_T1w.nii.gz") for res in ("0p8", "0p4")
+    )
+    assert fine.shape == tuple(2 * n for n in coarse.shape)
+    values = coarse.get_fdata()
+    means = fine.get_fdata().reshape([k for n in values.shape for k in (n, 2)]).mean((1, 3, 5))
+    assert abs(means - values).max() < 0.01 * values.max()
+    summary = out / "sub-01/figures/sub-01_desc-summary_T1w.html"
+    assert f"weights {record.name}" in summary.read_text()
+    assert "super-resolved to half the edge" in (out / "logs" / "CITATION.md").read_text()
+    assert bmex(one, *half) == 0
+    assert [row["status"] for row in status_of(out)] == ["unchanged"]
+    (anat / "sub-01_res-0p4_desc-enhanced_T1w.nii.gz").unlink()
+    assert bmex(one, "--output-res", "0p4") == 0
+    assert [row["status"] for row in status_of(out)] == ["done"]
+    assert (anat / "sub-01_res-0p4_desc-enhanced_T1w.nii.gz").is_file()
 
 
 def test_the_bundled_network_labels_structures(one, tmp_path, tiny_records, monkeypatch):

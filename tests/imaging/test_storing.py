@@ -6,7 +6,7 @@ from numpy.testing import assert_array_equal
 
 from bmex_bids.exceptions import ImageError
 from bmex_bids.imaging.orientation import conform, load_image
-from bmex_bids.imaging.storing import store_like
+from bmex_bids.imaging.storing import in_sixteen_bits, store_like
 
 
 @pytest.mark.parametrize("orientation", ["LPS", "RAS", "PIR", "ASL"])
@@ -35,3 +35,18 @@ def test_another_grid_is_refused(make_image, tmp_path):
     source = make_image("RAS", path=tmp_path / "in.nii")
     with pytest.raises(ImageError, match=r"\(8, 9, 10\)"):
         store_like(np.zeros((8, 9, 11), np.float32), source)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1234.5), (-2000, 500), (0, 0)])
+def test_sixteen_bits_keep_zeros_and_lose_a_little(tmp_path, low, high):
+    rng = np.random.default_rng(0)
+    data = rng.uniform(low, high, (6, 7, 8)).astype(np.float32)
+    data[:2] = 0
+    affine = np.diag([-0.4, -0.4, 0.4, 1])
+    nib.save(in_sixteen_bits(data, affine), tmp_path / "x.nii.gz")
+    again = nib.load(tmp_path / "x.nii.gz")
+    assert again.get_data_dtype() == np.int16
+    assert np.allclose(again.affine, affine)
+    values = again.get_fdata()
+    assert not values[:2].any()
+    assert np.abs(values - data).max() <= 0.51 * np.abs(data).max() / 32767 + 1e-9

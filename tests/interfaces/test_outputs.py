@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 from nipype.interfaces.base import Undefined
 
-from bmex_bids.interfaces.outputs import SaveDerivatives, field_value, processing_record
+from bmex_bids.interfaces.outputs import (
+    SaveDerivatives,
+    field_value,
+    processing_record,
+    super_record,
+)
 from bmex_bids.metrics.gate import Measures, judge
 from bmex_bids.outputs.provenance import write_provenance
 from bmex_bids.outputs.sidecar import PRODUCTS
@@ -309,3 +314,29 @@ def test_a_product_takes_its_file_by_name_and_place():
         ("probseg_native", 1): "c",
         ("probseg_native", 2): "d",
     }
+
+
+def test_what_halved_the_edges_is_in_the_record():
+    table = {
+        "weights": "bmex-super-1", "weights_sha256": "cd", "weights_licence": "L",
+        "weights_source": "us", "spacing_mm": 0.4, "seconds": 20.5,
+    }  # fmt: skip
+    made = super_record({"super": table})["SuperResolution"]
+    assert made["Weights"] == {
+        "Name": "bmex-super-1", "SHA256": "cd", "License": "L", "Source": "us"
+    }  # fmt: skip
+    assert (made["VoxelSize"], made["NetworkSeconds"]) == (0.4, 20.5)
+    given = ({"age": None, "age_group": "month24", "warnings": []}, {**PROVENANCE, "super": table})
+    assert processing_record(*given, MASK_INFO, {}, GATE)["SuperResolution"] == made
+    assert super_record(PROVENANCE) == {}
+
+
+def test_the_grid_of_half_the_edge_is_written_where_it_was_made(node, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    node.inputs.output_res = ["native", "0p8", "0p4"]
+    half = tmp_path / "out/sub-01/ses-A/anat/sub-01_ses-A_run-2_res-0p4_desc-enhanced_T1w.nii.gz"
+    node.run()
+    assert not half.exists()
+    node.inputs.enhanced_half = node.inputs.enhanced_res
+    node.run()
+    assert half.is_file()

@@ -38,6 +38,7 @@ def made(field, **changes):
     [
         ("enhanced_native", "desc-enhanced_T2w"),
         ("enhanced_res", "res-0p75_desc-enhanced_T2w"),
+        ("enhanced_half", "res-0p375_desc-enhanced_T2w"),
         ("preproc_native", "desc-preproc_T2w"),
         ("mask_native", "desc-brain_mask"),
         ("dseg_native", "desc-enhanced_dseg"),
@@ -58,13 +59,14 @@ def test_names_keep_the_entities_of_the_source(field, name, stem):
 def test_every_product_is_named_above_and_names_differ():
     source = BidsName.of("sub-01_T1w")
     names = {product_name(product, source, "0p8", ".nii.gz") for product in PRODUCTS}
-    assert len(names) == len(PRODUCTS) == 10
+    assert len(names) == len(PRODUCTS) == 11
 
 
 @pytest.mark.parametrize("field", list(BY_FIELD))
 def test_what_lies_on_the_grid_of_the_raw_image_refers_to_it_and_the_rest_to_itself(field):
     native = f"bids:raw:{SOURCE}"
-    assert made(field)["SpatialReference"] == ("orig" if field == "enhanced_res" else native)
+    itself = field in ("enhanced_res", "enhanced_half")
+    assert made(field)["SpatialReference"] == ("orig" if itself else native)
 
 
 @pytest.mark.parametrize("field", list(BY_FIELD))
@@ -76,9 +78,21 @@ def test_every_sidecar_says_what_it_is_and_where_it_comes_from(field):
     json.dumps(table, allow_nan=False)
 
 
-def test_resolution_is_said_of_the_network_grid_alone():
+def test_resolution_is_said_of_the_network_grid_and_of_half_its_edge_alone():
     assert made("enhanced_res")["Resolution"].startswith("0.75 mm isotropic")
-    assert [field for field in BY_FIELD if "Resolution" in made(field)] == ["enhanced_res"]
+    assert made("enhanced_half", spacing_mm=0.8)["Resolution"].startswith(
+        "0.4 mm isotropic, super-resolved from the network's 0.8 mm grid"
+    )
+    said = [field for field in BY_FIELD if "Resolution" in made(field)]
+    assert said == ["enhanced_res", "enhanced_half"]
+
+
+def test_edges_are_halved_only_where_it_is_asked():
+    def fields(*grids):
+        return {product.field for product in chosen_products(grids)}
+
+    assert fields("native", "0p8", "0p4") - fields("native", "0p8") == {"enhanced_half"}
+    assert chosen_products(["0p4"])[0].field == "enhanced_half"
 
 
 @pytest.mark.parametrize("stripped", [True, False])

@@ -190,6 +190,7 @@ def every_kind_of_facts():
         ),
         strip_weights=(WeightSet("w-strip", "44", "Apache-2.0", "us", "own", 2),),
         structure_weights=(WeightSet("w-structures", "66", "Apache-2.0", "us", "own", 3),),
+        super_weights=(WeightSet("w-super", "77", "Apache-2.0", "us", "own", 2),),
         masks={"network": 2, "stripped": 1, "given": 2, "drawn": 1},
         mask_sources=("fmriprep",),
         spacing_mm=0.8,
@@ -300,6 +301,10 @@ SKIPPED = {
     "no structures": (
         {"structure_weights": ()},
         ["For 3 images, 13 structures were labelled", "w-structures"],
+    ),
+    "nothing super-resolved": (
+        {"super_weights": ()},
+        ["super-resolved to half the edge", "w-super", "@espcn"],
     ),
     "no gate": ({"gate": {}}, ["verdict", "gate "]),
     "no pictures": ({"pictures": False}, ["NiReports", "@nireports", "visual inspection"]),

@@ -11,6 +11,7 @@ from bmex_bids.reports.group_rows import read_rows
 NAMES = {
     "enhanced": "sub-01_desc-enhanced_T1w.json",
     "res-enhanced": "sub-01_res-0p8_desc-enhanced_T1w.json",
+    "half": "sub-01_res-0p4_desc-enhanced_T1w.json",
     "quality": "sub-01_desc-quality_T1w.json",
 }
 
@@ -31,7 +32,7 @@ def one(output_dir):
     return image
 
 
-@pytest.mark.parametrize("later", ["res-enhanced", "quality", "enhanced"])
+@pytest.mark.parametrize("later", ["res-enhanced", "half", "quality", "enhanced"])
 def test_what_was_done_last_is_told(tmp_path, later):
     """A run with --output-res or --qc-only and a corrected age: page, table and methods told the old one."""
     for kind in NAMES:

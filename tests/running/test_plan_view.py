@@ -54,6 +54,14 @@ def test_the_time_of_an_adult_head_by_hand(head, variant, mirrored, device, netw
     assert memory == pytest.approx(0.8 + 2 * 1.5)
 
 
+def test_halving_edges_takes_time_and_memory(head, monkeypatch):
+    monkeypatch.setattr("bmex_bids.workflows.base.halving_gb", lambda *_: 4.5)
+    before, _ = plan_view.estimate(head(), "cpu", 2)
+    seconds, memory = plan_view.estimate(head(super_weights="w"), "cpu", 2)
+    assert seconds - before == pytest.approx(plan_view.HALVING_COST * BRAIN / 2)
+    assert memory == pytest.approx(0.8 + 4.5)
+
+
 def test_the_time_that_was_measured_lies_within_the_range(head):
     """An adult head with the bundled weights took 69 s without motion correction."""
     seconds, _ = plan_view.estimate(head(motion_correction=False), "cpu", 2)

@@ -79,6 +79,7 @@ def test_the_estimate_of_time_knows_what_the_flags_leave_out(image, task):
     [
         ("--skull-strip", "force"), ("--no-mirroring",), ("--precision", "float32"),
         ("--geometry", "reference"), ("--qc-only",), ("--output-res", "0p8"),
+        ("--output-res", "native", "0p8", "0p4"),
         ("--uncertainty", "off"), ("--max-change", "5"), ("--segment", "off"),
         ("--motion-correction", "off"),
     ],
@@ -249,3 +250,38 @@ def test_without_segmentation_no_tissues_are_expected(image, bids, fingerprint, 
     outputs = planning.task(config, image).outputs
     assert outputs
     assert not [name for name in outputs if "seg" in name.rpartition("/")[2]]
+
+
+HALF = ("--output-res", "native", "0p8", "0p4")
+
+
+def test_weights_that_halve_edges_are_part_of_the_fingerprint_and_of_the_work(
+    image, bids, fingerprint, tmp_path, monkeypatch
+):
+    found = structures_record(tmp_path / "w", kind="super", variant="bmex-super")
+    monkeypatch.setattr(registry, "bundled", lambda: [found])
+    before = fingerprint(image, *HALF)["Weights"]
+    assert before != fingerprint(image)["Weights"]
+    config = parse([str(bids), str(tmp_path / "out"), "participant", *HALF])
+    task = planning.task(config, image)
+    assert task.super_weights == found
+    names = [name.rpartition("/")[2] for name in task.outputs]
+    assert "sub-01_res-0p4_desc-enhanced_T1w.nii.gz" in names
+    loaded = []
+    monkeypatch.setattr(checkpoints, "load_network", lambda *given: loaded.append(given))
+    monkeypatch.setattr(planning.Task, "to_run", True)
+    planning.try_weights([dataclasses.replace(task, weights=None, strip_weights=None)])
+    assert loaded == [(found.path, "bmex-super")]
+
+
+def test_edges_are_halved_only_where_it_is_asked(image, task):
+    assert task(image).super_weights is None
+    assert not [name for name in task(image).outputs if "res-0p4" in name]
+    assert task(image, *HALF, "--qc-only").super_weights is None
+    assert task(image, "--output-res", "0p4").super_weights.name.startswith("bmex-super-")
+
+
+def test_without_weights_that_halve_edges_it_is_refused(image, task, monkeypatch):
+    monkeypatch.setattr(registry, "bundled", list)
+    with pytest.raises(WeightsError, match="none are installed; leave 0p4 out"):
+        task(image, *HALF)

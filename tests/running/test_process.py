@@ -34,6 +34,7 @@ def asked(tmp_path, monkeypatch):
             weights="enhance",
             strip_weights="strip",
             segment_weights="structures",
+            super_weights="halving",
             fingerprint={"a": "b"},
         )
         return process.image_workflow(config, task, device)
@@ -46,7 +47,7 @@ def test_every_flag_reaches_the_workflow(asked, tmp_path):
     assert given == (
         "plan",
         Networks(
-            "enhance", "strip", "structures", geometry="reference", mirroring=False, precision="float32",
+            "enhance", "strip", "structures", "halving", geometry="reference", mirroring=False, precision="float32",
             max_change=5.0,
         ),
         Target(

@@ -389,6 +389,36 @@ def test_structures_are_labelled_where_weights_for_them_are_given(planned, build
     assert build(planned(), structures=None).get_node("enhance_wf.segment") is None
 
 
+def test_edges_are_halved_where_weights_for_it_are_given(planned, build):
+    record = dataclasses.replace(RECORD, kind="super", variant="bmex-super", name="halving")
+    workflow = build(planned(), halving=record, device="cuda:0", use_gpu=True, omp_nthreads=2)
+    node = workflow.get_node("enhance_wf.halve")
+    assert node.inputs.weights["name"] == "halving"
+    assert STEPS[node.name] == "enhance: super-resolution to half the edge"
+    assert (node.inputs.device, node.inputs.use_gpu) == ("cuda:0", True)
+    assert (node.inputs.num_threads, node.n_procs) == (2, 2)
+    # 100 mm at 0.8 mm are 125 voxels: 80 bytes of each, and what torch takes
+    assert node.mem_gb == pytest.approx(0.7 + 125**3 * 80 / 2**30, abs=0.01)
+
+    def edges(of, inner):
+        graph = of._graph if inner is None else of.get_node(inner)._graph
+        return {(a.name, b.name): set(d["connect"]) for a, b, d in graph.edges(data=True)}
+
+    inside = edges(workflow, "enhance_wf")
+    assert inside["network", "halve"] == {("out_file", "enhanced"), ("provenance", "provenance")}
+    assert inside["inputnode", "halve"] == {(n, n) for n in ("mask_res", "original")}
+    names = ("enhanced_half", "provenance")
+    assert inside["halve", "outputnode"] == {(name, name) for name in names}
+    assert ("provenance", "provenance") not in inside["network", "outputnode"]
+    top = edges(workflow, None)
+    for stage in ("outputs_wf", "report_wf"):
+        wanted = ("outputnode.enhanced_half", "inputnode.enhanced_half")
+        assert wanted in top["enhance_wf", stage]
+    without = build(planned(), halving=None)
+    assert without.get_node("enhance_wf.halve") is None
+    assert ("provenance", "provenance") in edges(without, "enhance_wf")["network", "outputnode"]
+
+
 @pytest.mark.parametrize("segment", ["off", "rois"])
 def test_what_is_segmented_reaches_the_node_that_saves(planned, segment, tmp_path):
     target = Target(tmp_path / "bids", tmp_path / "out", segment=segment)
