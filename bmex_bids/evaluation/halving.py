@@ -13,13 +13,11 @@ from pathlib import Path
 import numpy as np
 import scipy.ndimage
 import SimpleITK as sitk
-import torch
 from numpy.typing import NDArray
 
 from bmex_bids.common.structures import STRUCTURES
 from bmex_bids.evaluation.anatomy import structures_of
 from bmex_bids.network.inference.halve import halve
-from bmex_bids.network.models.halve import halved
 from bmex_bids.network.weights.registry import WeightRecord
 from bmex_bids.training.within import darkest, picture
 
@@ -50,7 +48,8 @@ FLUID = 1
 
 def coarse_of(fine: Array) -> Array:
     """(X, Y, Z), the means of blocks of an image (2X, 2Y, 2Z)."""
-    return np.asarray(halved(torch.from_numpy(fine)).numpy())
+    blocks = fine.reshape([k for n in fine.shape for k in (n // 2, 2)])
+    return np.asarray(blocks.mean((1, 3, 5)))
 
 
 def interpolated(image: Array, interpolator: int) -> Array:
