@@ -29,6 +29,12 @@ LEAST_NOISE, LEAST_RATIO, LEAST_SHARE = 0.15, 1.7, 0.5
 GAP_MM, RIM_MM = 12.0, 2.5
 
 
+#: of the surroundings that are brighter than the head: share of a face that is so bright, on how
+#: many faces, how far they are alike over their distance from the head; half of the thickness of a
+#: cord that may join them to the brain, voxels of their seam, and litres that are left at least
+FULL_FACE, BRIGHT_FACES, ALIKE, CORD_MM, SEAM, SMALLEST_HEAD = 0.9, 4, 0.25, 6.0, 2, 0.05
+
+
 def without_noise(image: nib.Nifti1Image) -> nib.Nifti1Image:
     """The image with all around the head at its lowest intensity.
 
@@ -46,6 +52,42 @@ def without_noise(image: nib.Nifti1Image) -> nib.Nifti1Image:
         return image
     lowest = np.percentile(data, 0.5).astype(np.float32)
     return nib.Nifti1Image(np.where(head, data, lowest), image.affine)
+
+
+def without_brightness(data: Array, spacing: tuple[float, ...]) -> Array:
+    """A head in surroundings that are brighter than it, with these at the image's lowest intensity.
+
+    The surroundings lie on most of the image's faces, in one piece that no cord joins to the
+    brain, and differ less from their own level than from the head.
+
+    Parameters
+    ----------
+    data : (X, Y, Z), any unit
+    spacing : mm
+
+    Returns
+    -------
+    the array itself where the surroundings are not bright
+    """
+    smooth = scipy.ndimage.uniform_filter(np.asarray(data, dtype=np.float32), 3)
+    limit = _between(smooth)
+    faces = [np.take(smooth, end, axis=axis) for axis in range(3) for end in (0, -1)]
+    if sum((face > limit).mean() >= FULL_FACE for face in faces) < BRIGHT_FACES:
+        return data
+    level = float(np.median([np.median(face) for face in faces]))
+    reach = ALIKE * (level - float(np.median(smooth[smooth <= limit])))
+    alike = np.abs(smooth - level) <= reach
+    deep = scipy.ndimage.distance_transform_edt(alike, sampling=spacing) > CORD_MM
+    pieces, count = scipy.ndimage.label(deep)
+    if count == 0:
+        return data
+    counts = np.bincount(pieces.ravel())
+    counts[0] = 0
+    away = scipy.ndimage.distance_transform_edt(pieces != counts.argmax(), sampling=spacing)
+    around = (away <= CORD_MM + SEAM * max(spacing)) & (smooth > limit)
+    if (~around).sum() * float(np.prod(spacing)) < 1e6 * SMALLEST_HEAD:
+        return data
+    return np.where(around, data.min(), data)
 
 
 def head_in_noise(data: Array, spacing: tuple[float, ...]) -> Mask | None:

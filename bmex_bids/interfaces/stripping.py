@@ -12,6 +12,7 @@ import numpy as np
 from nibabel.orientations import axcodes2ornt, ornt_transform
 
 from bmex_bids.exceptions import MaskError
+from bmex_bids.imaging.background import without_brightness
 from bmex_bids.imaging.intensity import TOP, match_whole
 from bmex_bids.imaging.likeness import TOWARDS, Likeness, likeness, no_brain
 from bmex_bids.imaging.mask import clean_mask, cut_sides, hysteresis_mask, open_mask
@@ -52,7 +53,8 @@ def network_mask(
     -------
     mask, info : uint8 on the head's grid; ``method``, ``weights`` …, and ``notes``, a list
     """
-    corrected = with_data(np.clip(data_of(corrected), 0, TOP), corrected)
+    clipped = np.clip(data_of(corrected), 0, TOP)
+    corrected = with_data(without_brightness(clipped, voxel_sizes(corrected.affine)), corrected)
     if record.variant == "lifespanstrip":
         mask, notes, extra = _lifespanstrip(corrected, record, device=device, threads=threads)
     elif record.variant == deepbet.VARIANT:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from bmex_bids.imaging.background import without_noise
+from bmex_bids.imaging.background import without_brightness, without_noise
 from bmex_bids.interfaces.preprocess import Conform
 
 
@@ -80,3 +80,25 @@ def test_the_node_takes_it_away_where_it_is_told_to(uni, tmp_path, monkeypatch):
         node = Conform(in_file=str(tmp_path / "uni.nii.gz"), noisy_background=noisy)
         corner = np.asarray(nib.load(node.run().outputs.out_file).dataobj)[:3, :3, :3]
         assert bool(np.ptp(corner) == 0) is noisy
+
+
+@pytest.mark.parametrize(("level", "noise"), [(2.0, 0.0), (2.0, 0.3), (1.4, 0.15)])
+def test_surroundings_that_are_brighter_than_the_head_become_dark(uni, level, noise):
+    phantom, head, scalp = uni
+    white = np.percentile(head[phantom.mask], 90)
+    around = np.random.default_rng(0).normal(level, noise, head.shape) * white
+    data = np.where(scalp, head, around).astype(np.float32)
+    found = without_brightness(data, (2.0, 2.0, 2.0))
+    far = scipy.ndimage.distance_transform_edt(~scalp, sampling=2.0) > 8
+    assert (found[far] == data.min()).mean() > 0.97
+    np.testing.assert_array_equal(found[phantom.mask], data[phantom.mask])
+
+
+def test_where_they_are_not_brighter_nothing_is_changed(uni):
+    phantom, head, _ = uni
+    grainy = head + np.random.default_rng(0).normal(0, 20, head.shape)
+    middle = tuple(slice(n // 2 - 12, n // 2 + 12) for n in head.shape)
+    flat = np.ones((20, 20, 20))
+    for values in (head, grainy, head[middle], np.where(phantom.mask, head, 0), flat, 0 * flat):
+        data = values.astype(np.float32)
+        assert without_brightness(data, (2.0, 2.0, 2.0)) is data

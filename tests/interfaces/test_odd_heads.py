@@ -71,12 +71,12 @@ def changed(data, air, kind):
     }[kind]
 
 
-#: Dice that is the least; a bright background costs most
+#: Dice that is the least
 LEAST = {
     "ratio, -0.5 to 0.5": 0.95,
     "ratio, 0 to 4095": 0.95,
     "inversion with its sign": 0.95,
-    "brighter around": 0.94,
+    "brighter around": 0.96,
     "negative around": 0.95,
     "noise": 0.95,
     "folded neck": 0.95,
