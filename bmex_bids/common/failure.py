@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 from bmex_bids.exceptions import BmexError, EnvironmentProblem
 
-#: what the system says of a full disk and of a used-up quota
-DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+#: what the system says of a full disk, a used-up quota, a file that is longer than may be
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+TOO_LONG = "allow longer files (ulimit -f; FAT has 4 GB at most)"
 #: how the line of a file begins that holds a record
 MARK = "Failure: "
 
@@ -42,9 +43,10 @@ class Failure:
         for link in chain(error):
             if isinstance(link, OSError) and is_disk_full(link):
                 where = f": {link.filename}" if link.filename else ""
+                advice = TOO_LONG if link.errno == errno.EFBIG else "free some space"
                 return cls(
                     type(link).__name__,
-                    f"{link.strerror}{where}; free some space, then run the same command again",
+                    f"{link.strerror}{where}; {advice}, then run the same command again",
                     EnvironmentProblem.exit_code,
                 )
         return cls(type(error).__name__, _line(error))

@@ -50,6 +50,13 @@ def test_a_full_disk_is_found_behind_what_it_caused(number, wrapped):
     assert ("full: /f; free some space" in failure.message) is (wrapped is not ImageError)
 
 
+def test_a_file_that_may_not_be_so_long_ends_the_run_and_says_why():
+    """Under ``ulimit -f``, and on FAT, each image failed of itself, and the run ended with 1."""
+    failure = Failure.of(OSError(errno.EFBIG, "File too large", "/f"))
+    assert failure.exit_code == 5
+    assert "File too large: /f; allow longer files (ulimit -f" in failure.message
+
+
 def test_a_full_disk_that_was_dealt_with_is_none():
     error = ImageError("damaged")
     error.__context__ = OSError(errno.ENOSPC, "full")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from results import Lost
-from tiny import same_output
+from tiny import plain_drawings, same_output
 
 PAGE = "<p>{words}</p><table><tr><th>Command line</th><td>bmex {folder}</td></tr></table></html>"
 
@@ -34,3 +34,11 @@ def test_what_was_typed_is_no_difference(tmp_path):
 def test_another_word_is_one(tmp_path, change, name):
     with pytest.raises(Lost, match=f"{name} differs"):
         same_output(output(tmp_path / "case", **change), output(tmp_path / "undisturbed"))
+
+
+def test_the_plain_pictures_are_as_many_as_the_real_ones():
+    """One was missing, so no image was unchanged, and no campaign tried that."""
+    real = dict.fromkeys(("summary", "difference", "brainmask"), print)
+    plain = plain_drawings(real)
+    assert (set(plain), plain["summary"]) == (set(real), print)
+    assert plain["difference"] is not print
