@@ -28,7 +28,7 @@ OTHER_COST = 3.8
 #: motion is undone, twice as many
 MOTION_COST = 2.6
 #: seconds of a thread that halving the edges takes, for a million voxels of brain
-HALVING_COST = 12.0
+HALVING_COST = 20.0
 GPU_SPEED = 50.0  # times a thread
 BASE_SECONDS = 10.0
 #: litres of brain at an age in months; fetal ages before 0

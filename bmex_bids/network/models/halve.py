@@ -74,10 +74,12 @@ class HalvedEdges(nn.Module):
         deviation = deviation.reshape(-1, 1)
         scale = (around.pow(2).mean(1, keepdim=True) + (FLAT * deviation) ** 2).sqrt()
         detail = PARTS_RAISED * (start - start.mean(1, keepdim=True))
-        seen = around @ frequencies().to(around)
-        contrast = torch.log(scale / deviation)
-        hidden = torch.cat([seen / scale, detail / scale, contrast], 1)
-        for layer in self.layers:
+        facts = torch.cat([detail / scale, torch.log(scale / deviation)], 1)
+        first, *others = self.layers
+        of_around, of_facts = first.weight.split([EDGE**3, PARTS + 1], 1)  # type: ignore[operator]
+        seen = around @ (frequencies().to(around) @ of_around.T)  # one product of large matrices
+        hidden = F.silu(seen / scale + F.linear(facts, of_facts, first.bias))  # type: ignore[arg-type]
+        for layer in others:
             hidden = F.silu(layer(hidden))
         change = scale * self.conclude(hidden)
         return start + change - change.mean(1, keepdim=True)
