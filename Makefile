@@ -13,6 +13,8 @@ DATA ?= ../shared/data
 BENCHMARK_DIR ?= benchmark
 FAULTS_DIR ?= build/faults
 FAULTS_FLAGS ?=
+# processes of the tests; each takes up to 3 GB of memory
+TEST_JOBS ?= 2
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
@@ -50,7 +52,7 @@ demo: $(READY) ## build a small dataset, enhance it, validate the output, show w
 	$(BIN)/bmex-demo $(DEMO_DIR)
 
 test: $(READY) ## run the tests (those marked slow are left out)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(TEST_JOBS) --dist loadfile
 
 test-slow: $(READY) ## run the slow tests as well
 	$(BIN)/python -m pytest -m "slow or not slow"
