@@ -13,8 +13,8 @@ from nipype.interfaces.base import BaseInterfaceInputSpec, File, TraitedSpec, tr
 from bmex_bids.imaging.orientation import voxel_sizes
 from bmex_bids.imaging.storing import in_sixteen_bits
 from bmex_bids.interfaces.files import data_of, read, with_codes_of, write
-from bmex_bids.interfaces.preprocess import weight_record
 from bmex_bids.interfaces.step import Step
+from bmex_bids.interfaces.weights import weight_record
 from bmex_bids.network.inference.halve import halve
 
 
