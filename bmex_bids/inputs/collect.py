@@ -15,7 +15,7 @@ from bmex_bids.common.names import BidsName
 from bmex_bids.exceptions import NoInputError, UsageError
 from bmex_bids.inputs.filters import Filters, check_filters, passes
 from bmex_bids.inputs.index import anatomical, index, kept_index
-from bmex_bids.inputs.not_taken import NotTaken, not_taken
+from bmex_bids.inputs.not_taken import NotTaken, not_taken, without_prefix
 from bmex_bids.inputs.on_disk import IMAGE_PLACE, images_on_disk, is_at_home
 from bmex_bids.inputs.sidecars import not_fetched, sidecar_metadata
 
@@ -144,8 +144,7 @@ def survey(
         subjects = {p.name.removeprefix("sub-") for p in bids_dir.glob("sub-*") if p.is_dir()}
     if not subjects:
         raise NoInputError(
-            f"expected folders named sub-<label> in {bids_dir}, found none; is this the "
-            f"dataset's top folder? {MOUNT_HINT}"
+            f"expected folders named sub-<label> in {bids_dir}, found none; {_where(bids_dir)}"
         )
     absent = not_fetched([bids_dir / "dataset_description.json"])
     if absent:
@@ -187,14 +186,27 @@ def survey(
             if found
             else "found none; check the labels and the file names"
         )
-        reasons = "".join(f"\n  {item.name}: {item.reason}" for item in left[:MOST_REASONS])
-        more = f"\n  … and {len(left) - MOST_REASONS} more" if len(left) > MOST_REASONS else ""
+        told = [*_brings_nothing(participants or (), known, passing, left)]
+        told += [item for item in left if not any(item.name in each.reason for each in told)]
+        reasons = "".join(f"\n  {item.name}: {item.reason}" for item in told[:MOST_REASONS])
+        more = f"\n  … and {len(told) - MOST_REASONS} more" if len(told) > MOST_REASONS else ""
         raise NoInputError(
             f"expected a {wanted} image (sub-*/[ses-*/]anat/*_{suffixes[0]}.nii.gz) in "
             f"{bids_dir} for the labels asked for, {through}{reasons}{more}"
         )
     left += _brings_nothing(participants or (), known, passing, left)
     return Survey(tuple(sorted(passing, key=lambda image: image.relative_path)), tuple(left))
+
+
+def _where(bids_dir: Path) -> str:
+    """What may be meant by a folder without participants."""
+    inside = sorted({path.parent.name for path in bids_dir.glob("*/sub-*") if path.is_dir()})
+    if inside:
+        return f"is {' or '.join(inside[:3])} in it meant?"
+    without = without_prefix(bids_dir)
+    if without:
+        return f"rename the folders of participants, such as {without[0]} to sub-{without[0]}"
+    return f"is this the dataset's top folder? {MOUNT_HINT}"
 
 
 def _brings_nothing(

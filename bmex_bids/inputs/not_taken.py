@@ -122,10 +122,25 @@ def _files(bids_dir: Path, participants: Sequence[str] | None) -> Iterator[Path]
             if not loop and (wanted is None or name in wanted):
                 yield from _walk(bids_dir / name, DEPTH)
         elif is_folder:
-            if wanted is None and LIKE_A_PARTICIPANT.fullmatch(name):
+            if wanted is None and (
+                LIKE_A_PARTICIPANT.fullmatch(name) or _has_anat(bids_dir / name)
+            ):
                 yield from _walk(bids_dir / name, DEPTH)
         elif wanted is None or name.split("_")[0].split(".")[0] in wanted:
             yield bids_dir / name
+
+
+def without_prefix(bids_dir: Path) -> list[str]:
+    """Folders at the dataset's top that hold anatomical images and are named without ``sub-``."""
+    names = [entry.name for entry in _entries(bids_dir) if entry.is_dir()]
+    return [n for n in names if not n.startswith("sub-") and _has_anat(bids_dir / n)]
+
+
+def _has_anat(folder: Path) -> bool:
+    """Whether a folder is laid out as a participant's."""
+    if folder.name in IGNORED:
+        return False
+    return any(path.is_dir() for each in ("anat", "ses-*/anat") for path in folder.glob(each))
 
 
 def _walk(folder: Path, depth: int) -> Iterator[Path]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 import pytest
 
@@ -32,6 +33,9 @@ ODD = {
     "Sub-02/anat/sub-02_T1w.nii.gz": "expected in the folder sub-02/anat, found in Sub-02/anat",
     "sub02/anat/sub-02_T1w.nii.gz": "expected in the folder sub-02/anat, found in sub02/anat",
     "subject_02/anat/sub-02_T1w.nii.gz": "expected in the folder sub-02/anat",
+    "02/anat/02_T1w.nii.gz": NAME,
+    "02/ses-1/anat/T1.nii.gz": NAME,
+    "P02/anat/sub-02_T1w.nii.gz": "expected in the folder sub-02/anat, found in P02/anat",
     "sub-02/anat/sub-03_T1w.nii.gz": HOME,
     "sub-02/ses-1/anat/sub-02_T1w.nii.gz": HOME,
     "sub-02/anat/sub-02_ses-1_T1w.nii.gz": HOME,
@@ -207,3 +211,28 @@ def test_when_all_bring_nothing_the_error_says_why(bids_skeleton):
         message = str(raised.value)
         assert "sub-02/anat/sub-02_UNIT1.nii.gz: images of the suffix UNIT1" in message
         assert "sub-03/sub-03_T1w.nii.gz: expected in the folder sub-03/anat" in message
+
+
+def test_when_all_bring_nothing_each_that_was_asked_for_is_named_once(bids_skeleton):
+    root = bids_skeleton({"sub-02/anat/sub-02_T2map.nii.gz": "", "sub-03/anat/notes.txt": ""})
+    with pytest.raises(NoInputError) as raised:
+        survey(root, participants=["02", "03"])
+    message = str(raised.value)
+    assert "sub-03: expected an image of sub-03" in message
+    assert message.count("sub-02_T2map.nii.gz") == 1
+
+
+@pytest.mark.parametrize(
+    ("tree", "hint"),
+    [
+        ("study/bids/sub-01/anat/sub-01_T1w.nii.gz", "bids in it meant?"),
+        ("study/01/anat/01_T1w.nii.gz", "such as 01 to sub-01"),
+        ("study/01/ses-1/anat/01_T1w.nii.gz", "such as 01 to sub-01"),
+        ("study/code/anat/T1.nii.gz", "is this the dataset's top folder?"),
+        ("study/README", "is this the dataset's top folder?"),
+    ],
+)
+def test_a_folder_without_participants_is_asked_what_is_meant(tree, hint, bids_skeleton):
+    root = bids_skeleton({tree: ""})
+    with pytest.raises(NoInputError, match=re.escape(hint)):
+        survey(root / "study")
