@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from bmex_bids.config import Config
 from bmex_bids.exceptions import OutputError
 from bmex_bids.outputs.status import Status
+from bmex_bids.running.disks import keeps_names
 
 if TYPE_CHECKING:
     from bmex_bids.inputs.plan import PlannedImage
@@ -28,8 +29,9 @@ def prepare(config: Config) -> None:
     ):
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=folder, prefix=".")
+            handle, name = tempfile.mkstemp(dir=folder, prefix=".T1w_")
             os.close(handle)  # first: some file systems keep what is removed while it is open
+            kept = keeps_names(Path(name))
             Path(name).unlink()
             if folder is work_dir and config.execution.clean_workdir:
                 _empty(folder)
@@ -38,6 +40,11 @@ def prepare(config: Config) -> None:
                 f"expected a folder that can be written at {folder}, got: "
                 f"{error.strerror or error}; {option}, or change its permissions"
             ) from error
+        if not kept:
+            raise OutputError(
+                f"expected a file system that keeps names such as T1w at {folder}, found one that "
+                f"changes small or capital letters; {option}, or mount it with other options"
+            )
     logs = config.log_dir.parent
     if logs.is_symlink() and not logs.resolve().is_relative_to(output_dir.resolve()):
         raise OutputError(

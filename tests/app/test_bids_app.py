@@ -419,6 +419,34 @@ def test_an_interrupt_inside_a_step_ends_the_run_and_not_only_its_image(
     assert [row["status"] for row in status_of(tmp_path / "out")] == ["not run", "not run"]
 
 
+@pytest.mark.parametrize("folder", ["out", "work"])
+def test_a_disk_that_writes_names_in_small_letters_is_refused(
+    folder, one, tmp_path, monkeypatch, capsys
+):
+    """The results would be no BIDS files, and no later run would find them."""
+    real = os.scandir
+
+    class Lowered:
+        def __init__(self, entry):
+            self.name, self.path = entry.name.lower(), entry.path.lower()
+
+    class Scan(list):
+        __enter__, __exit__ = (lambda self: self), (lambda self, *_: None)
+
+    def scandir(path="."):
+        if Path(path) == tmp_path / folder:
+            with real(path) as entries:
+                return Scan(Lowered(entry) for entry in entries)
+        return real(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("bmex_bids.running.disks.os.scandir", scandir)
+        assert bmex(one) == 5
+    error = capsys.readouterr().err
+    assert f"keeps names such as T1w at {tmp_path / folder}" in error
+    assert not list((tmp_path / "out").glob("sub-*"))
+
+
 def test_disks_that_refuse_what_others_do(one, tmp_path, monkeypatch):
     """``chmod`` alone (CIFS, exFAT) ended the run with code 5."""
     with monkeypatch.context() as patch:

@@ -11,6 +11,7 @@ from bad_images import put
 from bmex_bids.common.names import BidsName
 from bmex_bids.inputs.collect import SourceImage
 from bmex_bids.inputs.plan import PlannedImage
+from bmex_bids.running import disks
 from bmex_bids.running.disks import ignores_case
 from bmex_bids.running.preflight import look_at
 
@@ -145,3 +146,55 @@ def test_whether_a_disk_ignores_case_is_found_without_writing(tmp_path, monkeypa
     (tmp_path / "hOME").symlink_to("Home")  # as if they were one
     assert ignores_case(tmp_path / "Home/not/made/yet")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["Home", "hOME"]
+
+
+@pytest.fixture
+def mounted(tmp_path, monkeypatch):
+    """The top of a disk of its own, whose name is one of the disk above."""
+    top = tmp_path / "Home"
+    top.mkdir()
+    real = Path.stat
+
+    def stat(path, **more):
+        found = real(path, **more)
+        if not path.is_relative_to(top):
+            return found
+        return os.stat_result((*found[:2], found.st_dev + 1, *found[3:]))
+
+    monkeypatch.setattr(Path, "stat", stat)
+    return top
+
+
+def test_the_name_of_a_mounted_disk_says_nothing_of_the_disk(mounted):
+    mounted.with_name("hOME").symlink_to("Home")
+    assert not ignores_case(mounted)
+    assert not ignores_case(mounted / "new/out")
+
+
+def test_what_lies_on_a_mounted_disk_says_whether_it_ignores_case(mounted):
+    (mounted / "1").touch()
+    (mounted / "Abc").touch()
+    assert not ignores_case(mounted / "new/out")
+    (mounted / "aBC").symlink_to("Abc")
+    assert ignores_case(mounted / "new/out")
+
+
+def test_a_file_of_two_numbers_that_is_listed_once_is_one(tmp_path, monkeypatch):
+    """As with FUSE; two files that differ in case are listed both."""
+    for name in ("Home", "hOME"):
+        (tmp_path / name).mkdir()
+    assert not ignores_case(tmp_path / "Home")
+    real = disks._entries
+    monkeypatch.setattr(
+        disks, "_entries", lambda *args: (path for path in real(*args) if path.name != "hOME")
+    )
+    assert ignores_case(tmp_path / "Home")
+
+
+@pytest.mark.parametrize(
+    ("listed", "keeps"), [("T1w_x", True), ("t1w_x", False), ("T1W_X", False), ("other", True)]
+)
+def test_a_disk_that_changes_the_letters_of_names(listed, keeps, tmp_path):
+    """A name that is not listed at all is one of a slow listing."""
+    (tmp_path / listed).touch()
+    assert disks.keeps_names(tmp_path / "T1w_x") is keeps
