@@ -148,8 +148,12 @@ def estimates(
             yield f"  {task.name}: {low:.0f} to {high:.0f} s, {memory:.1f} GiB"
             for output in task.outputs:
                 yield f"    {output}"
-    low, high = (seconds / 60 for seconds in pace.range(total))
-    yield f"{low:.0f} to {high:.0f} min in all, one image after the other ({pace.source})"
+    low, high = pace.range(total)
+    unit, size = ("min", 60) if low >= 120 else ("s", 1)
+    yield (
+        f"{low / size:.0f} to {high / size:.0f} {unit} in all, one image after the other "
+        f"({pace.source})"
+    )
 
 
 def estimate(task: Task, device: str, threads: int) -> tuple[float, float]:
