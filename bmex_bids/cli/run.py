@@ -110,7 +110,8 @@ def _participant(config: Config) -> int:
     planning.try_weights(tasks)
     folders.prepare(config)
     folders.clear_abandoned(config.paths.output_dir, planned)
-    outcome = process.images(config, tasks, device, not_taken, say=say)
+    with process.work_folder(config, tasks, say) as work_dir:
+        outcome = process.images(config, tasks, device, not_taken, work_dir=work_dir, say=say)
     return _finish(config, tasks, outcome, time.monotonic() - start)
 
 

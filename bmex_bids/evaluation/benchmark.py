@@ -12,7 +12,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -25,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bmex_bids.common.boxes import bounding_box
+from bmex_bids.common.orphans import end_with_parent
 from bmex_bids.degrade.cells import CELLS, Cell
 from bmex_bids.degrade.steps import Scan
 from bmex_bids.evaluation import judge, torchio_cells
@@ -235,18 +235,11 @@ def _begin_worker() -> None:
     import torch
     from threadpoolctl import threadpool_limits
 
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
     threadpool_limits(1)  # numpy's library has counted the processors already
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def rows_of(unit: Unit, figures: Mapping[str, Mapping[str, float]], seconds: float) -> list[Row]:

@@ -21,6 +21,10 @@ from bmex_bids.exceptions import OutputError
 #: a lock that stays the same for so long is nobody's any more; files are written in seconds
 PATIENCE_S = 120.0
 POLL_S = 0.05
+#: for so long a claim of another machine is taken for one of a living process
+ABANDONED_S = 24 * 3600.0
+#: others may take it and give it back meanwhile
+CLAIM_TRIES = 20
 
 
 @contextlib.contextmanager
@@ -61,6 +65,32 @@ def alone(
             path.parent.rmdir()  # unless there are others
 
 
+def claim(path: Path, *, abandoned_s: float = ABANDONED_S) -> bool:
+    """Take the lock ``path`` without waiting; False where another process has it.
+
+    It stays until the file is removed, or this process has ended.  One of another machine, whose
+    processes nobody sees from here, is a process' own for ``abandoned_s``.
+
+    Raises
+    ------
+    OutputError
+        The folder cannot be written.
+    """
+    mine = f"{machine()} {os.getpid()} {uuid.uuid4().hex}"
+    for _ in range(CLAIM_TRIES):
+        if _take(path, mine):
+            return True
+        holder = _holder(path)
+        try:
+            old = time.time() - path.stat().st_mtime > abandoned_s
+        except OSError:  # given back meanwhile
+            continue
+        if not (_is_gone(holder) or (old and not _is_here(holder))):
+            return False
+        _break(path, holder)
+    return False
+
+
 def _take(path: Path, mine: str) -> bool:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,11 +121,13 @@ def _holder(path: Path) -> str:
 
 def _is_gone(holder: str) -> bool:
     """Whether a lock is of a process of this machine that has ended."""
-    home, _, rest = holder.partition(" ")
-    number = rest.partition(" ")[0]
-    if home != machine() or not number.isdigit():
-        return False
-    return not is_alive(int(number))
+    number = holder.partition(" ")[2].partition(" ")[0]
+    return _is_here(holder) and number.isdigit() and not is_alive(int(number))
+
+
+def _is_here(holder: str) -> bool:
+    """Whether a lock is of a process of this machine."""
+    return holder.partition(" ")[0] == machine()
 
 
 def is_alive(process: int) -> bool:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from bmex_bids.config import Config
 from bmex_bids.exceptions import OutputError
 from bmex_bids.outputs.status import Status
+from bmex_bids.running import claims
 from bmex_bids.running.disks import keeps_names
 
 if TYPE_CHECKING:
@@ -80,8 +81,10 @@ def clear_abandoned(output_dir: Path, planned: Sequence[PlannedImage]) -> None:
 
 
 def _empty(folder: Path) -> None:
-    """Remove what runs of ours left in a work folder, and nothing else."""
+    """Remove what runs of ours left in a work folder, and nothing else; what runs now stays."""
     for path in folder.glob("bmex_*_wf"):
+        if path.is_dir() and claims.in_use(path):
+            continue
         if path.is_symlink() or not path.is_dir():
             path.unlink()
         else:

@@ -37,6 +37,7 @@ from nipype.pipeline.plugins.multiproc import MultiProcPlugin
 from numpy.typing import NDArray
 
 from bmex_bids.common.failure import Failure
+from bmex_bids.common.orphans import end_with_parent
 from bmex_bids.running import address_space, crash_files
 from bmex_bids.running.engine import quieten, without_old_garbage
 from bmex_bids.running.events import failure_of
@@ -333,6 +334,7 @@ def _run_node(node: Any, updatehash: bool, taskid: int) -> dict[str, Any]:
 
 def _start_worker(folder: str, verbosity: int, resource_monitor: bool = False) -> None:
     """What a new worker process does first."""
+    end_with_parent()
     nipype_config.resource_monitor = resource_monitor
     os.chdir(folder)
     os.environ["NIPYPE_NO_ET"] = "1"

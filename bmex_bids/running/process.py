@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from bmex_bids.config import Config
 from bmex_bids.exceptions import UsageError
-from bmex_bids.running import folders, interrupts, status
+from bmex_bids.running import claims, folders, interrupts, status
 from bmex_bids.running.plan_view import Task
 from bmex_bids.running.progress import Progress, Sparingly
 from bmex_bids.running.resources import available_memory_gb
@@ -65,12 +65,28 @@ def device_of(config: Config) -> str:
     return str(resolve_device(config.processing.device))
 
 
+@contextmanager
+def work_folder(
+    config: Config, tasks: Sequence[Task], say: Callable[[str], None]
+) -> Iterator[Path]:
+    """Where intermediate files lie: the work folder, or one in it for this run alone."""
+    from bmex_bids.workflows import base
+
+    shared = config.paths.work_dir
+    names = [base.workflow_name(task.name) for task in tasks if task.to_run]
+    with claims.own_folder(shared, base.RUN_WORKFLOW, names, config.run_id) as folder:
+        if folder != shared:
+            say(f"another run processes the same images in {shared}; using {folder}")
+        yield folder
+
+
 def images(
     config: Config,
     tasks: Sequence[Task],
     device: str,
     not_taken: Sequence[NotTaken],
     *,
+    work_dir: Path,
     say: Callable[[str], None],
 ) -> status.Outcome:
     """Run the workflow; keep the status table up to date; return its rows and the failures."""
@@ -92,7 +108,7 @@ def images(
     )
     with engine.uncollected():
         workflows = [image_workflow(config, task, device) for task in to_run]
-        whole = base.init_run_wf(workflows, work_dir=config.paths.work_dir)
+        whole = base.init_run_wf(workflows, work_dir=work_dir)
 
     known: dict[str, Mapping[str, Any]] = {}
 
@@ -110,7 +126,7 @@ def images(
             status.status_rows(tasks, progress, committed=committed, not_taken=not_taken),
         )
         if config.execution.drop_workdir:
-            folders.drop(config.paths.work_dir / base.RUN_WORKFLOW, progress)
+            folders.drop(work_dir / base.RUN_WORKFLOW, progress)
 
     note = Sparingly(write_table)
     progress = Progress(

@@ -20,8 +20,10 @@ from app_runs import bmex, derivatives, expected, participants, status_of
 
 from bmex_bids.cli.run import main
 from bmex_bids.network.weights.registry import bundled
+from bmex_bids.outputs import lock
 from bmex_bids.outputs.pictures import PICTURES
 from bmex_bids.running.validation import validate
+from bmex_bids.workflows.base import RUN_WORKFLOW, workflow_name
 
 pytestmark = pytest.mark.usefixtures("coarse_grid")
 
@@ -417,6 +419,22 @@ def test_an_interrupt_inside_a_step_ends_the_run_and_not_only_its_image(
     )
     assert bmex(bids) == code
     assert [row["status"] for row in status_of(tmp_path / "out")] == ["not run", "not run"]
+
+
+def test_a_run_keeps_out_of_the_intermediate_files_of_another(one, tmp_path, capsys, monkeypatch):
+    """Two runs in one work folder lost images: one removed what the other was about to read."""
+    monkeypatch.setattr("bmex_bids.outputs.pictures.PICTURES", {"summary": PICTURES["summary"]})
+    theirs = tmp_path / "work" / RUN_WORKFLOW
+    claim = theirs / ".claims" / workflow_name("sub-01_T1w")
+    claim.parent.mkdir(parents=True)
+    claim.write_text(f"{lock.machine()} {os.getppid()} abc")
+    (theirs / "sub_01_T1w_wf").mkdir()
+    assert bmex(one, "--qc-only", "--clean-workdir", "--drop-workdir") == 0
+    assert "another run processes the same images" in capsys.readouterr().out
+    assert claim.is_file()
+    assert sorted(path.name for path in theirs.iterdir()) == [".claims", "sub_01_T1w_wf"]
+    assert list((theirs / "sub_01_T1w_wf").iterdir()) == []
+    assert list((tmp_path / "work").iterdir()) == [theirs]
 
 
 @pytest.mark.parametrize("folder", ["out", "work"])
