@@ -33,6 +33,10 @@ NEARLY = 1e-4
 #: next to nothing (sharply cut: up to 0.01; linear 0.19, splines and Lanczos 1.00), what that is,
 #: and where the edge of such a brain is, as shares of the brain's median brightness
 SOFT_RIM, NEXT_TO_NOTHING, EDGE = 0.05, 0.02, 0.2
+#: how :func:`is_all_brain` decides: share of what is there that may lie farther than so many mm
+#: outside a found brain (stripped halves of nine brains: up to 0.07; the scalp over a child's
+#: vertex: 0.15, a neck or a face: more; a slab of a head, cut twice: 0.05)
+RIM_MM, MOST_BEYOND = 6.0, 0.1
 #: how :func:`without_offset` recognises an offset: the object's distance from a constant background
 #: over the distance of its 15th and 85th percentile (39 real images: up to 5.8); and by how many of
 #: the latter the background is put below the 15th percentile at most
@@ -47,6 +51,7 @@ class HeadSigns:
     flat : the largest cut face: area of the foreground's outermost plane, as a share of its widest
         cross-section, beyond what a ball would show there; 0 for a brain, 0.2 to 0.9 for a
         neck or an edge of the field of view
+    cuts : faces that are flat
     dark_shell : share of the directions from the centre, 0…1, in which a dark shell (bone) lies
         between two bright ones (scalp and brain)
     noise : standard deviation of the background, as a share of the brightest; 0 where it is
@@ -55,6 +60,7 @@ class HeadSigns:
 
     litres: float
     flat: float
+    cuts: int
     dark_shell: float
     noise: float
 
@@ -97,12 +103,36 @@ def head_signs(image: nib.Nifti1Image) -> HeadSigns | None:
     box = bounding_box(foreground)
     closed = close_gaps(foreground[box], spacing, FURROW_MM)
     hull = np.asarray(scipy.ndimage.binary_fill_holes(closed))
+    flat = _flatness(hull)
     return HeadSigns(
         litres=float(hull.sum()) * float(np.prod(spacing)) / 1e6,
-        flat=_flatness(hull),
+        flat=max(flat),
+        cuts=sum(face > FLAT_LIMIT for face in flat),
         dark_shell=_dark_shell(bright[box], hull, spacing),
         noise=noise,
     )
+
+
+def is_all_brain(image: nib.Nifti1Image, found: Mask) -> bool:
+    """Whether all that an image shows is the brain that was found in it.
+
+    A stripped brain that was cut through has a face as flat as a neck's, so :func:`is_stripped`
+    takes it for a head; a stripping network then rounds its edges.  It must be cut once, show no
+    skull, have a constant around it, and little that is far from what was found.
+
+    Parameters
+    ----------
+    image : as for :func:`is_stripped`
+    found : the brain by other means, on the image's grid
+    """
+    signs, spacing = head_signs(image), voxel_sizes(image.affine)
+    if signs is None or signs.noise > 0 or signs.dark_shell > SHELL_LIMIT or signs.cuts > 1:
+        return False
+    if not found.any():
+        return False
+    there = brain_voxels(image)
+    beyond = scipy.ndimage.distance_transform_edt(~found, sampling=spacing)[there] > RIM_MM
+    return bool(beyond.mean() <= MOST_BEYOND)
 
 
 def brain_voxels(image: nib.Nifti1Image) -> Mask:
@@ -239,8 +269,8 @@ def _without_specks(mask: Mask) -> Mask:
     return np.asarray((sizes >= 0.01 * sizes.max())[pieces])
 
 
-def _flatness(mask: Mask) -> float:
-    """Largest share that an outermost plane has of the widest one, less that of a ball."""
+def _flatness(mask: Mask) -> list[float]:
+    """The share that each outermost plane has of the widest one, less that of a ball."""
     box = mask[bounding_box(mask)]
     found = []
     for axis in range(3):
@@ -248,7 +278,7 @@ def _flatness(mask: Mask) -> float:
         radius = max(areas.size / 2, 1.0)
         cap = (2 * radius - 1) / radius**2  # of a ball, one voxel below its top
         found += [areas[0] / areas.max() - cap, areas[-1] / areas.max() - cap]
-    return float(max(found))
+    return [float(share) for share in found]
 
 
 def _directions(count: int) -> NDArray[np.float64]:

@@ -43,6 +43,7 @@ from bmex_bids.imaging.orientation import check_levels, conform, load_image, vox
 from bmex_bids.imaging.resampling import resample_like, resample_to_spacing
 from bmex_bids.imaging.stripped import (
     brain_voxels,
+    is_all_brain,
     is_stripped,
     without_lost_slices,
     without_offset,
@@ -253,19 +254,15 @@ def find_brain(image: nib.Nifti1Image, corrected: nib.Nifti1Image, inputs: Any) 
             "source": inputs.given_source or Path(given).name,
         }
     elif stripped:
-        voxels, lost = without_lost_slices(brain_voxels(image))
-        found = with_data(voxels.astype(np.uint8), image)
-        mask = clean_mask(found)
-        notes = [left_out(found, mask), LOST.format(lost) if lost else None]
-        info = {
-            "method": MaskMethod.STRIPPED.value,
-            "notes": [note for note in notes if note],
-        }
+        mask, info = stripped_mask(image)
     else:
         record = weight_record(inputs.weights)
         machine = {"device": inputs.device, "threads": inputs.num_threads}
         mask, info = network_mask(corrected, record, **machine)
-        if record.variant == OWN:
+        stripped = mode == "auto" and is_all_brain(image, data_of(mask) > 0)
+        if stripped:
+            mask, info = stripped_mask(image)
+        elif record.variant == OWN:
             look_again = partial(held_otherwise, corrected=corrected, record=record, **machine)
     within_mm = NETWORK_SHORT_MM if info["method"] == MaskMethod.NETWORK.value else 0.0
     like = compare(
@@ -276,6 +273,18 @@ def find_brain(image: nib.Nifti1Image, corrected: nib.Nifti1Image, inputs: Any) 
         look_again=look_again,
     )
     return Brain(mask, bool(stripped), info, like, within_mm)
+
+
+def stripped_mask(image: nib.Nifti1Image) -> tuple[nib.Nifti1Image, dict[str, Any]]:
+    """The brain that an image shows without its head, as uint8, and how it was found."""
+    voxels, lost = without_lost_slices(brain_voxels(image))
+    found = with_data(voxels.astype(np.uint8), image)
+    mask = clean_mask(found)
+    notes = [left_out(found, mask), LOST.format(lost) if lost else None]
+    return mask, {
+        "method": MaskMethod.STRIPPED.value,
+        "notes": [note for note in notes if note],
+    }
 
 
 def came_stripped(image: nib.Nifti1Image, skull_strip: str) -> bool:

@@ -20,7 +20,7 @@ from bmex_bids.imaging.mask import (
     plausible_litres,
 )
 from bmex_bids.imaging.resampling import resample_to_spacing
-from bmex_bids.imaging.stripped import brain_voxels, head_signs, is_stripped
+from bmex_bids.imaging.stripped import brain_voxels, head_signs, is_all_brain, is_stripped
 
 LIFESPAN = ["1/V01/T1w", "1/V02/T1w", *(f"{n}/V01/T1w" for n in range(2, 9)), "9/V01/T2w"]
 
@@ -192,6 +192,28 @@ def test_a_rim_of_skull_does_not_make_a_head(head_phantom):
     rim = scipy.ndimage.binary_dilation(head.mask, iterations=2)  # fluid and bone, no scalp
     data = np.where(rim, head.image.get_fdata(), 0)
     assert is_stripped(nib.Nifti1Image(data.astype(np.float32), head.image.affine))
+
+
+def test_what_was_found_is_all_there_is(head_phantom):
+    """Of half a brain a network finds all but the edges; of a head, the brain."""
+    head = head_phantom(spacing=2.0)
+    half = np.arange(head.mask.shape[0])[:, None, None] < head.mask.shape[0] // 2
+    found = scipy.ndimage.binary_erosion(head.mask & half, iterations=2)
+
+    def all_brain(data, where=found):
+        return is_all_brain(nib.Nifti1Image(data.astype(np.float32), head.image.affine), where)
+
+    brain, whole = (np.where(half, image.get_fdata(), 0) for image in (head.brain, head.image))
+    assert all_brain(brain)
+    assert not all_brain(whole)  # a scalp beyond a skull
+    assert not all_brain(brain, np.zeros_like(found))
+    assert not all_brain(brain, found & (np.arange(found.shape[2]) < found.shape[2] // 2))
+    assert not all_brain(np.where(np.arange(found.shape[2]) < found.shape[2] // 2, brain, 0))
+    neck = brain.copy()
+    neck[10:35, 30:70, :20] = 500
+    assert not all_brain(neck)
+    noise = np.random.default_rng(0).normal(0, 5, brain.shape)
+    assert not all_brain(np.where(brain > 0, brain, noise))
 
 
 def test_signs_by_hand(head_phantom):

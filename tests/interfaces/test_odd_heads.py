@@ -3,15 +3,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+from types import SimpleNamespace
+
 import nibabel as nib
 import numpy as np
 import pytest
 import scipy.ndimage
+from nipype.interfaces.base import Undefined
 
 from bmex_bids.imaging.background import without_noise
 from bmex_bids.imaging.orientation import conform, load_image
-from bmex_bids.imaging.stripped import is_stripped
-from bmex_bids.interfaces.preprocess import correct_head
+from bmex_bids.imaging.stripped import is_all_brain, is_stripped
+from bmex_bids.interfaces.preprocess import correct_head, find_brain
 from bmex_bids.interfaces.stripping import network_mask
 from bmex_bids.network.weights.registry import select
 
@@ -106,3 +110,43 @@ def test_a_head_defaced_to_the_brains_surface_keeps_its_mask(head):
     face = (y < np.median(y[usual])) & (z < np.percentile(z[usual], 60))
     near = scipy.ndimage.binary_dilation(usual, iterations=2)
     assert dice(mask_of(np.where(face & ~near, 0, data), affine), usual) >= 0.96
+
+
+@pytest.mark.parametrize(
+    ("name", "axis"),
+    [
+        ("adult-brains/sub-31_T1w.nii.gz", 0),
+        ("lifespan-bids/sub-0003/ses-V01/anat/sub-0003_ses-V01_T1w.nii.gz", 0),
+        ("lifespan-bids/sub-0007/ses-V01/anat/sub-0007_ses-V01_T1w.nii.gz", 2),
+    ],
+)
+def test_a_stripped_brain_with_one_half_gone_is_its_own_mask(name, axis, shared_data):
+    """The cut is as flat as a neck's; the stripping network rounds it (Dice 0.88 to 0.95)."""
+    whole = conform(load_image(shared_data / name))
+    data = np.array(whole.dataobj)
+    middle = round(np.median(np.argwhere(data)[:, axis]))
+    np.moveaxis(data, axis, 0)[middle:] = 0
+    image = nib.Nifti1Image(data, whole.affine)
+    assert not is_stripped(image)
+    inputs = SimpleNamespace(
+        skull_strip="auto",
+        given_mask=Undefined,
+        weights=dataclasses.asdict(select("strip")),
+        device="cpu",
+        num_threads=2,
+    )
+    found = find_brain(image, correct_head(image)[0], inputs)
+    assert found.stripped
+    assert dice(np.asarray(found.mask.dataobj) > 0, data > 0) >= 0.98
+
+
+def test_the_vertex_of_a_childs_head_is_not_all_brain(shared_data):
+    """Its thin skull is not seen; the scalp is far from what the network finds."""
+    image = conform(load_image(shared_data / "heads-open" / "child3_T1w.nii.gz"))
+    data = np.array(image.dataobj)
+    inside = scipy.ndimage.binary_fill_holes(data > 0.06 * np.percentile(data, 99.9))
+    data[~inside] = 0
+    top = np.argwhere(inside)[:, 2].max()
+    data[:, :, : top - int(60 / image.header.get_zooms()[2])] = 0
+    found = mask_of(data, image.affine)
+    assert not is_all_brain(nib.Nifti1Image(data, image.affine), found)
