@@ -75,6 +75,8 @@ JUDGED: Mapping[str, str] = {
     "gate_tissue_contrast_before": "quality_tct_before",
     "gate_tissue_contrast_after": "quality_tct_after",
     "gate_quality_index": "quality_qi",
+    "gate_motion_before": "quality_Score_before_motion",
+    "gate_motion_after": "quality_Score_after_motion",
     "gate_estimated_error": "quality_estimated_error_after",
     "gate_unlike_training": "quality_training_distance",
     "gate_tissues_of_the_enhanced_image": "quality_enhanced_tissue_change",

@@ -430,20 +430,26 @@ def test_nothing_that_the_gate_judged_is_drawn_twice(put, group, images):
         volume_litres=0.8, components=1, border_contact=0.0, empty_share=0.01, correlation=0.9,
         mean_shift=0.01, tct_before=1.4, tct_after=1.5, qi=0.93, contrast="T1w", fluid_contrast=-0.5,
         estimated_error_before=0.1, estimated_error_after=0.08, turn_margin=0.0,
-        training_distance=1.1, enhanced_tissue_change=0.02,
+        training_distance=1.1, enhanced_tissue_change=0.02, turn="", litres_for_age=(0.5, 1.0),
+        motion_before=0.3, motion_after=0.2, flat_face=0.01, white_depth=0.2, brightness_order=0.1,
+        age_months=12,
         tissues_before={"CSF": 0.2, "GM": 0.4, "WM": 0.2},
         tissues_after={"CSF": 0.2, "GM": 0.41, "WM": 0.2},
     )  # fmt: skip
+    assert None not in vars(measures).values()  # a new measure is judged here, too
     content = sidecar(litres=0.8, gate=judge(measures).as_table())
-    content["BMEX"]["Quality"] = figures(measures)
+    scores = {"before": {"motion": 0.3}, "after": {"motion": 0.2}}
+    content["BMEX"]["Quality"] = figures(measures) | {"Score": scores}
     content["BMEX"]["Mask"] |= {"border_contact": 0.0, "turn_margin": 0.0}
     for k in range(images):
         put(f"sub-{k}_T1w", content)
     rows, page = group()
     in_table = {name for name in rows[0] if name.startswith("gate_")}
-    shares = {f"gate_share_of_{tissue}" for tissue in ("csf", "gm", "wm")}  # of no measure
-    assert in_table == {*JUDGED, "gate_tissue_volume_change", *shares}
-    assert set(re.findall(r"<small>(gate_\w+)<", page)) == {"gate_tissue_volume_change", *shares}
+    alone = {f"gate_share_of_{tissue}" for tissue in ("csf", "gm", "wm")}  # of no measure
+    alone |= {"gate_tissue_volume_change", "gate_flat_face_of_mask"}
+    alone |= {"gate_depth_of_white_matter", "gate_order_of_brightness"}
+    assert in_table == {*JUDGED, *alone}
+    assert set(re.findall(r"<small>(gate_\w+)<", page)) == alone
 
 
 def test_in_a_browser_labels_are_inside_their_plots_and_apart(browser, put, group, tmp_path):
