@@ -193,7 +193,7 @@ def enhance(
     Raises
     ------
     UsageError
-        There is no such file, or an age or a setting is none.
+        There is no such file, or an age, a contrast or a setting is none.
     ImageError, StepError
         The image cannot be read or processed; the message says in which step.
     WeightsError, DeviceError, OutputError
@@ -204,7 +204,7 @@ def enhance(
         source = _on_disk("image", image, folder / "source")
         request = single.Request(
             source=source,
-            contrast=contrast or single.contrast_in(source) or "T1w",
+            contrast=_contrast(contrast) or single.contrast_in(source) or "T1w",
             age_months=_age(age_months),
             fetal=fetal,
             mask=None if mask is None else _on_disk("mask", mask, folder / "mask"),
@@ -256,6 +256,12 @@ def _age(months: Any) -> float:
         return float(values.number(float, at_least=0)(str(months)))
     except ValueError as error:
         raise UsageError(f"age_months: {error}") from error
+
+
+def _contrast(name: Any) -> str | None:
+    if name is not None and name not in SUFFIXES:
+        raise UsageError(f"contrast: expected one of {', '.join(SUFFIXES)}, got {name!r}")
+    return None if name is None else str(name)
 
 
 def _bytes(path: Path) -> bytes:

@@ -168,6 +168,10 @@ def test_a_contrast_without_a_reference_goes_through_in_its_own_units(
         ({"wieghts": "bundled"}, BmexError, "did you mean weights"),
         ({"skull_strip": "no"}, BmexError, "expected skull_strip of auto, skip, force"),
         ({"device": "gpu"}, BmexError, "device: expected auto, cpu"),
+        *(
+            ({"contrast": name}, BmexError, "contrast: expected one of T1w, T2w")
+            for name in ("T3w", "t1w", "", 1)
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_done(brain, changes, error, words):
