@@ -27,9 +27,11 @@ from bmex_bids.running import single
 IMAGES: Mapping[str, str] = {
     "enhanced": "enhanced_native",
     "enhanced_res": "enhanced_res",
+    "enhanced_half": "enhanced_half",
     "head": "preproc_native",
     "mask": "mask_native",
     "tissues": "dseg_native",
+    "structures": "structures_native",
     "uncertainty": "uncertainty_native",
 }
 
@@ -76,7 +78,9 @@ class Enhanced:
         ``head``: the enhanced brain in its head, in the intensities of the source; ``mask``;
         ``tissues`` and the probabilities ``pCSF``, ``pGM``, ``pWM``, on the grid of the source;
         ``uncertainty``: the expected error of ``enhanced`` (standard deviation), in its units,
-        only where the weights have learnt it.
+        only where the weights have learnt it.  With ``segment="rois"`` also ``structures``, labels
+        as ``common.structures`` numbers them; with ``"0p4"`` in ``output_res`` also
+        ``enhanced_half``, super-resolved to half the edge of ``enhanced_res``.
         """
         return {name: self._image(name) for name in self.files}
 
@@ -188,7 +192,8 @@ def enhance(
     progress : takes the lines that tell what is done, for instance ``print``
     settings : those of ``bmex`` by their names: skull_strip, brain_extraction, reorient,
         motion_correction, device, weights, weights_dir, geometry, mirroring, precision, max_change,
-        omp_nthreads
+        omp_nthreads; segment (``"rois"``), output_res (``["0p8", "0p4"]``; ``enhanced`` is always
+        made)
 
     Raises
     ------
@@ -199,6 +204,9 @@ def enhance(
     WeightsError, DeviceError, OutputError
         The machine stands in the way.
     """
+    if settings.get("output_res") is not None:
+        given = settings["output_res"]
+        settings["output_res"] = ["native", *([given] if isinstance(given, str) else given)]
     with single.temporary_folder("bmex-enhance") as name:
         folder = Path(name)
         source = _on_disk("image", image, folder / "source")

@@ -15,8 +15,10 @@ import pytest
 from bmex_bids import BmexError, Enhanced, enhance
 from bmex_bids.cli.enhance import main
 from bmex_bids.common.contrasts import MEAN
+from bmex_bids.network.weights.registry import bundled
 from bmex_bids.refocus import refocus
 from bmex_bids.refocus.refocus import Refocused
+from bmex_bids.running.planning import NO_STRUCTURES
 
 
 @pytest.fixture(autouse=True)
@@ -139,6 +141,48 @@ def test_the_expected_error_is_among_the_images(brain, tiny_slices, monkeypatch)
     assert result.files["uncertainty"].ending == "_desc-uncertainty_T1w"
 
 
+def test_structures_and_half_the_edge_are_made_where_they_are_asked_for(
+    brain, tiny_records, monkeypatch
+):
+    groups = tiny_records[0].age_groups
+    records = [
+        dataclasses.replace(record, age_groups=groups)
+        for record in bundled()
+        if record.kind in ("segment", "super")
+    ]
+    monkeypatch.setattr(
+        "bmex_bids.network.weights.registry.bundled", lambda: [*tiny_records, *records]
+    )
+    how = {"age_months": 1, "skull_strip": "skip", "omp_nthreads": 1}
+    made = enhance(brain(), segment="rois", output_res=["0p8", "0p4"], **how)
+    coarse, fine = made.images["enhanced_res"], made.images["enhanced_half"]
+    assert fine.shape == tuple(2 * n for n in coarse.shape)
+    assert len(np.unique(made.images["structures"].dataobj)) > 2
+    plain = enhance(brain(), output_res="native", **how)
+    assert set(plain.images) == set(made.images) - {"enhanced_res", "enhanced_half", "structures"}
+    plain = enhance(brain(), **how)
+    assert set(made.images) - set(plain.images) == {"enhanced_half", "structures"}
+    assert {path.name for path in made.save("out")} > {path.name for path in plain.save("plain")}
+
+
+def test_structures_for_which_there_are_no_weights_are_warned_about(
+    brain, tiny_records, monkeypatch
+):
+    (record,) = (record for record in bundled() if record.kind == "segment")
+    record = dataclasses.replace(record, age_groups=("fetal",))
+    monkeypatch.setattr(
+        "bmex_bids.network.weights.registry.bundled", lambda: [*tiny_records, record]
+    )
+    lines: list[str] = []
+    made = enhance(
+        brain(), age_months=1, skull_strip="skip", segment="rois", progress=lines.append,
+        omp_nthreads=1,
+    )  # fmt: skip
+    assert "structures" not in made.images
+    assert NO_STRUCTURES in made.warnings
+    assert any(NO_STRUCTURES in line for line in lines)
+
+
 @pytest.mark.parametrize("contrast", ["FLAIR", "PDw"])
 def test_a_contrast_without_a_reference_goes_through_in_its_own_units(
     contrast, brain, tiny_slices, monkeypatch
@@ -167,6 +211,8 @@ def test_a_contrast_without_a_reference_goes_through_in_its_own_units(
         ({"age_months": 3000}, BmexError, "expected an age of 0 to 130 years"),
         ({"wieghts": "bundled"}, BmexError, "did you mean weights"),
         ({"skull_strip": "no"}, BmexError, "expected skull_strip of auto, skip, force"),
+        ({"output_res": ["native", "0p5"]}, BmexError, "expected output_res of .*, got '0p5'"),
+        ({"segment": "all"}, BmexError, "expected segment of "),
         ({"device": "gpu"}, BmexError, "device: expected auto, cpu"),
         *(
             ({"contrast": name}, BmexError, "contrast: expected one of T1w, T2w")

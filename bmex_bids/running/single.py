@@ -60,6 +60,8 @@ SETTINGS = (
     "max_change",
     "omp_nthreads",
 )
+#: the same, that decide which images there are
+OUTPUTS = ("segment", "output_res")
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ class Request:
     age_months : at the scan; from conception where ``fetal``
     mask : a brain mask made elsewhere, or None
     report : whether the pictures of the report are drawn
-    settings : names of :data:`SETTINGS` → values, as ``config.Processing`` has them
+    settings : names of :data:`SETTINGS` and :data:`OUTPUTS` → values, as ``config.Processing`` has
+        them
     verbosity : as ``-v`` counts
     """
 
@@ -183,13 +186,17 @@ def configuration(request: Request, folder: str | Path) -> Config:
 
 def _settled(name: str, value: Any) -> Any:
     """A setting of one image as the configuration has it (UsageError)."""
-    setting = next((e.setting for e in ENTRIES if e.name == name and name in SETTINGS), None)
+    known = (*SETTINGS, *OUTPUTS)
+    setting = next((e.setting for e in ENTRIES if e.name == name and name in known), None)
     if setting is None:
-        near = difflib.get_close_matches(name, SETTINGS, 1)
+        near = difflib.get_close_matches(name, known, 1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise UsageError(f"expected a setting of {', '.join(SETTINGS)}, got {name}{hint}")
-    if setting.choices is not None and value not in setting.choices:
-        raise UsageError(f"expected {name} of {', '.join(setting.choices)}, got {value!r}")
+        raise UsageError(f"expected a setting of {', '.join(known)}, got {name}{hint}")
+    if setting.several:
+        value = tuple(value)
+    for each in value if setting.several else (value,):
+        if setting.choices is not None and each not in setting.choices:
+            raise UsageError(f"expected {name} of {', '.join(setting.choices)}, got {each!r}")
     try:
         if setting.read is not None:
             value = setting.read(str(value))
@@ -225,10 +232,16 @@ def run(request: Request, folder: str | Path, *, say: Callable[[str], None]) -> 
             if path is not None:
                 load_image(path)
         (planned,) = preflight.look_at([plan_image(request, config)])
+        segmenting = planning.segment_weights_of(config, planned)
+        if segmenting is None and config.processing.segment == "rois":
+            warnings = (*planned.warnings, planning.NO_STRUCTURES)
+            planned = dataclasses.replace(planned, warnings=warnings)
         task = Task(
             planned,
             weights=planning.weights_of(config, planned),
             strip_weights=planning.strip_weights_of(config, planned),
+            segment_weights=segmenting,
+            super_weights=planning.super_weights_of(config),
         )
         device = process.device_of(config)
         for line in _announcement(request, task, device):
