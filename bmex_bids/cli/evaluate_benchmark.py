@@ -116,6 +116,14 @@ def settings_of(
     )
 
 
+def in_words(settings: Settings) -> str:
+    """Which weights enhance in a run."""
+    if settings.by_age:
+        return "bundled weights by age"
+    record = settings.networks.enhance
+    return f"weights `{record.name}`, SHA-256 `{record.sha256[:12]}…`"
+
+
 def _names(text: str) -> tuple[str, ...]:
     """Names separated by semicolons; those of cells have commas."""
     return tuple(word.strip() for word in text.split(";") if word.strip())
@@ -133,10 +141,12 @@ def _work(options: argparse.Namespace) -> int:
         record = unregistered(options.weights_file, options.variant)
     else:
         record = select("enhance", weights=options.weights, weights_dir=options.weights_dir)
-    settings = settings_of(options, record, tuple(SUBJECTS))
-    print(f"weights {record.name} ({record.sha256[:12]})", flush=True)
+    by_age = options.weights_file is None
+    settings = settings_of(options, record, tuple(SUBJECTS), by_age=by_age)
+    weights = in_words(settings)
+    print(weights, flush=True)
     rows = run(settings, lambda line: print(line, flush=True), compute=not options.tables_only)
-    text = markdown(rows, record.name, record.sha256)
+    text = markdown(rows, weights)
     written = [write_text(options.out / "benchmark.md", text)]
     written += write_figures(rows, options.out, settings.images)
     if options.page is not None:

@@ -12,7 +12,7 @@ import importlib
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from bmex_bids.cli.evaluate_benchmark import add_run, settings_of
+from bmex_bids.cli.evaluate_benchmark import add_run, in_words, settings_of
 
 if TYPE_CHECKING:
     from bmex_bids.evaluation.rows import Row
@@ -48,7 +48,7 @@ def figures_of(
 
     record = select("enhance", weights=options.weights, weights_dir=options.weights_dir)
     settings = settings_of(options, record, module.IMAGES, by_age=True, structures=structures)
-    weights = "bundled weights by age" if settings.by_age else f"weights `{record.name}`"
+    weights = in_words(settings)
     print(weights, flush=True)
     figures = run_units(
         settings,

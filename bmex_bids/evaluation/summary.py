@@ -77,11 +77,11 @@ def best_classical(table: Table, image: str, cell: str) -> tuple[str, float]:
 
 
 # ---------------------------------------------------------------- Markdown
-def markdown(rows: Sequence[Row], name: str, sha: str) -> str:
-    """The tables of a run, as Markdown."""
+def markdown(rows: Sequence[Row], weights: str) -> str:
+    """The tables of a run with these weights, as Markdown."""
     table = Table(rows)
     parts = [
-        f"Weights `{name}`, SHA-256 `{sha[:12]}…`. {len(table.images)} of {len(SUBJECTS)} images, "
+        f"{weights[0].upper()}{weights[1:]}. {len(table.images)} of {len(SUBJECTS)} images, "
         f"{len(table.cells)} of {len(CELLS)} cells.",
         f"### By damage\n\n{by_cell(table)}",
         f"### By age: change of squared error, template units\n\n{by_age(table)}",

@@ -85,4 +85,5 @@ def test_the_table_of_a_page_is_replaced_between_its_marks(found):
 
 
 def test_an_empty_run_has_tables_without_rows():
-    assert "0 of" in markdown([], "tiny", "0" * 64)
+    assert "0 of" in markdown([], "weights `tiny`")
+    assert markdown([], "weights by age").startswith("Weights by age. ")
