@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bmex_bids.common.boxes import bounding_box
+from bmex_bids.common.noise import noise_sigma
 from bmex_bids.degrade.blur import average_slabs, slab_centres
 from bmex_bids.evaluation.segmentation import segment
-from bmex_bids.imaging.noise import noise_sigma, non_local_means
+from bmex_bids.imaging.noise import non_local_means
 from bmex_bids.metrics.reference import mse, psnr, ssim
 from bmex_bids.metrics.structure import Structure
 from bmex_bids.metrics.tissue import dice

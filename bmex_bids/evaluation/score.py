@@ -18,22 +18,27 @@ import numpy as np
 import scipy.ndimage
 from numpy.typing import NDArray
 
+from bmex_bids.common.noise import noise_sigma
 from bmex_bids.degrade.cells import CELLS
 from bmex_bids.evaluation import torchio_cells
 from bmex_bids.exceptions import UsageError
-from bmex_bids.imaging.noise import noise_sigma, non_local_means
+from bmex_bids.imaging.intensity import TOP
+from bmex_bids.imaging.noise import non_local_means
 from bmex_bids.metrics.confidence import rank_correlation
 from bmex_bids.metrics.tissue import GM, WM, tct
 from bmex_bids.network.inference.score import (
     GRID_MM,
+    RANGE,
     Score,
     after_change,
     change_between,
     level,
+    of_slices,
     score,
 )
 from bmex_bids.network.models.score import MEAN
 from bmex_bids.network.weights.registry import WeightRecord
+from bmex_bids.refocus.thick import find_thick_slices
 from bmex_bids.training.images import CleanImage
 from bmex_bids.training.linear import VALIDATION, Source, read
 
@@ -113,6 +118,8 @@ def row_of(unit: Unit, clean: CleanImage, record: WeightRecord) -> Row:
     """The figures of a unit."""
     image = np.where(clean.mask, damaged(clean, unit.cell, unit.draw), 0).astype(np.float32)
     found = score(image, clean.mask, record)
+    if found is not None:  # as the app knows from its first step
+        found = of_slices(found, slices_in(image, clean))
     table = {} if found is None else found.as_table()
     brain = float(image[clean.mask].mean())
     own = noise_sigma(clean.data, clean.mask) / (MEAN * 2.5) * 100
@@ -134,6 +141,16 @@ def row_of(unit: Unit, clean: CleanImage, record: WeightRecord) -> Row:
         "draw": str(unit.draw),
         **{name: f"{values[name]:.5g}" for name in COLUMNS[3:] if name in values},
     }
+
+
+def slices_in(image: Array, clean: CleanImage) -> float:
+    """Thickness of slices that an image shows, mm; 0 for none."""
+    import torch
+
+    support = torch.from_numpy(scipy.ndimage.binary_fill_holes(clean.mask).astype(np.float32))
+    scaled = torch.from_numpy(image * (TOP / (MEAN * RANGE)))
+    thick = find_thick_slices(scaled, support, clean.spacing)
+    return 0.0 if thick is None else thick.thickness * clean.spacing[thick.axis]
 
 
 def _reported(

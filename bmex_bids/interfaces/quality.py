@@ -40,7 +40,7 @@ from bmex_bids.metrics.change import (
 from bmex_bids.metrics.contrast import fluid_contrast
 from bmex_bids.metrics.gate import Measures, judge, largest_change
 from bmex_bids.metrics.tissue import quality_index, tct
-from bmex_bids.network.inference.score import after_change, change_between, score
+from bmex_bids.network.inference.score import after_change, change_between, of_slices, score
 
 #: what a sidecar says of the image's quality, besides the tissues' volumes; the figures of the
 #: mask are under its key ``Mask``
@@ -84,6 +84,7 @@ class MeasureQualityInput(BaseInterfaceInputSpec):
     contrast = traits.Enum(*SUFFIXES, usedefault=True, desc="that the image is said to have")
     score_weights = traits.Dict(desc="record of the network that scores; none: no score")
     intensity_json = File(exists=True, desc="how the histogram was matched, for the score")
+    refocus = traits.Dict(desc="slices: Thickness in mm, where the image showed thick ones")
 
 
 class MeasureQualityOutput(TraitedSpec):
@@ -178,7 +179,8 @@ def scores(inputs: Any) -> dict[str, Any]:
     """The key ``Score``: the network's estimates before and after, None where it cannot tell.
 
     It gets images that are linear in the input's intensities, as in training: the histogram
-    matching is undone.  What it says of the enhanced image is no better than the change explains.
+    matching is undone.  What it says of the enhanced image is no better than the change explains,
+    and of the image as it came no finer than its voxels, and than slices that were found in it.
     """
     if not isdefined(inputs.score_weights):
         return {}
@@ -193,12 +195,21 @@ def scores(inputs: Any) -> dict[str, Any]:
         images.append(match.invert(data_of(image)))
         found.append(score(images[-1], inside, record, spacing_mm=spacing))
     before, after = found
+    if before is not None:
+        before = of_slices(before, slices_of(inputs))
     if before is not None and after is not None:
         after = after_change(before, after, change_between(images[0], images[1], inside))
     table: dict[str, Any] = {"weights": record.name}
     for when, estimated in (("before", before), ("after", after)):
         table[when] = None if estimated is None else estimated.as_table()
     return {"Score": table}
+
+
+def slices_of(inputs: Any) -> float:
+    """The longest edge of the image's voxels, or the thickness of slices found in it, mm."""
+    edge = max(voxel_sizes(read(inputs.corrected).affine))
+    known = inputs.refocus.get("slices") or {} if isdefined(inputs.refocus) else {}
+    return float(max(edge, known.get("Thickness", 0.0)))
 
 
 def turn_in_words(turn: str | None) -> str | None:

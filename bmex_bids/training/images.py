@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bmex_bids.common.boxes import bounding_box
+from bmex_bids.common.noise import noise_sigma
 from bmex_bids.exceptions import UsageError
 from bmex_bids.imaging.intensity import load_histogram, match_histogram, n4, rescale_robust
-from bmex_bids.imaging.noise import noise_sigma, non_local_means
+from bmex_bids.imaging.noise import non_local_means
 from bmex_bids.imaging.orientation import conform, load_image
 from bmex_bids.imaging.resampling import resample_to_spacing
 from bmex_bids.training.labels import contrast_is_sure, tissue_labels

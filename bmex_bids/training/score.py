@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from bmex_bids.common.noise import noise_sigma
 from bmex_bids.degrade.blur import thick_slices
 from bmex_bids.degrade.levels import severity
-from bmex_bids.imaging.noise import noise_sigma
 from bmex_bids.imaging.orientation import voxel_sizes
 from bmex_bids.network.inference.score import GRID_MM, LEVEL_RMS, NINETY, level
 from bmex_bids.network.models.score import QUANTITIES, ScoreNet, statistics

@@ -41,6 +41,7 @@ INPUTS = [
     "corrected_before",
     "native_before",
     "matched_before",
+    "refocus",
 ]
 #: on the grid of the input
 RESTORED = Restore.output_spec().copyable_trait_names()
@@ -164,7 +165,13 @@ def init_enhance_wf(
                     ("corrected_before", "corrected"),
                     *(
                         (field, field)
-                        for field in ("mask", "mask_res", "mask_info", "intensity_json")
+                        for field in (
+                            "mask",
+                            "mask_res",
+                            "mask_info",
+                            "intensity_json",
+                            "refocus",
+                        )
                     ),
                 ],
             ),

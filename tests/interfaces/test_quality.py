@@ -287,6 +287,23 @@ def test_the_score_after_is_no_better_than_the_change_explains(quality, tmp_path
         assert rules["motion after"] == verdict
 
 
+def test_the_resolution_before_is_no_finer_than_what_is_known(quality, tmp_path, monkeypatch):
+    (record,) = [record for record in bundled() if record.kind == "score"]
+    path = tmp_path / "intensity.json"
+    path.write_text(json.dumps({"match": {"source": [0, 1000], "reference": [0, 1000]}}))
+    exact = Estimate(0.5, 0.4, 0.6)
+    monkeypatch.setattr(nodes, "score", lambda *_, **__: Score(exact, exact, exact))
+
+    def resolution(**more):
+        found, _, _ = quality(score_weights=as_table(record), intensity_json=str(path), **more)
+        return [found["Score"][when]["resolution_mm"] for when in ("before", "after")]
+
+    assert resolution() == pytest.approx([SPACING, 0.5])
+    thick = {"applied": True, "slices": {"Axis": 2, "Thickness": 9.0}}
+    assert resolution(refocus=thick) == pytest.approx([9.0, 0.5])
+    assert resolution(refocus={"applied": False, "slices": {}}) == pytest.approx([SPACING, 0.5])
+
+
 def test_without_a_network_there_is_no_score(quality):
     figures, _, _ = quality()
     assert "Score" not in figures

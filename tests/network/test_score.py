@@ -16,6 +16,7 @@ from bmex_bids.network.inference.score import (
     change_between,
     chosen_slices,
     level,
+    of_slices,
     rms_of,
     score,
 )
@@ -137,3 +138,13 @@ def test_a_change_is_that_of_the_brain_in_its_own_unit(brain):
     noise = np.random.default_rng(0).normal(0, 10, data.shape).astype(np.float32)
     scale = 400 / data[mask].mean()
     assert change_between(data, data + noise, mask) == pytest.approx(10 * scale, rel=0.05)
+
+
+def test_a_score_knows_the_slices():
+    seen = Estimate(1.2, 1.0, 1.5)
+    found = Score(Estimate(1.0, 0.5, 1.5), Estimate(2.0, 1.0, 3.0), seen)
+    assert of_slices(found, 1.1) is found
+    known = of_slices(found, 2.4)
+    assert known.resolution_mm == Estimate(2.4, 2.4, 2.4)
+    assert (known.motion, known.noise_percent) == (found.motion, found.noise_percent)
+    assert of_slices(found, 1.3).resolution_mm == Estimate(1.3, 1.3, 1.5)

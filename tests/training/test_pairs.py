@@ -8,10 +8,10 @@ import torch
 from scipy import ndimage
 
 from bmex_bids.common.boxes import bounding_box
+from bmex_bids.common.noise import noise_sigma
 from bmex_bids.degrade.cells import CELLS, QUICK
 from bmex_bids.degrade.recipe import Recipe
 from bmex_bids.exceptions import UsageError
-from bmex_bids.imaging.noise import noise_sigma
 from bmex_bids.training import enhance, pairs
 from bmex_bids.training.images import (
     LOGGER,

@@ -170,6 +170,14 @@ def after_change(before: Score, after: Score, change: float) -> Score:
     return replace(after, motion=Estimate(least, seen.low, max(seen.high, least)))
 
 
+def of_slices(found: Score, slices_mm: float) -> Score:
+    """A score whose resolution is no finer than the slices that an image is known to have."""
+    seen = found.resolution_mm
+    if seen.value >= slices_mm:
+        return found
+    return replace(found, resolution_mm=Estimate(slices_mm, slices_mm, max(seen.high, slices_mm)))
+
+
 def change_between(before: Array, after: Array, mask: Mask) -> float:
     """Root mean square of the difference in the brain, each image scaled to a mean of 400.
 
