@@ -186,6 +186,14 @@ def test_the_page_shows_before_and_after_and_takes_a_rating(made, viewer, output
     assert f"{NAME}\t2\tfine\t" in (output / "ratings.tsv").read_text()
 
 
+def test_the_letters_of_the_directions_can_be_read(made, viewer, browser):
+    """They were dim and lay under the cross hair."""
+    browser.open(address(viewer, made))
+    browser.wait(lambda: browser.evaluate("window.shown") == NAME)
+    left = browser.pixels("canvas")[5:100, :10]  # beside the vertex
+    assert (left.min(axis=2) > 100).sum() >= 10
+
+
 def test_the_uncertainty_is_a_layer_of_colours_where_the_output_has_it(output, browser):
     like = nib.load(output / "sub-01/anat/sub-01_desc-brain_mask.nii.gz")
     inside = np.asarray(like.dataobj) > 0
