@@ -23,6 +23,7 @@ from bmex_bids.inputs.tables import read_table
 from bmex_bids.inputs.units import (
     COLUMNS,
     DAYS_PER_MONTH,
+    DAYS_PER_YEAR,
     SUBJECT_COLUMNS,
     age_columns,
     counts_before_birth,
@@ -88,6 +89,7 @@ def find_age(
     reading = nearest.reading
     checked(reading.age)
     others = [item for item in farther if isinstance(item.reading, Reading)]
+    _refuse_doubtful_unit(reading, [item.reading for item in others], image)
     doubts = list(reading.doubts)
     notes = [*nearest.source.notes, *reading.notes]
     sessions = sessions_with_images(image, bids_dir) if image.session else []
@@ -210,6 +212,25 @@ def _without_unit(source: Source) -> list[str]:
 def _name(item: _Found) -> str:
     reading = item.reading
     return reading.table if isinstance(reading, Unknown) else reading.age.source
+
+
+def _refuse_doubtful_unit(
+    reading: Reading, others: Sequence[Reading | Unknown], image: SourceImage
+) -> None:
+    """Refuse BIDS' default unit where another table of the dataset says another for its ages."""
+    if not reading.unit_guessed or reading.age.fetal:
+        return
+    for other in others:
+        if not isinstance(other, Reading) or other.unit_guessed:
+            continue
+        unit = unit_days(other.age.unit)
+        if unit is not None and not unit[1] and unit[0] != DAYS_PER_YEAR:
+            raise AgeError(
+                f"expected to know the unit of {reading.age.value} for {image.name} in "
+                f"{reading.age.source}, found none, and {other.age.source} has {other.age.written}, "
+                f"not BIDS' default, years; write 'Units' for the column {reading.age.column} into "
+                "its JSON sidecar, or give --age-months"
+            )
 
 
 def _overruled(age: Age, others: Sequence[Reading | Unknown]) -> list[str]:

@@ -524,3 +524,28 @@ def test_a_sidecar_that_is_no_json_is_named_where_it_would_say_the_unit(bids_ske
         described = text.replace('"Units"', '"Description": "Alter, M\u00e4dchen", "Units"')
         sidecar.write_bytes(described.encode(encoding))
         assert find_age(image_in(root, None), root).months == 7
+
+
+# ------------------------------------------------------------------ units of several tables
+@pytest.mark.parametrize("unit", ["months", "weeks since birth", "days"])
+@pytest.mark.parametrize("near", [SESSIONS, TOP_SESSIONS, SCANS])
+def test_years_are_not_guessed_where_another_table_says_another_unit(bids_skeleton, near, unit):
+    """An infant of 24 months became an adult of 24 years, with a warning."""
+    table = {
+        SESSIONS: sessions("24"),
+        TOP_SESSIONS: "participant_id\tsession_id\tage\nsub-01\t00m\t24\n",
+        SCANS: scans("24"),
+    }[near]
+    files = {near: table, PEOPLE: people("6"), "participants.json": {"age": {"Units": unit}}}
+    with pytest.raises(AgeError, match=r"the unit of 24 for sub-01.*write 'Units'"):
+        found(bids_skeleton, files)
+    said = near.replace(".tsv", ".json")
+    age = found(bids_skeleton, files | {said: {"age": {"Units": "months"}}})
+    assert age.months == 24
+    assert found(bids_skeleton, files, override_months=24).months == 24
+
+
+@pytest.mark.parametrize("people_say", ["6 years", "6", "38 weeks of gestation", "n/a"])
+def test_years_are_taken_where_no_other_table_says_otherwise(bids_skeleton, people_say):
+    age = found(bids_skeleton, {SESSIONS: sessions("24"), PEOPLE: people(people_say)})
+    assert age.months == 288
