@@ -37,6 +37,9 @@ SOFT_RIM, NEXT_TO_NOTHING, EDGE = 0.05, 0.02, 0.2
 #: outside a found brain (stripped halves of nine brains: up to 0.07; the scalp over a child's
 #: vertex: 0.15, a neck or a face: more; a slab of a head, cut twice: 0.05)
 RIM_MM, MOST_BEYOND = 6.0, 0.1
+#: and how large the cut face is (see ``HeadSigns.flat``); halves: 0.77 and more, a stump of a neck
+#: that a stripper left: 0.4 and less
+CUT_THROUGH = 0.6
 #: how :func:`without_offset` recognises an offset: the object's distance from a constant background
 #: over the distance of its 15th and 85th percentile (39 real images: up to 5.8); and by how many of
 #: the latter the background is put below the 15th percentile at most
@@ -117,8 +120,8 @@ def is_all_brain(image: nib.Nifti1Image, found: Mask) -> bool:
     """Whether all that an image shows is the brain that was found in it.
 
     A stripped brain that was cut through has a face as flat as a neck's, so :func:`is_stripped`
-    takes it for a head; a stripping network then rounds its edges.  It must be cut once, show no
-    skull, have a constant around it, and little that is far from what was found.
+    takes it for a head; a stripping network then rounds its edges.  It must be cut once, far from
+    its ends, show no skull, have a constant around it, and little far from what was found.
 
     Parameters
     ----------
@@ -128,7 +131,7 @@ def is_all_brain(image: nib.Nifti1Image, found: Mask) -> bool:
     signs, spacing = head_signs(image), voxel_sizes(image.affine)
     if signs is None or signs.noise > 0 or signs.dark_shell > SHELL_LIMIT or signs.cuts > 1:
         return False
-    if not found.any():
+    if signs.flat < CUT_THROUGH or not found.any():
         return False
     there = brain_voxels(image)
     beyond = scipy.ndimage.distance_transform_edt(~found, sampling=spacing)[there] > RIM_MM

@@ -209,6 +209,11 @@ def test_what_was_found_is_all_there_is(head_phantom):
     assert not all_brain(brain, np.zeros_like(found))
     assert not all_brain(brain, found & (np.arange(found.shape[2]) < found.shape[2] // 2))
     assert not all_brain(np.where(np.arange(found.shape[2]) < found.shape[2] // 2, brain, 0))
+    stump = head.brain.get_fdata()
+    middle = [n // 2 for n in stump.shape]
+    stump[middle[0] - 14 : middle[0] + 14, middle[1] - 14 : middle[1] + 14, 10 : middle[2]] = 480
+    assert head_signs(nib.Nifti1Image(stump.astype(np.float32), head.image.affine)).cuts == 1
+    assert not all_brain(stump, head.mask)  # a stripper left some of the neck
     neck = brain.copy()
     neck[10:35, 30:70, :20] = 500
     assert not all_brain(neck)
