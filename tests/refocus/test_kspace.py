@@ -9,7 +9,14 @@ import torch
 from swing import SWING
 
 from bmex_bids.degrade.motion import Trajectory, apply_motion, periodic, rotate
-from bmex_bids.refocus.kspace import LineMotion, fourier, turned, undo
+from bmex_bids.refocus.kspace import (
+    LineMotion,
+    _shifted_lines,
+    fourier,
+    over_plane,
+    turned,
+    undo,
+)
 
 STEPS = (1.0, 1.4, 0.8)
 PHASE_AXES = pytest.mark.parametrize("phase_axis", [0, 1, 2])
@@ -62,6 +69,40 @@ def test_the_adjoint_is_the_adjoint(phase_axis, turn_axis):
     torch.testing.assert_close(left, (x * back).sum(), rtol=1e-3, atol=1e-2)
     real = motion.adjoint(fourier(y, phase_axis), real=True)
     torch.testing.assert_close(real, back.real, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("is_complex", [False, True])
+@pytest.mark.parametrize("shape", [(12, 14, 10), (13, 11, 15)], ids=["even", "odd"])
+@pytest.mark.parametrize(("axis", "by"), [(0, 1), (1, 0), (2, 1), (0, 2)])
+def test_the_gradient_by_hand_is_that_of_autograd(shape, axis, by, is_complex):
+    draw = torch.Generator().manual_seed(2)
+    image, weight = torch.randn((2, *shape), generator=draw)
+    if is_complex:
+        image = torch.complex(image, torch.randn(shape, generator=draw))
+    voxels = torch.randn(shape[by], generator=draw)
+
+    def literal(image, voxels):
+        n = shape[axis]
+        frequencies = torch.fft.fftfreq(n) if is_complex else torch.fft.rfftfreq(n)
+        ramp = over_plane(torch.exp(-2j * np.pi * torch.outer(frequencies, voxels)), axis, by)
+        if is_complex:
+            return torch.fft.ifft(torch.fft.fft(image, dim=axis) * ramp, dim=axis)
+        return torch.fft.irfft(torch.fft.rfft(image, dim=axis) * ramp, n=n, dim=axis)
+
+    def values(shift):
+        given = image.clone().requires_grad_(), voxels.clone().requires_grad_()
+        shifted = shift(*given)
+        return shifted.detach(), *torch.autograd.grad((weight * shifted.abs()).sum(), given)
+
+    wanted = values(literal)
+    found = values(lambda image, voxels: _shifted_lines(image, voxels, axis, by))
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+    still = image.clone(), voxels.clone().requires_grad_()  # the first shear of a still head
+    (alone,) = torch.autograd.grad(
+        (weight * _shifted_lines(*still, axis, by).abs()).sum(), still[1]
+    )
+    torch.testing.assert_close(alone, wanted[2], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
