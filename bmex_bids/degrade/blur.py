@@ -33,7 +33,7 @@ def thick_slices(image: Array, axis: int, factor: float, degree: int = 1) -> Arr
         raise ValueError(f"expected a slice thickness of at least one voxel, got {factor}")
     n = image.shape[axis]
     matrix = spline_weights(n, slab_centres(n, factor), degree) @ _slab_matrix(n, factor)
-    return _mix(np.where(np.abs(matrix) < NEGLIGIBLE, 0, matrix), image, axis)
+    return mixed_along(np.where(np.abs(matrix) < NEGLIGIBLE, 0, matrix), image, axis)
 
 
 def average_slabs(image: Array, axis: int, factor: float) -> Array:
@@ -50,10 +50,10 @@ def average_slabs(image: Array, axis: int, factor: float) -> Array:
     """
     if factor < 1:
         raise ValueError(f"expected a slice thickness of at least one voxel, got {factor}")
-    return _mix(_slab_matrix(image.shape[axis], factor), image, axis)
+    return mixed_along(_slab_matrix(image.shape[axis], factor), image, axis)
 
 
-def _mix(matrix: NDArray[np.float64], image: Array, axis: int) -> Array:
+def mixed_along(matrix: NDArray[np.float64], image: Array, axis: int) -> Array:
     """Multiply each line along an axis by a matrix with few entries a row.
 
     Sparse, because the dense product (BLAS) rounds differently with another number of threads.

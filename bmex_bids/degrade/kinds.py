@@ -18,7 +18,17 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from bmex_bids.degrade import blur, ghost, intensity, motion, noise, readout, sampling, steps
+from bmex_bids.degrade import (
+    blur,
+    ghost,
+    intensity,
+    low_field,
+    motion,
+    noise,
+    readout,
+    sampling,
+    steps,
+)
 from bmex_bids.degrade.checks import Check, Step, across, flag, number, path, shares, table, whole
 from bmex_bids.degrade.steps import MOST_ROTATIONS, SEVERITIES, Draw
 
@@ -195,6 +205,10 @@ def _gibbs(image: Array, spacing: Spacing, step: Step, workers: int) -> Array:
     return sampling.gibbs(image, tuple(step["kept"]), workers=workers)
 
 
+def _low_field(image: Array, spacing: Spacing, step: Step, workers: int) -> Array:
+    return low_field.scan(image, spacing, step).interpolated()
+
+
 _PIECEWISE = Act(
     "motion-piecewise", _piecewise,
     {"times": table((None,)), "poses": table((None, 6)), "smooth": flag, "phase_axis": _AXIS},
@@ -239,6 +253,14 @@ _PARALLEL = Act(
 _SMOOTH = Act("smoothing", _smooth, {"fwhm_mm": number(0)})
 _BIAS = Act("bias-field", _bias, {"control": table((None, None, None))})
 _GAMMA = Act("gamma", _gamma, {"exponent": number(1e-3, 1e3), "reference": number(1e-30)})
+_LOW_FIELD = Act(
+    "low-field", _low_field,
+    {
+        "axis": _AXIS, "plane_mm": number(0), "thickness_mm": number(0), "fwhm_mm": number(0),
+        "exponent": number(1e-3, 1e3), "reference": number(1e-30),
+        "control": table((None, None, None)), "sigma": number(0), "seed": _SEED,
+    },
+)  # fmt: skip
 _GHOSTS = Act(
     "ghosting", _ghosting,
     {"strength": number(0, 0.95), "period": number(1), "phase": number(), "phase_axis": _AXIS},
@@ -271,6 +293,7 @@ KINDS: Mapping[str, Kind] = {
     "contrast": Kind(_GAMMA, "exponent", _levels(1.15, 1.3, 1.5, 1.75, 2), 1, 10, steps.contrast),
     "ghosting": Kind(_GHOSTS, "% of image", _levels(5, 10, 20, 35, 50), 0, 95, steps.ghosts),
     "fold-over": Kind(_FOLD, "% of the head", _levels(5, 12, 20, 30, 40), 0, 90, steps.fold_over),
+    "low-field": Kind(_LOW_FIELD, "% of 64 mT's", _levels(25, 50, 75, 100, 125), 0, 200, steps.low_field),
     "gibbs": Kind(_GIBBS, "% of k-space", _levels(20, 35, 50, 60, 70), 0, 90, steps.gibbs),
 }  # fmt: skip
 #: what a step may be

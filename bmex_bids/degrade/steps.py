@@ -42,6 +42,19 @@ CONTINUOUS_POSES = 9
 MIXED_POSES = 5
 #: lines at which the size of a drawn motion is measured
 NOMINAL_LINES = 192
+#: of a scan at 64 mT: edges of a voxel in plane and across, mm (the usual scan of the Swoop is 1.5 ×
+#: 1.5 × 5 mm in Deoni et al., NeuroImage 2021, and 1.6 × 1.6 × 5 mm in later versions)
+PLANE_MM, SLICE_MM = 1.6, 5.0
+#: mm (FWHM) in plane: the read-out's filter and the decay along the echoes; one voxel, our choice
+READOUT_MM = 1.6
+#: exponent of its intensities: grey matter of 0.7 of white matter's signal gets 0.78.  T1 of grey
+#: over white matter is 1.2 at 50 mT (O'Reilly and Webb, Magn. Reson. Med. 2022) and 1.6 at 3 T
+#: (Stanisz et al., Magn. Reson. Med. 2005)
+FLATTER = 0.7
+#: its receive field, % peak to peak: twice the strongest of BrainWeb, our choice
+LOW_BIAS = 80.0
+#: its noise, % of the range: white matter has about ten times as much signal, our choice
+LOW_NOISE = 9.0
 #: slices of a 2-D scan, mm
 THINNEST_MM, THICKEST_MM = 1.5, 5.0
 
@@ -285,6 +298,23 @@ def bias(value: float, rng: np.random.Generator, scan: Scan) -> Step:
     control = (control - control.min()) / (control.max() - control.min())
     factor = 1 + (2 * control - 1) * value / 200
     return {"kind": "bias-field", "control": np.log(factor).tolist()}
+
+
+def low_field(value: float, rng: np.random.Generator, scan: Scan) -> Step:
+    """A scan at so many % of the way to a portable scanner of 64 mT."""
+    share = value / 100
+    return {
+        "kind": "low-field",
+        "axis": scan.slice_axis,
+        "plane_mm": share * PLANE_MM,
+        "thickness_mm": share * SLICE_MM,
+        "fwhm_mm": share * READOUT_MM,
+        "exponent": FLATTER**share,
+        "reference": scan.intensity_range,
+        "control": bias(share * LOW_BIAS, rng, scan)["control"],
+        "sigma": share * LOW_NOISE / 100 * scan.intensity_range,
+        "seed": draw_seed(rng),
+    }
 
 
 def contrast(value: float, rng: np.random.Generator, scan: Scan) -> Step:
