@@ -86,6 +86,10 @@ COMMANDS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = 
         "registration of damaged painted heads of known structures, before and after (hours)",
         partial(evaluate_pages.add_arguments, name="downstream"),
     ),
+    "low-field": (
+        "scans of 64 mT, simulated: bmex against splines and non-local means, with pictures (hours)",
+        partial(evaluate_pages.add_arguments, name="low-field"),
+    ),
     "strip": (
         "brain masks of real heads against those of another program, with pictures (minutes)",
         evaluate_strip.add_arguments,

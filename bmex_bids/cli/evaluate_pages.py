@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Commands of ``bmex-evaluate`` that go over images and write one page.
 
-``harmonisation`` and ``downstream``: a module of ``evaluation`` each, with ``IMAGES``, ``plan``,
+``harmonisation``, ``downstream`` and ``low-field``: a module of ``evaluation`` each, with ``IMAGES``, ``plan``,
 ``do_unit``, ``TABLE``, ``table`` and ``markdown``.
 """
 
@@ -28,7 +28,7 @@ def _work(options: argparse.Namespace, name: str) -> int:
     from bmex_bids.evaluation.summary import replaced
     from bmex_bids.outputs.files import write_text
 
-    module = importlib.import_module(f"bmex_bids.evaluation.{name}")
+    module = importlib.import_module(f"bmex_bids.evaluation.{name.replace('-', '_')}")
     figures, weights = figures_of(options, module)
     text = module.markdown(figures, weights)
     written = [write_text(options.out / f"{name}.md", text)]

@@ -95,14 +95,21 @@ class Passed:
 def through_app(
     image: Path, subject: Subject, networks: Networks, work: Path, mask: Path | None = None
 ) -> Passed:
-    """Run the app's workflow for one image.
+    """Run the app's workflow for one image; parameters and errors are those of :func:`nodes_of`."""
+    return passed(nodes_of(image, subject, networks, work, mask))
+
+
+def nodes_of(
+    image: Path, subject: Subject, networks: Networks, work: Path, mask: Path | None = None
+) -> dict[str, Any]:
+    """Node of the app's workflow for one image → its outputs.
 
     Parameters
     ----------
     image : NIfTI file, axes LPS
     subject : says age and contrast
     networks : to run
-    work : folder for intermediate files
+    work : folder for intermediate files, and for those that the outputs name
     mask : brain mask of an image that was stripped; without it the app strips
 
     Raises
@@ -121,7 +128,7 @@ def through_app(
         request.Machine(device=networks.device, omp_nthreads=networks.threads),
     )
     workflow.remove_nodes([workflow.get_node(name) for name in LEFT_OUT])
-    return passed(_run(workflow, work))
+    return _run(workflow, work)
 
 
 def prepared_by_app(
@@ -129,8 +136,19 @@ def prepared_by_app(
 ) -> tuple[nib.Nifti1Image, NDArray[np.bool_]]:
     """What the app gives its network, and the mask, both on the network's grid.
 
-    The parameters are those of :func:`through_app`.
+    The parameters are those of :func:`nodes_of`.
     """
+    results = preparation_of(image, subject, networks, work, mask)
+    return (
+        read(results["match_histogram"].out_file),
+        data_of(read(results["correct_brain"].mask_res)) > 0.5,
+    )
+
+
+def preparation_of(
+    image: Path, subject: Subject, networks: Networks, work: Path, mask: Path | None = None
+) -> dict[str, Any]:
+    """Node of the app's first stage → its outputs, as :func:`nodes_of` has them."""
     engine.configure(crash_dir=work, stop_on_first_crash=True)
     workflow = init_preprocess_wf(
         _planned(image, subject, mask),
@@ -140,11 +158,7 @@ def prepared_by_app(
         motion_correction="off",  # what is prepared is clean; its damage comes later
         mem_gb=1.0,
     )
-    results = _run(workflow, work)
-    return (
-        read(results["match_histogram"].out_file),
-        data_of(read(results["correct_brain"].mask_res)) > 0.5,
-    )
+    return _run(workflow, work)
 
 
 def _planned(image: Path, subject: Subject, mask: Path | None) -> PlannedImage:
