@@ -88,13 +88,10 @@ class Seen:
 def plan(settings: Settings) -> Iterator[Unit]:
     """A unit an image; UsageError for one that is not there."""
     for image in settings.images:
-        subject = subject_of(image)
-        path = settings.data / subject.path
-        require_data(path)
-        key = key_of(
-            FIGURES_VERSION, sha256(path), json.dumps(fault(1.0, subject.seed)),
-            f"{NLM_STRENGTH} {NLM_SEARCH}", settings.networks_for(subject).version,
-        )  # fmt: skip
+        subject, version = subject_of(image), f"{FIGURES_VERSION} {NLM_STRENGTH} {NLM_SEARCH}"
+        require_data(path := settings.data / subject.path)
+        damage = json.dumps(fault(1.0, subject.seed))
+        key = key_of(version, sha256(path), damage, settings.networks_for(subject).version)
         yield Unit(image, CELL, {(image, CELL, method): key for method in METHODS})
 
 
