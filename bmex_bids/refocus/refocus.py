@@ -23,9 +23,11 @@ from bmex_bids.refocus.lines import UnevenLines, find_uneven_lines, without_spik
 from bmex_bids.refocus.search import (
     FEWEST_LINES,
     Found,
+    View,
     find,
     gradient_entropy,
     of_whole_image,
+    smaller,
 )
 from bmex_bids.refocus.thick import Within, find_thick_slices
 
@@ -37,6 +39,8 @@ LEAST_SIGNED = 0.0062
 LEAST_GAIN = 0.005
 #: the same in the whole image, where the coarse view of a search may be wrong
 LEAST_GAIN_WHOLE = 0.006
+#: the same as a share of what the coarse view gains: too large a motion sharpens only that
+LEAST_SHARE = 0.5
 #: cycles per line
 SAME_FREQUENCY = 0.01
 #: of :func:`~bmex_bids.refocus.kspace.undo`; a brain stripped after it moved loses by more
@@ -167,12 +171,31 @@ def _without_motion(
     found = find(image, spacing, LEAST_SIGNED)
     if found is None or found[0].gain > -LEAST_GAIN:
         return moved
-    motion = of_whole_image(found[0].wave, found[1], spacing)
-    still = undo(image, support, motion, ITERATIONS)
-    entropy = float(gradient_entropy(still, head))
+    best, view = found
+    motion, still, entropy = _undone(image, support, head, best, view, spacing)
     if entropy > moved.entropy - LEAST_GAIN_WHOLE:
         return moved
-    return _Mended(still, entropy, _facts(found[0], motion))
+    if entropy - moved.entropy > LEAST_SHARE * best.gain:
+        best = smaller(best, view)
+        large = entropy
+        motion, still, entropy = _undone(image, support, head, best, view, spacing)
+        if entropy >= large:
+            return moved
+    return _Mended(still, entropy, _facts(best, motion))
+
+
+def _undone(
+    image: Tensor,
+    support: Tensor,
+    head: Tensor,
+    found: Found,
+    view: View,
+    spacing: Sequence[float],
+) -> tuple[LineMotion, Tensor, float]:
+    """The motion, the whole image without it, and the entropy of that."""
+    motion = of_whole_image(found.wave, view, spacing)
+    still = undo(image, support, motion, ITERATIONS)
+    return motion, still, float(gradient_entropy(still, head))
 
 
 def _of_motion(uneven: UnevenLines, motion: dict[str, Any]) -> bool:

@@ -70,6 +70,10 @@ UNITS = np.array([1.0, 1.0, 1.0, 1.0, 0.5, 0.7])
 STEEP = 100.0
 #: nats by which a wave without rotation must lower the entropy to be followed
 PROMISING = 0.001
+#: nats for the share of the image that a head at rest, moved again, leaves unexplained
+MISFIT = 0.6
+#: shares of the cosine and of the sine of a motion that may be too large
+SMALLER = ((1.0, 1.0), (0.7, 1.0), (0.4, 1.0), (0.7, 0.6), (0.4, 0.6))
 
 
 @dataclass(frozen=True)
@@ -192,19 +196,30 @@ class View:
         image = self.motion(shifts, None, None).adjoint(self._spectrum)
         return gradient_entropy(image, self._head) - self._before
 
-    def gain_undone(self, shifts: Tensor, turns: Tensor, axis: int | None) -> Tensor:
+    def gain_undone(
+        self, shifts: Tensor, turns: Tensor, axis: int | None, misfit: float = 0.0
+    ) -> Tensor:
         """The same when the motion is undone once, with the phase that it makes.
 
         Without the phase, the entropy is least for a part of a strong motion only.
+
+        Parameters
+        ----------
+        misfit : nats that are added for the share of the image (root mean square) which the
+            result, moved again, does not explain; a motion that is too large leaves more
         """
         motion = self.motion(shifts, turns, axis)
         image = undo(self.image, self._support, motion, 1)
-        return gradient_entropy(image, self._head) - self._before
+        gain = gradient_entropy(image, self._head) - self._before
+        if misfit:
+            left = self._support * (motion.forward(image).abs() - self.image)
+            gain = gain + misfit * left.norm() / self.image.norm()
+        return gain
 
-    def of_wave(self, wave: Wave) -> float:
+    def of_wave(self, wave: Wave, misfit: float = 0.0) -> float:
         """The same for a wave."""
         poses = _poses(self.lines, wave.frequency, wave.phase, wave.size)
-        return float(self.gain_undone(*poses, wave.axis))
+        return float(self.gain_undone(*poses, wave.axis, misfit))
 
 
 def _middle(image: Tensor, spacing: Sequence[float], phase_axis: int) -> tuple[Tensor, list[int]]:
@@ -294,18 +309,19 @@ def starts(view: View, count: int = 3) -> list[tuple[float, Wave]]:
     return result
 
 
-def descend(view: View, wave: Wave, evaluations: int) -> tuple[float, Wave]:
+def descend(view: View, wave: Wave, evaluations: int, misfit: float = 0.0) -> tuple[float, Wave]:
     """Follow the gradient of the entropy (L-BFGS); the best wave on the way, and its gain.
 
-    Gain 0 and the wave that was given where nothing on the way lowers the entropy.
+    Gain 0 and the wave that was given where nothing on the way lowers the entropy.  With the
+    misfit of :meth:`View.gain_undone`, the best wave of all, and the sum of both.
     """
-    best = (0.0, wave)
+    best = (math.inf if misfit else 0.0, wave)
 
     def entropy(scaled: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         nonlocal best
         numbers = torch.tensor(scaled * UNITS, dtype=torch.float32, requires_grad=True)
         poses = _poses(view.lines, numbers[4] / view.lines, numbers[5], numbers[:4])
-        gain = view.gain_undone(*poses, wave.axis)
+        gain = view.gain_undone(*poses, wave.axis, misfit)
         (slope,) = torch.autograd.grad(gain, numbers)
         value = float(gain.detach())
         if value < best[0]:
@@ -446,6 +462,25 @@ def find(
         if more < gain:
             gain, wave = more, other
     return Found(best.axis, wave, gain, best.signed), view
+
+
+def smaller(found: Found, view: View) -> Found:
+    """What explains the image best where the motion that was found is too large.
+
+    A coarse view hides what too large a motion blurs.  The misfit shows it, but takes longer.
+    """
+    wave = found.wave
+    cosine, sine = math.sin(wave.phase), math.cos(wave.phase)
+    tried = []
+    with torch.no_grad():
+        for of_cosine, of_sine in SMALLER:
+            a, b = of_cosine * cosine, of_sine * sine
+            start = replace(wave, phase=math.atan2(a, b), size=wave.size * math.hypot(a, b))
+            tried.append((view.of_wave(start, MISFIT), start))
+    tried.sort(key=lambda pair: pair[0])
+    _, wave = descend(view, tried[0][1], EVALUATIONS, MISFIT)
+    with torch.no_grad():
+        return replace(found, wave=wave, gain=view.of_wave(wave))
 
 
 def of_whole_image(wave: Wave, view: View, spacing: Sequence[float]) -> LineMotion:

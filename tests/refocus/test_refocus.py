@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -87,6 +88,37 @@ def test_motion_that_blurs_the_whole_image_is_not_undone(head, monkeypatch):
     found = refocus(head.image, head.spacing)
     assert found.image is head.image
     assert not found.applied
+
+
+@pytest.mark.parametrize(
+    ("times", "share", "applied"),
+    [(1.5, 0.0, True), (3.0, 1.0, False), (3.0, 0.6, True)],
+    ids=["right", "no-smaller-one", "smaller"],
+)
+def test_what_sharpens_the_coarse_view_far_more_than_the_image_becomes_smaller(
+    head, moved, known, monkeypatch, times, share, applied
+):
+    """Too large a motion does so; it is not undone where a smaller one sharpens no more."""
+    found, view = module.find(torch.from_numpy(moved), head.spacing, 0)
+    right = refocus(moved, head.spacing)
+    gain = times * (right.entropy_after - right.entropy_before)
+    size = 1.5 if times > 2 else 1.0
+    large = replace(found, gain=gain, wave=replace(found.wave, size=size * found.wave.size))
+    asked = []
+
+    def smaller(found, _):
+        asked.append(found)
+        return replace(found, wave=replace(found.wave, size=share * found.wave.size))
+
+    monkeypatch.setattr(module, "find", lambda *_: (large, view))
+    monkeypatch.setattr(module, "smaller", smaller)
+    again = refocus(moved, head.spacing)
+    assert again.applied == applied
+    assert (again.image is moved) != applied
+    assert bool(asked) == (times > 2)
+    if share == 0.6:
+        assert squared(again.image, head) < 0.4 * squared(moved, head)
+        assert again.motion["Translation"][1] == pytest.approx(0.9 * SWING[1], abs=0.02)
 
 
 def noisy(image):

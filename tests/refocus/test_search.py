@@ -5,17 +5,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from scipy.ndimage import center_of_mass, gaussian_filter
 from scipy.spatial.transform import Rotation
-from swing import AXIS, FREQUENCY
+from swing import AXIS, FREQUENCY, PHASE, SWING
 
 from bmex_bids.refocus import search
 from bmex_bids.refocus.search import (
     COARSE_MM,
+    Found,
     View,
     Wave,
     gradient_entropy,
@@ -160,3 +162,59 @@ def test_a_start_that_leads_nowhere_is_not_followed(head, monkeypatch):
     monkeypatch.setattr(search, "descend", lambda view, wave, evaluations: (0.0, wave))
     monkeypatch.setattr(search, "_with_turn", None)  # would be called
     assert search.find(torch.from_numpy(head.image), head.spacing, 0.005) is None
+
+
+def truth(lines):
+    """The wave that moved the head."""
+    phase = PHASE + math.pi * FREQUENCY * lines  # at the centre of k-space
+    return Wave(FREQUENCY, phase, torch.tensor(SWING[:4]), 0)
+
+
+def test_the_misfit_is_what_the_result_moved_again_leaves(head, moved):
+    view = View(torch.from_numpy(moved), head.spacing, AXIS, COARSE_MM)
+    wave = truth(view.lines)
+    motion = view.motion(*search._poses(view.lines, FREQUENCY, wave.phase, wave.size), 0)
+    back = search.undo(view.image, torch.ones_like(view.image), motion, 1)
+    left = (motion.forward(back).abs() - view.image).norm() / view.image.norm()
+    assert float(left) > 0.01
+    more = view.of_wave(wave, 2.0) - view.of_wave(wave)
+    assert more == pytest.approx(2 * float(left), rel=1e-3)
+
+
+@pytest.mark.parametrize("cosine", [1.0, 2.5], ids=["right", "too-large"])
+def test_too_large_a_motion_becomes_smaller(head, moved, monkeypatch, cosine):
+    """Where the cosine is too large, the start has less of it; else it stays."""
+    monkeypatch.setattr(search, "EVALUATIONS", 2)
+    view = View(torch.from_numpy(moved), head.spacing, AXIS, COARSE_MM)
+    wave = truth(view.lines)
+    a, b = cosine * math.sin(wave.phase), math.cos(wave.phase)
+    given = replace(wave, phase=math.atan2(a, b), size=wave.size * math.hypot(a, b))
+    with monkeypatch.context() as patch:
+        patch.setattr(search, "descend", lambda view, wave, *_: (0.0, wave))
+        start = search.smaller(Found(AXIS, given, -0.1, 0.02), view)
+    share = start.wave.size * math.sin(start.wave.phase) / (given.size * math.sin(given.phase))
+    assert float(share[0]) == pytest.approx(1.0 if cosine == 1.0 else 0.4)
+    assert start.gain == pytest.approx(view.of_wave(start.wave))
+    found = search.smaller(Found(AXIS, given, -0.1, 0.02), view)
+    assert found.signed == 0.02
+    assert view.of_wave(found.wave, search.MISFIT) < view.of_wave(start.wave, search.MISFIT)
+
+
+def test_the_misfit_chooses_the_start_of_a_smaller_motion(monkeypatch):
+    """The entropy alone would choose the largest."""
+    monkeypatch.setattr(search, "descend", lambda view, wave, *_: (0.0, wave))
+    view = SimpleNamespace(
+        of_wave=lambda wave, misfit=0.0: float((misfit - 0.1) * wave.size.norm())
+    )
+    given = Wave(0.2, 1.0, torch.ones(4), 0)
+    found = search.smaller(Found(AXIS, given, -0.1, 0.02), view)
+    assert float(found.wave.size.norm()) < 0.6 * 2
+
+
+def test_a_descent_with_misfit_tells_the_sum_even_where_it_is_positive(head, moved):
+    view = View(torch.from_numpy(moved), head.spacing, AXIS, COARSE_MM)
+    wave = replace(truth(view.lines), axis=None)
+    value, found = search.descend(view, wave, 1, 100.0)
+    assert value > 0
+    assert view.of_wave(found, 100.0) == pytest.approx(value, rel=1e-3)
+    assert search.descend(view, replace(wave, size=-wave.size), 1)[0] == 0
