@@ -58,9 +58,6 @@ CELL = "64 mT"
 STRENGTH = 100.0
 #: method → how tables call it
 METHODS = {"cubic": "cubic", "nlm": "NLM + cubic", "bmex": "bmex"}
-#: of non-local means, over the noise, and half the width of their search in voxels: the best of a
-#: grid on these scans
-NLM_STRENGTH, NLM_SEARCH = 0.8, 3
 #: by how much bmex should exceed non-local means
 GOALS = {"psnr": 1.0, "ssim": 0.02, "dice_own": 0.02, "dice_hmrf": 0.02}
 MEASURES = {"psnr": "PSNR", "ssim": "SSIM", "dice_own": "Dice", "dice_hmrf": "Dice, HMRF"}
@@ -88,7 +85,10 @@ class Seen:
 def plan(settings: Settings) -> Iterator[Unit]:
     """A unit an image; UsageError for one that is not there."""
     for image in settings.images:
-        subject, version = subject_of(image), f"{FIGURES_VERSION} {NLM_STRENGTH} {NLM_SEARCH}"
+        subject, version = (
+            subject_of(image),
+            f"{FIGURES_VERSION} {judge.NLM_STRENGTH} {judge.NLM_SEARCH}",
+        )
         require_data(path := settings.data / subject.path)
         damage = json.dumps(fault(1.0, subject.seed))
         key = key_of(version, sha256(path), damage, settings.networks_for(subject).version)
@@ -135,7 +135,9 @@ def seen(settings: Settings, image: str, work: Path) -> Seen:
     fine = resample_like(read(first["correct_brain"].native), enhanced, order=3)
     chain = json.loads(Path(first["match_histogram"].intensity_json).read_text())
     truth = with_histogram(HistogramMatch.of(chain["match"]), data_of(fine).clip(0), there)
-    less = non_local_means(low.data, step["sigma"], strength=NLM_STRENGTH, search=NLM_SEARCH)
+    less = non_local_means(
+        low.data, step["sigma"], strength=judge.NLM_STRENGTH, search=judge.NLM_SEARCH
+    )
     if low.mask is not None:
         less = np.where(low.mask, less, 0)
     inside = there & known

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bmex_bids.cli import evaluate
-from bmex_bids.evaluation import low_field
+from bmex_bids.evaluation import judge, low_field
 from bmex_bids.evaluation.app import nodes_of
 from bmex_bids.evaluation.low_field import METHODS, by_splines, fault, plan, scanned, seen
 from bmex_bids.evaluation.rows import Row
@@ -22,7 +22,7 @@ from bmex_bids.interfaces.files import data_of, read
 @pytest.fixture
 def few(settings, monkeypatch):
     """Non-local means of few patches."""
-    monkeypatch.setattr(low_field, "NLM_SEARCH", 1)
+    monkeypatch.setattr(judge, "NLM_SEARCH", 1)
     return settings
 
 
