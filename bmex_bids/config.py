@@ -265,8 +265,8 @@ class Processing:
         fingerprint=True,
         help="auto (default): look for faults of the read-out in the image itself, and undo them "
         "in k-space: spikes, lines of unequal strength (ghosts) and, if the image becomes clearly "
-        "sharper, periodic rigid motion. Thick slices that were interpolated are sharpened. off: do "
-        "not",
+        "sharper, periodic rigid motion. Thick slices that were interpolated are sharpened, and "
+        "strong noise is reduced. off: do not",
     )
     derivatives: tuple[str, ...] = setting(
         "-d",

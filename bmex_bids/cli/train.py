@@ -30,6 +30,7 @@ MAKERS = {
     "campaign": ("campaign", "CampaignConfig"),
     "score": ("score", "ScoreConfig"),
     "within": ("within", "WithinConfig"),
+    "denoise": ("denoise", "DenoiseConfig"),
     "super": ("halve", "HalveConfig"),
     "recon": ("recon", "ReconConfig"),
     "segment": ("segment", "SegmentConfig"),
@@ -41,15 +42,15 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="bmex-train",
         description="Train a network: enhancement, stripping, the score, thick slices, "
-        "super-resolution, labels of structures or LF-MRI. A run that was stopped continues from its last "
+        "noise, super-resolution, labels of structures or LF-MRI. A run that was stopped continues from its last "
         "checkpoint when the same command is given again.",
     )
     parser.add_argument(
         "network",
         choices=list(MAKERS),
         help="network; campaign: the enhancement over slices; score: quality without reference; "
-        "within: what lies within thick slices; super: voxels of half the edge; segment: "
-        "structures; recon: LF-MRI for bmex-recon",
+        "within: what lies within thick slices; denoise: noise; super: voxels of half the edge; "
+        "segment: structures; recon: LF-MRI for bmex-recon",
     )
     parser.add_argument(
         "--data", type=Path, required=True, metavar="DIR",

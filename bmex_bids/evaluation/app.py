@@ -20,14 +20,14 @@ from bmex_bids.exceptions import StepError, UsageError
 from bmex_bids.inputs.collect import SourceImage
 from bmex_bids.inputs.plan import PlannedImage, plan
 from bmex_bids.interfaces.files import data_of, read
-from bmex_bids.network.weights.registry import WeightRecord
+from bmex_bids.network.weights.registry import WeightRecord, bundled_of
 from bmex_bids.outputs.sidecar import VOLUME
 from bmex_bids.running import engine
 from bmex_bids.running.events import Event, tell
 from bmex_bids.running.plugins import SerialPlugin
 from bmex_bids.workflows import request
 from bmex_bids.workflows.base import init_image_wf
-from bmex_bids.workflows.preprocess import init_preprocess_wf
+from bmex_bids.workflows.preprocess import BUNDLED, init_preprocess_wf
 
 Array = NDArray[np.float32]
 #: stages that write a dataset's files
@@ -59,8 +59,9 @@ class Networks:
     def version(self) -> str:
         """What results hang on besides their input."""
         mirrored = "".join(self.enhance.mirrored) if self.mirroring else ""
-        labels = f" {self.structures.sha256}" if self.structures is not None else ""
-        return f"{self.enhance.sha256} {self.strip.sha256} {mirrored}{labels}"
+        others = [self.structures, *map(bundled_of, BUNDLED)]
+        sums = [record.sha256 for record in others if record is not None]
+        return " ".join([self.enhance.sha256, self.strip.sha256, mirrored, *sums])
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from bmex_bids.outputs.dataset import write_dataset
 from bmex_bids.outputs.files import as_json, clear_temporaries, write_together
 from bmex_bids.outputs.lock import alone
 from bmex_bids.outputs.provenance import MADE_BY, activity_id, environment
-from bmex_bids.outputs.records import KEY, MOTION, SPIKES, SPLIT, SUPER, THICK, UNEVEN
+from bmex_bids.outputs.records import KEY, MOTION, NOISE, SPIKES, SPLIT, SUPER, THICK, UNEVEN
 from bmex_bids.outputs.resume import checksum, text_checksum
 from bmex_bids.outputs.sidecar import (
     IMAGE_FIELDS,
@@ -280,6 +280,8 @@ def motion_record(refocus: Any) -> dict[str, Any]:
         said[THICK] = refocus["slices"]
     if refocus.get("spikes"):
         said[SPIKES] = refocus["spikes"]
+    if refocus.get("noise"):
+        said[NOISE] = refocus["noise"]
     return {MOTION: said | refocus["motion"] | entropy}
 
 

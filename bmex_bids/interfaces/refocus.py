@@ -7,6 +7,7 @@ Where nothing was undone, both hand on the files that they were given.
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,25 +25,29 @@ from bmex_bids.interfaces.files import data_of, read, with_data, write
 from bmex_bids.interfaces.grid import on_network_grid, within_of
 from bmex_bids.interfaces.preprocess import with_histogram
 from bmex_bids.interfaces.step import Step
+from bmex_bids.interfaces.weights import weight_record
+from bmex_bids.network.inference.denoise import noise_of
 from bmex_bids.refocus import refocus
+from bmex_bids.refocus.grain import Denoise
 
 
 class RefocusInput(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="conformed image")
     within_weights = traits.Dict(desc="WeightRecord as a dict, for thick slices; absent: none")
+    denoise_weights = traits.Dict(desc="WeightRecord as a dict, for noise; absent: noise stays")
     num_threads = traits.Int(1, usedefault=True, nohash=True)
 
 
 class RefocusOutput(TraitedSpec):
     out_file = File(exists=True, desc="the same grid and units; in_file where nothing was undone")
     refocus = traits.Dict(
-        desc="applied, reason, motion, lines, spikes, slices; where they were measured, "
+        desc="applied, reason, motion, lines, spikes, slices, noise; where they were measured, "
         "entropy_before, entropy_after"
     )
 
 
 class Refocus(Step):
-    """Undo thick slices, spikes, uneven lines and motion, where the image shows any."""
+    """Undo thick slices, spikes, uneven lines, motion and noise, where the image shows any."""
 
     input_spec = RefocusInput
     output_spec = RefocusOutput
@@ -55,6 +60,7 @@ class Refocus(Step):
             voxel_sizes(image.affine),
             num_threads=self.inputs.num_threads,
             within=within_of(self.inputs.within_weights),
+            denoise=denoise_of(self.inputs.denoise_weights),
         )
         if found.applied:
             refocused = with_data(found.image, image)
@@ -66,12 +72,25 @@ class Refocus(Step):
             "lines": dict(found.lines),
             "spikes": int(found.spikes),
             "slices": dict(found.slices),
+            "noise": _with_name(found.noise, self.inputs.denoise_weights),
         }
         if found.entropy_before > 0:  # else no motion was worth undoing, and nothing was measured
             self._results["refocus"] |= {
                 "entropy_before": float(found.entropy_before),
                 "entropy_after": float(found.entropy_after),
             }
+
+
+def denoise_of(weights: dict[str, Any]) -> Denoise | None:
+    """The network that tells noise; None without weights."""
+    return partial(noise_of, record=weight_record(weights)) if weights else None
+
+
+def _with_name(facts: dict[str, Any], weights: dict[str, Any]) -> dict[str, Any]:
+    """Facts with the weights behind them; empty as they were."""
+    if not facts:
+        return {}
+    return facts | {"Weights": {"Name": weights["name"], "SHA256": weights["sha256"]}}
 
 
 class BeforeInput(BaseInterfaceInputSpec):

@@ -87,6 +87,7 @@ VARIANTS: Mapping[str, Variant] = {
         Variant("lifespanstrip", f"{_MODELS}.lifespanstrip:build"),
         Variant("bmex-score", f"{_MODELS}.score:build"),
         Variant("bmex-within", f"{_MODELS}.within:build"),
+        Variant("bmex-denoise", f"{_MODELS}.denoise:build"),
         Variant("bmex-super", f"{_MODELS}.halve:build"),
         Variant("lfmri", "bmex_bids.recon.unrolled:build"),
         Variant("bmex-segment", f"{_MODELS}.segment:build"),

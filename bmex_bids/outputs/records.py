@@ -20,9 +20,9 @@ from bmex_bids.common.names import BidsName, subject_folder
 KEY = "BMEX"
 #: of a record: what the motion correction did; absent where it was switched off
 MOTION = "MotionCorrection"
-#: within it: lines of k-space of unequal strength, how many spikes, and slices thicker than voxels;
-#: absent where none was mended
-UNEVEN, SPIKES, THICK = "UnevenLines", "Spikes", "ThickSlices"
+#: within it: lines of k-space of unequal strength, how many spikes, slices thicker than voxels, and
+#: noise; absent where none was mended
+UNEVEN, SPIKES, THICK, NOISE = "UnevenLines", "Spikes", "ThickSlices", "Noise"
 #: of a record: thick slices of the scan that were split; absent where none were
 SPLIT = "SlicesSplit"
 #: ``PhaseEncodingAxis`` of that table in words
@@ -218,6 +218,8 @@ def motion_in_words(record: Mapping[str, Any]) -> str:
         parts.append("undone in k-space")
     if thickness := number_in(table_of(table, THICK), "Thickness"):
         parts.insert(0, f"slices of {thickness:.1f} mm sharpened")
+    if noise := number_in(table_of(table, NOISE), "StandardDeviation"):
+        parts.append(f"noise of {noise:.1f} % of the range reduced")
     before, after = (number_in(table, f"Entropy{when}") for when in ("Before", "After"))
     if before is not None and after is not None:
         parts.append(f"gradient entropy {before:.5g} → {after:.5g}")

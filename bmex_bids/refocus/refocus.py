@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Faults of the read-out, found in the image itself and undone.
 
-Interpolated thick slices first, then in k-space spikes, lines of unequal strength and rigid motion.
+Interpolated thick slices first, then in k-space spikes, lines of unequal strength and rigid motion;
+noise last, or before slices that it hides.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bmex_bids.refocus.grain import Denoise, Grain, find_grain
 from bmex_bids.refocus.kspace import FOREGROUND, LineMotion, bright, is_masked, undo
 from bmex_bids.refocus.lines import UnevenLines, find_uneven_lines, without_spikes
 from bmex_bids.refocus.search import (
@@ -47,7 +49,7 @@ SAME_FREQUENCY = 0.01
 ITERATIONS = 2
 #: radius of the sphere over which displacement is averaged, mm (Jenkinson, FMRIB TR99MJ1, 1999)
 SPHERE_MM = 80.0
-NOTHING = "no thick slices, periodic motion, uneven lines or spikes found"
+NOTHING = "no thick slices, periodic motion, uneven lines, spikes or strong noise found"
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class Refocused:
         :meth:`bmex_bids.refocus.lines.UnevenLines.facts`
     spikes : how many were removed
     slices : ready for JSON, empty where none are thick: :meth:`bmex_bids.refocus.thick.ThickSlices.facts`
+    noise : ready for JSON, empty where none was taken off: :meth:`bmex_bids.refocus.grain.Grain.facts`
     entropy_before, entropy_after : of the gradient magnitudes in the head, nats; smaller is sharper
     """
 
@@ -79,6 +82,7 @@ class Refocused:
     lines: dict[str, Any] = field(default_factory=dict)
     spikes: int = 0
     slices: dict[str, Any] = field(default_factory=dict)
+    noise: dict[str, Any] = field(default_factory=dict)
 
 
 def refocus(
@@ -87,8 +91,9 @@ def refocus(
     *,
     num_threads: int = 1,
     within: Within | None = None,
+    denoise: Denoise | None = None,
 ) -> Refocused:
-    """Undo thick slices, spikes, uneven lines, and periodic rigid motion during the read-out.
+    """Undo thick slices, spikes, uneven lines, periodic rigid motion during the read-out, and noise.
 
     Motion is undone where that makes the image clearly sharper.  All three axes are tried as
     phase-encoding axis.  An image without any of these comes back as it is.
@@ -100,6 +105,7 @@ def refocus(
     num_threads : for the transforms
     within : betters what is estimated within thick slices; see
         :meth:`bmex_bids.refocus.thick.ThickSlices.undo`
+    denoise : tells the noise of an image; None: noise stays
 
     Raises
     ------
@@ -123,15 +129,26 @@ def refocus(
         head = bright(scaled, FOREGROUND) if bool(support.all()) else support
         before = float(gradient_entropy(scaled, head))
         thick = find_thick_slices(scaled, support, steps)
-        sharp = scaled if thick is None else thick.undo(scaled, support, steps, within)
+        grain = find_grain(scaled, support, denoise) if denoise and thick is None else None
+        given = scaled
+        if grain is not None:  # it may have hidden slices
+            thick = find_thick_slices(grain.undo(scaled), support, steps)
+            given = scaled if thick is None else grain.undo(scaled)
+        sharp = given if thick is None else thick.undo(given, support, steps, within)
         clean, spikes = without_spikes(sharp)
         uneven = find_uneven_lines(clean, support)
         mended = _without_motion(clean, support, head, steps)
         if uneven is not None and not _of_motion(uneven, mended.motion):
             even = _without_motion(uneven.undo(clean, support), support, head, steps)
             mended = replace(even, lines=uneven.facts())
+        if denoise and given is scaled:
+            if mended.image is not scaled:
+                grain = find_grain(mended.image, support, denoise)
+            if grain is not None:
+                mended = replace(mended, image=grain.undo(mended.image))
     slices = {} if thick is None else thick.facts(steps)
-    done = _in_words(mended, len(spikes), slices)
+    noise = {} if grain is None else grain.facts()
+    done = _in_words(mended, len(spikes), slices, grain)
     if not done:
         return Refocused(image, False, NOTHING, {}, before, before)
     result = mended.image.numpy() * np.float32(top / 1000)
@@ -145,6 +162,7 @@ def refocus(
         mended.lines,
         len(spikes),
         slices,
+        noise,
     )
 
 
@@ -209,7 +227,7 @@ def _of_motion(uneven: UnevenLines, motion: dict[str, Any]) -> bool:
     )
 
 
-def _in_words(mended: _Mended, spikes: int, slices: dict[str, Any]) -> str:
+def _in_words(mended: _Mended, spikes: int, slices: dict[str, Any], grain: Grain | None) -> str:
     """What was undone; empty for nothing."""
     done = (
         [f"slices of {slices['Thickness']:.1f} mm along axis {slices['Axis']}"] if slices else []
@@ -223,6 +241,8 @@ def _in_words(mended: _Mended, spikes: int, slices: dict[str, Any]) -> str:
             f"periodic motion of {mended.motion['RMSDisplacement']:.1f} mm, "
             f"phase encoding along axis {mended.motion['PhaseEncodingAxis']}"
         )
+    if grain is not None:
+        done.append(f"noise of {grain.sigma / 10:.1f} % of the range")
     return "; ".join(done)
 
 

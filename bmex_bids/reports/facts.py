@@ -22,6 +22,7 @@ from bmex_bids.network.variants import VARIANTS
 from bmex_bids.outputs.records import (
     KEY,
     MOTION,
+    NOISE,
     SPIKES,
     SPLIT,
     SUPER,
@@ -86,7 +87,8 @@ class Facts:
     masks : ``outputs.records.MaskMethod``, or what else the sidecar says → images
     mask_sources : whose masks were given
     reoriented : images whose header was corrected
-    motion_looked_for, motion_undone, lines_mended, spikes_removed, slices_sharpened : images
+    motion_looked_for, motion_undone, lines_mended, spikes_removed, slices_sharpened,
+        noise_reduced : images
     slices_split : images whose scan has thick slices, which were split
     spacing_mm, fetal_spacing_mm : of the network's grid, after and before birth
     native, resolution, preproc, measured : images enhanced on the input's grid, on the network's,
@@ -125,6 +127,7 @@ class Facts:
     lines_mended: int = 0
     spikes_removed: int = 0
     slices_sharpened: int = 0
+    noise_reduced: int = 0
     slices_split: int = 0
     spacing_mm: float | None = None
     fetal_spacing_mm: float | None = None
@@ -203,6 +206,7 @@ def collect_facts(output_dir: Path) -> Facts:
         lines_mended=sum(UNEVEN in table for table in motion),
         spikes_removed=sum(SPIKES in table for table in motion),
         slices_sharpened=sum(THICK in table for table in motion),
+        noise_reduced=sum(NOISE in table for table in motion),
         slices_split=sum(SPLIT in record for record in records),
         mirrored=sum("y" in (record.get("MirroredAxes") or ()) for record in records),
         mirrored_slices=sum(record.get("MirroredAxes") == ["x"] for record in records),

@@ -26,7 +26,7 @@ from bmex_bids.refocus.kspace import is_masked
 from bmex_bids.training.growth import begin
 from bmex_bids.training.images import require
 from bmex_bids.training.linear import TRAINING
-from bmex_bids.training.loop import Schedule, export_half, fit
+from bmex_bids.training.loop import Schedule, begin_run, export_half, fit
 from bmex_bids.training.score import HELD
 from bmex_bids.training.volumes import Chunks
 from bmex_bids.training.within import bent, darkest, picture, real
@@ -198,8 +198,7 @@ def train(data_dir: Path, out_dir: Path, config: HalveConfig, *, resume: bool = 
     """Train from the images in ``data_dir``; returns the float16 safetensors file of weights."""
     paths, held = images_in(data_dir)
     schedule = config.schedule
-    torch.manual_seed(schedule.seed)
-    LOGGER.info("seed %d; %d images train, %d validate", schedule.seed, len(paths), len(held))
+    begin_run(schedule, paths, held)
     model = HalvedEdges()
     begin(model, config.start_from)
     chunks = HalveChunks(paths, schedule.seed, config.per_volume, max(schedule.workers, 1))

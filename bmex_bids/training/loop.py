@@ -15,7 +15,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -97,6 +97,12 @@ class Average:
         with torch.no_grad():
             for key, value in model.state_dict().items():
                 self.state[key].lerp_(value, 1 - decay)
+
+
+def begin_run(schedule: Schedule, paths: Sequence[Path], held: Sequence[Path]) -> None:
+    """Set the seed, and log it with how many images train and validate."""
+    torch.manual_seed(schedule.seed)
+    LOGGER.info("seed %d; %d images train, %d validate", schedule.seed, len(paths), len(held))
 
 
 def save_atomically(state: dict[str, Any], path: Path) -> None:

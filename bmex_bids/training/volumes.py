@@ -104,10 +104,11 @@ class Chunks(VolumeRows[T]):
         self,
         draw: Callable[[T, int, np.random.Generator], Parts],
         loss_of: Callable[[nn.Module, Parts], Tensor],
+        samples: int = SAMPLES,
     ) -> Callable[[nn.Module], dict[str, float]]:
-        """A validation by :data:`ASIDE` volumes: ``left`` is the mean of their losses."""
+        """A validation by samples of :data:`ASIDE` volumes: ``left`` is the mean of their losses."""
         rng = np.random.default_rng(self.seed)
-        parts = [draw(self.volume(number), SAMPLES, rng) for number in range(ASIDE)]
+        parts = [draw(self.volume(number), samples, rng) for number in range(ASIDE)]
 
         @torch.no_grad()
         def validate(model: nn.Module) -> dict[str, float]:

@@ -29,7 +29,7 @@ from bmex_bids.refocus.thick import linear_estimate, slice_means
 from bmex_bids.training.growth import begin
 from bmex_bids.training.images import require
 from bmex_bids.training.linear import TRAINING, Source
-from bmex_bids.training.loop import Schedule, export_half, fit
+from bmex_bids.training.loop import Schedule, begin_run, export_half, fit
 from bmex_bids.training.score import HELD
 from bmex_bids.training.volumes import Chunks
 
@@ -254,8 +254,7 @@ def fit_within(
     held : images that validate
     """
     schedule = config.schedule
-    torch.manual_seed(schedule.seed)
-    LOGGER.info("seed %d; %d images train, %d validate", schedule.seed, len(paths), len(held))
+    begin_run(schedule, paths, held)
     aside = WithinChunks(held, seed=schedule.seed + 1, chunks=1, per_volume=1)
     model = WithinSlices()
     begin(model, config.start_from)

@@ -25,6 +25,8 @@ from bmex_bids.workflows.request import Machine, Networks, as_table
 if TYPE_CHECKING:
     from bmex_bids.inputs.plan import PlannedImage
 
+#: kinds of bundled networks: what lies within thick slices, and noise
+BUNDLED = ("within", "denoise")
 #: arrays of the image that the motion correction holds at once, over those of ``mem_gb``
 REFOCUS_SHARE = 1.2
 
@@ -115,8 +117,9 @@ def init_preprocess_wf(
         n_procs=threads,
         mem_gb=2 * mem_gb,
     )
-    inside = bundled_of("within")
-    within = {} if inside is None else as_table(inside)
+    within, denoise = (
+        {} if record is None else as_table(record) for record in map(bundled_of, BUNDLED)
+    )
     correct_brain = Node(
         CorrectBrain(
             spacing_mm=planned.spacing_mm,
@@ -198,7 +201,7 @@ def init_preprocess_wf(
         )
     else:
         head = Node(
-            Refocus(within_weights=within, num_threads=threads),
+            Refocus(within_weights=within, denoise_weights=denoise, num_threads=threads),
             name="refocus",
             n_procs=threads,
             mem_gb=REFOCUS_SHARE * mem_gb,

@@ -148,6 +148,28 @@ def test_the_command_writes_tables_and_pictures_and_computes_nothing_twice(
     assert "0 to compute" in capsys.readouterr().out
 
 
+def test_the_command_takes_the_weights_of_each_age_as_the_app_does(settings, monkeypatch, capsys):
+    told = []
+    monkeypatch.setattr(benchmark, "run", lambda asked, *_, **__: told.append(asked) or [])
+    monkeypatch.setattr("bmex_bids.evaluation.figures.write_figures", lambda *_: [])
+    words = ["benchmark", "--data", str(settings.data), "--out", str(settings.out)]
+    assert evaluate.main(words) == 0
+    assert told[0].by_age
+    assert "bundled weights by age" in capsys.readouterr().out
+    assert "Bundled weights by age" in (settings.out / "benchmark.md").read_text()
+    file = settings.networks.enhance.path
+    assert evaluate.main([*words, "--weights-file", str(file)]) == 0
+    assert not told[1].by_age
+    assert f"weights `{file.stem}`" in capsys.readouterr().out
+
+
+def test_figures_hang_on_the_bundled_networks_before_the_enhancement(settings, monkeypatch):
+    before = settings.networks.version
+    record = replace(settings.networks.enhance, sha256="changed")
+    monkeypatch.setattr("bmex_bids.evaluation.app.bundled_of", lambda _: record)
+    assert settings.networks.version == f"{before.rsplit(' ', 2)[0]} changed changed"
+
+
 def test_a_step_that_fails_ends_the_command_with_its_reason_and_no_traceback(
     settings, pool_here, capsys
 ):

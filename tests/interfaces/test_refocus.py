@@ -47,7 +47,7 @@ def found(monkeypatch):
     """What the algorithm is asked, and that it finds motion and halves the image."""
     asked = []
 
-    def find(image, spacing, *, num_threads, within):
+    def find(image, spacing, *, num_threads, **_):
         asked.append((spacing, num_threads))
         return Refocused(image / 2, True, "periodic motion", MOTION, 9.0, 8.5)
 
@@ -63,7 +63,7 @@ def test_an_image_without_motion_is_handed_on_as_the_same_file(head, monkeypatch
     assert outputs.out_file == head.path
     assert outputs.refocus == {
         "applied": False, "reason": "still", "motion": {}, "lines": {}, "spikes": 0,
-        "slices": {}, "entropy_before": 9.0, "entropy_after": 8.9,
+        "slices": {}, "noise": {}, "entropy_before": 9.0, "entropy_after": 8.9,
     }  # fmt: skip
 
 
@@ -92,6 +92,7 @@ def test_entropies_that_were_not_measured_are_not_told(head, monkeypatch):
     said = Refocus(in_file=head.path).run().outputs.refocus
     assert said == {
         "applied": False, "reason": "still", "motion": {}, "lines": {}, "spikes": 0, "slices": {},
+        "noise": {},
     }  # fmt: skip
 
 
@@ -119,6 +120,26 @@ def test_thick_slices_are_sharpened_by_the_network_that_was_given(head, monkeypa
     record = bundled_of("within")
     Refocus(in_file=head.path).run()
     Refocus(in_file=head.path, within_weights=as_table(record)).run()
+    assert asked[0] is None
+    assert asked[1].keywords == {"record": record}
+
+
+def test_noise_is_told_by_the_network_that_was_given(head, monkeypatch):
+    asked = []
+
+    def find(image, *_, denoise, **__):
+        asked.append(denoise)
+        noise = {"StandardDeviation": 2.5, "Removed": 1.0} if denoise else {}
+        return Refocused(image, bool(noise), "noise", {}, 0.0, 0.0, noise=noise)
+
+    monkeypatch.setattr(refocus, "refocus", find)
+    record = bundled_of("denoise")
+    assert Refocus(in_file=head.path).run().outputs.refocus["noise"] == {}
+    node = Refocus(in_file=head.path, denoise_weights=as_table(record))
+    assert node.run().outputs.refocus["noise"] == {
+        "StandardDeviation": 2.5, "Removed": 1.0,
+        "Weights": {"Name": record.name, "SHA256": record.sha256},
+    }  # fmt: skip
     assert asked[0] is None
     assert asked[1].keywords == {"record": record}
 

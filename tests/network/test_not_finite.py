@@ -55,6 +55,7 @@ def network_of(variant):
 
 def test_every_variant_that_enhances_is_here():
     assert set(NETWORKS) == set(VARIANTS) - STRIPPERS - {
+        "bmex-denoise",
         "bmex-score",
         "bmex-segment",
         "bmex-super",

@@ -41,6 +41,7 @@ def test_what_travels_in_the_package_is_whole_and_small():
         "strip",
         "score",
         "within",
+        "denoise",
         "super",
         "segment",
     }

@@ -112,10 +112,12 @@ def test_images_in_which_motion_was_looked_for_and_undone_are_counted(output):
     output("sub-4", MotionCorrection={"Applied": True, "RMSDisplacement": 1.9})
     output("sub-5", MotionCorrection={"Applied": True, "Spikes": 2})
     output("sub-6", MotionCorrection={"Applied": True, "UnevenLines": {"Period": 4}})
-    root = output("sub-7", MotionCorrection={"Applied": True, "ThickSlices": {"Axis": 2}})
+    output("sub-7", MotionCorrection={"Applied": True, "ThickSlices": {"Axis": 2}})
+    root = output("sub-8", MotionCorrection={"Applied": True, "Noise": {"Removed": 1.0}})
     facts = collect_facts(root)
-    assert (facts.motion_looked_for, facts.motion_undone) == (6, 1)
-    assert (facts.lines_mended, facts.spikes_removed, facts.slices_sharpened) == (1, 1, 1)
+    assert (facts.motion_looked_for, facts.motion_undone) == (7, 1)
+    assert (facts.lines_mended, facts.spikes_removed) == (1, 1)
+    assert (facts.slices_sharpened, facts.noise_reduced) == (1, 1)
 
 
 def test_images_whose_slices_were_split_are_counted(output):
@@ -207,6 +209,7 @@ def every_kind_of_facts():
         lines_mended=1,
         spikes_removed=1,
         slices_sharpened=1,
+        noise_reduced=1,
         slices_split=2,
         mirrored=4,
         turns=4,
@@ -316,10 +319,12 @@ SKIPPED = {
             "lines_mended": 0,
             "spikes_removed": 0,
             "slices_sharpened": 0,
+            "noise_reduced": 0,
         },
         ["@autofocus", "@gradientmotion", "read-out", "k-space", "entropy"],
     ),
     "no uneven lines": ({"lines_mended": 0}, ["lines were made even"]),
+    "no strong noise": ({"noise_reduced": 0}, ["noise was reduced"]),
     "no thick slices": ({"slices_sharpened": 0}, ["what lay within"]),
     "no split slices": ({"slices_split": 0}, ["slices were split"]),
     "no spikes": ({"spikes_removed": 0}, ["Spikes were removed"]),

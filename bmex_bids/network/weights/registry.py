@@ -41,7 +41,7 @@ class WeightRecord:
     """
 
     name: str
-    kind: str  # "enhance", "strip", "score", "within", "super", "segment" or "recon"
+    kind: str  # "enhance", "strip", "score", "within", "denoise", "super", "segment" or "recon"
     path: Path
     sha256: str
     licence: str
@@ -209,7 +209,7 @@ def select(
 
     Parameters
     ----------
-    kind : ``"enhance"``, ``"strip"``, ``"score"``, ``"within"``, ``"super"`` or
+    kind : ``"enhance"``, ``"strip"``, ``"score"``, ``"within"``, ``"denoise"``, ``"super"`` or
         ``"segment"``
     age_group, contrast : of the image; None where it does not matter (stripping)
     age_months : of the participant; None where it is not known.  A bundled set for an age and above
