@@ -37,7 +37,10 @@ def test_strong_noise_is_taken_off(noisy):
     found = find_grain(image, ones(image), denoise)
     assert told[0] == pytest.approx(40, rel=0.5)
     assert found.share == parts.MOST
-    assert found.facts() == {"StandardDeviation": round(found.sigma / 10, 2), "Removed": parts.MOST}
+    assert found.facts() == {
+        "StandardDeviation": round(found.sigma / 10, 2),
+        "Removed": parts.MOST,
+    }
     assert found.sigma == pytest.approx(40, rel=0.1)
     torch.testing.assert_close(found.undo(image), (image - parts.MOST * noise).clamp(min=0))
 
@@ -95,7 +98,9 @@ def test_refocus_takes_it_off_and_tells_it(noisy, alone, head):
     assert found.reason.startswith("noise of 1")
     assert len(asked) == 1
     change = np.abs(found.image / 7 - image.numpy()) * 1000 / top
-    assert float(np.median(change[image.numpy() > 200])) == pytest.approx(100 * parts.MOST, rel=0.01)
+    assert float(np.median(change[image.numpy() > 200])) == pytest.approx(
+        100 * parts.MOST, rel=0.01
+    )
     assert not refocus(image.numpy(), head.spacing).applied, "without the network noise stays"
 
 
