@@ -88,6 +88,15 @@ def test_frequencies_are_raised_and_nothing_is_lost():
     assert torch.allclose(matrix.T @ matrix, torch.diag(lengths**2), atol=1e-4)
 
 
+def test_a_process_that_has_applied_the_network_can_train_it():
+    frequencies.cache_clear()
+    around, start, deviation = torch.rand(5, EDGE**3), torch.rand(5, PARTS), torch.tensor(1.0)
+    network = HalvedEdges()
+    with torch.inference_mode():
+        network(around, start, deviation)
+    network(around, start, deviation).sum().backward()
+
+
 def test_an_untrained_network_is_the_start():
     torch.manual_seed(0)
     start = torch.rand(5, PARTS)

@@ -42,7 +42,9 @@ def frequencies() -> Tensor:
     basis /= np.linalg.norm(basis, axis=1, keepdims=True)
     whole = np.einsum("ai,bj,ck->ijkabc", basis, basis, basis).reshape(EDGE**3, EDGE**3)
     order = np.linalg.norm(np.indices((EDGE,) * 3).reshape(3, -1), axis=0)
-    return torch.from_numpy((whole * (1 + order) ** RAISED / LOWERED).astype(np.float32))
+    table = (whole * (1 + order) ** RAISED / LOWERED).astype(np.float32)
+    with torch.inference_mode(False):  # what is kept may train later
+        return torch.from_numpy(table)
 
 
 class HalvedEdges(nn.Module):
