@@ -132,8 +132,9 @@ def refocus(
         grain = find_grain(scaled, support, denoise) if denoise and thick is None else None
         given = scaled
         if grain is not None:  # it may have hidden slices
-            thick = find_thick_slices(grain.undo(scaled), support, steps)
-            given = scaled if thick is None else grain.undo(scaled)
+            quiet = grain.undo(scaled)
+            thick = find_thick_slices(quiet, support, steps)
+            given = scaled if thick is None else quiet
         sharp = given if thick is None else thick.undo(given, support, steps, within)
         clean, spikes = without_spikes(sharp)
         uneven = find_uneven_lines(clean, support)

@@ -31,9 +31,16 @@ from bmex_bids.training.growth import begin
 from bmex_bids.training.images import require
 from bmex_bids.training.linear import TRAINING
 from bmex_bids.training.loop import Schedule, begin_run, export_half, fit
-from bmex_bids.training.score import HELD
 from bmex_bids.training.volumes import Chunks
-from bmex_bids.training.within import BACKGROUND, REMEMBERED, bent, darkest, picture, real
+from bmex_bids.training.within import (
+    BACKGROUND,
+    REMEMBERED,
+    bent,
+    darkest,
+    picture,
+    real,
+    with_held,
+)
 
 LOGGER = logging.getLogger(__name__)
 Array = NDArray[np.float32]
@@ -243,11 +250,8 @@ def loss_of(model: nn.Module, batch: Parts) -> Tensor:
 
 def train(data_dir: Path, out_dir: Path, config: DenoiseConfig, *, resume: bool = True) -> Path:
     """Train from the data in ``data_dir``; returns the float16 safetensors file of weights."""
-    sources = real(TRAINING)
-    require(data_dir, [source.file for source in sources])
-    held = [data_dir / source.file for source in sources if source.name in HELD]
-    paths = [path for source in sources if (path := data_dir / source.file) not in held]
-    return fit_denoise(paths, held, out_dir, config, resume=resume)
+    require(data_dir, [source.file for source in real(TRAINING)])
+    return fit_denoise(*with_held(data_dir), out_dir, config, resume=resume)
 
 
 def fit_denoise(

@@ -27,9 +27,8 @@ from bmex_bids.training.growth import begin
 from bmex_bids.training.images import require
 from bmex_bids.training.linear import TRAINING
 from bmex_bids.training.loop import Schedule, begin_run, export_half, fit
-from bmex_bids.training.score import HELD
 from bmex_bids.training.volumes import Chunks
-from bmex_bids.training.within import bent, darkest, picture, real
+from bmex_bids.training.within import bent, darkest, picture, real, with_held
 
 LOGGER = logging.getLogger(__name__)
 Array = NDArray[np.float32]
@@ -177,8 +176,7 @@ def images_in(data_dir: Path) -> tuple[list[Path], list[Path]]:
     sources = real(TRAINING)
     if (data_dir / sources[0].file).exists():
         require(data_dir, [source.file for source in sources])
-        held = [data_dir / source.file for source in sources if source.name in HELD]
-        return [path for s in sources if (path := data_dir / s.file) not in held], held
+        return with_held(data_dir)
     found = sorted(
         path
         for suffix in SUFFIXES

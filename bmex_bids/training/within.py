@@ -227,16 +227,21 @@ def loss_of(model: nn.Module, batch: Parts) -> Tensor:
 def train(data_dir: Path, out_dir: Path, config: WithinConfig, *, resume: bool = True) -> Path:
     """Train from the data in ``data_dir``; returns the float16 safetensors file of weights."""
     require(data_dir, [source.file for source in TRAINING])
-
-    def files(held: bool) -> list[Path]:
-        return [data_dir / s.file for s in real(TRAINING) if (s.name in HELD) == held]
-
-    return fit_within(files(False), files(True), out_dir, config, resume=resume)
+    return fit_within(*with_held(data_dir), out_dir, config, resume=resume)
 
 
 def real(sources: Sequence[Source]) -> list[Source]:
     """Without averages of many brains, whose detail is lost."""
     return [source for source in sources if source.group != "templates"]
+
+
+def with_held(data_dir: Path) -> tuple[list[Path], list[Path]]:
+    """Real images of the development data that train, and those that validate."""
+    train, held = (
+        [data_dir / s.file for s in real(TRAINING) if (s.name in HELD) == aside]
+        for aside in (False, True)
+    )
+    return train, held
 
 
 def fit_within(
