@@ -146,10 +146,13 @@ def _dry_run(
     else:
         for line in plan_view.table(tasks, device, not_taken):
             say(line)
-        print(*plan_view.estimates(tasks, device, threads, speed), sep="\n")
+        for line in plan_view.estimates(tasks, device, threads, speed):
+            print(line)
     _refuse_nothing([task.planned for task in tasks])
-    missing = any(item.asked_for for item in not_taken)
-    return status.EXIT_PARTIAL if missing else status.EXIT_DONE
+    without = any(item.asked_for for item in not_taken) or not all(
+        i.planned.runnable for i in tasks
+    )
+    return status.EXIT_PARTIAL if without else status.EXIT_DONE  # as the run would, at best
 
 
 def _validate(config: Config) -> None:

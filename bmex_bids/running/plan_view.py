@@ -148,6 +148,8 @@ def estimates(
             yield f"  {task.name}: {low:.0f} to {high:.0f} s, {memory:.1f} GiB"
             for output in task.outputs:
                 yield f"    {output}"
+    if not total:
+        return
     low, high = pace.range(total)
     unit, size = ("min", 60) if low >= 120 else ("s", 1)
     yield (

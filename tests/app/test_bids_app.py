@@ -161,7 +161,7 @@ def test_a_dry_run_for_programs_is_json_and_nothing_else(bids_skeleton, brain, c
             "sub-02/anat/sub-02_T1w.nii.gz": brain(),
         }
     )
-    assert bmex(bids, "--dry-run=json", "--skip-bids-validation") == 0
+    assert bmex(bids, "--dry-run=json", "--skip-bids-validation") == 3  # sub-02 is skipped
     plan = json.loads(capsys.readouterr().out)
     first, second = plan["images"]
     assert first["image"] == "sub-01_T1w"

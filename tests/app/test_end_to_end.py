@@ -300,7 +300,7 @@ def test_a_dry_run_tells_all_and_writes_nothing(bids_skeleton, brain, capsys):
         }
     )
     before = sorted(Path.cwd().rglob("*"))
-    assert bmex(bids, "--dry-run") == 0
+    assert bmex(bids, "--dry-run") == 3  # as the run: sub-02 is skipped
     printed = capsys.readouterr().out
     assert "2 images, 1 to process on cpu" in printed
     assert "sub-01_T1w: age 0.5 months (" in printed

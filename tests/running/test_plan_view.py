@@ -93,6 +93,7 @@ def test_the_plan_gives_a_range_and_says_how_it_is_known(head, tmp_path):
     assert last == "2 to 3 min in all, one image after the other (by earlier runs)"
     *_, short = plan_view.estimates([head()], "cpu", 2, Pace(0.5, 1.25, ""))
     assert short.startswith(f"{0.4 * seconds:.0f} to {0.625 * seconds:.0f} s in all")
+    assert list(plan_view.estimates([], "cpu", 2, pace)) == []
     text = plan_view.as_json(
         [head()], bids_dir=tmp_path, output_dir=tmp_path, device="cpu", threads=2, pace=pace
     )
