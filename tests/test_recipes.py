@@ -119,7 +119,13 @@ def test_the_flags_of_babs_are_taken(study):
     config = parse([str(study / "bids"), str(study / "out"), "participant", *flags])
     assert config.selection.participants == ("01",)
     assert config.execution.skip_bids_validation
-    assert recipe["zip_foldernames"]["bmex_bids"] == __version__.replace(".", "-")
+    # BABS 0.5.4 takes each other name for one more folder of results, and needs these sections
+    assert recipe["zip_foldernames"] == {"bmex_bids": __version__.replace(".", "-")}
+    assert recipe["all_results_in_one_zip"] is True
+    for dataset in recipe["input_datasets"].values():
+        assert {"origin_url", "path_in_babs", "is_zipped"} <= set(dataset)
+    for section in ("cluster_resources", "script_preamble", "job_compute_space"):
+        assert recipe[section]
 
 
 def test_neurodesk_deploys_commands_that_exist():
