@@ -18,6 +18,7 @@ from bmex_bids.inputs.numbers import (
     is_missing,
     parse_age,
     parse_range,
+    pointed,
     readings,
     tidy,
 )
@@ -227,7 +228,15 @@ class Cell:
         places = decimals(self.written)
         step = min(days, DAYS_PER_MONTH) if places is None else days * 10.0**-places
         doubts += _of_whole_years(age, places, days)
+        doubts += self._of_thousands(days)
         return Reading(age, step, (*notes, *note), tuple(doubts), guessed)
+
+    def _of_thousands(self, days: float) -> list[str]:
+        """A doubt about days with a point before three digits, as Germans write thousands."""
+        both = pointed(self.written) if days == 1 else None
+        if both is None:
+            return []
+        return [f"{self.written!r} in {self.place} is taken for {both[1]} days; is it {both[0]}?"]
 
     def _numbers(self) -> tuple[float, float, str | None]:
         """Lower and upper number, and the unit beside them."""

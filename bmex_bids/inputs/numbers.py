@@ -33,6 +33,8 @@ _EXPONENT = r"(?:[eE][+-]?\d+|[dD][+-]\d+)?"
 _THOUSANDS = r"[1-9]\d{0,2}"
 #: one comma before exactly three digits: thousands or decimals
 AMBIGUOUS = re.compile(rf"({_THOUSANDS}),(\d{{3}})")
+#: one point before exactly three digits: thousandths, or thousands as long as a life in days
+_POINTED = re.compile(r"([1-9]\d?)\.(\d{3})")
 #: form → how it becomes a number of Python's: marks that go, and the decimal mark
 _FORMS = (
     # 6  6.5  6.  .5
@@ -101,6 +103,16 @@ def number(text: str) -> float | None:
             plain = plain.replace(point, ".").lower().replace("d", "e")
             return sign * float(plain)
     return None
+
+
+def pointed(text: str) -> tuple[str, str] | None:
+    """A number with a point before three digits, as thousands and as decimals.
+
+    >>> pointed("1.095 days"), pointed("1.09"), pointed("1.0955")
+    (('1095', '1.095'), None, None)
+    """
+    found = next((_POINTED.fullmatch(token) for token in re.findall(TOKEN, tidy(text))), None)
+    return None if found is None else (found[1] + found[2], found[0])
 
 
 def readings(text: str) -> tuple[str, str] | None:

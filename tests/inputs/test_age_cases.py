@@ -224,6 +224,29 @@ def test_both_readings_are_named(bids_skeleton):
 
 
 @pytest.mark.parametrize(
+    ("written", "unit", "doubted"),
+    [
+        ("1.095", "days", True),
+        ("10.950", "days", True),
+        ("1.095 days", "", True),
+        ("1.09", "days", False),
+        ("1095.123", "days", False),
+        ("365.250", "days", False),  # 1000 years
+        ("1.095", "months", False),
+        ("1.095", "years", False),
+    ],
+)
+def test_days_with_a_point_before_three_digits_are_doubted(written, unit, doubted, bids_skeleton):
+    """A German spreadsheet writes 1095 days so; the age would be that of a newborn."""
+    files = {PEOPLE: people(written), "participants.json": {"age": {"Units": unit or "days"}}}
+    age = found(bids_skeleton, files, session=None)
+    assert any("is it 10950?" in text or "is it 1095?" in text for text in age.warnings) == doubted
+    if doubted:
+        with pytest.raises(AgeError, match="about which nothing is guessed"):
+            found(bids_skeleton, files, session=None, strict=True)
+
+
+@pytest.mark.parametrize(
     "entry",
     [
         *({"Units": unit} for unit in ("years", "year", "Years", "yr", "y", "a", "year(s)")),
