@@ -34,9 +34,12 @@ NEARLY = 1e-4
 #: and where the edge of such a brain is, as shares of the brain's median brightness
 SOFT_RIM, NEXT_TO_NOTHING, EDGE = 0.05, 0.02, 0.2
 #: how :func:`is_all_brain` decides: share of what is there that may lie farther than so many mm
-#: outside a found brain (stripped halves of nine brains: up to 0.07; the scalp over a child's
-#: vertex: 0.15, a neck or a face: more; a slab of a head, cut twice: 0.05)
+#: outside a found brain (stripped halves and slabs of nine brains: up to 0.07; the scalp over a
+#: child's vertex: 0.15, a neck or a face: more; an axial slab of the child's head: 0.08)
 RIM_MM, MOST_BEYOND = 6.0, 0.1
+#: how far its surface beside the cuts may lie outside it, the median in mm (halves and slabs: up to
+#: 4.0; scalp: 8.0 and more); and the limit of ``HeadSigns.dark_shell`` (axial slabs: up to 0.10)
+SURFACE_MM, CUT_SHELL = 6.0, 0.12
 #: and how large the cut face is (see ``HeadSigns.flat``); halves: 0.77 and more, a stump of a neck
 #: that a stripper left: 0.4 and less
 CUT_THROUGH = 0.6
@@ -120,8 +123,9 @@ def is_all_brain(image: nib.Nifti1Image, found: Mask) -> bool:
     """Whether all that an image shows is the brain that was found in it.
 
     A stripped brain that was cut through has a face as flat as a neck's, so :func:`is_stripped`
-    takes it for a head; a stripping network then rounds its edges.  It must be cut once, far from
-    its ends, show no skull, have a constant around it, and little far from what was found.
+    takes it for a head; a stripping network then rounds its edges.  It must be cut far from its
+    ends, show no skull, have a constant or faint noise around it, little far from what was found,
+    and a surface, the cuts apart, that is the brain's and not a scalp's.
 
     Parameters
     ----------
@@ -129,13 +133,34 @@ def is_all_brain(image: nib.Nifti1Image, found: Mask) -> bool:
     found : the brain by other means, on the image's grid
     """
     signs, spacing = head_signs(image), voxel_sizes(image.affine)
-    if signs is None or signs.noise > 0 or signs.dark_shell > SHELL_LIMIT or signs.cuts > 1:
+    if signs is None or signs.noise > NOISE_LIMIT or signs.dark_shell > CUT_SHELL:
         return False
     if signs.flat < CUT_THROUGH or not found.any():
         return False
-    there = brain_voxels(image)
-    beyond = scipy.ndimage.distance_transform_edt(~found, sampling=spacing)[there] > RIM_MM
-    return bool(beyond.mean() <= MOST_BEYOND)
+    there = _without_specks(brain_voxels(image))
+    distance = scipy.ndimage.distance_transform_edt(~found, sampling=spacing)
+    surface = distance[_surface_beside_cuts(there, spacing)]
+    if surface.size == 0 or np.median(surface) > SURFACE_MM:
+        return False
+    return bool((distance[there] > RIM_MM).mean() <= MOST_BEYOND)
+
+
+def _surface_beside_cuts(there: Mask, spacing: tuple[float, ...]) -> Mask:
+    """The outermost voxels of what is there, but those near a plane in which it was cut."""
+    surface = np.zeros(there.shape, dtype=bool)
+    box = bounding_box(there)
+    part = np.asarray(scipy.ndimage.binary_fill_holes(there[box]))
+    outermost = part & ~scipy.ndimage.binary_erosion(part)
+    flat = _flatness(part)
+    for axis, size in enumerate(spacing):
+        planes = np.moveaxis(outermost, axis, 0)
+        near = int(RIM_MM / size) + 1
+        if flat[2 * axis] > FLAT_LIMIT:
+            planes[:near] = False
+        if flat[2 * axis + 1] > FLAT_LIMIT:
+            planes[-near:] = False
+    surface[box] = outermost
+    return surface
 
 
 def brain_voxels(image: nib.Nifti1Image) -> Mask:

@@ -208,7 +208,8 @@ def test_what_was_found_is_all_there_is(head_phantom):
     assert not all_brain(whole)  # a scalp beyond a skull
     assert not all_brain(brain, np.zeros_like(found))
     assert not all_brain(brain, found & (np.arange(found.shape[2]) < found.shape[2] // 2))
-    assert not all_brain(np.where(np.arange(found.shape[2]) < found.shape[2] // 2, brain, 0))
+    low = np.arange(found.shape[2]) < found.shape[2] // 2
+    assert all_brain(np.where(low, brain, 0), found & low)  # cut twice
     stump = head.brain.get_fdata()
     middle = [n // 2 for n in stump.shape]
     stump[middle[0] - 14 : middle[0] + 14, middle[1] - 14 : middle[1] + 14, 10 : middle[2]] = 480
@@ -217,8 +218,24 @@ def test_what_was_found_is_all_there_is(head_phantom):
     neck = brain.copy()
     neck[10:35, 30:70, :20] = 500
     assert not all_brain(neck)
-    noise = np.random.default_rng(0).normal(0, 5, brain.shape)
-    assert not all_brain(np.where(brain > 0, brain, noise))
+    noise = np.random.default_rng(0).normal(0, 1, brain.shape)
+    assert all_brain(np.where(brain > 0, brain, 5 * noise))
+    assert not all_brain(np.where(brain > 0, brain, 100 * noise))
+
+
+def test_a_scalp_on_a_thin_skull_is_no_surface_of_a_brain(head_phantom):
+    """Of an axial slab of a child's head little lies far from the brain, and no skull is seen."""
+    head = head_phantom(spacing=2.0)
+    middle = head.mask.shape[2] // 2
+    slab = np.abs(np.arange(head.mask.shape[2]) - middle) < 12
+    brain = np.where(slab, head.brain.get_fdata(), 0)
+    rim = scipy.ndimage.binary_dilation(head.mask, iterations=4) & slab & ~head.mask
+    for data, expected in ((brain, True), (np.where(rim, 480, brain), False)):
+        image = nib.Nifti1Image(data.astype(np.float32), head.image.affine)
+        assert not is_stripped(image)
+        assert is_all_brain(image, head.mask & slab) == expected
+    rounded = head.mask & (np.abs(np.arange(slab.size) - middle) < 9)  # short of both cuts
+    assert is_all_brain(nib.Nifti1Image(brain.astype(np.float32), head.image.affine), rounded)
 
 
 def test_signs_by_hand(head_phantom):
