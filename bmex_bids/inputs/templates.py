@@ -197,18 +197,31 @@ def templates_for(
     Raises
     ------
     TemplateError
-        A file is missing; the message says how to fetch it.
+        Files are missing; the message has a line for each space that says how to fetch them.
     """
     root = home() if root is None else root
     notes: list[str] = []
+    missing: list[str] = []
     by_label: dict[str, list[Space]] = {}
     for space in spaces:
-        settled, note = _with_cohort(space, months, root)
+        try:
+            settled, note = _with_cohort(space, months, root)
+        except TemplateError as error:
+            missing.append(str(error))
+            continue
         if settled is not None:
             by_label.setdefault(settled.label, []).append(settled)
         elif note not in notes:
             notes.append(note)
-    return [_find(same, contrast, root) for same in by_label.values()], notes
+    found = []
+    for same in by_label.values():
+        try:
+            found.append(_find(same, contrast, root))
+        except TemplateError as error:
+            missing.append(str(error))
+    if missing:
+        raise TemplateError("\n".join(missing))
+    return found, notes
 
 
 def _with_cohort(space: Space, months: float | None, root: Path) -> tuple[Space | None, str]:

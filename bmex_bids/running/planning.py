@@ -111,7 +111,7 @@ def _with_templates(
                     spaces, contrast=item.contrast, months=months, root=root
                 )
             except TemplateError as error:
-                missing[str(error)] = None
+                missing |= dict.fromkeys(str(error).splitlines())
                 continue
             item = replace(item, templates=tuple(templates), warnings=(*item.warnings, *notes))
         found.append(item)

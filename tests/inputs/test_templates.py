@@ -125,6 +125,17 @@ def test_a_missing_template_says_what_to_fetch(root, word, command):
     assert "templateflow get" in str(caught.value)
 
 
+def test_all_that_is_missing_is_named_at_once(root):
+    """A user at a cluster without a network fetches once."""
+    wanted = ("MNI152NLin6Asym:res-2", "MNI152NLin2009cAsym", "MNIInfant:cohort-3", "MNIPediatric")
+    with pytest.raises(TemplateError) as caught:
+        found(root, *wanted)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 3  # of MNI152NLin2009cAsym all is there
+    for name in ("MNI152NLin6Asym", "MNIInfant", "MNIPediatric"):
+        assert sum(f"tpl-{name}" in line for line in lines) == 1
+
+
 def test_what_it_says_to_fetch_is_a_command_of_templateflow(root):
     """``templateflow`` knows the flags; its help is read, nothing is fetched."""
     import subprocess
