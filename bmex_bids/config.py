@@ -265,7 +265,7 @@ class Processing:
         fingerprint=True,
         help="auto (default): look for faults of the read-out in the image itself, and undo them "
         "in k-space: spikes, lines of unequal strength (ghosts) and, if the image becomes clearly "
-        "sharper, periodic rigid motion. Thick slices that were interpolated are sharpened, and "
+        "sharper, rigid motion, periodic or by jumps. Thick slices that were interpolated are sharpened, and "
         "strong noise is reduced. off: do not",
     )
     derivatives: tuple[str, ...] = setting(

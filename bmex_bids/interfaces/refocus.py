@@ -27,14 +27,21 @@ from bmex_bids.interfaces.preprocess import with_histogram
 from bmex_bids.interfaces.step import Step
 from bmex_bids.interfaces.weights import weight_record
 from bmex_bids.network.inference.denoise import noise_of
+from bmex_bids.network.inference.hints import brain_of, correction_of
 from bmex_bids.refocus import refocus
 from bmex_bids.refocus.grain import Denoise
+from bmex_bids.refocus.jumps import Hints
 
 
 class RefocusInput(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="conformed image")
     within_weights = traits.Dict(desc="WeightRecord as a dict, for thick slices; absent: none")
     denoise_weights = traits.Dict(desc="WeightRecord as a dict, for noise; absent: noise stays")
+    hint_weights = traits.Dict(
+        desc="WeightRecord as a dict, of a network over slices that hints at jumps of the head; "
+        "absent: jumps stay"
+    )
+    strip_weights = traits.Dict(desc="WeightRecord as a dict; absent: jumps of heads stay")
     num_threads = traits.Int(1, usedefault=True, nohash=True)
 
 
@@ -61,6 +68,7 @@ class Refocus(Step):
             num_threads=self.inputs.num_threads,
             within=within_of(self.inputs.within_weights),
             denoise=denoise_of(self.inputs.denoise_weights),
+            hints=hints_of(self.inputs.hint_weights, self.inputs.strip_weights),
         )
         if found.applied:
             refocused = with_data(found.image, image)
@@ -84,6 +92,16 @@ class Refocus(Step):
 def denoise_of(weights: dict[str, Any]) -> Denoise | None:
     """The network that tells noise; None without weights."""
     return partial(noise_of, record=weight_record(weights)) if weights else None
+
+
+def hints_of(weights: dict[str, Any], strip: dict[str, Any]) -> Hints | None:
+    """The networks that hint at jumps of the head; None without weights."""
+    if not weights:
+        return None
+    return Hints(
+        partial(correction_of, record=weight_record(weights)),
+        partial(brain_of, record=weight_record(strip)) if strip else None,
+    )
 
 
 def _with_name(facts: dict[str, Any], weights: dict[str, Any]) -> dict[str, Any]:

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Faults of the read-out, found in the image itself and undone.
 
-Interpolated thick slices first, then in k-space spikes, lines of unequal strength and rigid motion;
-noise last, or before slices that it hides.
+Interpolated thick slices first, then in k-space spikes, lines of unequal strength and rigid motion,
+periodic or else by jumps; noise last, or before slices that it hides.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -19,7 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bmex_bids.refocus.evidence import LEVER_MM
 from bmex_bids.refocus.grain import Denoise, Grain, find_grain
+from bmex_bids.refocus.jumps import Hints, find_jumps
 from bmex_bids.refocus.kspace import FOREGROUND, LineMotion, bright, is_masked, undo
 from bmex_bids.refocus.lines import UnevenLines, find_uneven_lines, without_spikes
 from bmex_bids.refocus.search import (
@@ -47,9 +48,7 @@ LEAST_SHARE = 0.5
 SAME_FREQUENCY = 0.01
 #: of :func:`~bmex_bids.refocus.kspace.undo`; a brain stripped after it moved loses by more
 ITERATIONS = 2
-#: radius of the sphere over which displacement is averaged, mm (Jenkinson, FMRIB TR99MJ1, 1999)
-SPHERE_MM = 80.0
-NOTHING = "no thick slices, periodic motion, uneven lines, spikes or strong noise found"
+NOTHING = "no thick slices, motion, uneven lines, spikes or strong noise found"
 
 
 @dataclass(frozen=True)
@@ -62,9 +61,9 @@ class Refocused:
     applied : whether anything was undone
     reason : plain English, such as ``"periodic motion of 1.9 mm along axis 1"``
     motion : ready for JSON, empty where none was undone: ``PhaseEncodingAxis`` (0 to 2, of the
-        LPS array), ``Model``, ``RMSDisplacement`` (mm), ``Frequency`` (cycles per line),
-        ``Translation`` (mm, amplitude along the array's axes), ``Rotation`` (degrees, amplitude),
-        ``RotationAxis``
+        LPS array), ``Model``, ``RMSDisplacement`` (mm); of periodic motion ``Frequency`` (cycles per
+        line), ``Translation`` (mm, amplitude along the array's axes), ``Rotation`` (degrees,
+        amplitude), ``RotationAxis``; of jumps :meth:`bmex_bids.refocus.jumps.Jumps.facts`
     lines : ready for JSON, empty where the lines are even:
         :meth:`bmex_bids.refocus.lines.UnevenLines.facts`
     spikes : how many were removed
@@ -92,8 +91,9 @@ def refocus(
     num_threads: int = 1,
     within: Within | None = None,
     denoise: Denoise | None = None,
+    hints: Hints | None = None,
 ) -> Refocused:
-    """Undo thick slices, spikes, uneven lines, periodic rigid motion during the read-out, and noise.
+    """Undo thick slices, spikes, uneven lines, rigid motion during the read-out, and noise.
 
     Motion is undone where that makes the image clearly sharper.  All three axes are tried as
     phase-encoding axis.  An image without any of these comes back as it is.
@@ -106,6 +106,7 @@ def refocus(
     within : betters what is estimated within thick slices; see
         :meth:`bmex_bids.refocus.thick.ThickSlices.undo`
     denoise : tells the noise of an image; None: noise stays
+    hints : networks that hint at jumps of the head; None: jumps stay
 
     Raises
     ------
@@ -142,6 +143,8 @@ def refocus(
         if uneven is not None and not _of_motion(uneven, mended.motion):
             even = _without_motion(uneven.undo(clean, support), support, head, steps)
             mended = replace(even, lines=uneven.facts())
+        if hints and not mended.motion:
+            mended = _without_jumps(mended, support, head, steps, hints)
         if denoise and given is scaled:
             if mended.image is not scaled:
                 grain = find_grain(mended.image, support, denoise)
@@ -203,6 +206,20 @@ def _without_motion(
     return _Mended(still, entropy, _facts(best, motion))
 
 
+def _without_jumps(
+    mended: _Mended, support: Tensor, head: Tensor, spacing: Sequence[float], hints: Hints
+) -> _Mended:
+    """The image without the jumps that it shows."""
+    found = find_jumps(mended.image, support, spacing, hints)
+    if found is None:
+        return mended
+    jumps, still = found
+    motion = jumps.facts(still.shape[jumps.phase_axis])
+    return replace(
+        mended, image=still, entropy=float(gradient_entropy(still, head)), motion=motion
+    )
+
+
 def _undone(
     image: Tensor,
     support: Tensor,
@@ -238,8 +255,9 @@ def _in_words(mended: _Mended, spikes: int, slices: dict[str, Any], grain: Grain
     if mended.lines:
         done.append(f"uneven lines of k-space along axis {mended.lines['PhaseEncodingAxis']}")
     if mended.motion:
+        kind = "periodic motion" if mended.motion["Model"] == "periodic" else "jumps"
         done.append(
-            f"periodic motion of {mended.motion['RMSDisplacement']:.1f} mm, "
+            f"{kind} of {mended.motion['RMSDisplacement']:.1f} mm, "
             f"phase encoding along axis {mended.motion['PhaseEncodingAxis']}"
         )
     if grain is not None:
@@ -267,7 +285,7 @@ def _support(data: Array) -> Tensor:
 
 def _facts(found: Found, motion: LineMotion) -> dict[str, Any]:
     turns = motion.turns if motion.turns is not None else torch.zeros(len(motion.shifts))
-    spread = 0.4 * SPHERE_MM**2 * (turns * math.pi / 180) ** 2
+    spread = (LEVER_MM * turns) ** 2
     displacement = float((spread + (motion.shifts**2).sum(1)).mean().sqrt())
     return {
         "PhaseEncodingAxis": motion.phase_axis,

@@ -166,9 +166,10 @@ class View:
         self, image: Tensor, spacing: Sequence[float], phase_axis: int, target_mm: float
     ) -> None:
         part, start = _middle(image, spacing, phase_axis)
-        across = [part.shape[k] * spacing[k] for k in AXES if k != phase_axis]
-        small = max(min(math.sqrt(across[0] * across[1]) / EXTENT_MM, 1.0), 0.5)
-        self.image, self.spacing = _coarser(part, spacing, phase_axis, target_mm * small)
+        across = [k for k in AXES if k != phase_axis]
+        area = math.prod(part.shape[k] * spacing[k] for k in across)
+        small = max(min(math.sqrt(area) / EXTENT_MM, 1.0), 0.5)
+        self.image, self.spacing = coarser(part, spacing, target_mm * small, across)
         self.phase_axis = phase_axis
         self.lines = image.shape[phase_axis]
         self.offset_mm = [
@@ -240,16 +241,16 @@ def _middle(image: Tensor, spacing: Sequence[float], phase_axis: int) -> tuple[T
     return image.contiguous(), start
 
 
-def _coarser(
-    image: Tensor, spacing: Sequence[float], phase_axis: int, target_mm: float
+def coarser(
+    image: Tensor, spacing: Sequence[float], target_mm: float, axes: Sequence[int] = AXES
 ) -> tuple[Tensor, list[float]]:
-    """Voxels of about ``target_mm`` across the phase axis, by cutting k-space."""
+    """Voxels of about ``target_mm`` along axes, by cutting k-space; their sizes in mm."""
     result = list(spacing)
-    for axis in AXES:
+    for axis in axes:
         n = image.shape[axis]
         keep = max(round(n * spacing[axis] / target_mm), 8)
         keep += keep % 2
-        if axis == phase_axis or keep >= n:
+        if keep >= n:
             continue
         spectrum = torch.fft.fftshift(fourier(image, axis), dim=axis)
         spectrum = spectrum.narrow(axis, n // 2 - keep // 2, keep)

@@ -87,8 +87,8 @@ class Facts:
     masks : ``outputs.records.MaskMethod``, or what else the sidecar says → images
     mask_sources : whose masks were given
     reoriented : images whose header was corrected
-    motion_looked_for, motion_undone, lines_mended, spikes_removed, slices_sharpened,
-        noise_reduced : images
+    motion_looked_for, motion_undone, jumps_undone, lines_mended, spikes_removed,
+        slices_sharpened, noise_reduced : images; ``motion_undone`` is periodic motion
     slices_split : images whose scan has thick slices, which were split
     spacing_mm, fetal_spacing_mm : of the network's grid, after and before birth
     native, resolution, preproc, measured : images enhanced on the input's grid, on the network's,
@@ -124,6 +124,7 @@ class Facts:
     reoriented: int = 0
     motion_looked_for: int = 0
     motion_undone: int = 0
+    jumps_undone: int = 0
     lines_mended: int = 0
     spikes_removed: int = 0
     slices_sharpened: int = 0
@@ -202,7 +203,8 @@ def collect_facts(output_dir: Path) -> Facts:
         precisions=tuple(_count(record.get("Precision") for record in records)),
         reoriented=sum("reoriented" in mask for mask in masks),
         motion_looked_for=sum(bool(table) for table in motion),
-        motion_undone=sum("RMSDisplacement" in table for table in motion),
+        motion_undone=sum(table.get("Model") == "periodic" for table in motion),
+        jumps_undone=sum(table.get("Model") == "jumps" for table in motion),
         lines_mended=sum(UNEVEN in table for table in motion),
         spikes_removed=sum(SPIKES in table for table in motion),
         slices_sharpened=sum(THICK in table for table in motion),

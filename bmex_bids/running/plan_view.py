@@ -27,6 +27,8 @@ OTHER_COST = 3.8
 #: seconds of a thread that the search for motion takes, for a million voxels of the input; where
 #: motion is undone, twice as many
 MOTION_COST = 2.6
+#: of a pass of a network over slices, at the voxels of the input, that a hint at jumps takes
+HINTS_SHARE = 0.5
 #: seconds of a thread that halving the edges takes, for a million voxels of brain
 HALVING_COST = 20.0
 GPU_SPEED = 50.0  # times a thread
@@ -178,6 +180,8 @@ def estimate(task: Task, device: str, threads: int) -> tuple[float, float]:
     if task.motion_correction:
         own = (voxel_count(planned.image.path) or 5_000_000) / 1e6
         motion = MOTION_COST * own / threads
+        if facts(weights.variant if weights else "").slices:
+            motion += HINTS_SHARE * cost * brain * own / voxels / threads
     memory = 2 * memory_gb(planned.image.path, spacing)
     if task.super_weights is not None:
         network += HALVING_COST * brain / (GPU_SPEED if device.startswith("cuda") else threads)

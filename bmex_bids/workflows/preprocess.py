@@ -19,7 +19,7 @@ from bmex_bids.interfaces.preprocess import (
 from bmex_bids.interfaces.refocus import Before, Refocus
 from bmex_bids.interfaces.reorient import Reorient
 from bmex_bids.network.variants import facts
-from bmex_bids.network.weights.registry import bundled_of
+from bmex_bids.network.weights.registry import bundled_of, select
 from bmex_bids.workflows.request import Machine, Networks, as_table
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 BUNDLED = ("within", "denoise")
 #: arrays of the image that the motion correction holds at once, over those of ``mem_gb``
 REFOCUS_SHARE = 1.2
+#: what the networks that hint at jumps take besides, 2^30 bytes
+HINTS_GB = 0.7
 
 OUTPUTS = [
     "conformed",
@@ -200,11 +202,17 @@ def init_preprocess_wf(
             ]
         )
     else:
+        hints = hint_weights(planned)
         head = Node(
-            Refocus(within_weights=within, denoise_weights=denoise, num_threads=threads),
+            Refocus(
+                within_weights=within,
+                denoise_weights=denoise,
+                **hints,
+                num_threads=threads,
+            ),
             name="refocus",
             n_procs=threads,
-            mem_gb=REFOCUS_SHARE * mem_gb,
+            mem_gb=REFOCUS_SHARE * mem_gb + (HINTS_GB if hints else 0),
         )
         before = Node(
             Before(spacing_mm=planned.spacing_mm, order=variant.order, within_weights=within),
@@ -256,3 +264,21 @@ def init_preprocess_wf(
         ]
     )
     return workflow
+
+
+def hint_weights(planned: PlannedImage) -> dict[str, Any]:
+    """Inputs of ``Refocus``: the networks that hint at jumps of the head, where one is for this image.
+
+    It is the bundled one, whichever network enhances the image.
+    """
+    record = select(
+        "enhance",
+        age_group=planned.age_group,
+        contrast=planned.contrast,
+        age_months=planned.age.months if planned.age else None,
+        weights="bundled",
+    )
+    strip = bundled_of("strip")
+    if not facts(record.variant).slices or strip is None:
+        return {}
+    return {"hint_weights": as_table(record), "strip_weights": as_table(strip)}

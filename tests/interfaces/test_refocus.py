@@ -144,6 +144,25 @@ def test_noise_is_told_by_the_network_that_was_given(head, monkeypatch):
     assert asked[1].keywords == {"record": record}
 
 
+def test_jumps_are_hinted_at_by_the_networks_that_were_given(head, monkeypatch):
+    asked = []
+
+    def find(image, *_, hints, **__):
+        asked.append(hints)
+        return Refocused(image, False, "still", {}, 0.0, 0.0)
+
+    monkeypatch.setattr(refocus, "refocus", find)
+    slices, strip = bundled_of("enhance"), bundled_of("strip")
+    Refocus(in_file=head.path).run()
+    Refocus(in_file=head.path, hint_weights=as_table(slices)).run()
+    node = Refocus(in_file=head.path, hint_weights=as_table(slices), strip_weights=as_table(strip))
+    node.run()
+    assert asked[0] is None
+    assert asked[1].brain is None
+    assert asked[2].correction.keywords == {"record": slices}
+    assert asked[2].brain.keywords == {"record": strip}
+
+
 @pytest.fixture(params=[0.0, 60.0, 2e4], ids=["from zero", "wider range", "offset"])
 def prepared(request, head):
     """A head through the stage *preprocess*, and the inputs of the node ``Before``.

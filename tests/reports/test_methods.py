@@ -109,13 +109,14 @@ def test_images_in_which_motion_was_looked_for_and_undone_are_counted(output):
     output("sub-1")
     output("sub-2", MotionCorrection={"Applied": False, "Reason": "no periodic motion found"})
     output("sub-3", MotionCorrection={"Applied": False, "EntropyBefore": 9.0})
-    output("sub-4", MotionCorrection={"Applied": True, "RMSDisplacement": 1.9})
+    output("sub-4", MotionCorrection={"Applied": True, "Model": "periodic"})
+    output("sub-9", MotionCorrection={"Applied": True, "Model": "jumps"})
     output("sub-5", MotionCorrection={"Applied": True, "Spikes": 2})
     output("sub-6", MotionCorrection={"Applied": True, "UnevenLines": {"Period": 4}})
     output("sub-7", MotionCorrection={"Applied": True, "ThickSlices": {"Axis": 2}})
     root = output("sub-8", MotionCorrection={"Applied": True, "Noise": {"Removed": 1.0}})
     facts = collect_facts(root)
-    assert (facts.motion_looked_for, facts.motion_undone) == (7, 1)
+    assert (facts.motion_looked_for, facts.motion_undone, facts.jumps_undone) == (8, 1, 1)
     assert (facts.lines_mended, facts.spikes_removed) == (1, 1)
     assert (facts.slices_sharpened, facts.noise_reduced) == (1, 1)
 
@@ -206,6 +207,7 @@ def every_kind_of_facts():
         reoriented=1,
         motion_looked_for=4,
         motion_undone=2,
+        jumps_undone=1,
         lines_mended=1,
         spikes_removed=1,
         slices_sharpened=1,
@@ -316,6 +318,7 @@ SKIPPED = {
         {
             "motion_looked_for": 0,
             "motion_undone": 0,
+            "jumps_undone": 0,
             "lines_mended": 0,
             "spikes_removed": 0,
             "slices_sharpened": 0,
@@ -329,6 +332,7 @@ SKIPPED = {
     "no split slices": ({"slices_split": 0}, ["slices were split"]),
     "no spikes": ({"spikes_removed": 0}, ["Spikes were removed"]),
     "no motion undone": ({"motion_undone": 0}, ["undone in k-space", "entropy fell"]),
+    "no jumps": ({"jumps_undone": 0}, ["jumps of the head"]),
     "no tissue contrast": ({"contrast_measured": 0}, ["Tissue contrast"]),
     "nothing only measured": ({"measured": 0}, ["quality measures"]),
     "no fetus": (

@@ -13,11 +13,12 @@ from nipype.pipeline.engine.utils import generate_expanded_graph
 from bmex_bids.inputs.age import Age
 from bmex_bids.inputs.collect import SourceImage
 from bmex_bids.inputs.plan import PlannedImage
-from bmex_bids.network.weights.registry import WeightRecord, bundled
+from bmex_bids.network.weights.registry import WeightRecord, bundled, bundled_of
 from bmex_bids.running.events import STEPS
 from bmex_bids.workflows import base
 from bmex_bids.workflows.enhance import LOW_MEM_TILE, yardstick
-from bmex_bids.workflows.request import Machine, Networks, Target
+from bmex_bids.workflows.preprocess import HINTS_GB
+from bmex_bids.workflows.request import Machine, Networks, Target, as_table
 
 RECORD = WeightRecord(
     name="some",
@@ -295,15 +296,34 @@ def test_the_result_is_made_from_the_refocused_image_and_compared_with_the_one_t
         assert fed(graph, by_name[name])["split_slices"] == ("correct_brain", "split_slices")
     refocus, before = by_name["refocus"], by_name["before"]
     assert (refocus.inputs.num_threads, refocus.n_procs) == (2, 2)
-    # 12 arrays, and ten for other nodes
+    # 12 arrays and the networks that hint at jumps; ten for other nodes
     memory = base.memory_gb(planned().image.path, 0.8)
-    assert refocus.mem_gb == pytest.approx(12 / base.ARRAYS_AT_ONCE * memory)
+    assert refocus.mem_gb == pytest.approx(12 / base.ARRAYS_AT_ONCE * memory + HINTS_GB)
     assert before.mem_gb == memory
     assert before.inputs.spacing_mm == 0.8
     assert {STEPS["refocus"], STEPS["before"]} == {
         "preprocess: motion correction from the image",
         "preprocess: the image as it came, prepared likewise",
     }
+
+
+def test_jumps_are_hinted_at_by_the_bundled_network_for_the_age(planned, build):
+    """Whichever network enhances the image."""
+
+    def refocus(image):
+        return build(image).get_node("preprocess_wf.refocus")
+
+    inputs = refocus(planned()).inputs
+    (slices,) = (record for record in bundled() if record.variant == "bmex-slices")
+    assert inputs.hint_weights == as_table(slices)
+    assert inputs.strip_weights["name"] == bundled_of("strip").name
+    young = dataclasses.replace(
+        planned(), age=Age(20.0, False, "20", "months", "participants.tsv", "age")
+    )
+    node = refocus(young)
+    assert node.inputs.hint_weights is Undefined
+    memory = base.memory_gb(planned().image.path, 0.8)
+    assert node.mem_gb == pytest.approx(12 / base.ARRAYS_AT_ONCE * memory)
 
 
 def test_without_motion_correction_there_is_one_image(planned, build):

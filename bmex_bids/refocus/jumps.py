@@ -1,0 +1,318 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Jumps of the head between parts of the read-out: a network hints at them, physics decides.
+
+What an enhancement network would correct is mostly too little to help, but what it has in common
+with the image's derivatives for small translations and rotations, taken line by line of k-space,
+shows how the head lay while each line was read (:mod:`bmex_bids.refocus.evidence`).  Along the true
+phase-encoding axis this explains many times as much as along the others.
+
+A magnitude image does not tell the line k from the line −k, so two poses belong to each distance
+from the centre of k-space; a jump exchanges one of them.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bmex_bids.refocus.evidence import FREEDOMS, Evidence, Pose, Steps, inner, moved, size_mm
+from bmex_bids.refocus.kspace import AXES, along
+from bmex_bids.refocus.search import FEWEST_LINES, coarser, gradient_entropy
+
+#: share of the network's correction that steps along the phase axis explain, and how many times as
+#: much as along another axis
+LEAST_SHARE, LEAST_RATIO = 0.003, 2.0
+#: nats by which undoing the first jump must sharpen the brain, by which a jump of SIGNED_MM must do
+#: so more than its opposite, and by which each later change must
+LEAST_GAIN, LEAST_SIGNED, LEAST_MORE = 0.0003, 0.002, 0.0002
+SIGNED_MM = 1.0
+#: of the steps that the network hints at, what may be left once they are undone
+MOST_LEFT = 0.6
+#: mm, root mean square displacement: of the first jump, and of a change of the jumps
+TRIED_MM = (0.5, 1.0, 1.5, 2.0, 2.8, 4.0)
+CHANGED_MM = (0.15, 0.3, 0.5, 0.75, 1.0, 1.4)
+#: edge of the voxels, mm: for the first look, for later ones, and where the entropy is measured
+COARSE_MM, FINE_MM = 3.5, 2.0
+#: jumps in all; times that the network looks again
+MOST, ROUNDS = 4, 3
+#: lines of k-space between two steps: at the first look and later
+APART, APART_FINE = 2, 4
+#: of the conjugate gradients; two of them amplify what the jumps do not explain
+ITERATIONS = 1
+#: voxels: of a smaller brain, nothing is said
+LEAST_BRAIN = 10_000
+
+
+@dataclass(frozen=True)
+class Hints:
+    """A network over brains.
+
+    Attributes
+    ----------
+    correction : (image, brain) → (X, Y, Z), what the network would add, 0 outside the brain
+    brain : (image of a head, voxel sizes in mm) → (X, Y, Z), 1 in the brain and 0 outside; None:
+        nothing is looked for in heads
+    """
+
+    correction: Callable[[Tensor, Tensor], Tensor]
+    brain: Callable[[Tensor, Sequence[float]], Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class Jump:
+    """From a line on, one of the two lines at that distance sees the head in another pose.
+
+    Attributes
+    ----------
+    line : distance from the centre of k-space
+    member : 0 or 1, which of the two
+    pose : (6,) translation along the array's axes in mm, rotation about them in degrees, through
+        the array's centre, from the pose at the centre of k-space
+    """
+
+    line: int
+    member: int
+    pose: Pose
+
+
+@dataclass(frozen=True)
+class Jumps:
+    """A head that jumps during the read-out.
+
+    Attributes
+    ----------
+    phase_axis : of the array
+    jumps : ordered by line
+    gain : change of the entropy of the gradients in the brain, nats; negative where it sharpens
+    share : of the network's correction, that the first jump explains
+    """
+
+    phase_axis: int
+    jumps: tuple[Jump, ...]
+    gain: float = 0.0
+    share: float = 0.0
+
+    def weights(self, lines: int) -> Tensor:
+        """(1 + jumps, lines // 2 + 1): share of each pose in each pair of lines; the first is rest."""
+        table = torch.zeros(1 + len(self.jumps), lines // 2 + 1)
+        for line in range(lines // 2 + 1):
+            pair = [0, 0]
+            for number, jump in enumerate(self.jumps, 1):
+                if line >= jump.line:
+                    pair[jump.member] = number
+            for number in pair:
+                table[number, line] += 0.5
+        return table
+
+    def _parts(self, image: Tensor) -> Iterator[tuple[Pose | None, Tensor]]:
+        poses: list[Pose | None] = [None, *(jump.pose for jump in self.jumps)]
+        return zip(poses, self.weights(image.shape[self.phase_axis]), strict=True)
+
+    def forward(self, image: Tensor, spacing: Sequence[float]) -> Tensor:
+        """The image (X, Y, Z) of a head that jumps so, from that of the head at rest."""
+        total = torch.zeros_like(image)
+        for pose, weight in self._parts(image):
+            total += self._lines(image if pose is None else moved(image, pose, spacing), weight)
+        return total
+
+    def adjoint(self, image: Tensor, spacing: Sequence[float]) -> Tensor:
+        """The adjoint of :meth:`forward`."""
+        total = torch.zeros_like(image)
+        for pose, weight in self._parts(image):
+            part = self._lines(image, weight)
+            total += part if pose is None else moved(part, pose, spacing, back=True)
+        return total
+
+    def _lines(self, image: Tensor, weight: Tensor) -> Tensor:
+        axis = self.phase_axis
+        spectrum = torch.fft.rfft(image, dim=axis) * along(weight, axis)
+        return torch.fft.irfft(spectrum, n=image.shape[axis], dim=axis).contiguous()
+
+    def undo(
+        self, image: Tensor, support: Tensor, spacing: Sequence[float], iterations: int
+    ) -> Tensor:
+        """The head at rest, by conjugate gradients from the image; never negative.
+
+        Parameters
+        ----------
+        image, support : (X, Y, Z); 1 where the image is known and the head may be, else 0
+        spacing : mm
+        iterations : one or two; more of them amplify noise
+        """
+        estimate = image * support
+        left = image - self.forward(estimate, spacing)
+        slope = self.adjoint(left, spacing) * support
+        direction, size = slope, float((slope**2).sum())
+        for _ in range(iterations):
+            ahead = self.forward(direction, spacing)
+            step = size / max(float((ahead**2).sum()), 1e-12)
+            estimate = estimate + step * direction
+            left = left - step * ahead
+            slope = self.adjoint(left, spacing) * support
+            now = float((slope**2).sum())
+            direction, size = slope + now / max(size, 1e-12) * direction, now
+        return estimate.clamp(min=0) * support
+
+    def facts(self, lines: int) -> dict[str, Any]:
+        """Ready for JSON; ``lines`` is the length of the phase axis."""
+        squares = [size_mm(jump.pose) ** 2 for jump in self.jumps]
+        weights = self.weights(lines)[1:]
+        weights[:, 1 : (lines + 1) // 2] *= 2  # of the lines k and −k
+        displacement = float((weights.sum(1) * torch.tensor(squares)).sum() / lines) ** 0.5
+        return {
+            "PhaseEncodingAxis": self.phase_axis,
+            "Model": "jumps",
+            "RMSDisplacement": round(displacement, 2),
+            "Jumps": [
+                {
+                    "Line": jump.line,
+                    "Translation": [round(float(v), 2) for v in jump.pose[:3]],
+                    "Rotation": [round(float(v), 2) for v in jump.pose[3:]],
+                }
+                for jump in self.jumps
+            ],
+            "EntropyChange": round(self.gain, 4),
+            "ExplainedShare": round(self.share, 4),
+        }
+
+
+class _View:
+    """An image at :data:`FINE_MM`, where the entropy of the brain's gradients is measured."""
+
+    def __init__(
+        self, image: Tensor, brain: Tensor, support: Tensor, spacing: Sequence[float]
+    ) -> None:
+        self.image, self.spacing = coarser(image, spacing, FINE_MM)
+        self._brain, self._support = (
+            (coarser(part, spacing, FINE_MM)[0] > level).float()
+            for part, level in ((brain, 0.9), (support, 0.5))
+        )
+        known = self.image.clamp(min=0) * self._support
+        self._before = float(gradient_entropy(known, self._brain))
+
+    def gain(self, jumps: Jumps) -> float:
+        """Change of the entropy when these jumps are undone."""
+        still = jumps.undo(self.image, self._support, self.spacing, ITERATIONS)
+        return float(gradient_entropy(still, self._brain)) - self._before
+
+
+@torch.no_grad()
+def find_jumps(
+    image: Tensor, support: Tensor, spacing: Sequence[float], hints: Hints
+) -> tuple[Jumps, Tensor] | None:
+    """The jumps that an image shows, and the image without them; None for none.
+
+    Parameters
+    ----------
+    image : (X, Y, Z) float32, range about 1000
+    support : (X, Y, Z), 1 where the image is known, else 0
+    spacing : mm
+    """
+    if not bool(support.all()):  # a brain without its head
+        brain = support
+    elif hints.brain is not None:
+        brain = hints.brain(image, spacing)
+    else:
+        return None
+    if float(brain.sum()) < LEAST_BRAIN:
+        return None
+    correction = hints.correction(image, brain)
+    axes = [axis for axis in AXES if image.shape[axis] >= FEWEST_LINES]
+    looked = {
+        axis: Evidence.of(image * brain, correction, spacing, axis, COARSE_MM) for axis in axes
+    }
+    first = {axis: evidence.steps(1, APART) for axis, evidence in looked.items()}
+    order = sorted(axes, key=lambda axis: -first[axis].share)
+    if not order or first[order[0]].share < LEAST_SHARE:
+        return None
+    steps = first[order[0]]
+    if len(order) > 1 and steps.share < LEAST_RATIO * first[order[1]].share:
+        return None
+    view = _View(image, brain, support, spacing)
+    best = _first(view, order[0], steps)
+    if best.gain > -LEAST_GAIN or _signed(view, best) > -LEAST_SIGNED:
+        return None
+    still = best.undo(image, support, spacing, ITERATIONS)
+    for number in range(ROUNDS):
+        correction = hints.correction(still, brain)
+        again = Evidence.of(still * brain, correction, spacing, best.phase_axis, COARSE_MM)
+        (left,) = again.between(steps.lines)
+        if number == 0 and inner(left, steps.poses[0]) > MOST_LEFT * size_mm(steps.poses[0]) ** 2:
+            return None
+        evidence = Evidence.of(still * brain, correction, spacing, best.phase_axis, FINE_MM)
+        tried = itertools.chain(_changed(best, evidence), _longer(best, evidence))
+        changed = min(
+            (replace(jumps, gain=view.gain(jumps)) for jumps in tried),
+            key=lambda jumps: jumps.gain,
+            default=best,
+        )
+        if changed.gain > best.gain - LEAST_MORE:
+            break
+        best = changed
+        still = best.undo(image, support, spacing, ITERATIONS)
+    return best, still
+
+
+def _first(view: _View, axis: int, steps: Steps) -> Jumps:
+    """One jump where the step begins, of the size that sharpens most.
+
+    A step of both lines by a pose is one of a single line by twice as much.
+    """
+    pose = steps.poses[0] / size_mm(steps.poses[0])
+    tried = [
+        Jumps(axis, (Jump(steps.lines[0], 0, size * pose),), share=steps.share)
+        for size in TRIED_MM
+    ]
+    return min((replace(one, gain=view.gain(one)) for one in tried), key=lambda one: one.gain)
+
+
+def _signed(view: _View, jumps: Jumps) -> float:
+    """Nats by which a jump lowers the entropy more than its opposite; negative for a true one."""
+    (jump,) = jumps.jumps
+    there, back = (
+        replace(jumps, jumps=(replace(jump, pose=size / size_mm(jump.pose) * jump.pose),))
+        for size in (SIGNED_MM, -SIGNED_MM)
+    )
+    return view.gain(there) - view.gain(back)
+
+
+def _changed(best: Jumps, evidence: Evidence) -> Iterator[Jumps]:
+    """The same jumps with other poses, in the direction of what is left."""
+    last = [np.zeros(FREEDOMS), np.zeros(FREEDOMS)]
+    changes: list[Pose] = []
+    for jump, mean in zip(best.jumps, evidence.between([j.line for j in best.jumps]), strict=True):
+        last[jump.member] = 2 * mean - last[1 - jump.member]
+        changes.append(last[jump.member])
+    largest = max(size_mm(change) for change in changes)
+    for size in CHANGED_MM if largest > 0 else ():
+        yield replace(
+            best,
+            jumps=tuple(
+                replace(jump, pose=jump.pose + size / largest * change)
+                for jump, change in zip(best.jumps, changes, strict=True)
+            ),
+        )
+
+
+def _longer(best: Jumps, evidence: Evidence) -> Iterator[Jumps]:
+    """One jump more, further out than the first, where steps of what is left begin."""
+    if len(best.jumps) >= MOST:
+        return
+    taken = [jump.line for jump in best.jumps]
+    for count in (1, 2):
+        steps = evidence.steps(count, APART_FINE)
+        for line, mean in zip(steps.lines, steps.poses, strict=True):
+            if line <= taken[0] or min(abs(line - other) for other in taken) < APART:
+                continue
+            for member, size in itertools.product((0, 1), TRIED_MM[:4]):
+                before = [j.pose for j in best.jumps if j.member == member and j.line < line]
+                start = before[-1] if before else np.zeros(FREEDOMS)
+                added = Jump(line, member, start + size / size_mm(mean) * mean)
+                jumps = sorted((*best.jumps, added), key=lambda jump: jump.line)
+                yield replace(best, jumps=tuple(jumps))
