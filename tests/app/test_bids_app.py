@@ -517,7 +517,7 @@ def test_strict_ages_skip_one_age_for_two_sessions(one, capsys):
     assert bmex(one, *base) == 0
     _, *images = json.loads(capsys.readouterr().out)["images"]
     assert ["one age for 2 sessions" in " ".join(i["warnings"]) for i in images] == [True, True]
-    assert bmex(one, *base, "--strict-ages") == 0
+    assert bmex(one, *base, "--strict-ages") == 3
     first, *images = json.loads(capsys.readouterr().out)["images"]
     assert first["status"] == "to process"
     assert [image["status"] for image in images] == ["skipped", "skipped"]
