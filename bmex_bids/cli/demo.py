@@ -95,7 +95,7 @@ def _demo(options: argparse.Namespace, start: float) -> int:
 
     _say(
         start,
-        "4/4 measured inside the brain, before and after the network, against the clean template",
+        "4/4 measured inside the brain, before and after, against the clean template",
     )
     before, after = measure(clean, _stages(folder / "work"), _enhanced(output))
     print(
@@ -204,8 +204,9 @@ def check(output: Path) -> bool:
 
 
 def measure(clean: nib.Nifti1Image, stages: Path, enhanced: Path) -> tuple[float, float]:
-    """PSNR in dB, inside the brain, of what the network was fed and of what it made of it.
+    """PSNR in dB, inside the brain, of the image as it came and of what the app made of it.
 
+    Motion and noise are also mended before the network, so what that was fed is not *before*.
     Both are compared with the clean image, treated as the damaged one was: scaled alike, with the
     bias field that was found and the histogram map that was made, neither of which is damage or
     repair.  Template units, range :data:`PEAK`; the same comparison as ``bmex-evaluate`` makes.
@@ -221,9 +222,9 @@ def measure(clean: nib.Nifti1Image, stages: Path, enhanced: Path) -> tuple[float
     from bmex_bids.imaging.orientation import load_image
     from bmex_bids.metrics.reference import psnr
 
-    fed = load_image(stages / "match_histogram" / "matched.nii.gz")
-    truth = treated(clean, stages, fed)
-    before = np.asarray(fed.dataobj)
+    came = load_image(stages / "before" / "matched.nii.gz")
+    truth = treated(clean, stages, came)
+    before = np.asarray(came.dataobj)
     after = np.asarray(load_image(enhanced).dataobj)
     mask = (truth > 0) & (before > 0)
     return tuple(float(psnr(image, truth, mask, PEAK)) for image in (before, after))  # type: ignore[return-value]

@@ -95,7 +95,7 @@ def test_the_truth_is_treated_as_the_image_was(stages):
 def test_psnr_before_and_after_by_hand(stages):
     clean, folder, matched, save = stages
     noise = np.random.default_rng(0).normal(0, 40, matched.shape)
-    save(np.where(matched > 0, matched + noise, 0), "match_histogram/matched.nii.gz")
+    save(np.where(matched > 0, matched + noise, 0), "before/matched.nii.gz")  # as it came
     enhanced = save(np.where(matched > 0, matched + noise / 2, 0), "enhanced.nii.gz")
     before, after = demo.measure(clean, folder, enhanced)
     assert before == pytest.approx(20 * math.log10(1000 / 40), abs=0.3)
