@@ -12,37 +12,32 @@ from the centre of k-space; a jump exchanges one of them.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from bmex_bids.refocus.evidence import FREEDOMS, Evidence, Pose, Steps, inner, moved, size_mm
+from bmex_bids.refocus.evidence import Evidence, Pose, Steps, inner, moved, size_mm
 from bmex_bids.refocus.kspace import AXES, along
 from bmex_bids.refocus.search import FEWEST_LINES, coarser, gradient_entropy
 
 #: share of the network's correction that steps along the phase axis explain, and how many times as
 #: much as along another axis
 LEAST_SHARE, LEAST_RATIO = 0.003, 2.0
-#: nats by which undoing the first jump must sharpen the brain, by which a jump of SIGNED_MM must do
-#: so more than its opposite, and by which each later change must
-LEAST_GAIN, LEAST_SIGNED, LEAST_MORE = 0.0003, 0.002, 0.0002
+#: nats by which undoing the jump must sharpen the brain, and one of SIGNED_MM more than its opposite
+LEAST_GAIN, LEAST_SIGNED = 0.0003, 0.0012
 SIGNED_MM = 1.0
-#: of the steps that the network hints at, what may be left once they are undone
-MOST_LEFT = 0.6
-#: mm, root mean square displacement: of the first jump, and of a change of the jumps
+#: of the step that the network hints at, what may be left once it is undone: less than nothing where
+#: it was smaller
+LEFT = (-0.5, 0.6)
+#: mm, root mean square displacement of the jump
 TRIED_MM = (0.5, 1.0, 1.5, 2.0, 2.8, 4.0)
-CHANGED_MM = (0.15, 0.3, 0.5, 0.75, 1.0, 1.4)
-#: edge of the voxels, mm: for the first look, for later ones, and where the entropy is measured
+#: edge of the voxels, mm: where hints are taken, and where the entropy is measured
 COARSE_MM, FINE_MM = 3.5, 2.0
-#: jumps in all; times that the network looks again
-MOST, ROUNDS = 4, 3
-#: lines of k-space between two steps: at the first look and later
-APART, APART_FINE = 2, 4
+#: lines of k-space that a step has at least
+APART = 2
 #: of the conjugate gradients; two of them amplify what the jumps do not explain
 ITERATIONS = 1
 #: voxels: of a smaller brain, nothing is said
@@ -239,24 +234,12 @@ def find_jumps(
     if best.gain > -LEAST_GAIN or _signed(view, best) > -LEAST_SIGNED:
         return None
     still = best.undo(image, support, spacing, ITERATIONS)
-    for number in range(ROUNDS):
-        correction = hints.correction(still, brain)
-        again = Evidence.of(still * brain, correction, spacing, best.phase_axis, COARSE_MM)
-        (left,) = again.between(steps.lines)
-        if number == 0 and inner(left, steps.poses[0]) > MOST_LEFT * size_mm(steps.poses[0]) ** 2:
-            return None
-        evidence = Evidence.of(still * brain, correction, spacing, best.phase_axis, FINE_MM)
-        tried = itertools.chain(_changed(best, evidence), _longer(best, evidence))
-        changed = min(
-            (replace(jumps, gain=view.gain(jumps)) for jumps in tried),
-            key=lambda jumps: jumps.gain,
-            default=best,
-        )
-        if changed.gain > best.gain - LEAST_MORE:
-            break
-        best = changed
-        still = best.undo(image, support, spacing, ITERATIONS)
-    return best, still
+    correction = hints.correction(still, brain)
+    looked_again = Evidence.of(still * brain, correction, spacing, best.phase_axis, COARSE_MM)
+    jumps = _corrected(view, best, steps.poses[0], looked_again.between(steps.lines)[0])
+    if jumps is None:
+        return None
+    return jumps, jumps.undo(image, support, spacing, ITERATIONS)
 
 
 def _first(view: _View, axis: int, steps: Steps) -> Jumps:
@@ -264,55 +247,35 @@ def _first(view: _View, axis: int, steps: Steps) -> Jumps:
 
     A step of both lines by a pose is one of a single line by twice as much.
     """
-    pose = steps.poses[0] / size_mm(steps.poses[0])
-    tried = [
-        Jumps(axis, (Jump(steps.lines[0], 0, size * pose),), share=steps.share)
-        for size in TRIED_MM
-    ]
-    return min((replace(one, gain=view.gain(one)) for one in tried), key=lambda one: one.gain)
+    jumps = Jumps(axis, (Jump(steps.lines[0], 0, steps.poses[0]),), share=steps.share)
+    return min((_sized(view, jumps, size) for size in TRIED_MM), key=lambda one: one.gain)
+
+
+def _sized(view: _View, jumps: Jumps, size: float) -> Jumps:
+    """A single jump of another size in mm; negative for the opposite."""
+    (jump,) = jumps.jumps
+    pose = size / size_mm(jump.pose) * jump.pose
+    jumps = replace(jumps, jumps=(replace(jump, pose=pose),))
+    return replace(jumps, gain=view.gain(jumps))
 
 
 def _signed(view: _View, jumps: Jumps) -> float:
     """Nats by which a jump lowers the entropy more than its opposite; negative for a true one."""
+    return _sized(view, jumps, SIGNED_MM).gain - _sized(view, jumps, -SIGNED_MM).gain
+
+
+def _corrected(view: _View, jumps: Jumps, before: Pose, after: Pose) -> Jumps | None:
+    """The jump that would leave nothing to correct; None where too much, or the opposite, is left.
+
+    Parameters
+    ----------
+    before, after : the steps at which the network hints, in the image as it came and without the
+        jump.  They show in which proportion it hints
+    """
+    share = inner(after, before) / size_mm(before) ** 2
+    if not LEFT[0] <= share <= LEFT[1]:
+        return None
     (jump,) = jumps.jumps
-    there, back = (
-        replace(jumps, jumps=(replace(jump, pose=size / size_mm(jump.pose) * jump.pose),))
-        for size in (SIGNED_MM, -SIGNED_MM)
-    )
-    return view.gain(there) - view.gain(back)
-
-
-def _changed(best: Jumps, evidence: Evidence) -> Iterator[Jumps]:
-    """The same jumps with other poses, in the direction of what is left."""
-    last = [np.zeros(FREEDOMS), np.zeros(FREEDOMS)]
-    changes: list[Pose] = []
-    for jump, mean in zip(best.jumps, evidence.between([j.line for j in best.jumps]), strict=True):
-        last[jump.member] = 2 * mean - last[1 - jump.member]
-        changes.append(last[jump.member])
-    largest = max(size_mm(change) for change in changes)
-    for size in CHANGED_MM if largest > 0 else ():
-        yield replace(
-            best,
-            jumps=tuple(
-                replace(jump, pose=jump.pose + size / largest * change)
-                for jump, change in zip(best.jumps, changes, strict=True)
-            ),
-        )
-
-
-def _longer(best: Jumps, evidence: Evidence) -> Iterator[Jumps]:
-    """One jump more, further out than the first, where steps of what is left begin."""
-    if len(best.jumps) >= MOST:
-        return
-    taken = [jump.line for jump in best.jumps]
-    for count in (1, 2):
-        steps = evidence.steps(count, APART_FINE)
-        for line, mean in zip(steps.lines, steps.poses, strict=True):
-            if line <= taken[0] or min(abs(line - other) for other in taken) < APART:
-                continue
-            for member, size in itertools.product((0, 1), TRIED_MM[:4]):
-                before = [j.pose for j in best.jumps if j.member == member and j.line < line]
-                start = before[-1] if before else np.zeros(FREEDOMS)
-                added = Jump(line, member, start + size / size_mm(mean) * mean)
-                jumps = sorted((*best.jumps, added), key=lambda jump: jump.line)
-                yield replace(best, jumps=tuple(jumps))
+    scale = size_mm(jump.pose) / (size_mm(before) * (1 - share))
+    jumps = replace(jumps, jumps=(replace(jump, pose=jump.pose + scale * after),))
+    return replace(jumps, gain=view.gain(jumps))
