@@ -18,13 +18,12 @@ import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
+from bmex_bids.common.poses import LEVER_MM
 from bmex_bids.degrade.motion import Trajectory, apply_motion, rotate
 
 Array = NDArray[np.float32]
 Poses = NDArray[np.float64]
 Spacing = tuple[float, float, float]
-#: mm; a rotation counts as the root mean square displacement of a ball of 80 mm radius
-LEVER_MM = 80 * (2 / 5) ** 0.5
 #: voxels of slices whose lines are shifted at once
 BLOCK_VOXELS = 1 << 19
 

@@ -17,14 +17,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bmex_bids.common.poses import LEVER_MM
 from bmex_bids.refocus.kspace import AXES, along, turned
 from bmex_bids.refocus.search import coarser
 
 Pose = NDArray[np.float64]
 
-#: mm for a degree: root mean square displacement of a ball of 80 mm radius (Jenkinson, FMRIB
-#: TR99MJ1, 1999)
-LEVER_MM = 80 * math.sqrt(2 / 5) * math.pi / 180
+#: mm for a degree of rotation
+MM_A_DEGREE = math.radians(LEVER_MM)
 #: lines nearer to the centre of k-space show brightness, not motion
 FIRST_LINE = 3
 #: lines of k-space that are looked at, at most
@@ -37,7 +37,7 @@ FREEDOMS = 6
 
 def inner(one: Pose, other: Pose) -> float:
     """Mean product of the displacements of two poses, mm²."""
-    return float(one[:3] @ other[:3] + LEVER_MM**2 * (one[3:] @ other[3:]))
+    return float(one[:3] @ other[:3] + MM_A_DEGREE**2 * (one[3:] @ other[3:]))
 
 
 def size_mm(pose: Pose) -> float:
@@ -60,8 +60,14 @@ def _shifted(image: Tensor, shift_mm: Pose, spacing: Sequence[float]) -> Tensor:
     for axis in AXES:
         n = image.shape[axis]
         ramp = torch.exp(-2j * math.pi * torch.fft.rfftfreq(n) * (shift_mm[axis] / spacing[axis]))
-        image = torch.fft.irfft(torch.fft.rfft(image, dim=axis) * along(ramp, axis), n=n, dim=axis)
+        image = filtered(image, ramp, axis)
     return image
+
+
+def filtered(image: Tensor, factors: Tensor, axis: int) -> Tensor:
+    """A real image (X, Y, Z) whose lines of k-space along an axis were multiplied, (n // 2 + 1,)."""
+    spectrum = torch.fft.rfft(image, dim=axis) * along(factors, axis)
+    return torch.fft.irfft(spectrum, n=image.shape[axis], dim=axis).contiguous()
 
 
 def derivatives(image: Tensor, spacing: Sequence[float], centre_mm: Sequence[float]) -> Tensor:
@@ -77,8 +83,7 @@ def derivatives(image: Tensor, spacing: Sequence[float], centre_mm: Sequence[flo
         ramp = 2j * math.pi * torch.fft.rfftfreq(n)
         if n % 2 == 0:
             ramp[-1] = 0
-        slope = torch.fft.irfft(torch.fft.rfft(image, dim=axis) * along(ramp, axis), n=n, dim=axis)
-        slopes.append(slope / spacing[axis])
+        slopes.append(filtered(image, ramp, axis) / spacing[axis])
     place = [
         along(torch.arange(n) * step - centre, axis)
         for axis, (n, step, centre) in enumerate(zip(image.shape, spacing, centre_mm, strict=True))

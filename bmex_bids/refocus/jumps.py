@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bmex_bids.refocus.evidence import Evidence, Pose, Steps, inner, moved, size_mm
-from bmex_bids.refocus.kspace import AXES, along
+from bmex_bids.refocus.evidence import Evidence, Pose, Steps, filtered, inner, moved, size_mm
+from bmex_bids.refocus.kspace import AXES
 from bmex_bids.refocus.search import FEWEST_LINES, coarser, gradient_entropy
 
 #: share of the network's correction that steps along the phase axis explain, and how many times as
@@ -113,21 +113,17 @@ class Jumps:
         """The image (X, Y, Z) of a head that jumps so, from that of the head at rest."""
         total = torch.zeros_like(image)
         for pose, weight in self._parts(image):
-            total += self._lines(image if pose is None else moved(image, pose, spacing), weight)
+            part = image if pose is None else moved(image, pose, spacing)
+            total += filtered(part, weight, self.phase_axis)
         return total
 
     def adjoint(self, image: Tensor, spacing: Sequence[float]) -> Tensor:
         """The adjoint of :meth:`forward`."""
         total = torch.zeros_like(image)
         for pose, weight in self._parts(image):
-            part = self._lines(image, weight)
+            part = filtered(image, weight, self.phase_axis)
             total += part if pose is None else moved(part, pose, spacing, back=True)
         return total
-
-    def _lines(self, image: Tensor, weight: Tensor) -> Tensor:
-        axis = self.phase_axis
-        spectrum = torch.fft.rfft(image, dim=axis) * along(weight, axis)
-        return torch.fft.irfft(spectrum, n=image.shape[axis], dim=axis).contiguous()
 
     def undo(
         self, image: Tensor, support: Tensor, spacing: Sequence[float], iterations: int

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bmex_bids.refocus.evidence import LEVER_MM
+from bmex_bids.refocus.evidence import MM_A_DEGREE
 from bmex_bids.refocus.grain import Denoise, Grain, find_grain
 from bmex_bids.refocus.jumps import Hints, find_jumps
 from bmex_bids.refocus.kspace import FOREGROUND, LineMotion, bright, is_masked, undo
@@ -285,7 +285,7 @@ def _support(data: Array) -> Tensor:
 
 def _facts(found: Found, motion: LineMotion) -> dict[str, Any]:
     turns = motion.turns if motion.turns is not None else torch.zeros(len(motion.shifts))
-    spread = (LEVER_MM * turns) ** 2
+    spread = (MM_A_DEGREE * turns) ** 2
     displacement = float((spread + (motion.shifts**2).sum(1)).mean().sqrt())
     return {
         "PhaseEncodingAxis": motion.phase_axis,
