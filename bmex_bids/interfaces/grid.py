@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import nibabel as nib
@@ -12,7 +11,7 @@ import numpy as np
 from bmex_bids.imaging.orientation import voxel_sizes
 from bmex_bids.imaging.resampling import resample_to_spacing
 from bmex_bids.interfaces.files import data_of, with_data
-from bmex_bids.interfaces.weights import weight_record
+from bmex_bids.interfaces.weights import with_weights
 from bmex_bids.network.inference.within import within_slices
 from bmex_bids.refocus.thick import Within, parts_of, split_slices
 
@@ -26,7 +25,7 @@ def on_network_grid(
     into parts first, whose values are estimated.
     """
     if slices_to_split(image, spacing_mm, order):
-        image = with_slices_split(image, spacing_mm, within_of(within_weights))
+        image = with_slices_split(image, spacing_mm, with_weights(within_slices, within_weights))
     fine = resample_to_spacing(image, spacing_mm, order=order)
     return with_data(np.clip(data_of(fine), 0, None), fine)
 
@@ -59,10 +58,3 @@ def with_slices_split(
     smaller[axis, axis] = 1 / parts
     smaller[axis, 3] = (1 / parts - 1) / 2  # the first part's centre, in voxels of the image
     return nib.Nifti1Image(fine, image.affine @ smaller)
-
-
-def within_of(weights: dict[str, Any]) -> Within | None:
-    """The network for what lies within slices; None without weights."""
-    if not weights:
-        return None
-    return partial(within_slices, record=weight_record(weights))

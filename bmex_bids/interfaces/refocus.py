@@ -7,7 +7,6 @@ Where nothing was undone, both hand on the files that they were given.
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +21,14 @@ from bmex_bids.imaging.intensity import HistogramMatch, IntensityScale
 from bmex_bids.imaging.orientation import voxel_sizes
 from bmex_bids.imaging.stripped import without_offset
 from bmex_bids.interfaces.files import data_of, read, with_data, write
-from bmex_bids.interfaces.grid import on_network_grid, within_of
+from bmex_bids.interfaces.grid import on_network_grid
 from bmex_bids.interfaces.preprocess import with_histogram
 from bmex_bids.interfaces.step import Step
-from bmex_bids.interfaces.weights import weight_record
+from bmex_bids.interfaces.weights import with_weights
 from bmex_bids.network.inference.denoise import noise_of
 from bmex_bids.network.inference.hints import brain_of, correction_of
+from bmex_bids.network.inference.within import within_slices
 from bmex_bids.refocus import refocus
-from bmex_bids.refocus.grain import Denoise
 from bmex_bids.refocus.jumps import Hints
 
 
@@ -66,8 +65,8 @@ class Refocus(Step):
             data_of(image),
             voxel_sizes(image.affine),
             num_threads=self.inputs.num_threads,
-            within=within_of(self.inputs.within_weights),
-            denoise=denoise_of(self.inputs.denoise_weights),
+            within=with_weights(within_slices, self.inputs.within_weights),
+            denoise=with_weights(noise_of, self.inputs.denoise_weights),
             hints=hints_of(self.inputs.hint_weights, self.inputs.strip_weights),
         )
         if found.applied:
@@ -89,19 +88,10 @@ class Refocus(Step):
             }
 
 
-def denoise_of(weights: dict[str, Any]) -> Denoise | None:
-    """The network that tells noise; None without weights."""
-    return partial(noise_of, record=weight_record(weights)) if weights else None
-
-
 def hints_of(weights: dict[str, Any], strip: dict[str, Any]) -> Hints | None:
     """The networks that hint at jumps of the head; None without weights."""
-    if not weights:
-        return None
-    return Hints(
-        partial(correction_of, record=weight_record(weights)),
-        partial(brain_of, record=weight_record(strip)) if strip else None,
-    )
+    correction = with_weights(correction_of, weights)
+    return Hints(correction, with_weights(brain_of, strip)) if correction else None
 
 
 def _with_name(facts: dict[str, Any], weights: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,3 +19,8 @@ def weight_record(table: dict[str, Any]) -> WeightRecord:
     for key in ("age_groups", "contrasts"):
         values[key] = tuple(values[key])
     return WeightRecord(**values)
+
+
+def with_weights(function: Callable[..., Any], table: dict[str, Any]) -> Any:
+    """A function of a network with its keyword ``record`` filled; None without weights."""
+    return partial(function, record=weight_record(table)) if table else None
