@@ -47,7 +47,7 @@ def _work(options: argparse.Namespace) -> int:
     record = select("strip", weights=options.weights, weights_dir=options.weights_dir)
     print(f"weights {record.name} ({record.sha256[:12]})\n")
     print(
-        f"{'head':<28}{'Dice':>8}{'litres':>8}{'other':>8}{'lost ml':>9}{'added ml':>9}"
+        f"{'head':<28}{'Dice':>8}{'litres':>8}{'other':>8}{'lost ml':>9}{'tissue':>8}{'added ml':>9}"
         f"{'mm':>6}{'95 %':>6}{'inside':>8}"
     )
     for name, found in head_rows(
@@ -61,13 +61,13 @@ def _work(options: argparse.Namespace) -> int:
         if found is None:
             print(f"{name:<28}   no other mask; see its picture", flush=True)
             continue
-        reached = found.dice >= DICE_GOAL and found.lost_ml <= LOST_GOAL_ML
+        reached = found.dice >= DICE_GOAL and found.lost_tissue_ml <= LOST_GOAL_ML
         print(
             f"{name:<28}{found.dice:>8.4f}{found.litres:>8.3f}{found.other_litres:>8.3f}"
-            f"{found.lost_ml:>9.1f}{found.added_ml:>9.1f}{found.distance_mm:>6.2f}"
+            f"{found.lost_ml:>9.1f}{found.lost_tissue_ml:>8.1f}{found.added_ml:>9.1f}{found.distance_mm:>6.2f}"
             f"{found.distance_95_mm:>6.2f}{found.inside_mm:>8.2f}"
             f"{'' if reached else '   goal NOT reached'}",
             flush=True,
         )
-    print(f"\ngoal: Dice ≥ {DICE_GOAL:g}, lost ≤ {LOST_GOAL_ML:g} ml")
+    print(f"\ngoal: Dice ≥ {DICE_GOAL:g}, tissue lost ≤ {LOST_GOAL_ML:g} ml")
     return 0

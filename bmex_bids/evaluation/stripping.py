@@ -28,6 +28,9 @@ Mask = NDArray[np.bool_]
 
 #: mm: tissue this far inside the other's mask is surely brain
 DEEP_MM = 3.0
+#: of the brain's median: in a T1w image fluid is darker, tissue brighter (fluid in eleven heads:
+#: 0.2 to 0.5, cortex 0.7 and more)
+TISSUE_SHARE = 0.6
 #: heights of the axial slices of a picture, as shares of the brain's
 HEIGHTS = (0.3, 0.55, 0.8)
 
@@ -40,7 +43,8 @@ class Agreement:
     ----------
     dice : overlap, 0…1
     litres, other_litres : volumes of ours and of the other's
-    lost_ml : tissue more than :data:`DEEP_MM` inside the other's mask that is not in ours
+    lost_ml : what lies more than :data:`DEEP_MM` inside the other's mask and not in ours
+    lost_tissue_ml : of that, what is bright in a T1w image; all of it where no image was given
     added_ml : what is in ours and not in the other's
     distance_mm, distance_95_mm : of our surface from the other's, mean and 95th percentile
     inside_mm : mean depth of our surface inside the other's mask; below 0 it lies outside
@@ -50,14 +54,28 @@ class Agreement:
     litres: float
     other_litres: float
     lost_ml: float
+    lost_tissue_ml: float
     added_ml: float
     distance_mm: float
     distance_95_mm: float
     inside_mm: float
 
 
-def agreement(ours: Mask, other: Mask, spacing: tuple[float, ...]) -> Agreement:
-    """Compare two masks, (X, Y, Z), on one grid of voxels of ``spacing`` mm."""
+def agreement(
+    ours: Mask,
+    other: Mask,
+    spacing: tuple[float, ...],
+    t1w: NDArray[np.floating[Any]] | None = None,
+) -> Agreement:
+    """Compare two masks.
+
+    Parameters
+    ----------
+    ours, other : (X, Y, Z), on one grid
+    spacing : mm
+    t1w : (X, Y, Z), any unit; tells tissue from the fluid of the cisterns, which strippers cut off
+        at different places
+    """
     if not (ours.any() and other.any()):
         raise UsageError("expected two masks with voxels in them, got an empty one")
     box = bounding_box(ours | other, margin=1)
@@ -65,6 +83,11 @@ def agreement(ours: Mask, other: Mask, spacing: tuple[float, ...]) -> Agreement:
     millilitres = float(np.prod(spacing)) / 1e3
     depth = scipy.ndimage.distance_transform_edt(b, sampling=spacing)
     height = scipy.ndimage.distance_transform_edt(~b, sampling=spacing)
+    lost = (depth > DEEP_MM) & ~a
+    tissue = lost
+    if t1w is not None and (ours & other).any():
+        bright = np.pad(t1w[box] > TISSUE_SHARE * np.median(t1w[ours & other]), 1)
+        tissue = lost & bright
     half = 0.5 * min(spacing)  # distances are to centres of voxels, the surface lies between
     surface = a & ~scipy.ndimage.binary_erosion(a)
     signed = np.where(b, depth - half, half - height)[surface] - half
@@ -72,7 +95,8 @@ def agreement(ours: Mask, other: Mask, spacing: tuple[float, ...]) -> Agreement:
         dice=float(2 * (a & b).sum() / (a.sum() + b.sum())),
         litres=float(a.sum()) * millilitres / 1e3,
         other_litres=float(b.sum()) * millilitres / 1e3,
-        lost_ml=float(((depth > DEEP_MM) & ~a).sum()) * millilitres,
+        lost_ml=float(lost.sum()) * millilitres,
+        lost_tissue_ml=float(tissue.sum()) * millilitres,
         added_ml=float((a & ~b).sum()) * millilitres,
         distance_mm=float(np.abs(signed).mean()),
         distance_95_mm=float(np.percentile(np.abs(signed), 95)),
@@ -111,7 +135,11 @@ def head_rows(
         other = other_mask(name, corrected, masks, device=device, threads=threads)
         write(mask, out, f"{name}_mask.nii.gz")
         draw(out / f"{name}.png", data_of(corrected), ours, other, voxel_sizes(mask.affine))
-        yield name, None if other is None else agreement(ours, other, voxel_sizes(mask.affine))
+        t1w = data_of(corrected) if name.endswith("T1w") else None
+        yield (
+            name,
+            None if other is None else agreement(ours, other, voxel_sizes(mask.affine), t1w),
+        )
 
 
 def other_mask(

@@ -36,6 +36,20 @@ def test_a_mask_that_lies_inside_another_or_around_it(inside):
     assert (found.added_ml > 0) is (inside < 0)
 
 
+def test_of_what_is_lost_the_fluid_is_no_tissue():
+    """A cistern that was cut off counted as a lost brain."""
+    cut = ball(20).copy()
+    cut[:, :25] = False
+    head = np.where(ball(20), 100.0, 0.0)
+    head[:, 15:25, :30] = 40  # fluid in the lower half of what is cut off
+    found = agreement(cut, ball(20), (1, 1, 1), head)
+    deep = ball(17) & ~cut
+    assert found.lost_ml == pytest.approx(deep.sum() / 1e3, rel=0.1)
+    bright = deep & (head == 100)
+    assert found.lost_tissue_ml == pytest.approx(bright.sum() / 1e3, rel=0.15)
+    assert agreement(cut, ball(20), (1, 1, 1)).lost_tissue_ml == found.lost_ml
+
+
 def test_an_empty_mask_is_refused():
     with pytest.raises(UsageError, match="got an empty one"):
         agreement(ball(5), ball(5) & False, (1, 1, 1))
@@ -60,6 +74,7 @@ def test_the_command_prints_a_row_and_draws_a_picture_of_each_head(
     assert first.split()[1] == "1.0000"
     assert "NOT reached" not in first
     assert "no other mask" in second
+    assert [len(first.split()), first.split()[4:6]] == [10, ["0.0", "0.0"]]
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"a_T1w.png", "a_T1w_mask.nii.gz", "b_T2w.png", "b_T2w_mask.nii.gz"}
 
