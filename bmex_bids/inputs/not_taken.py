@@ -122,9 +122,7 @@ def _files(bids_dir: Path, participants: Sequence[str] | None) -> Iterator[Path]
             if not loop and (wanted is None or name in wanted):
                 yield from _walk(bids_dir / name, DEPTH)
         elif is_folder:
-            if wanted is None and (
-                LIKE_A_PARTICIPANT.fullmatch(name) or _has_anat(bids_dir / name)
-            ):
+            if wanted is None and _is_misnamed(bids_dir / name):
                 yield from _walk(bids_dir / name, DEPTH)
         elif wanted is None or name.split("_")[0].split(".")[0] in wanted:
             yield bids_dir / name
@@ -134,6 +132,22 @@ def without_prefix(bids_dir: Path) -> list[str]:
     """Folders at the dataset's top that hold anatomical images and are named without ``sub-``."""
     names = [entry.name for entry in _entries(bids_dir) if entry.is_dir()]
     return [n for n in names if not n.startswith("sub-") and _has_anat(bids_dir / n)]
+
+
+def _is_misnamed(folder: Path) -> bool:
+    """Whether a folder at the top may hold raw images: of a participant, a session or a site."""
+    if folder.name in IGNORED or (folder / "dataset_description.json").exists():
+        return False  # another dataset's, such as results
+    if LIKE_A_PARTICIPANT.fullmatch(folder.name) or _has_anat(folder):
+        return True
+    if _in_anat(f"{folder.name}/") or re.fullmatch("ses-[^_.]+", folder.name):
+        return True
+    if any(
+        path.is_dir() for each in ("anat", "ses-*/anat") for path in folder.glob(f"sub-*/{each}")
+    ):
+        return True
+    names = [entry.name for entry in _entries(folder)]
+    return any(IMAGE.search(name) and _has_word(f"{folder.name}/{name}") for name in names)
 
 
 def _has_anat(folder: Path) -> bool:

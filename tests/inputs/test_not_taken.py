@@ -36,6 +36,15 @@ ODD = {
     "02/anat/02_T1w.nii.gz": NAME,
     "02/ses-1/anat/T1.nii.gz": NAME,
     "P02/anat/sub-02_T1w.nii.gz": "expected in the folder sub-02/anat, found in P02/anat",
+    "anat/sub-02_T1w.nii.gz": "expected in the folder sub-02/anat, found in anat; move it there",
+    "anat/T1w.nii.gz": NAME,
+    "Anat/02_T1w.nii": NAME,
+    "ses-1/anat/sub-02_ses-1_T1w.nii.gz": "expected in the folder sub-02/ses-1/anat, found in ses",
+    "ses-1/sub-02_ses-1_T2w.nii.gz": "expected in the folder sub-02/ses-1/anat, found in ses-1",
+    "T1w/sub-02_T1w.nii.gz": "expected in the folder sub-02/anat, found in T1w; move it there",
+    "images/sub-02_T1w.nii.gz": "expected in the folder sub-02/anat, found in images; move it",
+    "siteA/sub-02/anat/sub-02_T1w.nii.gz": "expected in the folder sub-02/anat, found in siteA/",
+    "siteA/sub-02/ses-1/anat/sub-02_ses-1_T1w.nii": "expected in the folder sub-02/ses-1/anat, fo",
     "sub-02/anat/sub-03_T1w.nii.gz": HOME,
     "sub-02/ses-1/anat/sub-02_T1w.nii.gz": HOME,
     "sub-02/anat/sub-02_ses-1_T1w.nii.gz": HOME,
@@ -104,11 +113,20 @@ def test_what_looks_like_an_image_is_told(odd, bids_skeleton, caplog):
         "sub-01/func/sub-01_task-rest_bold.nii.gz", "sub-01/func/sub-01_acq-T1_task-x_bold.nii.gz",
         "sub-01/fmap/sub-01_magnitude1.nii.gz", "sub-01/dwi/sub-01_dwi.nii.gz",
         "sub-01/meg/sub-01_task-x_meg.ds/sub-01_T1w.nii.gz", "sub-01/sub-01_scans.tsv",
-        "sub-01/anat/notes.txt", "participants.tsv", "sub-01/mri/T1/notes.txt", "README",
+        "sub-01/anat/notes.txt", "participants.tsv", "phenotype/T1w.json", "freesurfer/sub-01/mri/T1.mgz",
+        "task/sub-01_bold.nii.gz", "sub-01/mri/T1/notes.txt", "README",
     ],
 )  # fmt: skip
 def test_what_is_no_raw_anatomical_image_is_not_told(name, bids_skeleton):
     assert told(bids_skeleton({GOOD: None, name: ""})) == {}
+
+
+@pytest.mark.parametrize(
+    "name", ["sub-01/anat/sub-01_T1w.nii.gz", "anat/sub-01_T1w.nii.gz", "sub-01_T1w.nii.gz"]
+)
+def test_another_dataset_in_a_folder_is_left_alone(name, bids_skeleton):
+    description = {"out/dataset_description.json": {"Name": "results", "BIDSVersion": "1.10.0"}}
+    assert told(bids_skeleton({GOOD: None, f"out/{name}": "", **description})) == {}
 
 
 @pytest.mark.parametrize("suffix", ["FLAIR", "PDw", "UNIT1"])
