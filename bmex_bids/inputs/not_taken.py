@@ -42,9 +42,10 @@ DEPTH = 4
 DICOM = re.compile(r"\.(dcm|ima)$", re.IGNORECASE)
 #: of images in any format
 IMAGE = re.compile(
-    r"\.(nii|img|hdr|mg[zh]|nrrd|nhdr|mh[ad]|mnc|dcm|ima|par|rec|brik|head)(\.(gz|bz2|xz|zip|zst|lz4|lzma|br|z))?$",
+    r"\.(nii|img|hdr|mg[zh]|nrrd|nhdr|mh[ad]|mnc|dcm|ima|par|rec|brik|head)(\.(gz|bz2|xz|zip|zst|lz4|lzma|br|z))*$",
     re.IGNORECASE,
 )
+PACKED = re.compile(r"\.(zip|tar|tgz|tar\.(gz|bz2|xz|zst)|7z|rar)$", re.IGNORECASE)
 #: what to convert other formats with
 CONVERTERS = {
     ".mgz": "mri_convert IN.mgz OUT.nii.gz",
@@ -140,7 +141,7 @@ def _is_misnamed(folder: Path) -> bool:
         return False  # another dataset's, such as results
     if LIKE_A_PARTICIPANT.fullmatch(folder.name) or _has_anat(folder):
         return True
-    if _in_anat(f"{folder.name}/") or re.fullmatch("ses-[^_.]+", folder.name):
+    if _in_anat(f"{folder.name}/x") or re.fullmatch("ses-[^_.]+", folder.name):
         return True
     if any(
         path.is_dir() for each in ("anat", "ses-*/anat") for path in folder.glob(f"sub-*/{each}")
@@ -239,8 +240,12 @@ def _is_lost_folder(path: Path) -> bool:
 
 def _reason_of_rest(path: Path, name: str) -> str | None:
     """Packed participants and pieces of downloads."""
-    if re.fullmatch(r"sub-[^/]+\.(zip|tar|tgz|tar\.gz|7z|rar)", name, re.IGNORECASE):
-        return "packed; unpack it"
+    packed = PACKED.search(path.name)
+    if packed:
+        stem = path.name[: packed.start()]
+        of_images = _in_anat(f"{name[: -len(packed.group())]}/x") or _has_word(stem)
+        if of_images or re.fullmatch("(sub|ses)-[^_.]+", stem, re.IGNORECASE):
+            return "packed; unpack it"
     half = re.search(r"\.nii(\.gz)?(\.(part|tmp|crdownload|download|aria2)|~)$", path.name, re.I)
     if half and (_in_anat(name) or _has_word(path.name)):
         return f"the name of a download that was broken off ({half.group()}); get it again"

@@ -39,6 +39,7 @@ ODD = {
     "anat/sub-02_T1w.nii.gz": "expected in the folder sub-02/anat, found in anat; move it there",
     "anat/T1w.nii.gz": NAME,
     "Anat/02_T1w.nii": NAME,
+    "anatomical/0001.dcm": "a DICOM file in anatomical; convert with dcm2niix",
     "ses-1/anat/sub-02_ses-1_T1w.nii.gz": "expected in the folder sub-02/ses-1/anat, found in ses",
     "ses-1/sub-02_ses-1_T2w.nii.gz": "expected in the folder sub-02/ses-1/anat, found in ses-1",
     "T1w/sub-02_T1w.nii.gz": "expected in the folder sub-02/anat, found in T1w; move it there",
@@ -77,6 +78,13 @@ ODD = {
     "sub-02/anat/IM0001.IMA": "a DICOM file in sub-02/anat",
     "sub-02.zip": "packed",
     "sub-02.tar.gz": "packed",
+    "sub-02/anat.zip": "packed",
+    "sub-02/ses-1.tar.gz": "packed",
+    "sub-02/ses-1/anat.tgz": "packed",
+    "sub-02/anat/sub-02_T1w.tar.gz": "packed",
+    "sub-02/anat/dicom.zip": "packed",
+    "sub-02/T1.7z": "packed",
+    "sub-02/anat/sub-02_T1w.nii.gz.gz": "expected .nii.gz or .nii, got .nii.gz.gz; convert it",
     # other contrasts
     "sub-02/anat/sub-02_UNIT1.nii.gz": ON_DEMAND.format("UNIT1"),
     "sub-02/anat/sub-02_T2map.nii.gz": SUFFIX.format("T2map"),
@@ -114,7 +122,8 @@ def test_what_looks_like_an_image_is_told(odd, bids_skeleton, caplog):
         "sub-01/fmap/sub-01_magnitude1.nii.gz", "sub-01/dwi/sub-01_dwi.nii.gz",
         "sub-01/meg/sub-01_task-x_meg.ds/sub-01_T1w.nii.gz", "sub-01/sub-01_scans.tsv",
         "sub-01/anat/notes.txt", "participants.tsv", "phenotype/T1w.json", "freesurfer/sub-01/mri/T1.mgz",
-        "task/sub-01_bold.nii.gz", "sub-01/mri/T1/notes.txt", "README",
+        "task/sub-01_bold.nii.gz",
+        "sub-01/func.zip", "code.zip", "sub-01/func/sub-01_task-x_bold.tar.gz", "sub-01/mri/T1/notes.txt", "README",
     ],
 )  # fmt: skip
 def test_what_is_no_raw_anatomical_image_is_not_told(name, bids_skeleton):
