@@ -7,6 +7,7 @@
 ``head_phantom``          ``head_phantom()``: a head of ellipsoids with known mask and tissues
 ``brain``                 ``brain("LAS", oblique=10)``: a small stripped brain, as a scanner stores it
 ``tiny_records``          weights of a network so small that a brain takes a second
+``coarse_grid``           the app works on a grid of 1.6 mm: an eighth of the voxels
 ``bids_skeleton``         ``bids_skeleton({...})``: a BIDS dataset from a dict
 ========================  ====================================================================
 """
@@ -282,6 +283,12 @@ def tiny_slices(tiny_records: list[Any], tmp_path_factory: pytest.TempPathFactor
     digits = hashlib.sha256(path.read_bytes()).hexdigest()
     first, *others = tiny_records
     return [replace(first, path=path, sha256=digits, variant="bmex-slices"), *others]
+
+
+@pytest.fixture
+def coarse_grid(monkeypatch):
+    """An eighth of the voxels: what a test looks at is not in the image."""
+    monkeypatch.setattr("bmex_bids.inputs.plan.SPACING", (1.6, "0p8"))
 
 
 @pytest.fixture

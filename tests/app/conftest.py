@@ -24,12 +24,6 @@ def few_pictures(monkeypatch):
 
 
 @pytest.fixture
-def coarse_grid(monkeypatch):
-    """An eighth of the voxels: what a test looks at is not in the image."""
-    monkeypatch.setattr("bmex_bids.inputs.plan.SPACING", (1.6, "0p8"))
-
-
-@pytest.fixture
 def one(bids_skeleton, brain):
     """A dataset of one small brain."""
     return bids_skeleton({**participants("01"), "sub-01/anat/sub-01_T1w.nii.gz": brain()})

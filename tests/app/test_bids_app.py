@@ -29,11 +29,32 @@ pytestmark = pytest.mark.usefixtures("coarse_grid")
 
 
 @pytest.fixture
-def finished(one, tmp_path, monkeypatch):
-    """The output of a run on it, and the pictures of few_pictures taken for all there are."""
+def all_pictures_are_few(monkeypatch):
+    """The pictures of few_pictures are taken for all there are."""
     monkeypatch.setattr("bmex_bids.outputs.pictures.PICTURES", {"summary": PICTURES["summary"]})
+
+
+@pytest.fixture
+def finished(one, tmp_path, all_pictures_are_few):
+    """The output of a run on it, whose work folder is there."""
     assert bmex(one) == 0
     return tmp_path / "out"
+
+
+@pytest.fixture(scope="module")
+def kept_output(tmp_path_factory):
+    """Where the output of one run waits for the tests that need no work folder."""
+    return tmp_path_factory.mktemp("kept") / "out"
+
+
+@pytest.fixture
+def output(one, tmp_path, kept_output, all_pictures_are_few):
+    """The output of a run on it, as it was left, without a work folder."""
+    if not kept_output.exists():
+        assert bmex(one) == 0
+        shutil.rmtree(tmp_path / "work")
+        shutil.move(tmp_path / "out", kept_output)
+    return shutil.copytree(kept_output, tmp_path / "out")
 
 
 def contents(out: Path) -> dict[str, tuple[int, bytes]]:
@@ -44,33 +65,29 @@ def contents(out: Path) -> dict[str, tuple[int, bytes]]:
     }
 
 
-def test_the_same_command_again_does_nothing_without_a_work_folder(
-    one, finished, tmp_path, capsys
-):
-    before = contents(finished)
-    shutil.rmtree(tmp_path / "work")
+def test_the_same_command_again_does_nothing_without_a_work_folder(one, output, capsys):
+    before = contents(output)
     capsys.readouterr()
     assert bmex(one) == 0
-    assert contents(finished) == before
-    assert [row["status"] for row in status_of(finished)] == ["unchanged"]
+    assert contents(output) == before
+    assert [row["status"] for row in status_of(output)] == ["unchanged"]
     assert "1 done before and unchanged" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("what", ["image", "sidecar", "record", "picture"])
-def test_what_is_missing_is_made_again(one, finished, tmp_path, what):
-    before = contents(finished)
-    shutil.rmtree(tmp_path / "work")
+def test_what_is_missing_is_made_again(one, output, what):
+    before = contents(output)
     victim = {
         "image": "sub-01/anat/sub-01_desc-preproc_T1w.nii.gz",
         "sidecar": "sub-01/anat/sub-01_desc-brain_mask.json",
         "record": "sub-01/anat/sub-01_desc-enhanced_T1w.json",
         "picture": "sub-01/figures/sub-01_desc-summary_T1w.html",
     }[what]
-    (finished / victim).unlink()
+    (output / victim).unlink()
     assert bmex(one) == 0
-    assert [row["status"] for row in status_of(finished)] == ["done"]
-    assert (finished / victim).is_file()
-    assert contents(finished).keys() == before.keys()
+    assert [row["status"] for row in status_of(output)] == ["done"]
+    assert (output / victim).is_file()
+    assert contents(output).keys() == before.keys()
 
 
 def test_half_a_file_under_a_final_name_is_not_taken_for_a_whole_one(one, finished, tmp_path):
@@ -323,26 +340,41 @@ def test_the_monitor_writes_what_it_measured(one, tmp_path):
     assert json.loads(table.read_text())["rss_GiB"]
 
 
-def test_reports_only_makes_the_pages_again(one, finished):
-    (finished / "sub-01.html").unlink()
-    before = contents(finished)
+def test_the_monitor_writes_what_it_measured_though_an_image_fails(bids_skeleton, brain, tmp_path):
+    tree = {
+        "sub-01/anat/sub-01_T1w.nii.gz": b"not an image",
+        "sub-02/anat/sub-02_T1w.nii.gz": brain(),
+    }
+    bids = bids_skeleton({**participants("01", "02"), **tree})
+    flags = ("--nprocs", "2", "--resource-monitor", "--qc-only", "--skip-bids-validation")
+    assert bmex(bids, *flags) == 3
+    assert [row["status"] for row in status_of(tmp_path / "out")] == ["failed", "done"]
+    (table,) = (tmp_path / "out").glob("logs/*/resource_monitor.json")
+    measured = json.loads(table.read_text())
+    assert any("_02" in name for name in measured["name"])
+    assert min(measured["rss_GiB"]) > 0.01
+
+
+def test_reports_only_makes_the_pages_again(one, output):
+    (output / "sub-01.html").unlink()
+    before = contents(output)
     assert bmex(one, "--reports-only") == 0
-    assert (finished / "sub-01.html").is_file()
-    assert contents(finished) == before
+    assert (output / "sub-01.html").is_file()
+    assert contents(output) == before
 
 
-def test_boilerplate_only_writes_the_methods_text(one, finished):
-    shutil.rmtree(finished / "logs")
+def test_boilerplate_only_writes_the_methods_text(one, output):
+    shutil.rmtree(output / "logs")
     assert bmex(one, "--boilerplate-only") == 0
-    assert "tiny" in (finished / "logs/CITATION.md").read_text()
+    assert "tiny" in (output / "logs/CITATION.md").read_text()
 
 
-def test_the_group_level_after_the_participants(one, finished):
+def test_the_group_level_after_the_participants(one, output):
     assert main([str(one), "out", "group"]) == 0
-    table = (finished / "group_T1w.tsv").read_text()
+    table = (output / "group_T1w.tsv").read_text()
     assert "sub-01" in table
-    assert (finished / "group_T1w.html").is_file()
-    assert validate(finished) == []
+    assert (output / "group_T1w.html").is_file()
+    assert validate(output) == []
 
 
 def test_an_image_without_an_age_is_in_the_table_the_page_and_the_exit_code(

@@ -120,6 +120,7 @@ def learns_error(tiny_slices, monkeypatch):
     monkeypatch.setattr("bmex_bids.network.weights.registry.bundled", lambda: tiny_slices)
 
 
+@pytest.mark.usefixtures("coarse_grid")
 def test_the_expected_error_is_saved(source, capsys, learns_error):
     assert enhance("in.nii.gz", "out.nii.gz", "--save-uncertainty", "sd.nii.gz") == 0
     assert files() == {"in.nii.gz", "out.nii.gz", "out.json", "sd.nii.gz", "sd.json"}
@@ -133,6 +134,7 @@ def test_the_expected_error_is_saved(source, capsys, learns_error):
     assert f"uncertainty: {Path('sd.nii.gz').absolute()}" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("coarse_grid")
 def test_an_image_that_is_not_made_is_named(source, capsys):
     assert enhance("in.nii.gz", "out.nii.gz", "--save-uncertainty", "sd.nii.gz") == 0
     assert files() == {"in.nii.gz", "out.nii.gz", "out.json"}
@@ -140,6 +142,7 @@ def test_an_image_that_is_not_made_is_named(source, capsys):
     assert said in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("coarse_grid")
 def test_the_same_voxels_as_bmex_on_a_dataset(bids_skeleton, brain):
     bids = bids_skeleton({**participants("01"), "sub-01/anat/sub-01_T1w.nii.gz": brain("LAS")})
     assert bmex(bids, "--omp-nthreads", "1") == 0
@@ -189,6 +192,7 @@ def test_a_fetus_and_an_output_that_is_not_packed(brain):
     assert json.loads(Path("out.json").read_text())["BMEX"]["Model"] == "fetal"
 
 
+@pytest.mark.usefixtures("coarse_grid")
 def test_a_mask_made_elsewhere(head_phantom, capsys):
     phantom = head_phantom(spacing=2.5, size=0.55)
     nib.save(phantom.image, "sub-07_T2w.nii.gz")
@@ -231,6 +235,7 @@ def test_a_mask_that_is_no_brain_is_named(source, brain, capsys):
     assert files() == {"in.nii.gz", "speck.nii.gz"}
 
 
+@pytest.mark.usefixtures("coarse_grid")
 def test_a_failed_gate_is_no_success_but_the_result_is_there(source, capsys, monkeypatch):
     from bmex_bids.interfaces import quality
 
@@ -248,6 +253,7 @@ def test_a_failed_gate_is_no_success_but_the_result_is_there(source, capsys, mon
     assert files() == {"in.nii.gz", "out.nii.gz", "out.json"}
 
 
+@pytest.mark.usefixtures("coarse_grid")
 def test_the_report_is_one_file(source, monkeypatch):
     from bmex_bids.interfaces import reportlets
 
@@ -393,6 +399,7 @@ def test_no_room_in_a_step(source, capsys, monkeypatch):
     assert "nothing was written" in said
 
 
+@pytest.mark.usefixtures("coarse_grid")
 def test_a_disk_that_is_full_at_the_end_leaves_the_old_files(source, capsys, monkeypatch):
     Path("out.nii.gz").write_text("of an earlier run")
 
@@ -412,6 +419,7 @@ def test_an_annexed_image_that_is_not_here(capsys):
     assert "datalad get" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("coarse_grid")
 def test_an_annexed_image_keeps_its_name(brain, capsys):
     Path("objects").mkdir()
     nib.save(brain(), "objects/MD5-s9--abc.nii.gz")

@@ -149,7 +149,7 @@ def test_every_array_is_on_the_device_of_the_volume():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_pieces_side_by_side_give_what_one_thread_gives(network, dtype):
-    volume, mask = ball((48, 56, 40))
+    volume, mask = ball((24, 32, 40))
     regions = Regions(mask, slab=8)  # many pieces
     before = torch.get_num_threads()
     try:
