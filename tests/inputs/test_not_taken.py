@@ -42,6 +42,7 @@ ODD = {
     "anatomical/0001.dcm": "a DICOM file in anatomical; convert with dcm2niix",
     "ses-1/anat/sub-02_ses-1_T1w.nii.gz": "expected in the folder sub-02/ses-1/anat, found in ses",
     "ses-1/sub-02_ses-1_T2w.nii.gz": "expected in the folder sub-02/ses-1/anat, found in ses-1",
+    "ses-1/anatomy/sub-02_ses-1_T1w.nii": "expected in the folder sub-02/ses-1/anat, found in ses",
     "T1w/sub-02_T1w.nii.gz": "expected in the folder sub-02/anat, found in T1w; move it there",
     "images/sub-02_T1w.nii.gz": "expected in the folder sub-02/anat, found in images; move it",
     "siteA/sub-02/anat/sub-02_T1w.nii.gz": "expected in the folder sub-02/anat, found in siteA/",
