@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bmex_bids.common.boxes import bounding_box
 from bmex_bids.refocus.evidence import MM_A_DEGREE
 from bmex_bids.refocus.grain import Denoise, Grain, find_grain
 from bmex_bids.refocus.jumps import Hints, find_jumps
@@ -27,6 +28,7 @@ from bmex_bids.refocus.search import (
     FEWEST_LINES,
     Found,
     View,
+    coarser,
     find,
     gradient_entropy,
     of_whole_image,
@@ -42,10 +44,16 @@ LEAST_SIGNED = 0.0062
 LEAST_GAIN = 0.005
 #: the same in the whole image, where the coarse view of a search may be wrong
 LEAST_GAIN_WHOLE = 0.006
+#: edge of the voxels in which the whole image is judged, mm: in smaller ones noise outweighs it
+JUDGED_MM = 1.6
+#: voxels around a stripped brain that are kept while its motion is undone
+MARGIN = 8
 #: the same as a share of what the coarse view gains: too large a motion sharpens only that
 LEAST_SHARE = 0.5
 #: cycles per line
 SAME_FREQUENCY = 0.01
+#: of a coarse voxel, the share within the head that counts as within
+INSIDE = 0.9
 #: of :func:`~bmex_bids.refocus.kspace.undo`; a brain stripped after it moved loses by more
 ITERATIONS = 2
 NOTHING = "no thick slices, motion, uneven lines, spikes or strong noise found"
@@ -128,7 +136,7 @@ def refocus(
         support = _support(data)
         # the cut edge of a mask counts: what blurs it is no motion
         head = bright(scaled, FOREGROUND) if bool(support.all()) else support
-        before = float(gradient_entropy(scaled, head))
+        before = _sharpness(scaled, head, steps)
         thick = find_thick_slices(scaled, support, steps)
         grain = find_grain(scaled, support, denoise) if denoise and thick is None else None
         given = scaled
@@ -189,7 +197,7 @@ def _without_motion(
     image: Tensor, support: Tensor, head: Tensor, spacing: Sequence[float]
 ) -> _Mended:
     """The image without the motion that it shows, where that makes it sharper."""
-    moved = _Mended(image, float(gradient_entropy(image, head)))
+    moved = _Mended(image, _sharpness(image, head, spacing))
     found = find(image, spacing, LEAST_SIGNED)
     if found is None or found[0].gain > -LEAST_GAIN:
         return moved
@@ -215,9 +223,7 @@ def _without_jumps(
         return mended
     jumps, still = found
     motion = jumps.facts(still.shape[jumps.phase_axis])
-    return replace(
-        mended, image=still, entropy=float(gradient_entropy(still, head)), motion=motion
-    )
+    return replace(mended, image=still, entropy=_sharpness(still, head, spacing), motion=motion)
 
 
 def _undone(
@@ -229,9 +235,29 @@ def _undone(
     spacing: Sequence[float],
 ) -> tuple[LineMotion, Tensor, float]:
     """The motion, the whole image without it, and the entropy of that."""
-    motion = of_whole_image(found.wave, view, spacing)
-    still = undo(image, support, motion, ITERATIONS)
-    return motion, still, float(gradient_entropy(still, head))
+    box = _around(support, found.phase_axis)
+    away = [
+        ((side.start + side.stop - n) / 2) * step
+        for side, n, step in zip(box, image.shape, spacing, strict=True)
+    ]
+    motion = of_whole_image(found.wave, view, spacing, away)
+    still = torch.zeros_like(image)
+    still[box] = undo(image[box].contiguous(), support[box].contiguous(), motion, ITERATIONS)
+    return motion, still, _sharpness(still, head, spacing)
+
+
+def _around(support: Tensor, phase_axis: int) -> tuple[slice, slice, slice]:
+    """The box of what is known, and MARGIN around it; of the phase-encoding axis all lines."""
+    sides = list(bounding_box(support.numpy(), MARGIN))
+    sides[phase_axis] = slice(0, support.shape[phase_axis])
+    return sides[0], sides[1], sides[2]
+
+
+def _sharpness(image: Tensor, head: Tensor, spacing: Sequence[float]) -> float:
+    """Entropy of the gradient magnitudes in voxels of :data:`JUDGED_MM`, nats."""
+    coarse, _ = coarser(image, spacing, JUDGED_MM)
+    where, _ = coarser(head, spacing, JUDGED_MM)
+    return float(gradient_entropy(coarse.clamp(min=0), (where > INSIDE).float()))
 
 
 def _of_motion(uneven: UnevenLines, motion: dict[str, Any]) -> bool:

@@ -52,16 +52,14 @@ TRIED_DEGREES = (-1.6, -0.6, 0.6, 1.6)
 MOST_MM = 4.0
 #: times as large or small as another: a motion of another size
 ANOTHER = 1.7
-#: starts that are looked at, of these those that are looked around, and of what is found there
-#: those that are followed; steps of each
+#: starts that are looked at, looked around, and then followed; steps of each
 CANDIDATES, FOLLOWED, DESCENTS = 6, 3, 4
 EVALUATIONS = 14
 #: of the first look and of the last one, mm, across the phase axis (along it all lines stay)
 COARSE_MM, FINE_MM = 3.5, 2.8
-#: from the edge of a mask, whose cut is a gradient of its own, mm
-EDGE_MM = 4.0
-#: edge of the part around the middle of the head that the search looks at, mm
-EXTENT_MM = 150.0
+#: from the edge of a mask, whose cut is a gradient of its own; edge of the part around the middle
+#: of the head that the search looks at, mm
+EDGE_MM, EXTENT_MM = 4.0, 150.0
 #: of the brightest voxels: what counts as known, where the background is zero
 KNOWN = 0.02
 #: in which the search counts: 1 mm, 1 degree, cycles in the whole scan, radians
@@ -70,7 +68,7 @@ UNITS = np.array([1.0, 1.0, 1.0, 1.0, 0.5, 0.7])
 STEEP = 100.0
 #: nats by which a wave without rotation must lower the entropy to be followed
 PROMISING = 0.001
-#: nats for the share of the image that a head at rest, moved again, leaves unexplained
+#: nats for the share of the image that a head at rest, moved again, does not explain
 MISFIT = 0.6
 #: shares of the cosine and of the sine of a motion that may be too large
 SMALLER = ((1.0, 1.0), (0.7, 1.0), (0.4, 1.0), (0.7, 0.6), (0.4, 0.6))
@@ -484,8 +482,10 @@ def smaller(found: Found, view: View) -> Found:
         return replace(found, wave=wave, gain=view.of_wave(wave))
 
 
-def of_whole_image(wave: Wave, view: View, spacing: Sequence[float]) -> LineMotion:
-    """The same motion, with its rotation about the centre of the whole image.
+def of_whole_image(
+    wave: Wave, view: View, spacing: Sequence[float], away_mm: Sequence[float] = (0, 0, 0)
+) -> LineMotion:
+    """The same motion, with its turns about the centre of the whole image, or ``away_mm`` from it.
 
     A turn about another point is a turn about the centre and a shift by angle × distance.
     """
@@ -495,6 +495,6 @@ def of_whole_image(wave: Wave, view: View, spacing: Sequence[float]) -> LineMoti
     a, b = ((1, 2), (2, 0), (0, 1))[wave.axis]
     angle = turns * (math.pi / 180)
     shifts = shifts.clone()
-    shifts[:, a] -= angle * view.offset_mm[b]
-    shifts[:, b] += angle * view.offset_mm[a]
+    shifts[:, a] -= angle * (view.offset_mm[b] + away_mm[b])
+    shifts[:, b] += angle * (view.offset_mm[a] + away_mm[a])
     return LineMotion(view.phase_axis, spacing, shifts, turns, wave.axis, levels=7)

@@ -15,7 +15,7 @@ from swing import AXIS, FREQUENCY, PHASE, SWING
 from bmex_bids.refocus import refocus as module
 from bmex_bids.refocus.lines import UnevenLines
 from bmex_bids.refocus.refocus import refocus
-from bmex_bids.refocus.search import FINE_MM, Found, View, Wave
+from bmex_bids.refocus.search import FINE_MM, Found, View, Wave, gradient_entropy
 
 
 @pytest.fixture
@@ -150,6 +150,35 @@ def test_a_moved_brain_without_its_head_gets_better_and_keeps_its_zeros(head, mo
     assert found.motion["PhaseEncodingAxis"] == AXIS
     assert not found.image[~head.mask].any()
     assert squared(found.image, head) < squared(brain, head)
+
+
+def test_empty_space_around_a_stripped_brain_changes_nothing(head, moved, known):
+    """Only the box of the brain is computed; the rotation stays about the same point."""
+    brain = np.where(head.mask, moved, 0)
+    found = refocus(brain, head.spacing)
+    room = [(0, 24), (0, 0), (15, 3)]
+    wide = refocus(np.pad(brain, room), head.spacing)
+    assert found.applied
+    assert wide.applied
+    box = tuple(slice(a, a + n) for (a, _), n in zip(room, brain.shape, strict=True))
+    difference = np.abs(wide.image[box] - found.image)[head.mask].mean()
+    assert difference < 0.03 * np.abs(found.image - brain)[head.mask].mean()
+    outside = wide.image.copy()
+    outside[box] = 0
+    assert not outside.any()
+
+
+def test_noise_in_fine_voxels_does_not_judge_the_whole_image():
+    """Images of infants have voxels that are finer than what was measured."""
+    index = np.indices((64, 60, 56))
+    smooth = 800 * np.exp(-(((index.T - [32, 30, 28]) / 12) ** 2).sum(-1).T)
+    noisy = smooth + 20 * (1 - 2 * (index.sum(0) % 2))
+    smooth, noisy = (torch.from_numpy(x.astype(np.float32)) for x in (smooth, noisy))
+    head = (smooth > 50).float()
+    fine = [float(gradient_entropy(x, head)) for x in (smooth, noisy)]
+    judged = [module._sharpness(x, head, [0.8] * 3) for x in (smooth, noisy)]
+    assert abs(fine[1] - fine[0]) > 0.05
+    assert judged[1] == pytest.approx(judged[0], abs=0.005)
 
 
 @pytest.mark.parametrize("factor", [7.0, 1e-3])
