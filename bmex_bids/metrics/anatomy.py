@@ -20,6 +20,8 @@ CSF, GM, WM = 1, 2, 3
 GRID_MM = 1.6
 #: ages in months from which white matter is brighter (T1w) or darker (T2w) than grey matter
 SURE_MONTHS = {"T1w": 12.0, "T2w": 24.0}
+#: voxels from the mask's surface within which fluid is not measured: dura and vessels are there too
+RIM = 5
 #: 1 where fluid is darker than tissue, -1 where it is brighter
 FLUID_DARK = {"T1w": 1, "FLAIR": 1, "T2w": -1}
 
@@ -88,7 +90,8 @@ def brightness_order(
 
     Fluid is the darkest tissue of a T1w or FLAIR image and the brightest of a T2w one at every age;
     from :data:`SURE_MONTHS` on, grey matter lies between fluid and white matter.  Below 0 where the
-    order is another; NaN for other contrasts.
+    order is another; NaN for other contrasts.  Fluid near the mask's surface is left out where there
+    is other fluid.
 
     Parameters
     ----------
@@ -97,6 +100,9 @@ def brightness_order(
     age_months : None where it is not known: only fluid is looked at
     """
     levels = [image[labels == tissue] for tissue in (CSF, GM, WM)]
+    deep = image[(labels == CSF) & scipy.ndimage.binary_erosion(labels > 0, iterations=RIM)]
+    if deep.size:
+        levels[0] = deep
     mean = float(image[labels > 0].mean()) if (labels > 0).any() else 0.0
     sign = FLUID_DARK.get(contrast, 0)
     if not sign or not all(values.size for values in levels) or not mean > 0:

@@ -66,6 +66,19 @@ def test_swapped_tissues_are_in_another_order(phantom, contrast, months, order, 
     assert (found < 0) is (sure or months > 12)
 
 
+def test_dark_dura_in_the_rim_of_a_t2w_mask_is_no_dark_fluid():
+    distance = np.linalg.norm((np.indices((40, 40, 40)).T - 20).T, axis=0)
+    labels = np.select([distance < 4, distance < 8, distance < 14, distance < 18], [1, 3, 2, 1], 0)
+    image = np.select(
+        [distance < 4, distance < 8, distance < 14, distance < 18], [900, 300, 400, 90], 0
+    )
+    assert brightness_order(image, labels, "T2w", 300.0) > 0.2
+    image[distance < 4] = 90
+    assert brightness_order(image, labels, "T2w", 300.0) < 0
+    rim_alone = np.where(distance < 4, 3, labels)  # no other fluid: what there is
+    assert brightness_order(image, rim_alone, "T2w", 300.0) < 0
+
+
 def test_fluid_is_dark_in_flair_and_anything_in_other_contrasts(phantom):
     image = np.asarray(phantom.image.dataobj)
     white_is_darker = np.where(phantom.tissues == 3, 300.0, image)
