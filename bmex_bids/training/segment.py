@@ -25,6 +25,7 @@ from bmex_bids.network.inference.segment import (
 )
 from bmex_bids.network.models.compact import unshuffle
 from bmex_bids.network.models.segment import MULTIPLE, WIDTHS, SegmentUNet
+from bmex_bids.training.growth import begin
 from bmex_bids.training.images import TRAINING_MAPS, VALIDATION_MAPS, require
 from bmex_bids.training.loop import Schedule, export_half, fit
 from bmex_bids.training.structures import (
@@ -50,10 +51,12 @@ UNKNOWN, TISSUES_FROM = 255, 100
 #: how large brains are, of the label maps': newborns to large adults
 SCALE = (0.68, 1.12)
 #: how often there is no tissue map, how often one that goes by brightness alone, and each fault
-WITHOUT_TISSUES, BY_BRIGHTNESS = 0.15, 0.8
-FAULTS = {"clean": 0.4, "noise": 0.2, "low-resolution": 0.15, "mixed": 0.1, "motion": 0.15}
+WITHOUT_TISSUES, BY_BRIGHTNESS = 0.6, 0.8
+FAULTS = {"clean": 0.35, "noise": 0.15, "low-resolution": 0.25, "mixed": 0.1, "motion": 0.15}
 #: blocks of 2 × 2 × 2 voxels of a batch that count: all would take as long as the network
 BLOCKS = 20000
+#: contrasts that validate
+VALIDATED = ("T1w-mature", "T2w-flat")
 #: a structure of fewer voxels among these has no share in the Dice
 FEWEST = 32
 
@@ -64,6 +67,7 @@ class SegmentConfig:
 
     patch: int = 112  # voxels on an edge, a multiple of 16
     chunk: int = 2  # patches a chunk
+    start_from: Path | None = None  # weights to begin with
     schedule: Schedule = field(
         default_factory=lambda: Schedule(
             steps=20000, batch=1, rate=2e-3, warmup=60, final_rate=0.02, average=0.99,
@@ -185,14 +189,16 @@ def _fit(logs: Tensor, wanted: Tensor) -> Tensor:
 Fed = tuple[Tensor, Tensor, Labels]
 
 
-def painted_whole(brain: StructureMap, rng: np.random.Generator, *, tissues: bool) -> Fed:
-    """A whole brain, painted clean: x, places, labels."""
+def painted_whole(
+    brain: StructureMap, rng: np.random.Generator, *, tissues: bool, kind: str = ""
+) -> Fed:
+    """A whole brain, painted clean in a contrast, or in a drawn one: x, places, labels."""
     labels = np.where(brain.depth <= 60, brain.labels, 0).astype(np.uint8)
     labels = labels[bounding_box(labels > 0, 0)]
     size = labels.shape
     labels = np.pad(labels, [(0, -n % MULTIPLE) for n in labels.shape])
     inside = labels > 0
-    image = paint_labels(labels, draw_brightness(rng), rng)
+    image = paint_labels(labels, draw_brightness(rng, kind), rng)
     seen = standardised(image, inside, float(image[inside].mean()), float(image[inside].std()))
     maps = imagined_tissues(labels, rng) if tissues else np.zeros((3, *labels.shape), np.float32)
     places = torch.from_numpy(half_places(labels.shape, (0, 0, 0), size))
@@ -205,7 +211,11 @@ class Validation:
 
     def __init__(self, maps: Sequence[StructureMap], seed: int = 17) -> None:
         rng = np.random.default_rng(seed)
-        self.brains = [painted_whole(brain, rng, tissues=True) for brain in maps]
+        self.brains = [
+            painted_whole(brain, rng, tissues=False, kind=kind)
+            for brain in maps
+            for kind in VALIDATED
+        ]
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
         if not isinstance(model, SegmentUNet):
@@ -229,7 +239,9 @@ def train(data_dir: Path, out_dir: Path, config: SegmentConfig, *, resume: bool 
     chunks = StructureChunks(maps[: len(TRAINING_MAPS)], config)
     validation = Validation(maps[len(TRAINING_MAPS) :])
     model = SegmentUNet(WIDTHS)
-    model.atlas[0].copy_(torch.from_numpy(atlas_of(chunks.maps)))
+    if config.start_from is None:
+        model.atlas[0].copy_(torch.from_numpy(atlas_of(chunks.maps)))
+    begin(model, config.start_from)
     LOGGER.info("%d parameters", sum(p.numel() for p in model.parameters()))
 
     def loss(network: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:

@@ -38,10 +38,23 @@ BETWEEN = {
     "cerebellar_white": (0.8, 1.05),
     "brain_stem": (0.75, 1.05),
 }
+#: the same in T2w-like contrasts, where iron darkens them
+BETWEEN_DARK = BETWEEN | {
+    "thalamus": (0.2, 1.0),
+    "putamen": (0.1, 1.0),
+    "pallidum": (0.6, 1.8),
+    "brain_stem": (0.3, 1.05),
+}
+#: contrasts that enhancement is not painted in, template units
+MORE_CONTRASTS: dict[str, dict[str, tuple[float, float]]] = {
+    "T2w-flat": {"white": (260, 360), "cortex": (330, 440), "fluid": (560, 1200)},
+    "FLAIR": {"fluid": (60, 220), "white": (360, 450), "cortex": (430, 540)},
+    "PDw": {"white": (400, 470), "cortex": (490, 580), "fluid": (420, 700)},
+}
 #: how often each contrast is drawn; structures are labelled from nine months on
 SHARES = {
-    "T1w-mature": 0.5, "T2w-mature": 0.2,
-    "T1w-newborn": 0.1, "T2w-newborn": 0.1, "T1w-isointense": 0.1,
+    "T1w-mature": 0.25, "T2w-mature": 0.1, "T2w-flat": 0.15, "FLAIR": 0.1, "PDw": 0.05,
+    "T1w-newborn": 0.1, "T2w-newborn": 0.1, "T1w-isointense": 0.15,
 }  # fmt: skip
 #: share of brains whose structures have any brightness
 ANY_CONTRAST = 0.12
@@ -168,22 +181,25 @@ def draw_patch(
     return Patch(size, matrix, middle + matrix @ begin, places)
 
 
-def draw_brightness(rng: np.random.Generator) -> Array:
-    """Of no structure and of each, template units."""
-    kind = str(rng.choice(list(SHARES), p=list(SHARES.values())))
+def draw_brightness(rng: np.random.Generator, kind: str = "") -> Array:
+    """Of no structure and of each, template units; in a contrast of :data:`SHARES`, or a drawn one."""
+    drawn = not kind
+    kind = kind or str(rng.choice(list(SHARES), p=list(SHARES.values())))
+    limits_of = (CONTRASTS | MORE_CONTRASTS)[kind]
     fluid, cortex, white = (
-        float(rng.uniform(*CONTRASTS[kind][name])) for name in ("fluid", "cortex", "white")
+        float(rng.uniform(*limits_of[name])) for name in ("fluid", "cortex", "white")
     )
+    between = BETWEEN if kind.startswith("T1w") else BETWEEN_DARK
     levels = {
         "outer_fluid": fluid * rng.uniform(0.85, 1.1),
         "ventricles": fluid,
         "cortex": cortex,
         "white_matter": white,
     }
-    for name, limits in BETWEEN.items():
+    for name, limits in between.items():
         levels[name] = cortex + (white - cortex) * rng.uniform(*limits)
     found = np.array([levels[structure.name] for structure in STRUCTURES])
-    if rng.random() < ANY_CONTRAST:
+    if drawn and rng.random() < ANY_CONTRAST:
         tissues = rng.uniform(80, 900, 3)[TISSUE_OF[1:] - 1]
         found = tissues * np.exp(rng.normal(0, 0.07, len(found)))
     return np.concatenate([[0], found]).astype(np.float32)
@@ -193,6 +209,9 @@ def paint_labels(labels: NDArray[np.uint8], levels: Array, rng: np.random.Genera
     """An image of labels: brightness, texture, partial volume; zero outside."""
     inside = labels > 0
     image = levels[labels]
+    # what surrounds the brain within its mask: fluid, vessels, dura
+    outer = labels == _NUMBERS["outer_fluid"]
+    image[outer] *= np.exp(np.float32(rng.uniform(0, 0.4)) * rough(labels.shape, 4, rng)[outer])
     fine = rng.standard_normal(labels.shape, dtype=np.float32)
     image += float(rng.uniform(1, 8)) * fine + float(rng.uniform(4, 15)) * rough(
         labels.shape, 4, rng

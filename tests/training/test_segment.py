@@ -28,6 +28,7 @@ from bmex_bids.training.segment import (
     painted_whole,
 )
 from bmex_bids.training.structures import (
+    SHARES,
     TISSUE_OF,
     StructureMap,
     atlas_of,
@@ -107,6 +108,30 @@ def test_structures_differ_in_brightness_and_tissues_follow_them(ball):
     for number in (1, 2, 3, 4):
         mean = tissues[:, ball.labels == number].mean(axis=1)
         assert mean.argmax() + 1 == TISSUE_OF[number]
+
+
+@pytest.mark.parametrize("kind", SHARES)
+def test_each_contrast_has_its_order_of_brightness(kind):
+    rng = np.random.default_rng(0)
+    number = {structure.name: structure.number for structure in STRUCTURES}
+    levels = np.mean([draw_brightness(rng, kind) for _ in range(50)], axis=0)
+    fluid, cortex, white = (
+        levels[number[name]] for name in ("ventricles", "cortex", "white_matter")
+    )
+    if "isointense" not in kind:
+        assert (cortex < white) == (kind in ("T1w-mature", "T2w-newborn"))
+    if kind != "PDw":
+        assert (fluid > max(cortex, white)) == kind.startswith("T2w")
+
+
+def test_the_rim_of_the_mask_is_uneven(ball):
+    levels = np.full(14, 500, np.float32)
+    draws = [paint_labels(ball.labels, levels, np.random.default_rng(k)) for k in range(6)]
+    rim, inner = (
+        np.mean([image[where].std() for image in draws])
+        for where in (ball.labels == 1, ball.labels > 1)
+    )
+    assert rim > 1.5 * inner
 
 
 class Fixed(SegmentUNet):
@@ -218,6 +243,16 @@ def test_a_run_leaves_weights_that_load_and_goes_on(ball, tmp_path, monkeypatch)
     assert isinstance(load_network(path, "bmex-segment"), SegmentUNet)
     header, _ = (tmp_path / "out" / "log.csv").read_text().splitlines()
     assert {"Dice", *(s.name for s in STRUCTURES)} <= set(header.split(","))
+    again = dataclasses.replace(
+        config,
+        start_from=path,
+        schedule=dataclasses.replace(schedule, steps=1, validate_every=1, rate=1e-9),
+    )
+    after = load_network(segment.train(tmp_path, tmp_path / "again", again), "bmex-segment")
+    for a, b in zip(
+        after.parameters(), load_network(path, "bmex-segment").parameters(), strict=True
+    ):
+        torch.testing.assert_close(a, b, atol=1e-3, rtol=0)
     more = dataclasses.replace(config, schedule=dataclasses.replace(schedule, steps=4))
     segment.train(tmp_path, tmp_path / "out", more)
     assert len((tmp_path / "out" / "log.csv").read_text().splitlines()) == 3
