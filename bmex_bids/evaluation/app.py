@@ -59,7 +59,7 @@ class Networks:
     def version(self) -> str:
         """What results hang on besides their input."""
         mirrored = "".join(self.enhance.mirrored) if self.mirroring else ""
-        others = [self.structures, *map(bundled_of, BUNDLED)]
+        others = [self.structures, *map(bundled_of, (*BUNDLED, "segment"))]
         sums = [record.sha256 for record in others if record is not None]
         return " ".join([self.enhance.sha256, self.strip.sha256, mirrored, *sums])
 

@@ -38,11 +38,12 @@ from bmex_bids.interfaces.files import (
     write,
 )
 from bmex_bids.interfaces.step import Step
-from bmex_bids.interfaces.weights import weight_record
+from bmex_bids.interfaces.weights import provenance_of, weight_record
 from bmex_bids.metrics.confidence import volume_spread
 from bmex_bids.metrics.familiarity import distance, features
 from bmex_bids.network.inference.options import GEOMETRIES, PRECISIONS
-from bmex_bids.network.inference.predict import Enhancement, classify, enhance
+from bmex_bids.network.inference.predict import Enhancement, Tissues, classify, enhance
+from bmex_bids.network.inference.segment import tissues_of
 
 #: voxels around the brain that interpolation may look at
 MARGIN = 4
@@ -57,6 +58,10 @@ class EnhanceInput(BaseInterfaceInputSpec):
     yardstick = traits.Dict(
         desc="record of the network that finds the tissues which the gate compares; the "
         "enhancement network itself when it is not given"
+    )
+    tissue_weights = traits.Dict(
+        desc="record of the network that finds all tissues by the image alone; the enhancement "
+        "network itself when it is not given"
     )
     device = traits.Str("auto", usedefault=True)
     use_gpu = traits.Bool(False, usedefault=True, nohash=True)
@@ -123,12 +128,28 @@ class Enhance(Step):
             where["tile"] = self.inputs.tile
         made = enhance(data_of(image), mask, record, **where)
         result = limited(calibrated(made, record.error_scale), came, self.inputs.max_change)
-        first = classify(came, mask, record, **where) if moved else result.classified
-        before, measuring = result.classified, record
+        finder = None
+        if isdefined(self.inputs.tissue_weights):
+            finder = weight_record(self.inputs.tissue_weights)
+            how = {"device": self.inputs.device, "threads": self.inputs.num_threads}
+            probabilities = tissues_of(data_of(image), mask, finder, **how)
+            found = Tissues.of(probabilities, mask)
+            result = dataclasses.replace(
+                result, probabilities=probabilities, labels=found.labels, classified=found
+            )
+
+        def find(data: Any) -> Tissues:
+            if finder is not None:
+                return Tissues.of(tissues_of(data, mask, finder, **how), mask)
+            return classify(data, mask, record, **where)
+
+        first = find(came) if moved else result.classified
+        before, after = result.classified, None
         if isdefined(self.inputs.yardstick):
-            measuring = weight_record(self.inputs.yardstick)
-            before = classify(data_of(image), mask, measuring, **where)
-        after = classify(result.image, mask, measuring, **where)
+            small = weight_record(self.inputs.yardstick)
+            before = classify(data_of(image), mask, small, **where)
+            after = classify(result.image, mask, small, **where)
+        after = after or find(result.image)
         maps = {
             "labels": result.labels,
             "labels_before": before.labels,
@@ -138,8 +159,8 @@ class Enhance(Step):
         if isdefined(self.inputs.original):
             enhanced = with_codes_of(enhanced, self.inputs.original)
         self._results["out_file"] = write(enhanced, folder, "enhanced.nii.gz")
-        for name, found in maps.items():
-            self._results[name] = write(with_data(found, image), folder, f"{name}.nii.gz")
+        for name, labels in maps.items():
+            self._results[name] = write(with_data(labels, image), folder, f"{name}.nii.gz")
         if result.deviation is not None:
             deviation = with_data(result.deviation, image)
             self._results["deviation"] = write(deviation, folder, "deviation.nii.gz")
@@ -164,7 +185,7 @@ class Enhance(Step):
             else self._results["probabilities"]
         )
         self._results["litres_sd"] = {}
-        if record.volume_scale is not None:
+        if record.volume_scale is not None and finder is None:
             voxel_mm3 = float(np.prod(voxel_sizes(image.affine)))
             self._results["litres_sd"] = {
                 tissue.label: record.volume_scale
@@ -176,13 +197,11 @@ class Enhance(Step):
             figures = features(data_of(image), made.image, made.deviation, made.labels, mask)
             self._results["training_distance"] = distance(figures, record.usual)
         self._results["provenance"] = {
-            "weights": record.name,
-            "weights_sha256": record.sha256,
-            "weights_licence": record.licence,
-            "weights_source": record.source,
+            **provenance_of(record),
             "weights_version": record.version,
             "error_scale": record.error_scale,
             "variant": record.variant,
+            "tissues": {} if finder is None else provenance_of(finder),
             "device": result.device,
             "precision": result.precision,
             "mirrored": list(result.mirrored),

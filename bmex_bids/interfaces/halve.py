@@ -14,7 +14,7 @@ from bmex_bids.imaging.orientation import voxel_sizes
 from bmex_bids.imaging.storing import in_sixteen_bits
 from bmex_bids.interfaces.files import data_of, read, with_codes_of, write
 from bmex_bids.interfaces.step import Step
-from bmex_bids.interfaces.weights import weight_record
+from bmex_bids.interfaces.weights import provenance_of, weight_record
 from bmex_bids.network.inference.halve import halve
 
 
@@ -59,10 +59,7 @@ class Halve(Step):
         self._results["provenance"] = {
             **self.inputs.provenance,
             "super": {
-                "weights": record.name,
-                "weights_sha256": record.sha256,
-                "weights_licence": record.licence,
-                "weights_source": record.source,
+                **provenance_of(record),
                 "spacing_mm": round(float(min(voxel_sizes(stored.affine))), 4),
                 "seconds": round(seconds, 2),
             },

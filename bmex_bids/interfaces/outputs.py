@@ -32,7 +32,17 @@ from bmex_bids.outputs.dataset import write_dataset
 from bmex_bids.outputs.files import as_json, clear_temporaries, write_together
 from bmex_bids.outputs.lock import alone
 from bmex_bids.outputs.provenance import MADE_BY, activity_id, environment
-from bmex_bids.outputs.records import KEY, MOTION, NOISE, SPIKES, SPLIT, SUPER, THICK, UNEVEN
+from bmex_bids.outputs.records import (
+    KEY,
+    MOTION,
+    NOISE,
+    SPIKES,
+    SPLIT,
+    SUPER,
+    THICK,
+    TISSUE_MAPS,
+    UNEVEN,
+)
 from bmex_bids.outputs.resume import checksum, text_checksum
 from bmex_bids.outputs.sidecar import (
     IMAGE_FIELDS,
@@ -301,13 +311,7 @@ def processing_record(
         "Environment": environment(),
         "Age": planned["age"],
         "Model": planned["age_group"],
-        "Weights": {
-            "Name": provenance["weights"],
-            "SHA256": provenance["weights_sha256"],
-            "License": provenance["weights_licence"],
-            "Source": provenance["weights_source"],
-            "ErrorScale": provenance.get("error_scale", 1.0),
-        },
+        "Weights": weights_told(provenance) | {"ErrorScale": provenance.get("error_scale", 1.0)},
         "Device": provenance["device"],
         "Precision": provenance["precision"],
         "MirroredAxes": provenance["mirrored"],
@@ -315,6 +319,7 @@ def processing_record(
         "MaxChange": provenance.get("max_change"),
         "NetworkSeconds": provenance["seconds"],
         **super_record(provenance),
+        **tissue_record(provenance),
         "Mask": mask,
         "Quality": quality,
         "Gate": gate,
@@ -322,20 +327,30 @@ def processing_record(
     }
 
 
-def super_record(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """What halved the edges of voxels, as it goes under the key ``BMEX``; empty where nothing did."""
-    table = provenance.get("super")
-    if not table:
-        return {}
-    weights = {
+def weights_told(table: Mapping[str, Any]) -> dict[str, Any]:
+    """The weights that ``interfaces.weights.provenance_of`` told, as they go into a sidecar."""
+    return {
         "Name": table["weights"],
         "SHA256": table["weights_sha256"],
         "License": table["weights_licence"],
         "Source": table["weights_source"],
     }
+
+
+def tissue_record(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """What found the tissues, as it goes under the key ``BMEX``; empty where the enhancement did."""
+    table = provenance.get("tissues")
+    return {TISSUE_MAPS: {"Weights": weights_told(table)}} if table else {}
+
+
+def super_record(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """What halved the edges of voxels, as it goes under the key ``BMEX``; empty where nothing did."""
+    table = provenance.get("super")
+    if not table:
+        return {}
     return {
         SUPER: {
-            "Weights": weights,
+            "Weights": weights_told(table),
             "VoxelSize": table["spacing_mm"],
             "NetworkSeconds": table["seconds"],
         }

@@ -21,6 +21,16 @@ def weight_record(table: dict[str, Any]) -> WeightRecord:
     return WeightRecord(**values)
 
 
+def provenance_of(record: WeightRecord) -> dict[str, Any]:
+    """What a node tells of the weights that it used."""
+    return {
+        "weights": record.name,
+        "weights_sha256": record.sha256,
+        "weights_licence": record.licence,
+        "weights_source": record.source,
+    }
+
+
 def with_weights(function: Callable[..., Any], table: dict[str, Any]) -> Any:
     """A function of a network with its keyword ``record`` filled; None without weights."""
     return partial(function, record=weight_record(table)) if table else None

@@ -31,6 +31,8 @@ AXES = ("left–right", "anterior–posterior", "superior–inferior")
 HALVED: Mapping[str, str] = {"0p8": "0p4", "0p75": "0p375"}
 #: of a record: the network that halved the edges of voxels; absent where none did
 SUPER = "SuperResolution"
+#: of a record: the network that found the tissues; absent where the enhancement's own did
+TISSUE_MAPS = "TissueMaps"
 #: a run writes all sidecars of an image within this time
 TOGETHER_S = 30.0
 

@@ -12,6 +12,7 @@ from bmex_bids.common.tissues import TISSUES
 from bmex_bids.outputs.pages import render
 from bmex_bids.outputs.records import (
     SUPER,
+    TISSUE_MAPS,
     MaskMethod,
     motion_in_words,
     slices_in_words,
@@ -69,6 +70,7 @@ def summary_html(record: Mapping[str, Any], *, contrast: str = "") -> str:
         "Computed on": _joined(record.get("Device"), record.get("Precision")),
         "Network time": _with_unit(record.get("NetworkSeconds"), "s", digits=0),
         "Super-resolution": _halving(table_of(record, SUPER)),
+        "Tissues found by": table_of(table_of(record, TISSUE_MAPS), "Weights").get("Name"),
         "Motion correction": motion_in_words(record),
         "Thick slices": slices_in_words(record),
         "Brain mask": _joined(

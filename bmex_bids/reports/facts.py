@@ -27,6 +27,7 @@ from bmex_bids.outputs.records import (
     SPLIT,
     SUPER,
     THICK,
+    TISSUE_MAPS,
     UNEVEN,
     Kind,
     MaskMethod,
@@ -82,8 +83,9 @@ class Facts:
     postnatal_months, fetal_weeks : lowest and highest age
     processed_by : versions of bmex_bids that the sidecars name
     versions : of bmex_bids, Python and the packages, now
-    weights, strip_weights, structure_weights, super_weights : of the network that enhances, that
-        strips, that labels structures, and that halves the edges of voxels
+    weights, strip_weights, structure_weights, super_weights, tissue_weights : of the network that
+        enhances, that strips, that labels structures, that halves the edges of voxels, and that
+        finds tissues where the enhancement's own does not
     masks : ``outputs.records.MaskMethod``, or what else the sidecar says → images
     mask_sources : whose masks were given
     reoriented : images whose header was corrected
@@ -119,6 +121,7 @@ class Facts:
     strip_weights: tuple[WeightSet, ...] = ()
     structure_weights: tuple[WeightSet, ...] = ()
     super_weights: tuple[WeightSet, ...] = ()
+    tissue_weights: tuple[WeightSet, ...] = ()
     masks: Mapping[str, int] = field(default_factory=dict)
     mask_sources: tuple[str, ...] = ()
     reoriented: int = 0
@@ -188,6 +191,9 @@ def collect_facts(output_dir: Path) -> Facts:
         ),
         super_weights=_weight_sets(
             table_of(table_of(record, SUPER), "Weights") for record in records
+        ),
+        tissue_weights=_weight_sets(
+            table_of(table_of(record, TISSUE_MAPS), "Weights") for record in records
         ),
         masks=_count(mask.get("method") for mask in masks),
         mask_sources=tuple(

@@ -130,6 +130,7 @@ def _flags(facts: Facts) -> dict[str, bool]:
         "contrast": facts.contrast_measured > 0,
         "structures": bool(facts.structure_weights),
         "super": bool(facts.super_weights),
+        "tissues": bool(facts.tissue_weights),
         "gate": bool(facts.gate),
         "pictures": facts.pictures,
         "enhanced": facts.images > facts.measured,
@@ -212,6 +213,8 @@ def _values(facts: Facts) -> dict[str, str]:
         "structure_weights": _list(_describe(part) for part in facts.structure_weights),
         "super_images": of_images(sum(part.images for part in facts.super_weights)),
         "super_weights": _list(_describe(part) for part in facts.super_weights),
+        "tissue_images": of_images(sum(part.images for part in facts.tissue_weights)),
+        "tissue_weights": _list(_describe(part) for part in facts.tissue_weights),
         "space_images": of_images(facts.in_spaces),
         "spaces": _list(
             f"{_escape(label)} for {number}" for label, number in facts.spaces.items()

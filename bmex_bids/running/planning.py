@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from bmex_bids.config import Config
 from bmex_bids.exceptions import TemplateError, UsageError, WeightsError
-from bmex_bids.network.weights.registry import PUBLISHED, weight_names
+from bmex_bids.network.weights.registry import PUBLISHED, tissue_finder, weight_names
 from bmex_bids.running import choosing, preflight
 from bmex_bids.running.plan_view import Task
 from bmex_bids.running.resources import available_memory_gb, refuse_too_little, too_little
@@ -223,7 +223,8 @@ def task(config: Config, image: PlannedImage, *, quick: bool = False) -> Task:
     strip = strip_weights_of(config, image)
     inputs = [image.image.path, *([image.mask] if image.mask else [])]
     sums = [weights.sha256, *_checksums(strip)]
-    sums += [record.sha256 for record in (segmenting, halving) if record is not None]
+    finding = tissue_finder(weights, image.age_group, image.contrast)
+    sums += [record.sha256 for record in (segmenting, halving, finding) if record is not None]
     pictures = picture_paths(config.paths.output_dir, image.image.bids_name)
     if quick:
         expected = resume.settings_fingerprint(settings, sums)

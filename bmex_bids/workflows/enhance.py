@@ -12,7 +12,7 @@ from bmex_bids.interfaces.enhance import Enhance, Restore
 from bmex_bids.interfaces.halve import Halve
 from bmex_bids.interfaces.quality import MeasureLikeMriqc, MeasureQuality
 from bmex_bids.interfaces.segment import Segment
-from bmex_bids.network.weights.registry import bundled, bundled_of, select
+from bmex_bids.network.weights.registry import bundled, bundled_of, select, tissue_finder
 from bmex_bids.workflows.request import Machine, Networks, as_table
 
 if TYPE_CHECKING:
@@ -120,6 +120,10 @@ def init_enhance_wf(
     measuring = yardstick(networks.enhance)
     if measuring is not None:
         network.inputs.yardstick = as_table(measuring)
+    finder = tissue_finder(networks.enhance, planned.age_group, planned.contrast)
+    if finder is not None:
+        network.inputs.tissue_weights = as_table(finder)
+        network._mem_gb = max(network_gb, SEGMENT_GB + 2 * mem_gb)
     if machine.memory_limit_gb is not None:
         network.inputs.memory_mb = machine.memory_limit_gb * 1024
         network._mem_gb = min(network._mem_gb, machine.memory_limit_gb)

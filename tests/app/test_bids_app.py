@@ -281,7 +281,7 @@ def test_the_bundled_network_labels_structures(one, tmp_path, tiny_records, monk
     assert len(table) == 14
     assert (anat / "sub-01_seg-subcortical_desc-enhanced_dseg.nii.gz").is_file()
     sidecar = json.loads((anat / "sub-01_desc-enhanced_T1w.json").read_text())
-    assert sidecar["BMEX"]["Quality"]["Structures"]["weights"] == "bmex-segment-1"
+    assert sidecar["BMEX"]["Quality"]["Structures"]["weights"] == "bmex-segment-2"
 
 
 def test_the_configuration_of_a_run_repeats_it(one, tmp_path, capsys):

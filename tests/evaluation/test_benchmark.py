@@ -167,7 +167,7 @@ def test_figures_hang_on_the_bundled_networks_before_the_enhancement(settings, m
     before = settings.networks.version
     record = replace(settings.networks.enhance, sha256="changed")
     monkeypatch.setattr("bmex_bids.evaluation.app.bundled_of", lambda _: record)
-    assert settings.networks.version == f"{before.rsplit(' ', 2)[0]} changed changed"
+    assert settings.networks.version == f"{before.rsplit(' ', 3)[0]} changed changed changed"
 
 
 def test_a_step_that_fails_ends_the_command_with_its_reason_and_no_traceback(

@@ -362,6 +362,55 @@ def test_tissues_before_and_the_limit_are_those_of_the_image_as_it_came(
     assert outputs.probabilities_before == outputs.probabilities
 
 
+def test_all_tissues_are_those_of_the_network_that_is_given_for_them(
+    make_image, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    shape = (4, 5, 6)
+    asked = []
+
+    def enhance(data, mask, record, **_):
+        maps = np.stack([~mask, mask, 0 * mask, 0 * mask]).astype(np.float32)
+        labels = mask.astype(np.uint8)
+        own = predict.Tissues(labels, maps[1:].astype(np.uint8))
+        return predict.Enhancement(data + 6, labels, own, maps, "cpu", "float32", 1.0)
+
+    def tissues_of(data, mask, record, **how):
+        """White matter where the image is as it came, else grey; never what the enhancement says."""
+        asked.append((record.name, how))
+        white = float(data.flat[0] == 12)
+        return np.stack([0 * data, 0 * data, 1 - white + 0 * data, white + 0 * data])
+
+    monkeypatch.setattr(enhance_nodes, "enhance", enhance)
+    monkeypatch.setattr(enhance_nodes, "tissues_of", tissues_of)
+
+    def save(name, value, dtype="float32"):
+        path = tmp_path / f"{name}.nii.gz"
+        make_image("LPS", data=np.full(shape, value), dtype=dtype, path=path)
+        return str(path)
+
+    node = Enhance(
+        in_file=save("refocused", 20), before=save("came", 12), mask=save("mask", 1, "uint8"),
+        weights=RECORD | {"volume_scale": 0.5}, tissue_weights=RECORD | {"name": "finder"},
+        device="cpu", num_threads=2,
+    )  # fmt: skip
+    outputs = node.run().outputs
+
+    def value(path):
+        (found,) = np.unique(np.asarray(nib.load(path).dataobj))
+        return found
+
+    assert {name for name, _ in asked} == {"finder"}
+    assert all(how == {"device": "cpu", "threads": 2} for _, how in asked)
+    for name in ("labels", "labels_before", "labels_after"):
+        assert value(getattr(outputs, name)) == 2
+    assert [value(path) for path in outputs.probabilities] == [0, 1, 0]
+    assert [value(path) for path in outputs.probabilities_before] == [0, 0, 1]
+    assert outputs.litres_sd == {}  # the enhancement knows the error of its own tissues only
+    assert outputs.provenance["tissues"]["weights"] == "finder"
+    assert outputs.provenance["weights"] == RECORD["name"]
+
+
 def test_the_networks_grid_has_the_codes_of_the_raw_image(make_image, tmp_path, monkeypatch):
     """It always said 0 and 2: no qform, and "aligned to something"."""
 

@@ -331,6 +331,20 @@ def test_what_halved_the_edges_is_in_the_record():
     assert super_record(PROVENANCE) == {}
 
 
+def test_what_found_the_tissues_is_in_the_record():
+    table = {
+        "weights": "finder", "weights_sha256": "ef", "weights_licence": "L", "weights_source": "us"
+    }  # fmt: skip
+    given = (
+        {"age": None, "age_group": "month3", "warnings": []},
+        {**PROVENANCE, "tissues": table},
+    )
+    told = {"Name": "finder", "SHA256": "ef", "License": "L", "Source": "us"}
+    assert processing_record(*given, MASK_INFO, {}, GATE)["TissueMaps"] == {"Weights": told}
+    given[1]["tissues"] = {}
+    assert "TissueMaps" not in processing_record(*given, MASK_INFO, {}, GATE)
+
+
 def test_the_grid_of_half_the_edge_is_written_where_it_was_made(node, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     node.inputs.output_res = ["native", "0p8", "0p4"]

@@ -206,6 +206,18 @@ def test_the_summary_says_which_slices_were_split(inputs, tmp_path):
     ) in target.read_text(encoding="utf-8")
 
 
+def test_the_summary_says_what_found_the_tissues(inputs, tmp_path):
+    target = tmp_path / "summary.html"
+    write_summary(SimpleNamespace(**inputs), target)
+    assert "Tissues found by" not in target.read_text(encoding="utf-8")
+    table = {
+        "weights": "finder", "weights_sha256": "ef", "weights_licence": "L", "weights_source": "us"
+    }  # fmt: skip
+    inputs["provenance"] = {**inputs["provenance"], "tissues": table}
+    write_summary(SimpleNamespace(**inputs), target)
+    assert "<tr><th>Tissues found by</th><td>finder</td>" in target.read_text(encoding="utf-8")
+
+
 def test_the_summary_says_what_the_motion_correction_did(inputs, tmp_path):
     target = tmp_path / "summary.html"
 

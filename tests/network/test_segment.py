@@ -7,9 +7,16 @@ import numpy as np
 import pytest
 import torch
 
+from bmex_bids.common.structures import STRUCTURES
 from bmex_bids.exceptions import ImageError
 from bmex_bids.network.inference import segment as module
-from bmex_bids.network.inference.segment import half_places, segment, standardised, with_share
+from bmex_bids.network.inference.segment import (
+    half_places,
+    segment,
+    standardised,
+    tissues_of,
+    with_share,
+)
 from bmex_bids.network.models.segment import INPUTS, PLACES, SegmentUNet, build
 from bmex_bids.network.variants import VARIANTS
 
@@ -68,6 +75,36 @@ def test_the_tissues_and_the_place_are_looked_at(network, brain, make_record):
     first = segment(image, tissues, mask, record, device="cpu", threads=1)
     other = segment(image, tissues[::-1].copy(), mask, record, device="cpu", threads=1)
     assert (first != other).any()
+
+
+def test_a_tissue_is_the_sum_of_its_structures_by_the_image_alone(
+    network, brain, make_record, monkeypatch
+):
+    record = make_record(network, "bmex-segment", kind="segment")
+    image, tissues, mask = brain
+    found = tissues_of(image, mask, record, device="cpu", threads=1)
+    assert (found.dtype, found.shape) == (np.float32, (4, *mask.shape))
+    np.testing.assert_allclose(found.sum(axis=0), 1, atol=1e-5)
+    np.testing.assert_array_equal(found[0], ~mask)
+    moved = tissues_of(image + 500 * mask, mask, record, device="cpu", threads=1)
+    np.testing.assert_allclose(moved, found, atol=0.1)
+    # without the brightness of this image: what the network says
+    monkeypatch.setattr(
+        module,
+        "refined",
+        lambda _, logs, of: np.stack([np.exp(logs)[of == k].sum(0) for k in (1, 2, 3)]),
+    )
+    found = tissues_of(image, mask, record, device="cpu", threads=1)
+    here = module._fed(image, np.zeros_like(tissues), mask)
+    with torch.inference_mode():
+        whole = network(here.channels[None], here.places[None])[0, 1:].softmax(dim=0).numpy()
+    of = np.array([structure.tissue for structure in STRUCTURES])
+    x, y, z = here.inside.shape
+    for tissue in (1, 2, 3):
+        sums = whole[of == tissue].sum(axis=0)[:x, :y, :z][here.inside]
+        assert np.abs(found[tissue][mask] - sums).mean() < 0.02  # bfloat16
+    with pytest.raises(ImageError, match="of one shape"):
+        tissues_of(image[1:], mask, record)
 
 
 def test_planes_at_a_time_are_the_whole(network):

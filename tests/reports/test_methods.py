@@ -127,6 +127,19 @@ def test_images_whose_slices_were_split_are_counted(output):
     assert collect_facts(root).slices_split == 1
 
 
+@pytest.mark.parametrize(
+    ("key", "field"), [("TissueMaps", "tissue_weights"), ("SuperResolution", "super_weights")]
+)
+def test_further_networks_are_counted_by_their_weights(output, key, field):
+    told = {
+        "Name": OURS.name, "SHA256": OURS.sha256, "License": OURS.licence, "Source": OURS.source
+    }  # fmt: skip
+    output("sub-1")
+    root = output("sub-2", **{key: {"Weights": told}})
+    (found,) = getattr(collect_facts(root), field)
+    assert (found.name, found.images) == (OURS.name, 1)
+
+
 def test_ages_are_kept_apart_at_birth(output):
     output("sub-1", months=3)
     output("sub-2", months=72)
@@ -194,6 +207,7 @@ def every_kind_of_facts():
         strip_weights=(WeightSet("w-strip", "44", "Apache-2.0", "us", "own", 2),),
         structure_weights=(WeightSet("w-structures", "66", "Apache-2.0", "us", "own", 3),),
         super_weights=(WeightSet("w-super", "77", "Apache-2.0", "us", "own", 2),),
+        tissue_weights=(WeightSet("w-tissues", "88", "Apache-2.0", "us", "own", 4),),
         masks={"network": 2, "stripped": 1, "given": 2, "drawn": 1},
         mask_sources=("fmriprep",),
         spacing_mm=0.8,
@@ -310,6 +324,10 @@ SKIPPED = {
     "nothing super-resolved": (
         {"super_weights": ()},
         ["super-resolved to half the edge", "w-super", "@espcn"],
+    ),
+    "tissues by the enhancement": (
+        {"tissue_weights": ()},
+        ["For 4 images, the tissue maps came", "w-tissues"],
     ),
     "no gate": ({"gate": {}}, ["verdict", "gate "]),
     "no pictures": ({"pictures": False}, ["NiReports", "@nireports", "visual inspection"]),

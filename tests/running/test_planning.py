@@ -40,7 +40,7 @@ def image(bids):
 def task(bids, tmp_path, monkeypatch):
     """Of an image, some flags and the checksums of two networks."""
 
-    def of(image, *flags, sums=("a", "b"), scales=(1.0, None)):
+    def of(image, *flags, sums=("a", "b"), scales=(1.0, None), tissues=None):
         enhance, strip = (
             SimpleNamespace(
                 sha256=text,
@@ -50,6 +50,7 @@ def task(bids, tmp_path, monkeypatch):
                 error_scale=scales[0],
                 volume_scale=scales[1],
                 usual=None,
+                tissues=tissues,
             )
             for text in sums
         )
@@ -220,8 +221,18 @@ def test_weights_for_structures_are_part_of_the_fingerprint_and_of_the_work(
     assert loaded == [(found.path, "bmex-segment")]
 
 
+def test_weights_that_find_the_tissues_are_part_of_the_fingerprint(image, fingerprint):
+    def of(tissues, **changes):
+        return fingerprint(dataclasses.replace(image, **changes), tissues=tissues)["Weights"]
+
+    finding = {"T1w": ["month24"]}
+    assert of(finding) != of(None)
+    assert of(finding, age_group="month18") == of(None, age_group="month18")
+    assert of({"T2w": ["month24"]}) == of(None)
+
+
 @pytest.mark.parametrize(
-    ("group", "name"), [("month24", "bmex-segment-1"), ("month18", None), ("month6", None)]
+    ("group", "name"), [("month24", "bmex-segment-2"), ("month18", None), ("month6", None)]
 )
 def test_structures_of_adults_and_children_have_bundled_weights(image, bids, group, name):
     config = parse([str(bids), "out", "participant", "--segment", "rois"])

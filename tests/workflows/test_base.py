@@ -7,16 +7,16 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from nipype.interfaces.base import Undefined
+from nipype.interfaces.base import Undefined, isdefined
 from nipype.pipeline.engine.utils import generate_expanded_graph
 
 from bmex_bids.inputs.age import Age
 from bmex_bids.inputs.collect import SourceImage
 from bmex_bids.inputs.plan import PlannedImage
-from bmex_bids.network.weights.registry import WeightRecord, bundled, bundled_of
+from bmex_bids.network.weights.registry import WeightRecord, bundled, bundled_of, select
 from bmex_bids.running.events import STEPS
 from bmex_bids.workflows import base
-from bmex_bids.workflows.enhance import LOW_MEM_TILE, yardstick
+from bmex_bids.workflows.enhance import LOW_MEM_TILE, SEGMENT_GB, yardstick
 from bmex_bids.workflows.preprocess import HINTS_GB
 from bmex_bids.workflows.request import Machine, Networks, Target, as_table
 
@@ -383,6 +383,21 @@ def test_tissues_of_published_weights_are_compared_by_the_bundled_network():
     found = yardstick(dataclasses.replace(RECORD, variant="bmex-pytorch"))
     assert found.variant == "bmex-compact"
     assert Path(found.path).is_file()
+
+
+def test_a_network_of_their_own_finds_the_tissues_where_it_does_better(planned, build):
+    ours = select("enhance", weights="bundled", age_group="month24", contrast="T2w")
+
+    def weights_for(image, enhancing, **how):
+        node = build(image, enhance=enhancing, **how).get_node("enhance_wf.network")
+        return node.inputs.tissue_weights, node._mem_gb
+
+    table, gb = weights_for(planned(suffix="T2w"), ours)
+    assert table["name"] == bundled_of("segment").name
+    assert gb > SEGMENT_GB
+    adult = select("enhance", weights="bundled", age_months=300)
+    for suffix, enhancing in (("T1w", adult), ("T2w", RECORD)):
+        assert not isdefined(weights_for(planned(suffix=suffix), enhancing)[0])
 
 
 def test_structures_are_labelled_where_weights_for_them_are_given(planned, build):

@@ -65,6 +65,12 @@ class Tissues:
     labels: NDArray[np.uint8]
     shares: NDArray[np.uint8]
 
+    @staticmethod
+    def of(probabilities: NDArray[np.float32], mask: NDArray[np.bool_]) -> Tissues:
+        """Of the probabilities of background, CSF, GM and WM (4, X, Y, Z) in a mask."""
+        shares = np.rint(255 * probabilities[1:]).astype(np.uint8)
+        return Tissues(labels_of(probabilities, mask), shares)
+
 
 @dataclass(frozen=True)
 class Enhancement:
@@ -186,11 +192,10 @@ def classify(
 
 def _tissues(scores: NDArray[np.float32], here: Fed, shape: tuple[int, ...]) -> Tissues:
     """The tissues of an image of ``shape`` from the scores (classes, X, Y, Z) of the brain's box."""
-    found = tissue_probabilities(scores, here.inside)
-    shares = np.rint(255 * found[1:]).astype(np.uint8)
+    found = Tissues.of(tissue_probabilities(scores, here.inside), here.inside)
     return Tissues(
-        embed(labels_of(found, here.inside), here.box, shape),
-        np.stack([embed(part, here.box, shape) for part in shares]),
+        embed(found.labels, here.box, shape),
+        np.stack([embed(part, here.box, shape) for part in found.shares]),
     )
 
 

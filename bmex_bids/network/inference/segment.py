@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,9 +16,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bmex_bids.common.structures import STRUCTURES
 from bmex_bids.exceptions import ImageError
 from bmex_bids.network.devices import or_on_processor, resolve_device
-from bmex_bids.network.inference.volumes import brain_box, embed
+from bmex_bids.network.inference.mixture import most_probable_class, refined
+from bmex_bids.network.inference.volumes import brain_box
 from bmex_bids.network.models.segment import MULTIPLE, SegmentUNet
 from bmex_bids.network.weights.checkpoints import load_network_as
 from bmex_bids.network.weights.registry import WeightRecord
@@ -24,6 +28,8 @@ from bmex_bids.network.weights.registry import WeightRecord
 Array = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
+#: tissue of each structure, counted from 1
+TISSUE_OF = np.array([structure.tissue for structure in STRUCTURES], dtype=np.uint8)
 #: standardised intensities are kept within ± this
 FARTHEST = 4.0
 
@@ -70,10 +76,13 @@ def segment(
 ) -> NDArray[np.uint8]:
     """Labels of :data:`bmex_bids.common.structures.STRUCTURES`, (X, Y, Z); 0 outside the mask.
 
+    The structures' probabilities are joined with their brightness in this image
+    (:mod:`~bmex_bids.network.inference.mixture`).
+
     Parameters
     ----------
     image : (X, Y, Z) enhanced, LPS, about 0.8 mm, linear in any unit
-    tissues : (3, X, Y, Z) probabilities of CSF, GM, WM
+    tissues : (3, X, Y, Z) probabilities of CSF, GM, WM; zeros where they are not known
     mask : (X, Y, Z) brain
     record : weights of kind ``"segment"``
     device, threads : as for :func:`bmex_bids.network.inference.predict.enhance`
@@ -83,7 +92,66 @@ def segment(
             "expected an image, probabilities and a mask of one shape, got "
             f"{image.shape}, {tissues.shape} and {mask.shape}"
         )
-    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+    here = _fed(image, tissues, mask)
+    logs = here.through(record, device, threads, structure_logs)[:, here.inside]
+    found = np.zeros(mask.shape, np.uint8)
+    found[mask] = most_probable_class(image[here.box][here.inside], logs)
+    return found
+
+
+def tissues_of(
+    image: Array,
+    mask: Mask,
+    record: WeightRecord,
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+) -> Array:
+    """Probabilities of background, CSF, GM and WM by the image alone, (4, X, Y, Z).
+
+    Each tissue is the sum of its structures, found as by :func:`segment`, whose parameters these are.
+    """
+    if image.shape != mask.shape:
+        raise ImageError(
+            f"expected an image and a mask of one shape, got {image.shape} and {mask.shape}"
+        )
+    here = _fed(image, np.zeros((3, *mask.shape), np.float32), mask)
+    logs = here.through(record, device, threads, structure_logs)[:, here.inside]
+    shares = refined(image[here.box][here.inside], logs, TISSUE_OF)
+    found = np.zeros((len(shares) + 1, *mask.shape), np.float32)
+    found[0] = ~mask
+    for tissue, share in enumerate(shares, start=1):
+        found[tissue][mask] = share
+    return found
+
+
+@dataclass(frozen=True)
+class _Fed:
+    """A brain as the network is fed: its box, the mask there, channels and places."""
+
+    box: tuple[slice, slice, slice]
+    inside: Mask
+    channels: Tensor
+    places: Tensor
+
+    def through(
+        self,
+        record: WeightRecord,
+        device: str,
+        threads: int | None,
+        read: Callable[[SegmentUNet, Tensor, Tensor], Tensor],
+    ) -> NDArray[Any]:
+        """What ``read`` makes of the network's scores, (…, X, Y, Z) of the box."""
+        torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+        found = or_on_processor(
+            resolve_device(device),
+            lambda where: read(_network(record.path, str(where)), self.channels, self.places),
+        )
+        x, y, z = self.inside.shape
+        return np.asarray(found.cpu().numpy())[..., :x, :y, :z]
+
+
+def _fed(image: Array, tissues: Array, mask: Mask) -> _Fed:
     box = brain_box(mask, 0)
     inside = mask[box]
     part = image[box]
@@ -95,13 +163,7 @@ def segment(
     fed = np.pad(channels, [(0, 0), *room]).astype(np.float32)
     places = half_places(fed.shape[1:], (0, 0, 0), inside.shape)
     whole = with_share(torch.from_numpy(places), torch.from_numpy(np.pad(inside, room)))
-    labels = or_on_processor(
-        resolve_device(device),
-        lambda where: _labels(_network(record.path, str(where)), torch.from_numpy(fed), whole),
-    )
-    cut = tuple(slice(0, n) for n in inside.shape)
-    found: NDArray[np.uint8] = embed(labels[cut] * inside, box, mask.shape)
-    return found
+    return _Fed(box, inside, torch.from_numpy(fed), whole)
 
 
 @functools.lru_cache(maxsize=1)
@@ -111,7 +173,21 @@ def _network(path: Path, device: str) -> SegmentUNet:
 
 
 def most_probable(network: SegmentUNet, fed: Tensor, places: Tensor) -> Tensor:
-    """The structure of the highest score, (X, Y, Z) uint8, never the background.
+    """The structure of the highest score, (X, Y, Z) uint8, never the background."""
+    return _planes(network, fed, places, lambda scores: scores.argmax(dim=0).to(torch.uint8) + 1)
+
+
+def structure_logs(network: SegmentUNet, fed: Tensor, places: Tensor) -> Tensor:
+    """Logarithms of the structures' probabilities, (structures, X, Y, Z) float16."""
+    return _planes(
+        network, fed, places, lambda scores: scores.float().log_softmax(dim=0).to(torch.float16)
+    )
+
+
+def _planes(
+    network: SegmentUNet, fed: Tensor, places: Tensor, read: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """What is read from the scores of the structures, (…, X, Y, Z).
 
     The head runs on a few planes at a time: its scores of a whole brain take 400 MB.
     """
@@ -121,12 +197,8 @@ def most_probable(network: SegmentUNet, fed: Tensor, places: Tensor) -> Tensor:
             fed[None].to(device, memory_format=torch.channels_last_3d),
             places[None].to(device, memory_format=torch.channels_last_3d),
         )
-        parts = []
-        for planes in features.split(8, dim=2):
-            scores = network.full(network.scores(planes))[0, 1:]
-            parts.append(scores.argmax(dim=0).to(torch.uint8) + 1)
-    return torch.cat(parts)
-
-
-def _labels(network: SegmentUNet, fed: Tensor, places: Tensor) -> NDArray[np.uint8]:
-    return np.asarray(most_probable(network, fed, places).cpu().numpy())
+        parts = [
+            read(network.full(network.scores(planes))[0, 1:])
+            for planes in features.split(8, dim=2)
+        ]
+    return torch.cat(parts, dim=-3)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -57,6 +57,8 @@ class WeightRecord:
     error_scale: float = 1.0  # factor on the expected error, so that a 95 % interval holds 95 %
     volume_scale: float | None = None  # SD of a tissue's volume over its spread; None: not known
     usual: Mapping[str, Any] | None = None  # figures of images that trained; metrics.familiarity
+    # contrast → age groups of which the bundled set of kind "segment" finds the tissues better
+    tissues: Mapping[str, Sequence[str]] | None = None
 
     @property
     def companions(self) -> tuple[Path, ...]:
@@ -103,6 +105,7 @@ def bundled() -> list[WeightRecord]:
             error_scale=float(entry.get("error_scale", 1)),
             volume_scale=entry.get("volume_scale"),
             usual=entry.get("usual"),
+            tissues=entry.get("tissues"),
         )
         for entry in table["sets"]
     ]
@@ -269,6 +272,15 @@ def bundled_of(kind: str) -> WeightRecord | None:
             verify(record.path, record.sha256)
             return record
     return None
+
+
+def tissue_finder(
+    enhancing: WeightRecord, age_group: str | None, contrast: str
+) -> WeightRecord | None:
+    """The set that finds an image's tissues in place of the enhancement's; None: the latter does."""
+    if age_group not in (enhancing.tissues or {}).get(contrast, ()):
+        return None
+    return bundled_of("segment")
 
 
 def unregistered(path: Path, variant: str, name: str = "") -> WeightRecord:
