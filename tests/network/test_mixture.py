@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bmex_bids.network.inference import mixture
-from bmex_bids.network.inference.mixture import fitted, refined
+from bmex_bids.network.inference.mixture import fitted, most_probable_class, refined
 
 MEANS = np.array([100.0, 300, 400])
 
@@ -56,10 +56,16 @@ def test_classes_are_summed_to_groups_in_parts_too(voxels, monkeypatch):
     np.testing.assert_allclose(both[1], each[1] + each[2], atol=1e-5)
 
 
-def test_a_class_that_is_not_there_and_a_flat_image_are_no_fault(voxels):
+def test_a_class_that_is_not_there_is_no_fault(voxels):
     values, prior, _ = voxels
     absent = np.concatenate([prior, np.full((1, prior.shape[1]), -30, np.float16)])
     found = refined(values, absent, np.array([1, 2, 3, 4], np.uint8))
     assert found[3].max() < 0.05
-    flat = refined(np.full_like(values, 7), prior, np.array([1, 2, 3], np.uint8))
-    assert np.isfinite(flat).all()
+
+
+@pytest.mark.parametrize("level", [0.0, 7.0, 777.0, -1e5])
+def test_in_a_flat_image_the_prior_decides_and_not_the_rounding(level):
+    rng = np.random.default_rng(0)
+    prior = np.log(rng.dirichlet(np.ones(5), 20000).T).astype(np.float16)
+    found = most_probable_class(np.full(20000, level, np.float32), prior)
+    assert (found == prior.argmax(axis=0) + 1).mean() > 0.98

@@ -19,6 +19,7 @@ from bmex_bids.network.inference.segment import (
 )
 from bmex_bids.network.models.segment import INPUTS, PLACES, SegmentUNet, build
 from bmex_bids.network.variants import VARIANTS
+from bmex_bids.network.weights.registry import bundled_of
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +106,46 @@ def test_a_tissue_is_the_sum_of_its_structures_by_the_image_alone(
         assert np.abs(found[tissue][mask] - sums).mean() < 0.02  # bfloat16
     with pytest.raises(ImageError, match="of one shape"):
         tissues_of(image[1:], mask, record)
+
+
+def test_a_few_voxels_of_50_times_the_brightness_do_not_hide_the_rest(brain):
+    image, _, mask = brain
+    record = bundled_of("segment")
+    first = tissues_of(image, mask, record, device="cpu", threads=1)
+    bright = image.copy()
+    few = tuple(np.argwhere(mask)[::300].T)
+    bright[few] *= 50
+    found = tissues_of(bright, mask, record, device="cpu", threads=1)
+    rest = mask.copy()
+    rest[few] = False
+    assert np.abs(found - first)[:, rest].mean() < 0.05
+
+
+def test_what_is_not_finite_is_refused_in_the_brain_and_ignored_outside(
+    network, brain, make_record
+):
+    record = make_record(network, "bmex-segment", kind="segment")
+    image, tissues, mask = brain
+    first = tissues_of(image, mask, record, device="cpu", threads=1)
+    outside = np.where(mask, image, np.nan)
+    found = tissues_of(outside, mask, record, device="cpu", threads=1)
+    np.testing.assert_array_equal(found, first)
+    image = image.copy()
+    image[tuple(np.argwhere(mask)[:2].T)] = np.nan, np.inf
+    words = "finite intensities in the brain, .* in 2 voxels"
+    with pytest.raises(ImageError, match=words):
+        tissues_of(image, mask, record)
+    with pytest.raises(ImageError, match=words):
+        segment(image, tissues, mask, record)
+
+
+def test_any_unit_of_brightness_gives_the_same(network, brain, make_record):
+    record = make_record(network, "bmex-segment", kind="segment")
+    image, _, mask = brain
+    first = tissues_of(image, mask, record, device="cpu", threads=1)
+    for factor in (1e-9, 1e9):
+        found = tissues_of(image * np.float32(factor), mask, record, device="cpu", threads=1)
+        np.testing.assert_allclose(found, first, atol=0.02)
 
 
 def test_planes_at_a_time_are_the_whole(network):

@@ -23,6 +23,8 @@ ROUNDS = 12
 FEW = 50.0
 #: of the brain's standard deviation, the least of a class
 NARROWEST = 0.045
+#: of the brain's mean, the least of its standard deviation: less is the rounding of 32 bits
+FLAT = 1e-3
 #: voxels that the Gaussians are fitted to, and those that are classified at once
 FITTED, AT_ONCE = 400_000, 500_000
 
@@ -51,7 +53,8 @@ def fitted(values: Array, prior: Array) -> Gaussians:
     values : (N,) brightness, any unit
     prior : (classes, N) logarithms of probabilities
     """
-    mean, deviation = float(values.mean()), max(float(values.std()), 1e-6)
+    mean = float(values.mean())
+    deviation = max(float(values.std()), abs(mean) * FLAT) or 1.0
     step = max(1, len(values) // FITTED)
     values, prior = values[::step], prior[:, ::step].astype(np.float32)
     share = np.exp(prior - prior.max(axis=0))

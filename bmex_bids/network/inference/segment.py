@@ -19,7 +19,7 @@ from torch import Tensor
 from bmex_bids.common.structures import STRUCTURES
 from bmex_bids.exceptions import ImageError
 from bmex_bids.network.devices import or_on_processor, resolve_device
-from bmex_bids.network.inference.mixture import most_probable_class, refined
+from bmex_bids.network.inference.mixture import FLAT, most_probable_class, refined
 from bmex_bids.network.inference.volumes import brain_box
 from bmex_bids.network.models.segment import MULTIPLE, SegmentUNet
 from bmex_bids.network.weights.checkpoints import load_network_as
@@ -32,12 +32,32 @@ Mask = NDArray[np.bool_]
 TISSUE_OF = np.array([structure.tissue for structure in STRUCTURES], dtype=np.uint8)
 #: standardised intensities are kept within ± this
 FARTHEST = 4.0
+#: times the usual spread from the median: what lies further counts as so far
+OUTLYING = 10.0
 
 
 def standardised(image: Array, inside: Mask, mean: float, deviation: float) -> Array:
     """Intensities over the brain's mean and standard deviation, zero outside."""
-    scaled = (image - np.float32(mean)) / np.float32(max(deviation, 1e-6))
-    return np.asarray(np.clip(scaled, -FARTHEST, FARTHEST) * inside, dtype=np.float32)
+    spread = max(deviation, abs(mean) * FLAT) or 1.0
+    scaled = (np.where(inside, image, mean) - np.float32(mean)) / np.float32(spread)
+    return np.asarray(np.clip(scaled, -FARTHEST, FARTHEST), dtype=np.float32)
+
+
+def without_outliers(values: Array) -> Array:
+    """Brightness (N,) of a brain, where a few very bright vessels do not decide its spread.
+
+    ImageError for values that are not finite.
+    """
+    wrong = int((~np.isfinite(values)).sum())
+    if wrong:
+        raise ImageError(
+            f"expected finite intensities in the brain, got NaN or infinity in {wrong} voxels"
+        )
+    low, middle, high = np.percentile(values, (16, 50, 84))
+    room = OUTLYING * (high - low) / 2
+    if not room > 0:
+        return values
+    return np.clip(values, middle - room, middle + room).astype(np.float32)
 
 
 def half_places(shape: Sequence[int], low: Sequence[float], high: Sequence[float]) -> Array:
@@ -95,7 +115,7 @@ def segment(
     here = _fed(image, tissues, mask)
     logs = here.through(record, device, threads, structure_logs)[:, here.inside]
     found = np.zeros(mask.shape, np.uint8)
-    found[mask] = most_probable_class(image[here.box][here.inside], logs)
+    found[mask] = most_probable_class(here.values, logs)
     return found
 
 
@@ -117,7 +137,7 @@ def tissues_of(
         )
     here = _fed(image, np.zeros((3, *mask.shape), np.float32), mask)
     logs = here.through(record, device, threads, structure_logs)[:, here.inside]
-    shares = refined(image[here.box][here.inside], logs, TISSUE_OF)
+    shares = refined(here.values, logs, TISSUE_OF)
     found = np.zeros((len(shares) + 1, *mask.shape), np.float32)
     found[0] = ~mask
     for tissue, share in enumerate(shares, start=1):
@@ -127,10 +147,11 @@ def tissues_of(
 
 @dataclass(frozen=True)
 class _Fed:
-    """A brain as the network is fed: its box, the mask there, channels and places."""
+    """A brain as the network is fed: its box, the mask there, brightness, channels and places."""
 
     box: tuple[slice, slice, slice]
     inside: Mask
+    values: Array
     channels: Tensor
     places: Tensor
 
@@ -155,7 +176,8 @@ def _fed(image: Array, tissues: Array, mask: Mask) -> _Fed:
     box = brain_box(mask, 0)
     inside = mask[box]
     part = image[box]
-    mean, deviation = float(part[inside].mean()), float(part[inside].std())
+    values = without_outliers(part[inside])
+    mean, deviation = float(values.mean()), float(values.std())
     channels = np.concatenate(
         [standardised(part, inside, mean, deviation)[None], tissues[(slice(None), *box)] * inside]
     )
@@ -163,7 +185,7 @@ def _fed(image: Array, tissues: Array, mask: Mask) -> _Fed:
     fed = np.pad(channels, [(0, 0), *room]).astype(np.float32)
     places = half_places(fed.shape[1:], (0, 0, 0), inside.shape)
     whole = with_share(torch.from_numpy(places), torch.from_numpy(np.pad(inside, room)))
-    return _Fed(box, inside, torch.from_numpy(fed), whole)
+    return _Fed(box, inside, values, torch.from_numpy(fed), whole)
 
 
 @functools.lru_cache(maxsize=1)
