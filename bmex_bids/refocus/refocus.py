@@ -44,6 +44,8 @@ LEAST_SIGNED = 0.0062
 LEAST_GAIN = 0.005
 #: the same in the whole image, where the coarse view of a search may be wrong
 LEAST_GAIN_WHOLE = 0.006
+#: share of its brightness: an image of a smaller range shows nothing
+FLAT = 1e-5
 #: edge of the voxels in which the whole image is judged, mm: in smaller ones noise outweighs it
 JUDGED_MM = 1.6
 #: voxels around a stripped brain that are kept while its motion is undone
@@ -127,9 +129,17 @@ def refocus(
             f"expected a finite image of three dimensions, got {data.ndim} dimensions"
             f"{'' if np.isfinite(data).all() else ' and values that are not finite'}"
         )
-    top = float(np.percentile(data[data > 0], 99.9)) if (data > 0).any() else 0.0
-    if top <= 0 or min(data.shape) < 2 or max(data.shape) < FEWEST_LINES:
-        return Refocused(image, False, "the image is empty or too small to tell", {}, 0.0, 0.0)
+    known = data[data > 0]
+    top = float(np.percentile(known, 99.9)) if known.size else 0.0
+    if (
+        top <= 0
+        or np.ptp(known) < FLAT * top
+        or min(data.shape) < 2
+        or max(data.shape) < FEWEST_LINES
+    ):
+        return Refocused(
+            image, False, "the image is empty, flat or too small to tell", {}, 0.0, 0.0
+        )
     steps = [float(s) for s in spacing]
     with _threads(num_threads):
         scaled = torch.from_numpy(data).clamp(min=0) * (1000 / top)

@@ -207,7 +207,15 @@ def test_where_nothing_can_be_seen_nothing_is_done(shape, monkeypatch):
     assert found.image is image
     assert not found.applied
     assert found.motion == {}
-    assert "empty or too small" in found.reason
+    assert "empty, flat or too small" in found.reason
+
+
+def test_a_brain_of_one_brightness_comes_back(head):
+    """As a mask that is taken for an image."""
+    image = np.where(head.mask, 7, 0).astype(np.float32)
+    found = refocus(image, head.spacing)
+    assert found.image is image
+    assert not found.applied
 
 
 @pytest.mark.parametrize(
