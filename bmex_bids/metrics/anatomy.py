@@ -22,6 +22,8 @@ GRID_MM = 1.6
 SURE_MONTHS = {"T1w": 12.0, "T2w": 24.0}
 #: voxels from the mask's surface within which fluid is not measured: dura and vessels are there too
 RIM = 5
+#: the least share of the fluid that is measured in its place: less may be labelled wrongly
+DEEP_SHARE = 0.01
 #: 1 where fluid is darker than tissue, -1 where it is brighter
 FLUID_DARK = {"T1w": 1, "FLAIR": 1, "T2w": -1}
 
@@ -91,7 +93,7 @@ def brightness_order(
     Fluid is the darkest tissue of a T1w or FLAIR image and the brightest of a T2w one at every age;
     from :data:`SURE_MONTHS` on, grey matter lies between fluid and white matter.  Below 0 where the
     order is another; NaN for other contrasts.  Fluid near the mask's surface is left out where there
-    is other fluid.
+    is enough other fluid.
 
     Parameters
     ----------
@@ -101,7 +103,7 @@ def brightness_order(
     """
     levels = [image[labels == tissue] for tissue in (CSF, GM, WM)]
     deep = image[(labels == CSF) & scipy.ndimage.binary_erosion(labels > 0, iterations=RIM)]
-    if deep.size:
+    if deep.size > DEEP_SHARE * levels[0].size:
         levels[0] = deep
     mean = float(image[labels > 0].mean()) if (labels > 0).any() else 0.0
     sign = FLUID_DARK.get(contrast, 0)

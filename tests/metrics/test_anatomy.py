@@ -79,6 +79,15 @@ def test_dark_dura_in_the_rim_of_a_t2w_mask_is_no_dark_fluid():
     assert brightness_order(image, rim_alone, "T2w", 300.0) < 0
 
 
+def test_a_few_deep_voxels_taken_for_fluid_do_not_decide():
+    distance = np.linalg.norm((np.indices((40, 40, 40)).T - 20).T, axis=0)
+    labels = np.select([distance < 8, distance < 16, distance < 18], [3, 2, 1], 0)
+    image = np.select([distance < 8, distance < 16, distance < 18], [300.0, 400, 900], 0)
+    assert brightness_order(image, labels, "T2w", 300.0) > 0.1
+    labels[20, 20, 18:22] = 1  # as dark as the white matter that they are
+    assert brightness_order(image, labels, "T2w", 300.0) > 0.1
+
+
 def test_fluid_is_dark_in_flair_and_anything_in_other_contrasts(phantom):
     image = np.asarray(phantom.image.dataobj)
     white_is_darker = np.where(phantom.tissues == 3, 300.0, image)
