@@ -327,7 +327,11 @@ SKIPPED = {
     ),
     "tissues by the enhancement": (
         {"tissue_weights": ()},
-        ["For 4 images, the tissue maps came", "w-tissues", "probability of a tissue"],
+        [
+            "For 4 images, the tissues, measured or written, came",
+            "w-tissues",
+            "probability of a tissue",
+        ],
     ),
     "no gate": ({"gate": {}}, ["verdict", "gate "]),
     "no pictures": ({"pictures": False}, ["NiReports", "@nireports", "visual inspection"]),
