@@ -44,6 +44,8 @@ STRUCTURES = (
     Structure(12, "cerebellar_white", 3, (7, 46)),
     Structure(13, "brain_stem", 3, (16, 28, 60)),
 )
+#: tissue of each label; 0 none
+TISSUE_OF = np.array([0] + [structure.tissue for structure in STRUCTURES], dtype=np.uint8)
 
 
 def structure_labels(labels: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:

@@ -45,6 +45,7 @@ IMAGE = re.compile(
     r"\.(nii|img|hdr|mg[zh]|nrrd|nhdr|mh[ad]|mnc|dcm|ima|par|rec|brik|head)(\.(gz|bz2|xz|zip|zst|lz4|lzma|br|z))*$",
     re.IGNORECASE,
 )
+#: of archives
 PACKED = re.compile(r"\.(zip|tar|tgz|tar\.(gz|bz2|xz|zst)|7z|rar)$", re.IGNORECASE)
 #: what to convert other formats with
 CONVERTERS = {

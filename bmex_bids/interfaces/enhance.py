@@ -144,12 +144,12 @@ class Enhance(Step):
             return classify(data, mask, record, **where)
 
         first = find(came) if moved else result.classified
-        before, after = result.classified, None
         if isdefined(self.inputs.yardstick):
             small = weight_record(self.inputs.yardstick)
             before = classify(data_of(image), mask, small, **where)
             after = classify(result.image, mask, small, **where)
-        after = after or find(result.image)
+        else:
+            before, after = result.classified, find(result.image)
         maps = {
             "labels": result.labels,
             "labels_before": before.labels,

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from bmex_bids.common.boxes import bounding_box
+from bmex_bids.common.structures import TISSUE_OF
 from bmex_bids.degrade.levels import draw
 from bmex_bids.metrics.tissue import dice_by_structure
 from bmex_bids.network.inference.segment import (
@@ -31,7 +32,6 @@ from bmex_bids.training.loop import Schedule, export_half, fit
 from bmex_bids.training.structures import (
     GRID_MM,
     KEPT_MM,
-    TISSUE_OF,
     StructureMap,
     atlas_of,
     draw_brightness,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bmex_bids.common.boxes import bounding_box
-from bmex_bids.common.structures import STRUCTURES, structure_labels
+from bmex_bids.common.structures import STRUCTURES, TISSUE_OF, structure_labels
 from bmex_bids.imaging.orientation import conform, load_image, voxel_sizes
 from bmex_bids.network.models.segment import CELLS, REACH
 from bmex_bids.training.painting import CONTRASTS
@@ -24,8 +24,6 @@ Array = NDArray[np.float32]
 
 #: voxels of the network, mm
 GRID_MM = 0.8
-#: tissue of each label; 0 none
-TISSUE_OF = np.array([0] + [structure.tissue for structure in STRUCTURES], dtype=np.uint8)
 #: how bright deep grey matter and stem are, from cortex (0) to white matter (1): lowest, highest
 BETWEEN = {
     "thalamus": (0.3, 0.9),

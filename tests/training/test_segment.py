@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from bmex_bids.common.structures import STRUCTURES
+from bmex_bids.common.structures import STRUCTURES, TISSUE_OF
 from bmex_bids.metrics.tissue import dice_by_structure
 from bmex_bids.network.inference.segment import most_probable
 from bmex_bids.network.models.segment import CELLS, SegmentUNet
@@ -29,7 +29,6 @@ from bmex_bids.training.segment import (
 )
 from bmex_bids.training.structures import (
     SHARES,
-    TISSUE_OF,
     StructureMap,
     atlas_of,
     draw_brightness,

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bmex_bids.common.structures import STRUCTURES
+from bmex_bids.common.structures import TISSUE_OF
 from bmex_bids.exceptions import ImageError
 from bmex_bids.network.devices import or_on_processor, resolve_device
 from bmex_bids.network.inference.mixture import FLAT, most_probable_class, refined
@@ -28,8 +28,6 @@ from bmex_bids.network.weights.registry import WeightRecord
 Array = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
-#: tissue of each structure, counted from 1
-TISSUE_OF = np.array([structure.tissue for structure in STRUCTURES], dtype=np.uint8)
 #: standardised intensities are kept within ± this
 FARTHEST = 4.0
 #: times the usual spread from the median: what lies further counts as so far
@@ -137,7 +135,7 @@ def tissues_of(
         )
     here = _fed(image, np.zeros((3, *mask.shape), np.float32), mask)
     logs = here.through(record, device, threads, structure_logs)[:, here.inside]
-    shares = refined(here.values, logs, TISSUE_OF)
+    shares = refined(here.values, logs, TISSUE_OF[1:])
     found = np.zeros((len(shares) + 1, *mask.shape), np.float32)
     found[0] = ~mask
     for tissue, share in enumerate(shares, start=1):
