@@ -146,7 +146,8 @@ def refocus(
         support = _support(data)
         # the cut edge of a mask counts: what blurs it is no motion
         head = bright(scaled, FOREGROUND) if bool(support.all()) else support
-        before = _sharpness(scaled, head, steps)
+        entropy_of = _Sharpness(head, steps)
+        before = entropy_of(scaled)
         thick = find_thick_slices(scaled, support, steps)
         grain = find_grain(scaled, support, denoise) if denoise and thick is None else None
         given = scaled
@@ -157,12 +158,12 @@ def refocus(
         sharp = given if thick is None else thick.undo(given, support, steps, within)
         clean, spikes = without_spikes(sharp)
         uneven = find_uneven_lines(clean, support)
-        mended = _without_motion(clean, support, head, steps)
+        mended = _without_motion(clean, support, entropy_of, steps)
         if uneven is not None and not _of_motion(uneven, mended.motion):
-            even = _without_motion(uneven.undo(clean, support), support, head, steps)
+            even = _without_motion(uneven.undo(clean, support), support, entropy_of, steps)
             mended = replace(even, lines=uneven.facts())
         if hints and not mended.motion:
-            mended = _without_jumps(mended, support, head, steps, hints)
+            mended = _without_jumps(mended, support, entropy_of, steps, hints)
         if denoise and given is scaled:
             if mended.image is not scaled:
                 grain = find_grain(mended.image, support, denoise)
@@ -188,6 +189,24 @@ def refocus(
     )
 
 
+class _Sharpness:
+    """Entropy of an image's gradient magnitudes in the head, in voxels of JUDGED_MM, nats.
+
+    Parameters
+    ----------
+    head : (X, Y, Z), 1 or 0
+    spacing : mm
+    """
+
+    def __init__(self, head: Tensor, spacing: Sequence[float]) -> None:
+        where, _ = coarser(head, spacing, JUDGED_MM)
+        self.head, self.spacing = (where > INSIDE).float(), spacing
+
+    def __call__(self, image: Tensor) -> float:
+        coarse, _ = coarser(image, self.spacing, JUDGED_MM)
+        return float(gradient_entropy(coarse.clamp(min=0), self.head))
+
+
 @dataclass(frozen=True)
 class _Mended:
     """An image after the search for motion; see :class:`Refocused`.
@@ -204,28 +223,32 @@ class _Mended:
 
 
 def _without_motion(
-    image: Tensor, support: Tensor, head: Tensor, spacing: Sequence[float]
+    image: Tensor, support: Tensor, entropy_of: _Sharpness, spacing: Sequence[float]
 ) -> _Mended:
     """The image without the motion that it shows, where that makes it sharper."""
-    moved = _Mended(image, _sharpness(image, head, spacing))
+    moved = _Mended(image, entropy_of(image))
     found = find(image, spacing, LEAST_SIGNED)
     if found is None or found[0].gain > -LEAST_GAIN:
         return moved
     best, view = found
-    motion, still, entropy = _undone(image, support, head, best, view, spacing)
+    motion, still, entropy = _undone(image, support, entropy_of, best, view, spacing)
     if entropy > moved.entropy - LEAST_GAIN_WHOLE:
         return moved
     if entropy - moved.entropy > LEAST_SHARE * best.gain:
         best = smaller(best, view)
         large = entropy
-        motion, still, entropy = _undone(image, support, head, best, view, spacing)
+        motion, still, entropy = _undone(image, support, entropy_of, best, view, spacing)
         if entropy >= large:
             return moved
     return _Mended(still, entropy, _facts(best, motion))
 
 
 def _without_jumps(
-    mended: _Mended, support: Tensor, head: Tensor, spacing: Sequence[float], hints: Hints
+    mended: _Mended,
+    support: Tensor,
+    entropy_of: _Sharpness,
+    spacing: Sequence[float],
+    hints: Hints,
 ) -> _Mended:
     """The image without the jumps that it shows."""
     found = find_jumps(mended.image, support, spacing, hints)
@@ -233,13 +256,13 @@ def _without_jumps(
         return mended
     jumps, still = found
     motion = jumps.facts(still.shape[jumps.phase_axis])
-    return replace(mended, image=still, entropy=_sharpness(still, head, spacing), motion=motion)
+    return replace(mended, image=still, entropy=entropy_of(still), motion=motion)
 
 
 def _undone(
     image: Tensor,
     support: Tensor,
-    head: Tensor,
+    entropy_of: _Sharpness,
     found: Found,
     view: View,
     spacing: Sequence[float],
@@ -253,7 +276,7 @@ def _undone(
     motion = of_whole_image(found.wave, view, spacing, away)
     still = torch.zeros_like(image)
     still[box] = undo(image[box].contiguous(), support[box].contiguous(), motion, ITERATIONS)
-    return motion, still, _sharpness(still, head, spacing)
+    return motion, still, entropy_of(still)
 
 
 def _around(support: Tensor, phase_axis: int) -> tuple[slice, slice, slice]:
@@ -261,13 +284,6 @@ def _around(support: Tensor, phase_axis: int) -> tuple[slice, slice, slice]:
     sides = list(bounding_box(support.numpy(), MARGIN))
     sides[phase_axis] = slice(0, support.shape[phase_axis])
     return sides[0], sides[1], sides[2]
-
-
-def _sharpness(image: Tensor, head: Tensor, spacing: Sequence[float]) -> float:
-    """Entropy of the gradient magnitudes in voxels of :data:`JUDGED_MM`, nats."""
-    coarse, _ = coarser(image, spacing, JUDGED_MM)
-    where, _ = coarser(head, spacing, JUDGED_MM)
-    return float(gradient_entropy(coarse.clamp(min=0), (where > INSIDE).float()))
 
 
 def _of_motion(uneven: UnevenLines, motion: dict[str, Any]) -> bool:

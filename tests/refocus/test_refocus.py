@@ -176,7 +176,7 @@ def test_noise_in_fine_voxels_does_not_judge_the_whole_image():
     smooth, noisy = (torch.from_numpy(x.astype(np.float32)) for x in (smooth, noisy))
     head = (smooth > 50).float()
     fine = [float(gradient_entropy(x, head)) for x in (smooth, noisy)]
-    judged = [module._sharpness(x, head, [0.8] * 3) for x in (smooth, noisy)]
+    judged = [module._Sharpness(head, [0.8] * 3)(x) for x in (smooth, noisy)]
     assert abs(fine[1] - fine[0]) > 0.05
     assert judged[1] == pytest.approx(judged[0], abs=0.005)
 
