@@ -149,7 +149,7 @@ class Selection:
         group=FILTER,
         place=Place.WRITTEN,
         metavar="DIR",
-        help="folder for the pybids index of the dataset, with which the next run starts faster",
+        help="keep the pybids index of the dataset in this folder; the next run then starts faster",
     )
     scans_filter: str | None = setting(
         "--scans-filter",
@@ -236,8 +236,8 @@ class Processing:
         group=PROCESSING,
         choices=("auto", "skip", "force"),
         fingerprint=True,
-        help="auto (default): detect whether the skull is already removed; skip: every image is "
-        "already stripped; force: always run the stripping network",
+        help="auto (default): detect whether the skull is already removed; skip: treat every image "
+        "as already stripped; force: always extract the brain",
     )
     brain_extraction: str = setting(
         "--brain-extraction",
@@ -254,7 +254,7 @@ class Processing:
         group=PROCESSING,
         switch=True,
         fingerprint=True,
-        help="if the brain looks turned by right angles against the header, correct the header of "
+        help="if the brain looks rotated by right angles against the header, correct the header of "
         "the outputs. Left and right cannot be told apart",
     )
     motion_correction: str = setting(
@@ -263,10 +263,9 @@ class Processing:
         group=PROCESSING,
         choices=("auto", "off"),
         fingerprint=True,
-        help="auto (default): look for faults of the read-out in the image itself, and undo them "
-        "in k-space: spikes, lines of unequal strength (ghosts) and, if the image becomes clearly "
-        "sharper, rigid motion, periodic or by jumps. Thick slices that were interpolated are sharpened, and "
-        "strong noise is reduced. off: do not",
+        help="auto (default): look for read-out faults in the image itself, and correct them "
+        "before all other steps: interpolated thick slices, spikes, lines of k-space of unequal "
+        "strength (ghosts), periodic motion, jumps of the head, strong noise; off: do not",
     )
     derivatives: tuple[str, ...] = setting(
         "-d",
@@ -278,8 +277,8 @@ class Processing:
         place=Place.FOLDER,
         paths=_folders_of_derivatives,
         metavar="NAME=PATH",
-        help="datasets with brain masks (desc-brain_mask) of other programs, used instead of skull "
-        "stripping",
+        help="datasets with brain masks (desc-brain_mask) of other programs, used instead of brain "
+        "extraction",
     )
     device: str = setting(
         "--device",
@@ -353,9 +352,8 @@ class Processing:
         choices=GRIDS,
         tidy=lambda given: tuple(grid for grid in GRIDS if grid in given),
         fingerprint=True,
-        help="grids of the enhanced image: that of the input, and that of the network, 0.8 mm "
-        "(fetus: 0.75 mm) (default: both); 0p4: also super-resolved to half the edge of the "
-        "network's grid",
+        help="grids of the enhanced image (default: native 0p8). native: the input's; 0p8: the "
+        "network's, 0.8 mm (fetus: 0.75 mm); 0p4: super-resolved to half the voxel size of 0p8",
     )
     output_spaces: tuple[str, ...] = setting(
         "--output-spaces",
@@ -383,7 +381,7 @@ class Processing:
         tidy=one_space,
         metavar="TEMPLATE",
         help="match intensities to the brain of this template of TemplateFlow, such as "
-        "tpl-MNIInfant, instead of the reference of the age, with which the weights were trained",
+        "tpl-MNIInfant, instead of the age's reference, which the weights were trained with",
     )
     output_layout: str = setting(
         "--output-layout",
@@ -409,8 +407,8 @@ class Processing:
         choices=SEGMENTS,
         fingerprint=True,
         help="tissues (default): labels and probabilities of grey matter, white matter and fluid; "
-        "rois: also labels and volumes of 13 structures (ventricles, cortex, hippocampus …); off: "
-        "neither",
+        "rois: also labels and volumes of 13 structures (ventricles, cortex, hippocampus …), from "
+        "21 months on; off: neither",
     )
     uncertainty: str = setting(
         "--uncertainty",
@@ -491,8 +489,8 @@ class Execution:
         bare="table",
         command_line_only=WHAT_NOW,
         metavar="table|json",
-        help="print what would be done with each image, with time and memory, and do nothing; "
-        "--dry-run=json for programs",
+        help="only print what would be done with each image, with time and memory; "
+        "--dry-run=json: as JSON",
     )
     reports_only: bool = setting(
         "--reports-only",
@@ -554,7 +552,7 @@ class Execution:
         group=OTHER,
         switch=True,
         command_line_only=WHAT_NOW,
-        help="one process, stop at the first failure, all messages",
+        help="use one process, stop at the first failure, show all messages",
     )
     plugin_file: Path | None = setting(
         "--use-plugin",

@@ -263,12 +263,12 @@ def conclusion(
         yield in_words(scored["before"], scored.get("after")), True
     yield (
         f"tissue contrast (TCT): {_figure(quality['tct_before'])} -> "
-        f"{_figure(quality['tct_after'])}; quality index (QI, one over the other): "
+        f"{_figure(quality['tct_after'])}; quality index (QI, before over after): "
         f"{_figure(quality['qi'])}",
         True,
     )
     if table_of(record, MOTION).get("Applied"):
-        yield f"motion: {motion_in_words(record)}", True
+        yield f"corrected: {motion_in_words(record)}", True
     for text in record["Warnings"]:
         yield f"warning: {text}", True
     gate = record["Gate"]

@@ -59,15 +59,15 @@ def add_quick(parser: argparse.ArgumentParser) -> None:
 #: subcommand → (one line of help, what adds its flags and sets ``work``: options → exit code)
 COMMANDS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "quick": (
-        "PSNR of two unseen brains in seven cells, and Dice of the stripping network (minutes)",
+        "PSNR of two unseen brains, clean and with six kinds of damage, and Dice of brain extraction (minutes)",
         add_quick,
     ),
     "benchmark": (
-        "validation images × cells through the whole app, with tables and pictures (hours)",
+        "damaged validation images through the whole app, with tables and pictures (hours)",
         evaluate_benchmark.add_arguments,
     ),
     "uncertainty": (
-        "expected error against the true error of damaged images, and its factor (hours)",
+        "expected error against the true error of damaged images, and the factor on it (hours)",
         evaluate_uncertainty.add_arguments,
     ),
     "lesions": (
@@ -79,15 +79,15 @@ COMMANDS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = 
         evaluate_bias.add_arguments,
     ),
     "harmonisation": (
-        "the same brains in synthetic scanners: how far apart, matched only and enhanced (hours)",
+        "distance of the same brains in synthetic scanners, matched only and enhanced (hours)",
         partial(evaluate_pages.add_arguments, name="harmonisation"),
     ),
     "downstream": (
-        "registration of damaged painted heads of known structures, before and after (hours)",
+        "registration of damaged synthetic heads with known structures, before and after (hours)",
         partial(evaluate_pages.add_arguments, name="downstream"),
     ),
     "low-field": (
-        "scans of 64 mT, simulated: bmex against splines and non-local means, with pictures (hours)",
+        "simulated scans of 64 mT: bmex against splines and non-local means, with pictures (hours)",
         partial(evaluate_pages.add_arguments, name="low-field"),
     ),
     "strip": (
@@ -95,7 +95,7 @@ COMMANDS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = 
         evaluate_strip.add_arguments,
     ),
     "super": (
-        "super-resolution against cubic splines and Lanczos: averaged images, painted brains (minutes)",
+        "super-resolution against cubic splines and Lanczos, on averaged and synthetic images (minutes)",
         evaluate_super.add_arguments,
     ),
     "score": (

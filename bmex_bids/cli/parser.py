@@ -132,9 +132,9 @@ def build_parser() -> argparse.ArgumentParser:
         prog="bmex",
         description="Enhance the anatomical images of a BIDS dataset: less motion, less noise, "
         "finer slices, with tissue maps and a report.",
-        epilog="Exit codes: 0 all images done; 1 no image done; 2 the command line is wrong; 3 some "
-        "images done, others failed, skipped or not passed by the quality gate; 4 no image can be "
-        "processed; 5 problem of the machine (weights, device, permission, disk). "
+        epilog="Exit codes: 0 every image has a result that does not fail the quality gate; 1 no "
+        "image has; 2 the command line is wrong; 3 some images have; 4 no image can be processed; 5 "
+        "problem of the machine (weights, device, permission, disk). "
         "OUTPUT/logs/<run>/status.tsv has one row per image. The same command again processes only "
         "what is missing or changed. Flags of other BIDS Apps are translated or ignored, with a "
         f"message: {', '.join(item.flags[-1] for item in foreign.FOREIGN)} and others.",

@@ -41,16 +41,15 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line of ``bmex-train``."""
     parser = argparse.ArgumentParser(
         prog="bmex-train",
-        description="Train a network: enhancement, stripping, the score, thick slices, "
-        "noise, super-resolution, labels of structures or LF-MRI. A run that was stopped continues from its last "
-        "checkpoint when the same command is given again.",
+        description="Train a network. The same command continues a stopped run from its last "
+        "checkpoint.",
     )
     parser.add_argument(
         "network",
         choices=list(MAKERS),
-        help="network; campaign: the enhancement over slices; score: quality without reference; "
-        "within: what lies within thick slices; denoise: noise; super: voxels of half the edge; "
-        "segment: structures; recon: LF-MRI for bmex-recon",
+        help="enhance: enhancement of infants and T2w images; strip: brain extraction; campaign: "
+        "enhancement over slices; score: quality without reference; within: thick slices; denoise: "
+        "noise; super: super-resolution; recon: LF-MRI for bmex-recon; segment: structures",
     )
     parser.add_argument(
         "--data", type=Path, required=True, metavar="DIR",
@@ -63,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument(
         "--config", type=Path, metavar="FILE",
-        help="settings as TOML; other settings keep their defaults, flags overrule it",
+        help="settings as TOML; flags overrule them",
     )  # fmt: skip
     parser.add_argument("--fresh", action="store_true", help="ignore a checkpoint in --out")
 
@@ -72,7 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
     schedule.add_argument("--batch", type=int, help="samples of a step")
     schedule.add_argument("--rate", type=float, help="highest learning rate")
     schedule.add_argument(
-        "--minutes", type=float, help="stop after this time; campaign: time of the whole training"
+        "--minutes", type=float, help="stop after this time; campaign: sum over all its runs"
     )
     schedule.add_argument(
         "--validate-every", type=int, metavar="STEPS", help="steps between validations"

@@ -140,9 +140,9 @@ def _list(options: argparse.Namespace) -> int:
             f"\n{name}  ({first['origin']}, {here} of {len(entries)} "
             f"file{'' if len(entries) == 1 else 's'} here)\n"
             f"  {first['description']}\n"
-            f"  for {first['kind']}, network {first['variant']}, licence {first['licence']}\n"
+            f"  kind {first['kind']}, network {first['variant']}, licence {first['licence']}\n"
             f"  input: {first['input_units']}\n"
-            f"  from {first['source']}"
+            f"  source: {first['source']}"
         )
         if first["page"]:
             print(f"  at {first['page']}")

@@ -19,7 +19,7 @@ class Picture:
     extension : of its file
     title : above it on the page
     caption : HTML
-    if_undone : added to the caption of an image whose motion was undone, HTML
+    if_undone : added to the caption of an image with corrected read-out faults, HTML
     animated : it reacts to the pointer, for which an ``object`` is needed instead of an ``img``
     always : every run makes it; not all weights know what the others show
     """
@@ -55,8 +55,8 @@ PICTURES: Mapping[str, Picture] = {
         "Difference",
         "The enhanced image minus the matched input. It should look like noise. Outlines of anatomy "
         "mean that edges were changed.",
-        if_undone="In this image motion was undone, so the picture also shows the ghosts and the "
-        "blur that this removed.",
+        if_undone="Read-out faults were corrected in this image (see the summary), so the picture "
+        "also shows what that removed, such as ghosts.",
     ),
     "uncertainty": Picture(
         ".svg",
@@ -81,17 +81,17 @@ PICTURES: Mapping[str, Picture] = {
     "structures": Picture(
         ".svg",
         "Structures",
-        "Outlines of the structures that --segment rois labels, on the enhanced image, a colour "
-        "each: ventricles, thalamus, caudate, putamen, pallidum, hippocampus, amygdala, cortex, "
-        "white matter, cerebellum, brain stem. Each should follow the image.",
+        "Outlines of the structures on the enhanced image, one colour each: ventricles, thalamus, "
+        "caudate, putamen, pallidum, hippocampus, amygdala, cortex, white matter, cerebellum, brain "
+        "stem. Each should follow the image.",
         always=False,
     ),
     "superres": Picture(
         ".svg",
         "Super-resolution",
-        "A part of the enhanced image that --output-res 0p4 super-resolved: as it is, interpolated "
-        "by cubic splines, and super-resolved. Edges should be sharper than those of the splines. "
-        "Detail finer than the voxels on the left is an estimate.",
+        "Close-up of the enhanced image: on the network's grid (left), interpolated by cubic splines, "
+        "and super-resolved. Edges should be sharper than with splines. Detail finer than the voxels "
+        "on the left is an estimate.",
         always=False,
     ),
     "registration": Picture(

@@ -171,14 +171,14 @@ def test_what_is_said_at_the_end():
     lines = list(conclusion({"OUT": Path("/x/o.nii")}, record))
     assert [line for line, _ in lines] == [
         "enhanced: /x/o.nii",
-        "tissue contrast (TCT): 1.23 -> 2.47; quality index (QI, one over the other): 0.50",
+        "tissue contrast (TCT): 1.23 -> 2.47; quality index (QI, before over after): 0.50",
         "warning: near another model",
         "quality gate: a little small",
     ]
     assert all(good for _, good in lines)
     record["MotionCorrection"] = {"Applied": True, "Model": "poses", "RMSDisplacement": 1.5}
     said = {line for line, _ in conclusion({}, record)}
-    assert "motion: poses, 1.5 mm RMS, undone in k-space" in said
+    assert "corrected: poses, 1.5 mm RMS, undone in k-space" in said
     record["MotionCorrection"]["Applied"] = False
     assert not [line for line, _ in conclusion({}, record) if line.startswith("motion")]
 

@@ -148,7 +148,9 @@ def test_the_difference_shows_ghosts_where_motion_was_undone(
     sidecar("sub-01", **record)
     page = write_subject_report(tmp_path, "01").read_text(encoding="utf-8")
     assert page.count("It should look like noise.") == 1
-    assert page.count("motion was undone, so the picture also shows the ghosts") == told
+    assert (
+        page.count("faults were corrected in this image (see the summary), so the picture") == told
+    )
 
 
 def test_nothing_is_fetched_from_elsewhere(tmp_path, figures):
