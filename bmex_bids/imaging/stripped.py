@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,9 +41,18 @@ RIM_MM, MOST_BEYOND = 6.0, 0.1
 #: how far its surface beside the cuts may lie outside it, the median in mm (halves and slabs: up to
 #: 4.0; scalp: 8.0 and more); and the limit of ``HeadSigns.dark_shell`` (axial slabs: up to 0.10)
 SURFACE_MM, CUT_SHELL = 6.0, 0.12
-#: and how large the cut face is (see ``HeadSigns.flat``); halves: 0.77 and more, a stump of a neck
-#: that a stripper left: 0.4 and less
-CUT_THROUGH = 0.6
+#: and how large the cut face is (see ``HeadSigns.cut``), looked for so deep in mm below the outermost
+#: plane, for resampling blurs and tilts a face; halves: 0.77 and more, a stump of a neck that a
+#: stripper left: 0.4 and less
+CUT_THROUGH, CUT_DEEP_MM = 0.6, 5.0
+#: A network may miss a whole end of a slab, or half of a quarter of a brain.  What it missed is brain,
+#: too, if it is no more than so much of all that is there (stripped: up to 0.29); if what was found
+#: comes so near to the surface beside the cuts, the first quartile in mm (up to 3.2; heads: 6.0 and
+#: more); and if the histograms of what was found and missed have so much in common (0.66 and more;
+#: heads: 0.18 to 0.69)
+MOST_MISSED, TOUCHING_MM, IN_COMMON = 0.4, 4.5, 0.6
+#: of those histograms
+BINS = 16
 #: how :func:`without_offset` recognises an offset: the object's distance from a constant background
 #: over the distance of its 15th and 85th percentile (39 real images: up to 5.8); and by how many of
 #: the latter the background is put below the 15th percentile at most
@@ -58,6 +68,7 @@ class HeadSigns:
         cross-section, beyond what a ball would show there; 0 for a brain, 0.2 to 0.9 for a
         neck or an edge of the field of view
     cuts : faces that are flat
+    cut : as ``flat``, of the widest of the planes down to :data:`CUT_DEEP_MM`
     dark_shell : share of the directions from the centre, 0…1, in which a dark shell (bone) lies
         between two bright ones (scalp and brain)
     noise : standard deviation of the background, as a share of the brightest; 0 where it is
@@ -67,6 +78,7 @@ class HeadSigns:
     litres: float
     flat: float
     cuts: int
+    cut: float
     dark_shell: float
     noise: float
 
@@ -114,6 +126,7 @@ def head_signs(image: nib.Nifti1Image) -> HeadSigns | None:
         litres=float(hull.sum()) * float(np.prod(spacing)) / 1e6,
         flat=max(flat),
         cuts=sum(face > FLAT_LIMIT for face in flat),
+        cut=max(_flatness(hull, [int(CUT_DEEP_MM / size) for size in spacing])),
         dark_shell=_dark_shell(bright[box], hull, spacing),
         noise=noise,
     )
@@ -123,9 +136,10 @@ def is_all_brain(image: nib.Nifti1Image, found: Mask) -> bool:
     """Whether all that an image shows is the brain that was found in it.
 
     A stripped brain that was cut through has a face as flat as a neck's, so :func:`is_stripped`
-    takes it for a head; a stripping network then rounds its edges.  It must be cut far from its
-    ends, show no skull, have a constant or faint noise around it, little far from what was found,
-    and a surface, the cuts apart, that is the brain's and not a scalp's.
+    takes it for a head; a stripping network then rounds its edges, or misses an end.  It must be
+    cut far from its ends, show no skull, have a constant or faint noise around it, little far from
+    what was found, or what looks like it, and a surface, the cuts apart, that is the brain's and
+    not a scalp's.
 
     Parameters
     ----------
@@ -135,14 +149,33 @@ def is_all_brain(image: nib.Nifti1Image, found: Mask) -> bool:
     signs, spacing = head_signs(image), voxel_sizes(image.affine)
     if signs is None or signs.noise > NOISE_LIMIT or signs.dark_shell > CUT_SHELL:
         return False
-    if signs.flat < CUT_THROUGH or not found.any():
+    if signs.cut < CUT_THROUGH or not found.any():
         return False
     there = _without_specks(brain_voxels(image))
     distance = scipy.ndimage.distance_transform_edt(~found, sampling=spacing)
     surface = distance[_surface_beside_cuts(there, spacing)]
     if surface.size == 0 or np.median(surface) > SURFACE_MM:
         return False
-    return bool((distance[there] > RIM_MM).mean() <= MOST_BEYOND)
+    beyond = there & (distance > RIM_MM)
+    share = beyond.sum() / there.sum()
+    if share <= MOST_BEYOND:
+        return True
+    return bool(
+        share <= MOST_MISSED
+        and np.percentile(surface, 25) <= TOUCHING_MM
+        and _in_common(image, found, beyond) >= IN_COMMON
+    )
+
+
+def _in_common(image: nib.Nifti1Image, first: Mask, second: Mask) -> float:
+    """How much the histograms of two parts of an image have in common, 0…1."""
+    data = np.asarray(image.dataobj)
+    levels = np.percentile(data[first], np.linspace(0, 100, BINS + 1)[1:-1])
+    shares = [
+        np.bincount(np.digitize(data[part], levels), minlength=BINS) / max(part.sum(), 1)
+        for part in (first, second)
+    ]
+    return float(np.minimum(*shares).sum())
 
 
 def _surface_beside_cuts(there: Mask, spacing: tuple[float, ...]) -> Mask:
@@ -152,12 +185,14 @@ def _surface_beside_cuts(there: Mask, spacing: tuple[float, ...]) -> Mask:
     part = np.asarray(scipy.ndimage.binary_fill_holes(there[box]))
     outermost = part & ~scipy.ndimage.binary_erosion(part)
     flat = _flatness(part)
+    deep = _flatness(part, [int(CUT_DEEP_MM / size) for size in spacing])
+    is_cut = [a > FLAT_LIMIT or b >= CUT_THROUGH for a, b in zip(flat, deep, strict=True)]
     for axis, size in enumerate(spacing):
         planes = np.moveaxis(outermost, axis, 0)
         near = int(RIM_MM / size) + 1
-        if flat[2 * axis] > FLAT_LIMIT:
+        if is_cut[2 * axis]:
             planes[:near] = False
-        if flat[2 * axis + 1] > FLAT_LIMIT:
+        if is_cut[2 * axis + 1]:
             planes[-near:] = False
     surface[box] = outermost
     return surface
@@ -297,16 +332,20 @@ def _without_specks(mask: Mask) -> Mask:
     return np.asarray((sizes >= 0.01 * sizes.max())[pieces])
 
 
-def _flatness(mask: Mask) -> list[float]:
-    """The share that each outermost plane has of the widest one, less that of a ball."""
+def _flatness(mask: Mask, deep: Sequence[int] = (0, 0, 0)) -> list[float]:
+    """The share that each outermost plane has of the widest one, less that of a ball.
+
+    ``deep``: along each axis, so many planes further inwards may stand for the outermost one.
+    """
     box = mask[bounding_box(mask)]
     found = []
-    for axis in range(3):
+    for axis, more in enumerate(deep):
         areas = box.sum(axis=tuple(k for k in range(3) if k != axis)).astype(float)
         radius = max(areas.size / 2, 1.0)
         cap = (2 * radius - 1) / radius**2  # of a ball, one voxel below its top
-        found += [areas[0] / areas.max() - cap, areas[-1] / areas.max() - cap]
-    return [float(share) for share in found]
+        for face in (areas[: more + 1], areas[-1 - more :]):
+            found.append(float(face.max() / areas.max() - cap))
+    return found
 
 
 def _directions(count: int) -> NDArray[np.float64]:

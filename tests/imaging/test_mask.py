@@ -238,6 +238,47 @@ def test_a_scalp_on_a_thin_skull_is_no_surface_of_a_brain(head_phantom):
     assert is_all_brain(nib.Nifti1Image(brain.astype(np.float32), head.image.affine), rounded)
 
 
+def test_an_end_that_was_missed_is_brain_if_it_looks_like_what_was_found(head_phantom):
+    """Of a thin slab a network misses a whole end; what is left out of a head looks otherwise."""
+    head = head_phantom(spacing=2.0)
+    x, y, _ = np.indices(head.mask.shape)
+    slab = np.abs(x - head.mask.shape[0] // 2) < 10
+    brain = np.where(slab, head.brain.get_fdata(), 0)
+    rounded = scipy.ndimage.binary_erosion(head.mask & slab)
+    end = y >= 65
+
+    def all_brain(data, found):
+        return is_all_brain(nib.Nifti1Image(data.astype(np.float32), head.image.affine), found)
+
+    assert all_brain(brain, rounded & ~end)
+    assert not all_brain(brain, rounded & (y < 55))  # most was missed
+    assert not all_brain(np.where(end, 2 * brain, brain), rounded & ~end)  # fat
+    assert not all_brain(np.where(end & (brain > 0), 500, brain), rounded & ~end)  # muscle
+    deep = scipy.ndimage.binary_erosion(head.mask & slab, iterations=3)
+    assert not all_brain(brain, deep & ~end)  # something lies around what was found, too
+
+
+@pytest.mark.parametrize("order", [1, 3])
+def test_a_cut_that_resampling_blurs_and_tilts_is_one(order, head_phantom):
+    """Two degrees: no voxel plane is the cut's, and the outermost one holds a corner of it."""
+    head = head_phantom(spacing=2.0)
+    x = np.arange(head.mask.shape[0])[:, None, None] - head.mask.shape[0] // 2
+    cos, sin = np.cos(np.deg2rad(2)), np.sin(np.deg2rad(2))
+    turn = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
+    centre = (np.array(head.mask.shape) - 1) / 2
+
+    def turned(data, order):
+        where = {"offset": centre - turn @ centre + 0.4, "order": order}
+        return scipy.ndimage.affine_transform(data.astype(np.float32), turn, **where)
+
+    brain = head.brain.get_fdata()
+    for slab, short in ((x < 0, x < -2), (np.abs(x) < 12, np.abs(x) < 8)):
+        image = nib.Nifti1Image(turned(np.where(slab, brain, 0), order), head.image.affine)
+        found = turned(head.mask & short, 1) > 0.5
+        assert head_signs(image).flat < 0.6
+        assert is_all_brain(image, found)
+
+
 def test_signs_by_hand(head_phantom):
     head = head_phantom(spacing=2.0, noise=0.0)
     signs = head_signs(head.brain)
@@ -251,6 +292,8 @@ def test_signs_by_hand(head_phantom):
     # half of an ellipsoid: the cut is the widest plane
     half = head_signs(head.brain.slicer[: head.mask.shape[0] // 2])
     assert half.flat == pytest.approx(1 - 29 / 15**2)  # of 30 planes, less a ball's first
+    assert half.cut == half.flat
+    assert signs.flat < signs.cut < 0.3
     # another size, the same signs; a speck of a brain is none
     small = nib.Nifti1Image(head.brain.get_fdata(), head.brain.affine @ np.diag([0.2] * 3 + [1]))
     assert head_signs(small).litres == pytest.approx(signs.litres / 125, rel=0.02)
