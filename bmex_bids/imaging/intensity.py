@@ -78,6 +78,22 @@ def rescale_robust(
     return np.clip(scale.apply(data), 0, TOP), scale
 
 
+def shares_at_ends(data: Array, mask: NDArray[np.bool_]) -> tuple[float, float]:
+    """Shares of the brain's voxels that have its lowest and its highest value, 0…1.
+
+    A scan has next to none there; an image that was clipped to a window has many.
+
+    Parameters
+    ----------
+    data : (X, Y, Z), as stored: neither resampled nor corrected
+    mask : the brain; (0, 0) where it is empty
+    """
+    inside = data[mask]
+    if inside.size == 0:
+        return 0.0, 0.0
+    return float((inside == inside.min()).mean()), float((inside == inside.max()).mean())
+
+
 def from_zero(
     data: Array, mask: NDArray[np.bool_], scale: IntensityScale
 ) -> tuple[Array, IntensityScale]:

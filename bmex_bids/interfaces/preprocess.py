@@ -35,6 +35,7 @@ from bmex_bids.imaging.intensity import (
     match_histogram,
     n4,
     rescale_robust,
+    shares_at_ends,
 )
 from bmex_bids.imaging.levels import match_levels
 from bmex_bids.imaging.likeness import Likeness, describe_turn
@@ -59,9 +60,14 @@ from bmex_bids.interfaces.stripping import (
     network_mask,
 )
 from bmex_bids.interfaces.weights import weight_record
+from bmex_bids.metrics.contrast import CLIPPED
 from bmex_bids.outputs.records import MaskMethod
 
 LOST = "{} slice(s) in the middle of the brain have no signal; look at the image"
+CLIPPING = (
+    "{:.0f} % of the brain's voxels have its highest value: the image was clipped there, so that "
+    "tissues may look alike; export it again with a wider window"
+)
 REORIENTED = (
     "the axes of the header were corrected (--reorient): {}; left and right cannot be told, so "
     "check them"
@@ -173,7 +179,7 @@ class MaskBrainOutput(TraitedSpec):
     out_file = File(exists=True, desc="uint8 mask")
     stripped = traits.Bool(desc="the image came without a skull")
     mask_info = traits.Dict(
-        desc="volume_litres, components, border_contact, turn, warnings, method, …"
+        desc="volume_litres, components, border_contact, turn, at_lowest, at_highest, warnings, …"
     )
 
 
@@ -198,6 +204,10 @@ class MaskBrain(Step):
         )
         info |= dataclasses.asdict(check)
         info["warnings"] = [*info.pop("notes", []), *check.warnings]
+        raw = data_of(read(self.inputs.in_file))
+        info["at_lowest"], info["at_highest"] = shares_at_ends(raw, data_of(found.mask) > 0)
+        if info["at_highest"] > CLIPPED:
+            info["warnings"].append(CLIPPING.format(100 * info["at_highest"]))
         if self.inputs.reoriented:
             info["reoriented"] = self.inputs.reoriented
             info["warnings"].append(REORIENTED.format(describe_turn(self.inputs.reoriented)))

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
@@ -17,6 +18,7 @@ from nipype.interfaces.base import (
     isdefined,
     traits,
 )
+from numpy.typing import NDArray
 
 from bmex_bids.common.contrasts import SUFFIXES
 from bmex_bids.common.tissues import TISSUES
@@ -37,8 +39,9 @@ from bmex_bids.metrics.change import (
     mean_shift,
     tissue_litres,
 )
-from bmex_bids.metrics.contrast import fluid_contrast
+from bmex_bids.metrics.contrast import fluid_contrast, may_be_clipping
 from bmex_bids.metrics.gate import Measures, judge, largest_change
+from bmex_bids.metrics.limits import FLUID_CONTRAST
 from bmex_bids.metrics.tissue import quality_index, tct
 from bmex_bids.network.inference.score import after_change, change_between, of_slices, score
 
@@ -134,7 +137,7 @@ def measure(inputs: Any) -> Measures:
     head, mask = data_of(corrected), data_of(read(inputs.mask, "uint8")) > 0
     return Measures(
         contrast=inputs.contrast,
-        fluid_contrast=fluid_contrast(head, mask, voxel_sizes(corrected.affine)),
+        fluid_contrast=_contrast(corrected, mask, inputs),
         volume_litres=info.get("volume_litres"),
         litres_for_age=plausible_litres(inputs.age_months, inputs.fetal),
         components=info.get("components"),
@@ -163,6 +166,16 @@ def measure(inputs: Any) -> Measures:
         estimated_error_after=errors[1],
         training_distance=inputs.training_distance,
     )
+
+
+def _contrast(corrected: nib.Nifti1Image, mask: NDArray[np.bool_], inputs: Any) -> float:
+    """Fluid against tissue; NaN where it contradicts the name and may come from clipping."""
+    found = fluid_contrast(data_of(corrected), mask, voxel_sizes(corrected.affine))
+    ends = [inputs.mask_info.get(end, 0.0) for end in ("at_lowest", "at_highest")]
+    limits = FLUID_CONTRAST.get(inputs.contrast)
+    if limits is None or limits.verdict(found) == "pass":
+        return found
+    return math.nan if may_be_clipping(found, *ends) else found
 
 
 def written_litres(path: str) -> dict[str, float]:

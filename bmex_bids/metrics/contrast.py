@@ -23,6 +23,10 @@ MOST, BOUND = (5.0, 95.0), 0.1
 #: to 3.2 times); how far dark ones reach ends at zero.  The image's own fluid, on the other side,
 #: reaches 1.5 to 3.2 times as far.
 ADDED, OWN = 3.3, 1.4
+#: Clipping cuts the tail of the histogram that tells.  From 8 % of the brain at its highest value on
+#: T2w images have the figure of a T1w image, and from 8 % at its lowest on T1w images that of a T2w
+#: image; where half of a T1w image has the highest value, its figure changes its sign, too.
+CLIPPED, MOSTLY_CLIPPED = 0.05, 0.3
 
 
 def fluid_contrast(
@@ -67,6 +71,19 @@ def fluid_contrast(
     bright, dark = whole > 0 > middle, whole < 0 < middle
     added = (bright and up >= ADDED and down >= OWN) or (dark and up >= OWN)
     return middle if added else whole
+
+
+def may_be_clipping(figure: float, lowest: float, highest: float) -> bool:
+    """Whether the sign of :func:`fluid_contrast` may come from clipping, and not from fluid.
+
+    ``lowest``, ``highest``: shares of the brain that have its lowest and its highest value.
+
+    >>> may_be_clipping(-0.5, 0.0, 0.1), may_be_clipping(0.5, 0.0, 0.1)
+    (True, False)
+    """
+    if figure < 0:
+        return highest > CLIPPED
+    return lowest > CLIPPED or highest > MOSTLY_CLIPPED
 
 
 def _reach(values: NDArray[np.float64]) -> tuple[float, float]:

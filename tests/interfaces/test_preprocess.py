@@ -166,6 +166,19 @@ def test_the_region_of_a_bias_fit_leaves_out_air(head_phantom):
     assert not corner.any()
 
 
+def test_a_clipped_image_is_told(head_phantom, saved):
+    brain = head_phantom(spacing=4.0).brain
+    data = np.asarray(brain.dataobj)
+    for most, clipped in ((1000, False), (600, True)):  # white matter has 720
+        path = saved(nib.Nifti1Image(np.minimum(data, most), brain.affine), "clipped.nii.gz")
+        info = MaskBrain(in_file=path, corrected=path, skull_strip="skip").run().outputs.mask_info
+        words = [w for w in info["warnings"] if "the image was clipped" in w]
+        assert bool(words) is clipped
+        assert (info["at_highest"] > 0.3) is clipped
+        assert info["at_lowest"] < 0.01
+    assert words[0].startswith(f"{100 * info['at_highest']:.0f} % of the brain's voxels")
+
+
 @pytest.mark.parametrize("mode", ["auto", "skip"])
 def test_the_mask_of_a_stripped_image_is_its_brain(head_phantom, saved, mode):
     head = head_phantom(spacing=4.0)

@@ -72,6 +72,7 @@ def quality(head_phantom, tmp_path, monkeypatch):
         return outputs.quality, outputs.gate["Verdict"], rules
 
     run.images, run.litres, run.phantom = images, litres, phantom
+    run.info = values["mask_info"]
     return run
 
 
@@ -118,6 +119,29 @@ def test_the_contrast_is_held_against_the_name(quality, shown, named, verdict):
     figures, _, rules = quality(corrected=seen, contrast=named)
     assert rules["contrast"] == verdict
     assert (figures["fluid_contrast"] > 0) is (shown == "T2w")
+
+
+@pytest.mark.parametrize(
+    ("shown", "named", "lowest", "highest", "verdict"),
+    [
+        ("T2w", "T1w", 0.0, 0.5, "warn"),  # a T1w image whose white matter is clipped
+        ("T2w", "T1w", 0.1, 0.0, "warn"),  # one whose fluid is
+        ("T1w", "T2w", 0.0, 0.1, "warn"),  # a T2w image whose fluid is clipped
+        ("T2w", "T1w", 0.0, 0.2, "fail"),
+        ("T1w", "T2w", 0.1, 0.0, "fail"),
+        ("T1w", "T1w", 0.1, 0.1, "pass"),
+    ],
+)
+def test_a_clipped_image_is_not_called_another_contrast(
+    quality, shown, named, lowest, highest, verdict
+):
+    """Tissue maps were left out, and the user told to correct a name that was right."""
+    head = quality.images["corrected"]
+    info = quality.info | {"at_lowest": lowest, "at_highest": highest}
+    seen = head if shown == "T1w" else 1000 - head
+    figures, _, rules = quality(corrected=seen, contrast=named, mask_info=info)
+    assert rules["contrast"] == verdict
+    assert (figures["fluid_contrast"] is None) is (verdict == "warn")
 
 
 def test_noise_instead_of_a_brain_fails(quality):

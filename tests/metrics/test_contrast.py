@@ -11,8 +11,9 @@ import pytest
 import scipy.ndimage
 from tiny import brain
 
+from bmex_bids.imaging.intensity import shares_at_ends
 from bmex_bids.imaging.orientation import voxel_sizes
-from bmex_bids.metrics.contrast import fluid_contrast
+from bmex_bids.metrics.contrast import fluid_contrast, may_be_clipping
 from bmex_bids.metrics.limits import FLUID_CONTRAST
 
 REAL = [
@@ -99,6 +100,22 @@ def test_nor_does_what_is_added_to_a_phantom(head_phantom):
     # and bleeding to its inverse
     assert fluid_contrast(1000 - image, head.mask, spacing) > 0.3
     assert fluid_contrast(1000 - bright, head.mask, spacing) > 0
+
+
+@pytest.mark.parametrize(("folder", "number", "contrast"), REAL)
+def test_where_clipping_turns_the_figure_it_may_be_clipping(shared_data, folder, number, contrast):
+    """Whatever is clipped, the wrong contrast is never sure."""
+    pattern = f"**/sub-*{number:02d}_*{contrast}.nii.gz"
+    image = nib.load(sorted((shared_data / folder).glob(pattern))[0])
+    data, spacing = np.asarray(image.dataobj, dtype=np.float32), voxel_sizes(image.affine)
+    inside = data > 0
+    for low, high in ((0, 98), (0, 90), (0, 80), (0, 50), (0, 20), (2, 100), (10, 100), (30, 100)):
+        clipped = np.clip(data, *np.percentile(data[inside], (low, high)))
+        found = fluid_contrast(clipped, inside, spacing)
+        sure = not may_be_clipping(found, *shares_at_ends(clipped, inside))
+        assert not sure or FLUID_CONTRAST[contrast].verdict(found) != "fail"
+        if (low, high) in {(0, 98), (2, 100)}:  # a usual window
+            assert sure
 
 
 def test_what_cannot_be_measured_is_not_a_number():
