@@ -34,6 +34,9 @@ NEARLY = 1e-4
 #: next to nothing (sharply cut: up to 0.01; linear 0.19, splines and Lanczos 1.00), what that is,
 #: and where the edge of such a brain is, as shares of the brain's median brightness
 SOFT_RIM, NEXT_TO_NOTHING, EDGE = 0.05, 0.02, 0.2
+#: share of an object on each side of a background that lies amid it (ringing: less than 0.01); and how
+#: bright its darkest values count, as a share of its range
+AMID, DARKEST = 0.05, 0.25
 #: how :func:`is_all_brain` decides: share of what is there that may lie farther than so many mm
 #: outside a found brain (stripped halves and slabs of nine brains: up to 0.07; the scalp over a
 #: child's vertex: 0.15, a neck or a face: more; an axial slab of the child's head: 0.08)
@@ -107,7 +110,7 @@ def head_signs(image: nib.Nifti1Image) -> HeadSigns | None:
     data, spacing = _thinned(data, voxel_sizes(image.affine))
     level, tolerance = _background(data)
     if tolerance == 0:
-        bright = np.abs(data.astype(np.float32) - np.float32(level))
+        bright = _brightness(data, level)
         foreground = _without_specks(_beyond_ringing(bright))
         noise = 0.0
     else:  # the mean of 27 voxels shows a dim scalp in the noise
@@ -207,14 +210,15 @@ def brain_voxels(image: nib.Nifti1Image) -> Mask:
     data = np.asarray(image.dataobj)
     level, tolerance = _background(_thinned(data, voxel_sizes(image.affine))[0])
     if tolerance == 0:
-        return _beyond_ringing(np.abs(data.astype(np.float32) - np.float32(level)))
+        return _beyond_ringing(_brightness(data, level))
     return np.asarray(data > level + tolerance)
 
 
 def without_offset(image: nib.Nifti1Image) -> nib.Nifti1Image:
     """An image whose constant background lies no further from the object than in usual images.
 
-    A brain of 20,000 to 21,600 in zeros shows no tissues where 0 to 21,600 is its range.
+    A brain of 20,000 to 21,600 in zeros shows no tissues where 0 to 21,600 is its range.  Zeros
+    around a brain of z scores, -3 to 3, are as bright as grey matter.
 
     Parameters
     ----------
@@ -229,14 +233,17 @@ def without_offset(image: nib.Nifti1Image) -> nib.Nifti1Image:
     level, tolerance = _background(_thinned(data, voxel_sizes(image.affine))[0])
     if tolerance > 0:
         return image
-    found = data[_beyond_ringing(np.abs(data - np.float32(level)))]
+    found = data[_beyond_ringing(_brightness(data, level))]
     if found.size == 0:
         return image
     low, middle, high = (float(value) for value in np.percentile(found, (15, 50, 85)))
-    if abs(middle - level) <= OFFSET * (high - low):
+    amid = _is_amid(data, level)
+    if abs(middle - level) <= OFFSET * (high - low) and not amid:
         return image
     floor = np.float32(max(float(found.min()), low - BELOW * (high - low)))
-    if level > middle:  # between the object and a brighter background lies their seam
+    if amid:
+        data = np.where(data == np.float32(level), floor, data)
+    elif level > middle:  # between the object and a brighter background lies their seam
         data = np.where(data > (high + level) / 2, floor, data)
     return nib.Nifti1Image(np.maximum(data, floor), image.affine)
 
@@ -262,6 +269,31 @@ def without_lost_slices(brain: Mask) -> tuple[Mask, int]:
     return result, lost
 
 
+def _is_amid(data: NDArray[Any], level: float) -> bool:
+    """Whether a constant background lies amid the object's values, as zeros around z scores do."""
+    signed = data.astype(np.float32) - np.float32(level)
+    far = np.abs(signed) > EDGE * _typical(np.abs(signed))
+    below = float((signed[far] < 0).mean()) if far.any() else 0.0
+    return bool(AMID < below < 1 - AMID)
+
+
+def _brightness(data: NDArray[Any], level: float) -> Array:
+    """How far each voxel is from a constant background, or above the object's darkest values."""
+    signed = data.astype(np.float32) - np.float32(level)
+    if not _is_amid(data, level):
+        return np.asarray(np.abs(signed))
+    low, high = np.percentile(signed[signed != 0], (0.5, 99.5))
+    darkest = np.float32(DARKEST * (high - low))
+    above = np.maximum(signed - np.float32(low), 0) + darkest
+    return np.where(signed == 0, np.float32(0), above)
+
+
+def _typical(bright: Array) -> float:
+    """The object's median distance from a constant background; 0 where there is no object."""
+    found = bright[bright > 0]
+    return float(np.median(found[found > 0.1 * np.percentile(found, 99)])) if found.size else 0.0
+
+
 def _beyond_ringing(bright: Array) -> Mask:
     """What differs from a constant background, without the seam that a resampling leaves around.
 
@@ -276,7 +308,7 @@ def _beyond_ringing(bright: Array) -> Mask:
     found = np.asarray(bright > 0)
     if not found.any():
         return found
-    typical = float(np.median(bright[bright > 0.1 * np.percentile(bright[found], 99)]))
+    typical = _typical(bright)
     rim = bright[found & ~scipy.ndimage.binary_erosion(found)]
     if (rim < NEXT_TO_NOTHING * typical).mean() <= SOFT_RIM:
         return found

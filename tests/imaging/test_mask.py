@@ -20,7 +20,13 @@ from bmex_bids.imaging.mask import (
     plausible_litres,
 )
 from bmex_bids.imaging.resampling import resample_to_spacing
-from bmex_bids.imaging.stripped import brain_voxels, head_signs, is_all_brain, is_stripped
+from bmex_bids.imaging.stripped import (
+    brain_voxels,
+    head_signs,
+    is_all_brain,
+    is_stripped,
+    without_offset,
+)
 
 LIFESPAN = ["1/V01/T1w", "1/V02/T1w", *(f"{n}/V01/T1w" for n in range(2, 9)), "9/V01/T2w"]
 
@@ -134,6 +140,28 @@ def test_a_brain_need_not_have_zeros_around_it(kind, head_phantom):
     assert is_stripped(image)
     found = clean_mask(mask_of(brain_voxels(image), 4.0)).get_fdata() > 0
     assert (found != head.mask).mean() < 0.001
+
+
+@pytest.mark.parametrize("centre", [400, 480, 600])  # grey matter has 480
+def test_zeros_may_lie_amid_the_values_of_a_brain(centre, head_phantom):
+    """Of z scores, what is near zero seemed a skull, and at the surface it was lost."""
+    head = head_phantom(spacing=2.0)
+
+    def scores(image, where):
+        data = np.where(where, (image.get_fdata() - centre) / 200, 0)
+        return nib.Nifti1Image(data.astype(np.float32), head.image.affine)
+
+    brain = scores(head.brain, head.mask)
+    assert is_stripped(brain)
+    assert head_signs(brain).dark_shell < 0.02
+    found = clean_mask(mask_of(brain_voxels(brain), 2.0)).get_fdata() > 0
+    assert (found != head.mask).mean() < 0.001
+    darkest = without_offset(brain).get_fdata()
+    assert darkest[~head.mask].max() <= np.percentile(darkest[head.mask], 1)
+    np.testing.assert_array_equal(darkest[head.mask], brain.get_fdata()[head.mask])
+    inside = scipy.ndimage.binary_fill_holes(head.image.get_fdata() > 200)
+    assert not is_stripped(scores(head.image, inside))
+    assert head_signs(scores(head.image, inside)).dark_shell > 0.9
 
 
 @pytest.mark.parametrize("kind", OUTSIDE)
