@@ -20,6 +20,7 @@ from bmex_bids.exceptions import StepError, UsageError
 from bmex_bids.inputs.collect import SourceImage
 from bmex_bids.inputs.plan import PlannedImage, plan
 from bmex_bids.interfaces.files import data_of, read
+from bmex_bids.interfaces.refocus import Refocus
 from bmex_bids.network.weights.registry import WeightRecord, bundled_of
 from bmex_bids.outputs.sidecar import VOLUME
 from bmex_bids.running import engine
@@ -27,7 +28,7 @@ from bmex_bids.running.events import Event, tell
 from bmex_bids.running.plugins import SerialPlugin
 from bmex_bids.workflows import request
 from bmex_bids.workflows.base import init_image_wf
-from bmex_bids.workflows.preprocess import BUNDLED, init_preprocess_wf
+from bmex_bids.workflows.preprocess import BUNDLED, init_preprocess_wf, refocus_weights
 
 Array = NDArray[np.float32]
 #: stages that write a dataset's files
@@ -160,6 +161,18 @@ def preparation_of(
         mem_gb=1.0,
     )
     return _run(workflow, work)
+
+
+def refocused_by_app(
+    image: Path, subject: Subject, networks: Networks, work: Path
+) -> nib.Nifti1Image:
+    """What the app's motion correction makes of an image, on the same grid.
+
+    The parameters are those of :func:`nodes_of`.
+    """
+    weights = refocus_weights(_planned(image, subject, None))
+    node = Refocus(in_file=str(image), num_threads=networks.threads, **weights)
+    return read(node.run(cwd=str(work)).outputs.out_file)
 
 
 def _planned(image: Path, subject: Subject, mask: Path | None) -> PlannedImage:

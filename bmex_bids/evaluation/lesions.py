@@ -27,6 +27,7 @@ from bmex_bids.evaluation.prepared import (
     Prepared,
     damage,
     prepare,
+    refocused,
 )
 from bmex_bids.evaluation.rows import Row, key_of
 from bmex_bids.evaluation.subjects import MARKED, REAL_LESIONS, require_data, subject_of
@@ -43,7 +44,7 @@ from bmex_bids.training.lesions import Lesion
 Array = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 #: changes when the figures do
-FIGURES_VERSION = "1"
+FIGURES_VERSION = "2"
 TABLE = "lesions.tsv"
 IMAGES = ("adult-31", "adult-68", "head-14", "head-child10", *REAL_LESIONS)
 CELLS_JUDGED = ("clean", "noise 2.5%", "2.4 mm", "minor", "moderate")
@@ -128,9 +129,11 @@ def do_unit(settings: Settings, unit: Unit) -> list[Row]:
     brain = prepare(settings.data, settings.out, unit.image, networks)
     case = case_of(settings.data, unit.image, brain)
     write_text(settings.out / f"lesions_{unit.image}.json", putting.as_json(case.lesions))
-    before = damage(case.brain, unit.cell, subject_of(unit.image).seed)
+    subject = subject_of(unit.image)
+    before = damage(case.brain, unit.cell, subject.seed)
+    given = refocused(case.brain, before, subject, networks)
     result = enhance(
-        before, brain.mask, networks.enhance, device=networks.device, threads=networks.threads,
+        given, brain.mask, networks.enhance, device=networks.device, threads=networks.threads,
         mirroring=networks.mirroring,
     )  # fmt: skip
     figures = figures_of(case, before, result.image, result.deviation)

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Clean images as the app brings them to its network, damaged there.
+"""Clean images as the app brings them to its network, damaged there, and refocused as in the app.
 
-One pass of the network a cell is all that this costs: the bias field and the mask are those of the
-clean image.
+The bias field and the mask are those of the clean image.
 """
 
 from __future__ import annotations
@@ -18,11 +17,12 @@ from numpy.typing import NDArray
 from bmex_bids.common.boxes import bounding_box
 from bmex_bids.degrade.cells import CELLS
 from bmex_bids.degrade.steps import Scan
-from bmex_bids.evaluation.app import Networks, prepared_by_app
+from bmex_bids.evaluation.app import Networks, prepared_by_app, refocused_by_app
 from bmex_bids.evaluation.judge import range_of
 from bmex_bids.evaluation.rows import key_of
 from bmex_bids.evaluation.subjects import Clean, Subject, load_clean, subject_of
 from bmex_bids.imaging.orientation import voxel_sizes
+from bmex_bids.interfaces.files import data_of
 from bmex_bids.network.variants import facts
 from bmex_bids.network.weights.registry import sha256
 from bmex_bids.outputs.files import write_whole
@@ -114,3 +114,12 @@ def damage(brain: Prepared, cell: str, seed: int) -> Array:
     scan = Scan(range_of(brain.data, brain.mask))
     bad = CELLS[cell].recipe(seed, scan).apply(brain.data, brain.spacing)
     return np.where(brain.mask, np.clip(bad, 0, None), 0).astype(np.float32)
+
+
+def refocused(brain: Prepared, bad: Array, subject: Subject, networks: Networks) -> Array:
+    """A damaged brain after the app's motion correction, zero outside the mask."""
+    with tempfile.TemporaryDirectory(prefix="bmex-evaluate-") as folder:
+        path = Path(folder) / f"sub-benchmark_{subject.contrast}.nii"
+        nib.save(nib.Nifti1Image(bad, brain.affine), path)
+        found = data_of(refocused_by_app(path, subject, networks, Path(folder)))
+    return np.where(brain.mask, np.clip(found, 0, None), 0).astype(np.float32)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from bmex_bids.evaluation.prepared import (
     Prepared,
     damage,
     prepare,
+    refocused,
 )
 from bmex_bids.evaluation.rows import Row, key_of
 from bmex_bids.evaluation.subjects import SUBJECTS, TRAINED, subject_of
@@ -50,7 +51,7 @@ from bmex_bids.outputs.files import write_text
 
 Array = NDArray[np.float32]
 #: changes when the figures do
-FIGURES_VERSION = "2"
+FIGURES_VERSION = "3"
 TABLE = "uncertainty.tsv"
 #: those that judge
 IMAGES = (
@@ -95,9 +96,9 @@ def plan(settings: Settings, images: Sequence[str], cells: Sequence[str]) -> Ite
     yield from units_of(settings, images, cells, lambda cell: (SIGMA, *FREE), versions)
 
 
-def trained_for(record: WeightRecord) -> tuple[str, ...]:
-    """The images that trained and are of an age that the weights serve."""
-    return tuple(name for name, subject in TRAINED.items() if subject.months >= record.from_months)
+def served_by(record: WeightRecord, images: Iterable[str]) -> tuple[str, ...]:
+    """Those of an age that the weights are for."""
+    return tuple(name for name in images if subject_of(name).months >= record.from_months)
 
 
 def run(
@@ -105,9 +106,10 @@ def run(
 ) -> list[Row]:
     """Figures of the images that judge and of those that give the factor."""
     cells = settings.cells or CELLS_JUDGED
+    record = settings.networks.enhance
     units = [
-        *plan(settings, settings.images, cells),
-        *plan(settings, trained_for(settings.networks.enhance), cells),
+        *plan(settings, served_by(record, settings.images), cells),
+        *plan(settings, served_by(record, TRAINED), cells),
     ]
     return run_units(settings, units, do_unit, TABLE, report, compute=compute)
 
@@ -116,14 +118,16 @@ def do_unit(settings: Settings, unit: Unit) -> list[Row]:
     """The figures of one image in one cell."""
     begun = time.monotonic()
     brain = prepare(settings.data, settings.out, unit.image, settings.networks)
-    bad = damage(brain, unit.cell, subject_of(unit.image).seed)
-    result = _enhanced(settings, bad, brain.mask)
+    subject = subject_of(unit.image)
+    bad = damage(brain, unit.cell, subject.seed)
+    given = refocused(brain, bad, subject, settings.networks)
+    result = _enhanced(settings, given, brain.mask)
     figures = figures_of(bad, brain.data, brain.mask, result)
     voxel_mm3 = float(np.prod(brain.spacing))
     figures[SIGMA] |= volumes_of(result, voxel_mm3)
     figures[SIGMA] |= {
         f"feature_{place}": float(value)
-        for place, value in enumerate(_features(bad, brain.mask, result))
+        for place, value in enumerate(_features(given, brain.mask, result))
     }
     truth = _clean_litres(settings, unit.image, brain, result if unit.cell == "clean" else None)
     figures[SIGMA] |= {f"truth_{name}": litres for name, litres in truth.items()}

@@ -119,9 +119,7 @@ def init_preprocess_wf(
         n_procs=threads,
         mem_gb=2 * mem_gb,
     )
-    within, denoise = (
-        {} if record is None else as_table(record) for record in map(bundled_of, BUNDLED)
-    )
+    within = _bundled_table("within")
     correct_brain = Node(
         CorrectBrain(
             spacing_mm=planned.spacing_mm,
@@ -202,17 +200,12 @@ def init_preprocess_wf(
             ]
         )
     else:
-        hints = hint_weights(planned)
+        weights = refocus_weights(planned)
         head = Node(
-            Refocus(
-                within_weights=within,
-                denoise_weights=denoise,
-                **hints,
-                num_threads=threads,
-            ),
+            Refocus(**weights, num_threads=threads),
             name="refocus",
             n_procs=threads,
-            mem_gb=REFOCUS_SHARE * mem_gb + (HINTS_GB if hints else 0),
+            mem_gb=REFOCUS_SHARE * mem_gb + (HINTS_GB if "hint_weights" in weights else 0),
         )
         before = Node(
             Before(spacing_mm=planned.spacing_mm, order=variant.order, within_weights=within),
@@ -266,7 +259,21 @@ def init_preprocess_wf(
     return workflow
 
 
-def hint_weights(planned: PlannedImage) -> dict[str, Any]:
+def refocus_weights(planned: PlannedImage) -> dict[str, Any]:
+    """The weights that ``Refocus`` gets for an image: its inputs, by their names."""
+    return {
+        "within_weights": _bundled_table("within"),
+        "denoise_weights": _bundled_table("denoise"),
+        **_hint_weights(planned),
+    }
+
+
+def _bundled_table(kind: str) -> dict[str, Any]:
+    record = bundled_of(kind)
+    return {} if record is None else as_table(record)
+
+
+def _hint_weights(planned: PlannedImage) -> dict[str, Any]:
     """Inputs of ``Refocus``: the networks that hint at jumps of the head, where one is for this image.
 
     It is the bundled one, whichever network enhances the image.

@@ -57,6 +57,7 @@ def test_a_unit_has_rows_of_every_group_a_picture_and_its_lesions(
     case, tiny_slices, tmp_path, monkeypatch
 ):
     """Untrained weights give their input back: what is kept is what the damage left."""
+    monkeypatch.setattr(lesions, "refocused", lambda brain, bad, *_: bad)
     monkeypatch.setattr(lesions, "prepare", lambda *_: case.brain)
     monkeypatch.setattr(lesions, "case_of", lambda *_: case)
     by = {record.kind: record for record in tiny_slices}

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import dataclasses
+import importlib
 import json
 import math
 from dataclasses import replace
@@ -46,7 +47,9 @@ def settings(tmp_path, tiny_slices, head_phantom, monkeypatch):
     )
 
 
-def test_the_error_is_what_the_damage_left(settings):
+def test_the_error_is_what_the_damage_left(settings, monkeypatch):
+    """Without motion correction, and weights that give their input back."""
+    monkeypatch.setattr(uncertainty, "refocused", lambda brain, bad, *_: bad)
     clean, noisy = uncertainty.plan(settings, ("one",), settings.cells)
     found = {(r.method, r.metric): r.value for r in uncertainty.do_unit(settings, noisy)}
     brain = prepared.prepare(settings.data, settings.out, "one", settings.networks)
@@ -174,9 +177,60 @@ def test_what_is_usual_is_fitted_to_the_images_that_trained(settings, monkeypatc
     assert float(uncertainty.markdown(rows, fitted).split("(")[-1].split(")")[0]) > 10
 
 
-def test_weights_are_calibrated_on_images_of_an_age_that_they_serve(tiny_slices):
+def test_weights_are_judged_and_calibrated_on_images_of_an_age_that_they_serve(
+    settings, tiny_slices, monkeypatch
+):
     record = next(one for one in tiny_slices if one.kind == "enhance")
+    monkeypatch.undo()
     old = dataclasses.replace(record, from_months=30.0)
-    assert uncertainty.trained_for(old) == ("adult-02", "adult-10", "adult-33", "head-09")
+    trained = ("adult-02", "adult-10", "adult-33", "head-09")
+    judges = ("adult-31", "adult-68", "head-14", "head-child10")
+    assert uncertainty.served_by(old, subjects.TRAINED) == trained
     young = dataclasses.replace(record, from_months=0.0)
-    assert uncertainty.trained_for(young) == tuple(subjects.TRAINED)
+    assert uncertainty.served_by(young, subjects.TRAINED) == tuple(subjects.TRAINED)
+    done = []
+    monkeypatch.setattr(uncertainty, "run_units", lambda _, units, *__, **___: done.extend(units))
+    monkeypatch.setattr(uncertainty, "plan", lambda _, images, cells: images)
+    networks = replace(settings.networks, enhance=old)
+    uncertainty.run(replace(settings, networks=networks, images=uncertainty.IMAGES))
+    assert tuple(done) == judges + trained
+
+
+@pytest.mark.parametrize("module", ["uncertainty", "lesions"])
+def test_the_network_gets_what_motion_correction_left_of_the_damage(settings, monkeypatch, module):
+    """As in the app: a step that gives the clean image back leaves no error."""
+    given = []
+
+    def clean(brain, bad, subject, networks):
+        given.append(float(np.abs(bad - brain.data).max()))
+        return brain.data
+
+    judge = importlib.import_module(f"bmex_bids.evaluation.{module}")
+    monkeypatch.setattr(judge, "refocused", clean)
+    brain = prepared.prepare(settings.data, settings.out, "one", settings.networks)
+    if module == "uncertainty":
+        _, noisy = uncertainty.plan(settings, ("one",), settings.cells)
+        found = {(r.method, r.metric): r.value for r in judge.do_unit(settings, noisy)}
+        assert found["sigma", "rmse"] < 0.1
+    else:
+        labels = np.zeros(brain.mask.shape, np.int32)
+        labels[tuple(np.median(np.nonzero(brain.mask), 1).astype(int))] = 1
+        case = judge.Case(brain, labels, ("stroke",), brain.mask & (labels == 0))
+        monkeypatch.setattr(judge, "case_of", lambda *_: case)
+        keys = {("one", "noise 2.5%", group): "k" for group in judge.GROUPS}
+        unit = judge.Unit("one", "noise 2.5%", keys)
+        found = {(r.method, r.metric): r.value for r in judge.do_unit(settings, unit)}
+        assert found["stroke", "mse_after"] < 0.01 < found["stroke", "mse_before"]
+    assert given[0] > 1
+
+
+def test_refocused_is_the_first_step_of_the_app(settings):
+    """Spikes in k-space are found and removed, and nothing comes from outside the mask."""
+    brain = prepared.prepare(settings.data, settings.out, "one", settings.networks)
+    waves = np.fft.fftn(brain.data)
+    waves[9, 20, 14] += 60 * np.abs(waves).max() / 100
+    bad = np.where(brain.mask, np.abs(np.fft.ifftn(waves)), 0).astype(np.float32)
+    mended = prepared.refocused(brain, bad, subjects.subject_of("one"), settings.networks)
+    assert not mended[~brain.mask].any()
+    error, left = (float(((x - brain.data) ** 2).mean()) for x in (bad, mended))
+    assert left < 0.2 * error
