@@ -216,7 +216,7 @@ def table(figures: Sequence[Row]) -> str:
     """A row an image and the mean; each measure of each method."""
     values = {(r.image, r.method, r.metric): r.value for r in figures}
     images = list(dict.fromkeys(r.image for r in figures))
-    measures = [m for m in MEASURES if any(r.metric == m for r in figures)]
+    measures = [m for m in MEASURES if all((name, "bmex", m) in values for name in images)]
 
     def cells(names: Sequence[str]) -> Iterator[str]:
         for measure in measures:
@@ -234,7 +234,7 @@ def verdict(figures: Sequence[Row]) -> str:
     images = list(dict.fromkeys(r.image for r in figures))
     lines = []
     for measure, goal in GOALS.items():
-        if (images[0], "bmex", measure) not in values:
+        if not all((name, "bmex", measure) in values for name in images):
             continue
         gain = {n: values[n, "bmex", measure] - values[n, "nlm", measure] for n in images}
         mean, worst = float(np.mean(list(gain.values()))), min(images, key=lambda n: gain[n])

@@ -123,3 +123,17 @@ def test_a_head_is_scanned_whole(settings):
     corner = low.data[:3, :3, :3]
     assert corner.std() > 20  # noise in the air
     assert isinstance(low.image(low.data), nib.Nifti1Image)
+
+
+def test_a_measure_that_one_image_lacks_is_left_out():
+    """The second segmenter was installed between two runs."""
+    rows = [
+        low_field.Row(image, low_field.CELL, method, "key", measure, 30.0)
+        for image in ("one", "two")
+        for method in low_field.METHODS
+        for measure in ("psnr", "dice_hmrf")
+        if (image, measure) != ("one", "dice_hmrf")
+    ]
+    page = low_field.markdown(rows, "tiny")
+    assert "PSNR" in page
+    assert "HMRF" not in page
