@@ -19,7 +19,7 @@ from torch import Tensor
 
 from bmex_bids.common.poses import LEVER_MM
 from bmex_bids.refocus.kspace import AXES, along, turned
-from bmex_bids.refocus.search import coarser
+from bmex_bids.refocus.view import coarser
 
 Pose = NDArray[np.float64]
 

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from bmex_bids.refocus.evidence import Evidence, Pose, Steps, filtered, inner, moved, size_mm
 from bmex_bids.refocus.kspace import AXES
-from bmex_bids.refocus.search import FEWEST_LINES, coarser, gradient_entropy
+from bmex_bids.refocus.search import FEWEST_LINES
+from bmex_bids.refocus.view import coarser, gradient_entropy
 
 #: share of the network's correction that steps along the phase axis explain, and how many times as
 #: much as along another axis

@@ -40,6 +40,12 @@ ROUNDS = 4
 ITERATIONS = 3
 #: a line that is weaker is not raised in full, for its noise would be
 WEAKEST = 0.14
+#: size of a wave in the logarithm of the lines' strength, and over the median of all frequencies:
+#: what odd motion makes; still images have at most a third of the first, moved ones five times that
+LEAST_BEAT, BEAT_RATIO = 0.015, 7.0
+#: cycles a line, of the slowest such wave; lines that must be measured; values that are cut, in
+#: standard deviations
+SLOWEST_BEAT, FEWEST_MEASURED, BEAT_CUT = 0.05, 32, 4.0
 #: voxels to each side of a sample of k-space that it is compared with
 AROUND = 3
 #: cycles in the field of view from the axes of k-space within which no spike is looked for
@@ -204,6 +210,33 @@ def find_uneven_lines(image: Tensor, support: Tensor) -> UnevenLines | None:
         pattern = pattern.more(_unevenness(result.undo(image, support), axis))
         result = UnevenLines(axis, pattern.period, pattern.weights(lines))
     return result
+
+
+def beat_of(image: Tensor, axis: int) -> float | None:
+    """Frequency of a wave in the lines' strength, cycles a line; None where none stands out.
+
+    A magnitude image hides most of a motion that is odd about the centre of k-space, but the strength
+    of its lines then beats at twice the frequency of the motion.
+
+    Parameters
+    ----------
+    image : (X, Y, Z) float32, range about 1000
+    """
+    uneven = _unevenness(image, axis)
+    line = _measured(len(uneven))
+    if len(line) < FEWEST_MEASURED:
+        return None
+    values = uneven[line + len(uneven) // 2]
+    values = values - values.mean()
+    most = BEAT_CUT * 1.4826 * float(np.median(np.abs(values)))
+    values = np.clip(values, -most, most)
+    frequencies = np.arange(SLOWEST_BEAT, 0.5, 0.25 / len(uneven))
+    turns = np.exp(-2j * np.pi * np.outer(frequencies, line))
+    sizes = 2 * np.abs(turns @ values) / len(line)
+    best = int(sizes.argmax())
+    if sizes[best] < max(LEAST_BEAT, BEAT_RATIO * float(np.median(sizes))):
+        return None
+    return float(frequencies[best])
 
 
 @dataclass(frozen=True)

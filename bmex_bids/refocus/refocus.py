@@ -27,14 +27,13 @@ from bmex_bids.refocus.lines import UnevenLines, find_uneven_lines, without_spik
 from bmex_bids.refocus.search import (
     FEWEST_LINES,
     Found,
-    View,
-    coarser,
     find,
-    gradient_entropy,
+    find_odd,
     of_whole_image,
     smaller,
 )
 from bmex_bids.refocus.thick import Within, find_thick_slices
+from bmex_bids.refocus.view import View, coarser, gradient_entropy
 
 Array = NDArray[np.float32]
 
@@ -50,6 +49,8 @@ FLAT = 1e-5
 JUDGED_MM = 1.6
 #: voxels around a stripped brain that are kept while its motion is undone
 MARGIN = 8
+#: both for an odd motion, of which the lines of k-space tell too
+LEAST_GAIN_ODD, LEAST_GAIN_WHOLE_ODD = 0.0015, 0.004
 #: the same as a share of what the coarse view gains: too large a motion sharpens only that
 LEAST_SHARE = 0.5
 #: cycles per line
@@ -159,9 +160,11 @@ def refocus(
         clean, spikes = without_spikes(sharp)
         uneven = find_uneven_lines(clean, support)
         mended = _without_motion(clean, support, entropy_of, steps)
-        if uneven is not None and not _of_motion(uneven, mended.motion):
-            even = _without_motion(uneven.undo(clean, support), support, entropy_of, steps)
-            mended = replace(even, lines=uneven.facts())
+        if uneven is not None:
+            even = uneven.undo(clean, support)
+            if not _of_motion(uneven, mended.motion) or entropy_of(even) < mended.entropy:
+                even_too = _without_motion(even, support, entropy_of, steps)
+                mended = replace(even_too, lines=uneven.facts())
         if hints and not mended.motion:
             mended = _without_jumps(mended, support, entropy_of, steps, hints)
         if denoise and given is scaled:
@@ -227,17 +230,40 @@ def _without_motion(
 ) -> _Mended:
     """The image without the motion that it shows, where that makes it sharper."""
     moved = _Mended(image, entropy_of(image))
+    least = LEAST_GAIN, LEAST_GAIN_WHOLE
     found = find(image, spacing, LEAST_SIGNED)
-    if found is None or found[0].gain > -LEAST_GAIN:
+    mended = _sharper(moved, found, least, support, entropy_of, spacing)
+    if mended is moved:
+        least = LEAST_GAIN_ODD, LEAST_GAIN_WHOLE_ODD
+        found = find_odd(image, spacing)
+        mended = _sharper(moved, found, least, support, entropy_of, spacing)
+    return mended
+
+
+def _sharper(
+    moved: _Mended,
+    found: tuple[Found, View] | None,
+    least: tuple[float, float],
+    support: Tensor,
+    entropy_of: _Sharpness,
+    spacing: Sequence[float],
+) -> _Mended:
+    """The image without the motion that was found, or as it was.
+
+    Parameters
+    ----------
+    least : by how much the entropy must become less, in the view and in the whole image
+    """
+    if found is None or found[0].gain > -least[0]:
         return moved
     best, view = found
-    motion, still, entropy = _undone(image, support, entropy_of, best, view, spacing)
-    if entropy > moved.entropy - LEAST_GAIN_WHOLE:
+    motion, still, entropy = _undone(moved.image, support, entropy_of, best, view, spacing)
+    if entropy > moved.entropy - least[1]:
         return moved
     if entropy - moved.entropy > LEAST_SHARE * best.gain:
         best = smaller(best, view)
         large = entropy
-        motion, still, entropy = _undone(image, support, entropy_of, best, view, spacing)
+        motion, still, entropy = _undone(moved.image, support, entropy_of, best, view, spacing)
         if entropy >= large:
             return moved
     return _Mended(still, entropy, _facts(best, motion))

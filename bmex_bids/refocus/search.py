@@ -9,6 +9,7 @@ The true one sharpens where its opposite blurs, so that the search starts from t
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,16 +21,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bmex_bids.refocus.kspace import (
-    AXES,
-    FOREGROUND,
-    LEAST,
-    LineMotion,
-    bright,
-    fourier,
-    is_masked,
-    undo,
-)
+from bmex_bids.refocus.kspace import AXES, LineMotion
+from bmex_bids.refocus.lines import beat_of
+from bmex_bids.refocus.view import View, Wave, poses_of, series
 
 #: cycles a line: slower motion blurs rather than ghosts; above a half, waves are the same again
 SLOWEST, FASTEST = 0.06, 0.485
@@ -46,6 +40,9 @@ TRIED_PHASES = (math.pi / 2, 0.8, 0.45, 0.22)
 PHASES = (1.1, 0.7, 0.45, 0.3, 0.2, 0.12)
 #: cycles in the whole scan, beside the frequency of a start
 BESIDE = (-2.0, -1.3, -0.6, 0.6, 1.3, 2.0)
+#: of an odd motion: directions (an opposite is the same image), mm and radians that are tried
+DIRECTIONS = tuple(turn for turn in itertools.product((-1, 0, 1), repeat=3) if turn > (0, 0, 0))
+ODD_MM, ODD_PHASE = (0.7, 1.4), 0.15
 #: degrees
 TRIED_DEGREES = (-1.6, -0.6, 0.6, 1.6)
 #: mm, of the motion that is tried
@@ -57,39 +54,18 @@ CANDIDATES, FOLLOWED, DESCENTS = 6, 3, 4
 EVALUATIONS = 14
 #: of the first look and of the last one, mm, across the phase axis (along it all lines stay)
 COARSE_MM, FINE_MM = 3.5, 2.8
-#: from the edge of a mask, whose cut is a gradient of its own; edge of the part around the middle
-#: of the head that the search looks at, mm
-EDGE_MM, EXTENT_MM = 4.0, 150.0
-#: of the brightest voxels: what counts as known, where the background is zero
-KNOWN = 0.02
 #: in which the search counts: 1 mm, 1 degree, cycles in the whole scan, radians
 UNITS = np.array([1.0, 1.0, 1.0, 1.0, 0.5, 0.7])
 #: entropies are so many times larger for the search, whose first step is one unit long at most
 STEEP = 100.0
+#: the same for an odd motion, which coarser voxels hide
+ODD_COARSE_MM, ODD_FINE_MM = 2.5, 2.0
 #: nats by which a wave without rotation must lower the entropy to be followed
 PROMISING = 0.001
 #: nats for the share of the image that a head at rest, moved again, does not explain
 MISFIT = 0.6
 #: shares of the cosine and of the sine of a motion that may be too large
 SMALLER = ((1.0, 1.0), (0.7, 1.0), (0.4, 1.0), (0.7, 0.6), (0.4, 0.6))
-
-
-@dataclass(frozen=True)
-class Wave:
-    """A head that swings: pose(line) = size × sin(2π frequency × line + phase).
-
-    Attributes
-    ----------
-    frequency : cycles per line
-    phase : radians, at the centre of k-space
-    size : (4,): translation along the array's axes in mm, rotation about ``axis`` in degrees
-    axis : of the rotation, through the centre of what is looked at; None for none
-    """
-
-    frequency: float
-    phase: float
-    size: Tensor
-    axis: int | None = None
 
 
 @dataclass(frozen=True)
@@ -108,156 +84,6 @@ class Found:
     signed: float
 
 
-def _series(lines: int, frequency: Tensor | float, phase: Tensor | float) -> Tensor:
-    """The wave at each line, in FFT order; its mean over the centre of k-space is rest."""
-    line = torch.arange(lines, dtype=torch.float32) - lines // 2
-    wave = torch.sin(2 * math.pi * frequency * line + phase)
-    half = max(lines // 16, 1)
-    middle = slice(max(lines // 2 - half, 0), lines // 2 + half + 1)
-    return torch.fft.ifftshift(wave - wave[middle].mean())
-
-
-def _poses(
-    lines: int, frequency: Tensor | float, phase: Tensor | float, size: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Of a wave: shifts (n, 3) in mm and turns (n,) in degrees, in FFT order."""
-    poses = _series(lines, frequency, phase)[:, None] * size
-    return poses[:, :3], poses[:, 3]
-
-
-def _inside(support: Tensor, spacing: Sequence[float]) -> Tensor:
-    """Where the edge of what is known is EDGE_MM away or more; 1 or 0."""
-    filled = scipy.ndimage.binary_fill_holes(support.numpy() > 0)
-    depth = scipy.ndimage.distance_transform_edt(filled, sampling=spacing)
-    return torch.from_numpy((depth >= EDGE_MM).astype(np.float32))
-
-
-def gradient_entropy(image: Tensor, where: Tensor) -> Tensor:
-    """Entropy of the gradient magnitudes, nats; smaller is sharper (sparser gradients).
-
-    Parameters
-    ----------
-    image : (X, Y, Z), real or complex, range about 1000
-    where : (X, Y, Z), 1 or 0
-    """
-    size = (image.real**2 + image.imag**2 + LEAST).sqrt() if image.is_complex() else image
-    squares = torch.zeros_like(size)
-    for axis in AXES:
-        step = torch.diff(size, dim=axis)
-        squares = squares + torch.cat([step, torch.zeros_like(step.narrow(axis, 0, 1))], axis) ** 2
-    gradient = (squares + LEAST).sqrt() * where
-    share = gradient / gradient.sum().clamp(min=LEAST)
-    return -(share * (share + 1e-12).log()).sum()
-
-
-class View:
-    """The middle of an image for one phase axis: all lines, coarse across them.
-
-    Attributes
-    ----------
-    image, spacing : float32, mm
-    lines : how many phase-encoding lines
-    offset_mm : from its centre to the centre of the whole image
-    """
-
-    def __init__(
-        self, image: Tensor, spacing: Sequence[float], phase_axis: int, target_mm: float
-    ) -> None:
-        part, start = _middle(image, spacing, phase_axis)
-        across = [k for k in AXES if k != phase_axis]
-        area = math.prod(part.shape[k] * spacing[k] for k in across)
-        small = max(min(math.sqrt(area) / EXTENT_MM, 1.0), 0.5)
-        self.image, self.spacing = coarser(part, spacing, target_mm * small, across)
-        self.phase_axis = phase_axis
-        self.lines = image.shape[phase_axis]
-        self.offset_mm = [
-            (image.shape[k] - 1) / 2 * spacing[k]
-            - start[k] * spacing[k]
-            - (self.image.shape[k] - 1) / 2 * self.spacing[k]
-            for k in AXES
-        ]
-        self._head = bright(self.image, FOREGROUND)
-        self._support = torch.ones_like(self.image)
-        if is_masked(self.image):
-            self._support = bright(self.image, KNOWN)
-            self._head = self._head * _inside(self._support, self.spacing)
-        self._spectrum = fourier(self.image, phase_axis)
-        self._before = float(gradient_entropy(self.image, self._head))
-
-    def motion(self, shifts: Tensor, turns: Tensor | None, axis: int | None) -> LineMotion:
-        """Motion of the head, seen from the centre of this view."""
-        return LineMotion(
-            self.phase_axis, self.spacing, shifts, None if axis is None else turns, axis or 0
-        )
-
-    def gain(self, shifts: Tensor) -> Tensor:
-        """Change of the entropy when these shifts go back through the adjoint: a quick look."""
-        image = self.motion(shifts, None, None).adjoint(self._spectrum)
-        return gradient_entropy(image, self._head) - self._before
-
-    def gain_undone(
-        self, shifts: Tensor, turns: Tensor, axis: int | None, misfit: float = 0.0
-    ) -> Tensor:
-        """The same when the motion is undone once, with the phase that it makes.
-
-        Without the phase, the entropy is least for a part of a strong motion only.
-
-        Parameters
-        ----------
-        misfit : nats that are added for the share of the image (root mean square) which the
-            result, moved again, does not explain; a motion that is too large leaves more
-        """
-        motion = self.motion(shifts, turns, axis)
-        image = undo(self.image, self._support, motion, 1)
-        gain = gradient_entropy(image, self._head) - self._before
-        if misfit:
-            left = self._support * (motion.forward(image).abs() - self.image)
-            gain = gain + misfit * left.norm() / self.image.norm()
-        return gain
-
-    def of_wave(self, wave: Wave, misfit: float = 0.0) -> float:
-        """The same for a wave."""
-        poses = _poses(self.lines, wave.frequency, wave.phase, wave.size)
-        return float(self.gain_undone(*poses, wave.axis, misfit))
-
-
-def _middle(image: Tensor, spacing: Sequence[float], phase_axis: int) -> tuple[Tensor, list[int]]:
-    """At most EXTENT_MM around the middle of the head across the phase axis, and its start."""
-    head = bright(image, FOREGROUND)
-    start = [0, 0, 0]
-    for axis in AXES:
-        n = image.shape[axis]
-        if axis == phase_axis:
-            continue
-        profile = head.sum([k for k in AXES if k != axis])
-        below = profile.cumsum(0) / profile.sum().clamp(min=1)
-        width = int(((below > 0.005) & (below < 0.995)).sum()) + round(2 * EDGE_MM / spacing[axis])
-        keep = min(n, width, round(EXTENT_MM / spacing[axis]))
-        place = (profile * torch.arange(n)).sum() / profile.sum().clamp(min=1)
-        start[axis] = max(0, min(n - keep, round(float(place)) - keep // 2))
-        image = image.narrow(axis, start[axis], keep)
-    return image.contiguous(), start
-
-
-def coarser(
-    image: Tensor, spacing: Sequence[float], target_mm: float, axes: Sequence[int] = AXES
-) -> tuple[Tensor, list[float]]:
-    """Voxels of about ``target_mm`` along axes, by cutting k-space; their sizes in mm."""
-    result = list(spacing)
-    for axis in axes:
-        n = image.shape[axis]
-        keep = max(round(n * spacing[axis] / target_mm), 8)
-        keep += keep % 2
-        if keep >= n:
-            continue
-        spectrum = torch.fft.fftshift(fourier(image, axis), dim=axis)
-        spectrum = spectrum.narrow(axis, n // 2 - keep // 2, keep)
-        small = torch.fft.ifft(torch.fft.ifftshift(spectrum, dim=axis), dim=axis)
-        image = small.real * (keep / n)
-        result[axis] *= n / keep
-    return image.contiguous(), result
-
-
 @torch.no_grad()
 def _signed(view: View, frequency: float) -> NDArray[np.float64]:
     """(3,): how much more a cosine along each axis sharpens than its opposite.
@@ -265,7 +91,7 @@ def _signed(view: View, frequency: float) -> NDArray[np.float64]:
     A sine and its opposite move the head the same way, but backwards in time, and the magnitude
     does not tell one from the other.
     """
-    wave = _series(view.lines, frequency, math.pi / 2)
+    wave = series(view.lines, frequency, math.pi / 2)
     result = np.zeros(3)
     for axis in AXES:
         shifts = torch.zeros(view.lines, 3)
@@ -282,7 +108,7 @@ def _promising(view: View, frequencies: NDArray[np.float64]) -> NDArray[np.intp]
     """
     shifts = torch.zeros(view.lines, 3, requires_grad=True)
     (slope,) = torch.autograd.grad(view.gain(shifts), shifts)
-    waves = torch.stack([_series(view.lines, float(f), math.pi / 2) for f in frequencies])
+    waves = torch.stack([series(view.lines, float(f), math.pi / 2) for f in frequencies])
     size = (waves @ slope).norm(dim=1).numpy()
     beside = scipy.ndimage.maximum_filter1d(size, 3)
     return np.sort(np.argsort(beside)[::-1][:COMPARED])
@@ -319,7 +145,7 @@ def descend(view: View, wave: Wave, evaluations: int, misfit: float = 0.0) -> tu
     def entropy(scaled: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         nonlocal best
         numbers = torch.tensor(scaled * UNITS, dtype=torch.float32, requires_grad=True)
-        poses = _poses(view.lines, numbers[4] / view.lines, numbers[5], numbers[:4])
+        poses = poses_of(view.lines, numbers[4] / view.lines, numbers[5], numbers[:4])
         gain = view.gain_undone(*poses, wave.axis, misfit)
         (slope,) = torch.autograd.grad(gain, numbers)
         value = float(gain.detach())
@@ -443,17 +269,62 @@ def find(
     -------
     what was found, and the view from whose centre its rotation is counted
     """
-    axes = [axis for axis in AXES if image.shape[axis] >= FEWEST_LINES]
-    views = {axis: View(image, spacing, axis, COARSE_MM) for axis in axes}
+    views = {axis: View(image, spacing, axis, COARSE_MM) for axis in _looked_at(image)}
+    return _followed(image, spacing, views, _candidates(views, least_signed), FINE_MM)
+
+
+def find_odd(image: Tensor, spacing: Sequence[float]) -> tuple[Found, View] | None:
+    """The same for a motion that is odd about the centre of k-space, which hardly beats its opposite.
+
+    Phase axis and frequency come from the lines of k-space (:func:`lines.beat_of`).
+    """
+    views: dict[int, View] = {}
+    near: list[_Tried] = []
+    for axis in _looked_at(image):
+        beat = beat_of(image, axis)
+        if beat is None:
+            continue
+        views[axis] = View(image, spacing, axis, ODD_COARSE_MM)
+        for frequency in (beat / 2, (1 - beat) / 2):
+            if SLOWEST <= frequency <= FASTEST:
+                near += _odd(views[axis], frequency)
+    near.sort(key=lambda one: one.gain)
+    return _followed(image, spacing, views, near[:DESCENTS], ODD_FINE_MM)
+
+
+def _looked_at(image: Tensor) -> list[int]:
+    return [axis for axis in AXES if image.shape[axis] >= FEWEST_LINES]
+
+
+@torch.no_grad()
+def _odd(view: View, frequency: float) -> list[_Tried]:
+    """Odd motions of one frequency, in all directions."""
+    tried = []
+    for direction in DIRECTIONS:
+        way = torch.tensor([*direction, 0], dtype=torch.float32)
+        for length in ODD_MM:
+            wave = Wave(frequency, ODD_PHASE, way / way.norm() * length)
+            tried.append(_Tried(view.of_wave(wave), wave, view.phase_axis, 0.0))
+    return tried
+
+
+def _followed(
+    image: Tensor,
+    spacing: Sequence[float],
+    views: Mapping[int, View],
+    near: Sequence[_Tried],
+    fine_mm: float,
+) -> tuple[Found, View] | None:
+    """The best of what starts lead to; None where none leads anywhere."""
     followed = []
-    for start in _candidates(views, least_signed):
+    for start in near:
         gain, wave = descend(views[start.axis], start.wave, EVALUATIONS)
         followed.append(replace(start, gain=gain, wave=wave))
     best = min(followed, key=lambda one: one.gain, default=None)
     if best is None or best.gain > -PROMISING:
         return None
     _, wave = _with_turn(views[best.axis], best.wave)
-    view = View(image, spacing, best.axis, FINE_MM)
+    view = View(image, spacing, best.axis, fine_mm)
     gain, wave = descend(view, wave, EVALUATIONS)
     with_sine = _with_sine(view, wave, PHASES)
     if with_sine:
@@ -489,7 +360,7 @@ def of_whole_image(
 
     A turn about another point is a turn about the centre and a shift by angle × distance.
     """
-    shifts, turns = _poses(view.lines, wave.frequency, wave.phase, wave.size)
+    shifts, turns = poses_of(view.lines, wave.frequency, wave.phase, wave.size)
     if wave.axis is None:
         return LineMotion(view.phase_axis, spacing, shifts)
     a, b = ((1, 2), (2, 0), (0, 1))[wave.axis]

@@ -9,13 +9,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import scipy.ndimage
 import torch
 from swing import AXIS, FREQUENCY, PHASE, SWING
 
+from bmex_bids.degrade.motion import apply_motion, periodic
 from bmex_bids.refocus import refocus as module
-from bmex_bids.refocus.lines import UnevenLines
+from bmex_bids.refocus.lines import UnevenLines, beat_of
 from bmex_bids.refocus.refocus import refocus
-from bmex_bids.refocus.search import FINE_MM, Found, View, Wave, gradient_entropy
+from bmex_bids.refocus.search import FINE_MM, Found, of_whole_image
+from bmex_bids.refocus.view import View, Wave, gradient_entropy
 
 
 @pytest.fixture
@@ -75,6 +78,61 @@ def test_lines_that_motion_makes_uneven_are_taken_for_motion(head, moved, known,
     found = refocused(AXIS, 1.2 * period)  # not of motion
     assert found.lines["Period"] == round(1.2 * period, 2)
     assert found.reason.startswith("uneven lines")
+
+
+def test_uneven_lines_that_explain_the_image_better_than_motion_are_evened(
+    head, moved, known, monkeypatch
+):
+    """Weak lines beat as those of a motion of half their frequency do."""
+    pattern = UnevenLines(AXIS, 1 / (2 * FREQUENCY), torch.ones(moved.shape[AXIS]))
+    even = torch.from_numpy(head.image) * 1.01
+    monkeypatch.setattr(UnevenLines, "undo", lambda *_: even)
+    monkeypatch.setattr(module, "find_uneven_lines", lambda *_: pattern)
+    found = refocus(moved, head.spacing)
+    assert found.lines["Period"] == round(pattern.period, 2)
+
+
+def test_a_motion_that_its_opposite_equals_is_found_by_the_beat_of_the_lines(head, monkeypatch):
+    """Odd about the centre of k-space: backwards in time it is its own opposite."""
+    still = scipy.ndimage.zoom(head.image, [2 if axis == AXIS else 1 for axis in range(3)])
+    spacing = [step / 2 if axis == AXIS else step for axis, step in enumerate(head.spacing)]
+    lines = still.shape[AXIS]
+    phase = 0.06 - 2 * math.pi * FREQUENCY * (lines // 2)
+    path = periodic(lines, np.array(SWING), FREQUENCY, phase).centred()
+    odd = apply_motion(still, spacing, path, phase_axis=AXIS)
+    image = torch.from_numpy(odd)
+    assert beat_of(image, AXIS) == pytest.approx(2 * FREQUENCY, abs=0.005)
+    assert [beat_of(image, axis) for axis in (0, 2)] == [None, None]
+    assert [beat_of(torch.from_numpy(still), axis) for axis in range(3)] == [None] * 3
+    monkeypatch.setattr(module, "find", lambda *_: None)
+    found = refocus(odd, spacing)
+    error, left = (float(((x - still) ** 2).mean()) for x in (odd, found.image))
+    assert left < 0.7 * error
+    assert found.motion["PhaseEncodingAxis"] == AXIS
+    assert found.motion["Frequency"] == pytest.approx(FREQUENCY, abs=0.6 / lines)
+
+
+@pytest.mark.parametrize(
+    ("gain", "whole", "applied"),
+    [(-0.002, 0.005, True), (-0.001, 0.005, False), (-0.002, 0.003, False)],
+)
+def test_less_sharpening_is_enough_where_the_lines_tell_of_motion(
+    head, moved, monkeypatch, gain, whole, applied
+):
+    wave = Wave(FREQUENCY, 0.1, torch.tensor(SWING[:4]), 0)
+    view = View(torch.from_numpy(moved), head.spacing, AXIS, FINE_MM)
+    result = Found(AXIS, wave, gain, 0.0), view
+    image = torch.from_numpy(moved)
+    monkeypatch.setattr(
+        module, "_undone", lambda *_: (of_whole_image(wave, view, head.spacing), image, 1 - whole)
+    )
+    monkeypatch.setattr(module._Sharpness, "__call__", lambda *_: 1.0)
+    monkeypatch.setattr(module, "find", lambda *_: result)
+    monkeypatch.setattr(module, "find_odd", lambda *_: None)
+    assert not refocus(moved, head.spacing).motion
+    monkeypatch.setattr(module, "find", lambda *_: None)
+    monkeypatch.setattr(module, "find_odd", lambda *_: result)
+    assert bool(refocus(moved, head.spacing).motion) == applied
 
 
 def test_motion_that_blurs_the_whole_image_is_not_undone(head, monkeypatch):

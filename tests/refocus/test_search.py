@@ -15,15 +15,9 @@ from scipy.spatial.transform import Rotation
 from swing import AXIS, FREQUENCY, PHASE, SWING
 
 from bmex_bids.refocus import search
-from bmex_bids.refocus.search import (
-    COARSE_MM,
-    Found,
-    View,
-    Wave,
-    gradient_entropy,
-    of_whole_image,
-    starts,
-)
+from bmex_bids.refocus.kspace import undo
+from bmex_bids.refocus.search import COARSE_MM, Found, of_whole_image, starts
+from bmex_bids.refocus.view import View, Wave, coarser, gradient_entropy, poses_of
 
 
 def test_the_entropy_of_equal_gradients_is_the_logarithm_of_their_number():
@@ -43,7 +37,7 @@ def test_the_entropy_of_equal_gradients_is_the_logarithm_of_their_number():
 def test_coarser_voxels_keep_the_mean_and_the_phase_axis(head):
     image = torch.from_numpy(head.image)
     for phase_axis in range(3):
-        small, spacing = search.coarser(
+        small, spacing = coarser(
             image, head.spacing, 4.0, [k for k in range(3) if k != phase_axis]
         )
         assert float(small.mean()) == pytest.approx(float(image.mean()), rel=1e-4)
@@ -175,8 +169,8 @@ def truth(lines):
 def test_the_misfit_is_what_the_result_moved_again_leaves(head, moved):
     view = View(torch.from_numpy(moved), head.spacing, AXIS, COARSE_MM)
     wave = truth(view.lines)
-    motion = view.motion(*search._poses(view.lines, FREQUENCY, wave.phase, wave.size), 0)
-    back = search.undo(view.image, torch.ones_like(view.image), motion, 1)
+    motion = view.motion(*poses_of(view.lines, FREQUENCY, wave.phase, wave.size), 0)
+    back = undo(view.image, torch.ones_like(view.image), motion, 1)
     left = (motion.forward(back).abs() - view.image).norm() / view.image.norm()
     assert float(left) > 0.01
     more = view.of_wave(wave, 2.0) - view.of_wave(wave)
