@@ -51,6 +51,8 @@ JUDGED_MM = 1.6
 MARGIN = 8
 #: both for an odd motion, of which the lines of k-space tell too
 LEAST_GAIN_ODD, LEAST_GAIN_WHOLE_ODD = 0.0015, 0.004
+#: mm or degrees, amplitude: a larger motion is not one that a scan survives, but noise fitted
+MOST = 8.0
 #: the same as a share of what the coarse view gains: too large a motion sharpens only that
 LEAST_SHARE = 0.5
 #: cycles per line
@@ -257,6 +259,8 @@ def _sharper(
     if found is None or found[0].gain > -least[0]:
         return moved
     best, view = found
+    if max(float(best.wave.size[:3].norm()), abs(float(best.wave.size[3]))) > MOST:
+        return moved
     motion, still, entropy = _undone(moved.image, support, entropy_of, best, view, spacing)
     if entropy > moved.entropy - least[1]:
         return moved

@@ -135,6 +135,25 @@ def test_less_sharpening_is_enough_where_the_lines_tell_of_motion(
     assert bool(refocus(moved, head.spacing).motion) == applied
 
 
+@pytest.mark.parametrize(
+    ("size", "applied"),
+    [((4.0, 4, 4, 1), True), ((5.0, 5, 5, 1), False), ((0.0, 1, 0, -9), False)],
+    ids=["large", "translation", "rotation"],
+)
+def test_a_motion_that_no_scan_survives_is_noise_that_was_fitted(
+    head, moved, monkeypatch, size, applied
+):
+    """Some simulated scans of 64 mT have less entropy after such a motion is undone."""
+    wave = Wave(FREQUENCY, 1.0, torch.tensor(size), 0)
+    view = View(torch.from_numpy(moved), head.spacing, AXIS, FINE_MM)
+    motion = of_whole_image(wave, view, head.spacing)
+    monkeypatch.setattr(module, "_undone", lambda *_: (motion, torch.from_numpy(moved), 0.9))
+    monkeypatch.setattr(module._Sharpness, "__call__", lambda *_: 1.0)
+    monkeypatch.setattr(module, "find", lambda *_: (Found(AXIS, wave, -0.1, 0.1), view))
+    monkeypatch.setattr(module, "find_odd", lambda *_: None)
+    assert bool(refocus(moved, head.spacing).motion) == applied
+
+
 def test_motion_that_blurs_the_whole_image_is_not_undone(head, monkeypatch):
     """The coarse view may prefer the opposite of what happened."""
 
