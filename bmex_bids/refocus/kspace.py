@@ -211,7 +211,13 @@ class LineMotion:
         return total
 
 
-def undo(image: Tensor, support: Tensor, motion: LineMotion, iterations: int) -> Tensor:
+def undo(
+    image: Tensor,
+    support: Tensor,
+    motion: LineMotion,
+    iterations: int,
+    start: Tensor | None = None,
+) -> Tensor:
     """The head at rest whose moved magnitude is the image.
 
     The phase that a magnitude image has lost is taken from the estimate moved forward
@@ -222,12 +228,13 @@ def undo(image: Tensor, support: Tensor, motion: LineMotion, iterations: int) ->
     image : (X, Y, Z) magnitudes
     support : (X, Y, Z), 1 where the image is known and the head may be, else 0
     iterations : two or three; later ones fit what the motion does not explain
+    start : result of earlier iterations; None: the image
 
     Returns
     -------
     (X, Y, Z), never negative, the unit of the image
     """
-    estimate = image * support
+    estimate = image * support if start is None else start
     for _ in range(iterations):
         moved = motion.forward(estimate)
         size = moved.abs().clamp(min=LEAST)

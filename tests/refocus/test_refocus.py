@@ -154,6 +154,22 @@ def test_a_motion_that_no_scan_survives_is_noise_that_was_fitted(
     assert bool(refocus(moved, head.spacing).motion) == applied
 
 
+def test_iterations_go_on_as_long_as_the_image_stays_sharp(head, moved, known, monkeypatch):
+    def with_settings(iterations, more, slack):
+        monkeypatch.setattr(module, "ITERATIONS", iterations)
+        monkeypatch.setattr(module, "MORE_ITERATIONS", more)
+        monkeypatch.setattr(module, "SLACK", slack)
+        return refocus(moved, head.spacing)
+
+    whole = with_settings(4, 0, 0.0)
+    np.testing.assert_allclose(with_settings(2, 2, 1.0).image, whole.image, rtol=1e-4, atol=0.05)
+    two = with_settings(2, 0, 1.0)
+    assert np.abs(two.image - whole.image).max() > 1
+    blunt = with_settings(2, 2, -1.0)  # no entropy is low enough
+    np.testing.assert_array_equal(blunt.image, two.image)
+    assert blunt.entropy_after == two.entropy_after
+
+
 def test_motion_that_blurs_the_whole_image_is_not_undone(head, monkeypatch):
     """The coarse view may prefer the opposite of what happened."""
 
@@ -264,7 +280,9 @@ def test_the_result_has_the_units_of_the_input(head, moved, known, factor):
     assert found.applied
     assert squared(found.image, head) < 0.2 * squared(moved, head)
     scaled = refocus(moved * np.float32(factor), head.spacing)
-    np.testing.assert_allclose(scaled.image, factor * found.image, atol=0.01 * factor, rtol=1e-3)
+    # rounding turns the phase of single voxels that are nearly zero
+    off = np.linalg.norm(scaled.image / factor - found.image)
+    assert off < 1e-3 * np.linalg.norm(found.image)
     assert scaled.entropy_before == pytest.approx(found.entropy_before, rel=1e-5)
 
 
