@@ -275,7 +275,7 @@ def _sharper(
             return moved
     most = entropy + SLACK * (moved.entropy - entropy)
     for _ in range(MORE_ITERATIONS):
-        further = _without(moved.image, support, motion, 1, still)
+        further = _without(motion, moved.image, support, 1, still)
         sharpness = entropy_of(further)
         if sharpness > most:
             break
@@ -314,14 +314,14 @@ def _undone(
         for side, n, step in zip(box, image.shape, spacing, strict=True)
     ]
     motion = of_whole_image(found.wave, view, spacing, away)
-    still = _without(image, support, motion, ITERATIONS)
+    still = _without(motion, image, support, ITERATIONS)
     return motion, still, entropy_of(still)
 
 
 def _without(
+    motion: LineMotion,
     image: Tensor,
     support: Tensor,
-    motion: LineMotion,
     iterations: int,
     start: Tensor | None = None,
 ) -> Tensor:
