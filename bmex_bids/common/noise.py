@@ -4,12 +4,23 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
 Mask = NDArray[np.bool_]
+
+
+def robust_deviation(offsets: NDArray[Any]) -> float:
+    """Standard deviation of normal values from their median absolute offset from the middle.
+
+    Parameters
+    ----------
+    offsets : values less their median or mean; not empty
+    """
+    return 1.4826 * float(np.median(np.abs(offsets)))
 
 
 def noise_sigma(image: Array, mask: Mask) -> float:

@@ -26,6 +26,7 @@ from bmex_bids.evaluation.prepared import (
     PREPARED_VERSION,
     Prepared,
     damage,
+    enhanced,
     prepare,
     refocused,
 )
@@ -35,7 +36,6 @@ from bmex_bids.evaluation.summary import grid
 from bmex_bids.imaging.orientation import load_image
 from bmex_bids.imaging.resampling import resample_like
 from bmex_bids.metrics.confidence import auroc
-from bmex_bids.network.inference.predict import enhance
 from bmex_bids.network.weights.registry import sha256
 from bmex_bids.outputs.files import write_text, write_whole
 from bmex_bids.training import lesions as putting
@@ -132,10 +132,7 @@ def do_unit(settings: Settings, unit: Unit) -> list[Row]:
     subject = subject_of(unit.image)
     before = damage(case.brain, unit.cell, subject.seed)
     given = refocused(case.brain, before, subject, networks)
-    result = enhance(
-        given, brain.mask, networks.enhance, device=networks.device, threads=networks.threads,
-        mirroring=networks.mirroring,
-    )  # fmt: skip
+    result = enhanced(given, brain.mask, networks)
     figures = figures_of(case, before, result.image, result.deviation)
     name = f"lesions_{unit.image}_{unit.cell}.png".replace(" ", "-").replace("%", "pc")
     draw(settings.out / name, case, before, result.image, result.deviation)

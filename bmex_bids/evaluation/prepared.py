@@ -23,6 +23,7 @@ from bmex_bids.evaluation.rows import key_of
 from bmex_bids.evaluation.subjects import Clean, Subject, load_clean, subject_of
 from bmex_bids.imaging.orientation import voxel_sizes
 from bmex_bids.interfaces.files import data_of
+from bmex_bids.network.inference.predict import Enhancement, enhance
 from bmex_bids.network.variants import facts
 from bmex_bids.network.weights.registry import sha256
 from bmex_bids.outputs.files import write_whole
@@ -123,3 +124,11 @@ def refocused(brain: Prepared, bad: Array, subject: Subject, networks: Networks)
         nib.save(nib.Nifti1Image(bad, brain.affine), path)
         found = data_of(refocused_by_app(path, subject, networks, Path(folder)))
     return np.where(brain.mask, np.clip(found, 0, None), 0).astype(np.float32)
+
+
+def enhanced(image: Array, mask: NDArray[np.bool_], networks: Networks) -> Enhancement:
+    """What the network that enhances makes of a prepared image."""
+    return enhance(
+        image, mask, networks.enhance, device=networks.device, threads=networks.threads,
+        mirroring=networks.mirroring,
+    )  # fmt: skip

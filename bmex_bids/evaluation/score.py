@@ -18,7 +18,7 @@ import numpy as np
 import scipy.ndimage
 from numpy.typing import NDArray
 
-from bmex_bids.common.noise import noise_sigma
+from bmex_bids.common.noise import noise_sigma, robust_deviation
 from bmex_bids.degrade.cells import CELLS
 from bmex_bids.evaluation import torchio_cells
 from bmex_bids.exceptions import UsageError
@@ -176,7 +176,7 @@ def _cjv(image: Array, labels: NDArray[np.uint8]) -> float:
         if not values.size:
             return math.nan
         middle.append(float(np.median(values)))
-        spread.append(1.4826 * float(np.median(np.abs(values - middle[-1]))))
+        spread.append(robust_deviation(values - middle[-1]))
     return sum(spread) / max(abs(middle[0] - middle[1]), 1e-6)
 
 

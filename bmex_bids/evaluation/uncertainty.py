@@ -26,6 +26,7 @@ from bmex_bids.evaluation.prepared import (
     PREPARED_VERSION,
     Prepared,
     damage,
+    enhanced,
     prepare,
     refocused,
 )
@@ -44,7 +45,7 @@ from bmex_bids.metrics.confidence import (
     windows,
 )
 from bmex_bids.metrics.familiarity import FEATURES, distance, features, usual
-from bmex_bids.network.inference.predict import Enhancement, enhance
+from bmex_bids.network.inference.predict import Enhancement
 from bmex_bids.network.variants import facts
 from bmex_bids.network.weights.registry import WeightRecord, bundled, select
 from bmex_bids.outputs.files import write_text
@@ -121,7 +122,7 @@ def do_unit(settings: Settings, unit: Unit) -> list[Row]:
     subject = subject_of(unit.image)
     bad = damage(brain, unit.cell, subject.seed)
     given = refocused(brain, bad, subject, settings.networks)
-    result = _enhanced(settings, given, brain.mask)
+    result = enhanced(given, brain.mask, settings.networks)
     figures = figures_of(bad, brain.data, brain.mask, result)
     voxel_mm3 = float(np.prod(brain.spacing))
     figures[SIGMA] |= volumes_of(result, voxel_mm3)
@@ -132,14 +133,6 @@ def do_unit(settings: Settings, unit: Unit) -> list[Row]:
     truth = _clean_litres(settings, unit.image, brain, result if unit.cell == "clean" else None)
     figures[SIGMA] |= {f"truth_{name}": litres for name, litres in truth.items()}
     return rows_of(unit, figures, time.monotonic() - begun)
-
-
-def _enhanced(settings: Settings, image: Array, mask: NDArray[np.bool_]) -> Enhancement:
-    networks = settings.networks
-    return enhance(
-        image, mask, networks.enhance, device=networks.device, threads=networks.threads,
-        mirroring=networks.mirroring,
-    )  # fmt: skip
 
 
 def _features(before: Array, mask: NDArray[np.bool_], result: Enhancement) -> NDArray[np.float64]:
@@ -204,7 +197,7 @@ def _clean_litres(
     digits = key_of(PREPARED_VERSION, settings.networks.version)
     path = settings.out / "litres" / f"{image}_{digits}.json"
     if not path.exists():
-        labels = (result or _enhanced(settings, brain.data, brain.mask)).labels
+        labels = (result or enhanced(brain.data, brain.mask, settings.networks)).labels
         path.parent.mkdir(parents=True, exist_ok=True)
         litres = tissue_litres(labels, float(np.prod(brain.spacing)))
         write_text(path, json.dumps(litres))

@@ -14,6 +14,7 @@ import scipy.ndimage
 from numpy.typing import NDArray
 
 from bmex_bids.common.boxes import bounding_box
+from bmex_bids.common.noise import robust_deviation
 from bmex_bids.imaging.mask import FETAL_LITRES, LARGEST_BRAIN, Array, Mask, close_gaps
 from bmex_bids.imaging.orientation import voxel_sizes
 
@@ -348,7 +349,7 @@ def _background(data: NDArray[Any]) -> tuple[float, float]:
     darkest = sorted(faces, key=lambda face: float(np.median(face)))[:3]
     noise = np.concatenate(darkest).astype(np.float64)
     level = float(np.median(noise))
-    spread = 1.4826 * float(np.median(np.abs(noise - level)))
+    spread = robust_deviation(noise - level)
     if level + SIGMAS * spread >= top:
         return 0.0, 0.0
     return level, max(SIGMAS * spread, 0.02 * (top - level))

@@ -190,7 +190,8 @@ class MaskBrain(Step):
     output_spec = MaskBrainOutput
 
     def work(self, folder: str) -> None:
-        found = find_brain(read(self.inputs.in_file), read(self.inputs.corrected), self.inputs)
+        raw = read(self.inputs.in_file)
+        found = find_brain(raw, read(self.inputs.corrected), self.inputs)
         info = found.info
         if found.like is not None:
             info |= {"turn": found.like.turn, "turn_margin": found.like.margin}
@@ -204,8 +205,8 @@ class MaskBrain(Step):
         )
         info |= dataclasses.asdict(check)
         info["warnings"] = [*info.pop("notes", []), *check.warnings]
-        raw = data_of(read(self.inputs.in_file))
-        info["at_lowest"], info["at_highest"] = shares_at_ends(raw, data_of(found.mask) > 0)
+        ends = shares_at_ends(data_of(raw), data_of(found.mask) > 0)
+        info["at_lowest"], info["at_highest"] = ends
         if info["at_highest"] > CLIPPED:
             info["warnings"].append(CLIPPING.format(100 * info["at_highest"]))
         if self.inputs.reoriented:

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bmex_bids.common.noise import robust_deviation
 from bmex_bids.refocus.kspace import AXES, FOREGROUND, LEAST, along, bright, fourier
 
 Vector = NDArray[np.float64]
@@ -228,7 +229,7 @@ def beat_of(image: Tensor, axis: int) -> float | None:
         return None
     values = uneven[line + len(uneven) // 2]
     values = values - values.mean()
-    most = BEAT_CUT * 1.4826 * float(np.median(np.abs(values)))
+    most = BEAT_CUT * robust_deviation(values)
     values = np.clip(values, -most, most)
     frequencies = np.arange(SLOWEST_BEAT, 0.5, 0.25 / len(uneven))
     turns = np.exp(-2j * np.pi * np.outer(frequencies, line))

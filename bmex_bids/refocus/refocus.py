@@ -43,18 +43,19 @@ LEAST_SIGNED = 0.0062
 LEAST_GAIN = 0.005
 #: the same in the whole image, where the coarse view of a search may be wrong
 LEAST_GAIN_WHOLE = 0.006
+#: both for an odd motion, of which the lines of k-space tell too
+LEAST_GAIN_ODD, LEAST_GAIN_WHOLE_ODD = 0.0015, 0.004
+#: share of what the coarse view gains that the whole image must gain: too large a motion sharpens
+#: only the view
+LEAST_SHARE = 0.5
+#: mm or degrees, amplitude: a larger motion is not one that a scan survives, but noise fitted
+MOST = 8.0
 #: share of its brightness: an image of a smaller range shows nothing
 FLAT = 1e-5
 #: edge of the voxels in which the whole image is judged, mm: in smaller ones noise outweighs it
 JUDGED_MM = 1.6
 #: voxels around a stripped brain that are kept while its motion is undone
 MARGIN = 8
-#: both for an odd motion, of which the lines of k-space tell too
-LEAST_GAIN_ODD, LEAST_GAIN_WHOLE_ODD = 0.0015, 0.004
-#: mm or degrees, amplitude: a larger motion is not one that a scan survives, but noise fitted
-MOST = 8.0
-#: the same as a share of what the coarse view gains: too large a motion sharpens only that
-LEAST_SHARE = 0.5
 #: cycles per line
 SAME_FREQUENCY = 0.01
 #: of a coarse voxel, the share within the head that counts as within
@@ -168,8 +169,8 @@ def refocus(
         if uneven is not None:
             even = uneven.undo(clean, support)
             if not _of_motion(uneven, mended.motion) or entropy_of(even) < mended.entropy:
-                even_too = _without_motion(even, support, entropy_of, steps)
-                mended = replace(even_too, lines=uneven.facts())
+                mended = _without_motion(even, support, entropy_of, steps)
+                mended = replace(mended, lines=uneven.facts())
         if hints and not mended.motion:
             mended = _without_jumps(mended, support, entropy_of, steps, hints)
         if denoise and given is scaled:

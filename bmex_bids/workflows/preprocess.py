@@ -261,11 +261,8 @@ def init_preprocess_wf(
 
 def refocus_weights(planned: PlannedImage) -> dict[str, Any]:
     """The weights that ``Refocus`` gets for an image: its inputs, by their names."""
-    return {
-        "within_weights": _bundled_table("within"),
-        "denoise_weights": _bundled_table("denoise"),
-        **_hint_weights(planned),
-    }
+    tables = {f"{kind}_weights": _bundled_table(kind) for kind in BUNDLED}
+    return tables | _hint_weights(planned)
 
 
 def _bundled_table(kind: str) -> dict[str, Any]:

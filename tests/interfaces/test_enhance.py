@@ -315,12 +315,29 @@ def test_tissues_are_found_again_in_what_the_network_made(
     assert (outputs.training_distance is None) != yardstick
 
 
+@pytest.fixture
+def save(make_image, tmp_path):
+    """Write an image of one brightness, and tell its path."""
+
+    def write(name, value, dtype="float32"):
+        path = tmp_path / f"{name}.nii.gz"
+        make_image("LPS", data=np.full((4, 5, 6), value), dtype=dtype, path=path)
+        return str(path)
+
+    return write
+
+
+def value(path):
+    """The brightness of an image that has one."""
+    (found,) = np.unique(np.asarray(nib.load(path).dataobj))
+    return found
+
+
 @pytest.mark.parametrize("limit", [None, 1.0])
 def test_tissues_before_and_the_limit_are_those_of_the_image_as_it_came(
-    make_image, tmp_path, monkeypatch, limit
+    save, tmp_path, monkeypatch, limit
 ):
     monkeypatch.chdir(tmp_path)
-    shape = (4, 5, 6)
 
     def tissues(data):
         shares = np.stack([data, data + 39, 0 * data])
@@ -335,20 +352,11 @@ def test_tissues_before_and_the_limit_are_those_of_the_image_as_it_came(
     monkeypatch.setattr(enhance_nodes, "enhance", enhance)
     monkeypatch.setattr(enhance_nodes, "classify", lambda data, *_, **__: tissues(data))
 
-    def save(name, value, dtype="float32"):
-        path = tmp_path / f"{name}.nii.gz"
-        make_image("LPS", data=np.full(shape, value), dtype=dtype, path=path)
-        return str(path)
-
     node = Enhance(
         in_file=save("refocused", 20), before=save("came", 12), mask=save("mask", 1, "uint8"),
         weights=RECORD, max_change=limit,
     )  # fmt: skip
     outputs = node.run().outputs
-
-    def value(path):
-        (found,) = np.unique(np.asarray(nib.load(path).dataobj))
-        return found
 
     assert value(outputs.out_file) == (26 if limit is None else 22)  # 1 % of 1000 above 12
     # the gate judges the network alone: what was undone before it is undone here too
@@ -362,11 +370,8 @@ def test_tissues_before_and_the_limit_are_those_of_the_image_as_it_came(
     assert outputs.probabilities_before == outputs.probabilities
 
 
-def test_all_tissues_are_those_of_the_network_that_is_given_for_them(
-    make_image, tmp_path, monkeypatch
-):
+def test_all_tissues_are_those_of_the_network_that_is_given_for_them(save, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    shape = (4, 5, 6)
     asked = []
 
     def enhance(data, mask, record, **_):
@@ -384,21 +389,12 @@ def test_all_tissues_are_those_of_the_network_that_is_given_for_them(
     monkeypatch.setattr(enhance_nodes, "enhance", enhance)
     monkeypatch.setattr(enhance_nodes, "tissues_of", tissues_of)
 
-    def save(name, value, dtype="float32"):
-        path = tmp_path / f"{name}.nii.gz"
-        make_image("LPS", data=np.full(shape, value), dtype=dtype, path=path)
-        return str(path)
-
     node = Enhance(
         in_file=save("refocused", 20), before=save("came", 12), mask=save("mask", 1, "uint8"),
         weights=RECORD | {"volume_scale": 0.5}, tissue_weights=RECORD | {"name": "finder"},
         device="cpu", num_threads=2,
     )  # fmt: skip
     outputs = node.run().outputs
-
-    def value(path):
-        (found,) = np.unique(np.asarray(nib.load(path).dataobj))
-        return found
 
     assert {name for name, _ in asked} == {"finder"}
     assert all(how == {"device": "cpu", "threads": 2} for _, how in asked)
