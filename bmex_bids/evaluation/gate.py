@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import math
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -51,6 +52,8 @@ FROM_BIDS = (0, 2, 3, 1)
 MARGIN, CLOSING_MM = 3, 8.0
 #: of the smoothed result, mm
 SMOOTHING_MM = 3.0
+#: characters of a line of the page
+PAGE_WIDTH = 99
 GOOD, DAMAGED = "good", "of a damaged scan"
 HEADER = ("sample", "kind", "rule", "verdict", "value")
 
@@ -436,7 +439,13 @@ def markdown(rows: Sequence[Row]) -> str:
         rules: dict[str, list[str]] = {}
         for row in noted:
             rules.setdefault(row.sample, []).append(f"{row.rule} {row.value:.3g} ({row.verdict})")
-        lines = [f"- {sample}: {', '.join(found)}" for sample, found in rules.items()]
+        lines = [
+            textwrap.fill(
+                f"- {sample}: {', '.join(found)}", PAGE_WIDTH,
+                subsequent_indent="  ", break_long_words=False, break_on_hyphens=False,
+            )
+            for sample, found in rules.items()
+        ]  # fmt: skip
         parts.append("\n".join(["Good samples that do not pass:\n", *lines]))
     return "\n\n".join(parts)
 
