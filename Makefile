@@ -52,7 +52,7 @@ demo: $(READY) ## build a small dataset, enhance it, validate the output, show w
 	$(BIN)/bmex-demo $(DEMO_DIR)
 
 test: $(READY) ## run the tests (those marked slow are left out)
-	$(BIN)/python -m pytest --numprocesses $(TEST_JOBS) --dist loadfile
+	$(BIN)/python -m pytest --numprocesses $(TEST_JOBS) --dist loadfile --no-loadscope-reorder
 
 test-slow: $(READY) ## run the slow tests as well
 	$(BIN)/python -m pytest -m "slow or not slow"

@@ -34,9 +34,11 @@ from numpy.typing import NDArray
 # compile torch and nipype anew, which takes longer than most tests.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
-# Before anything imports torch or ITK: tests are small, threads only get in each other's way.
+# Before anything imports torch or ITK: tests are small, threads only get in each other's way, most of
+# all beside another process of tests.
+_threads = "1" if "PYTEST_XDIST_WORKER" in os.environ else "2"
 for _variable in ("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
-    os.environ.setdefault(_variable, "2")
+    os.environ.setdefault(_variable, _threads)
 # Nipype and its friends never ask the network from a test, and plots never ask for a screen.
 os.environ.setdefault("NO_ET", "1")
 os.environ.setdefault("NIPYPE_NO_ET", "1")

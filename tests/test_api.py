@@ -20,6 +20,8 @@ from bmex_bids.refocus import refocus
 from bmex_bids.refocus.refocus import Refocused
 from bmex_bids.running.planning import NO_STRUCTURES
 
+pytestmark = pytest.mark.usefixtures("coarse_grid")
+
 
 @pytest.fixture(autouse=True)
 def surroundings(tiny_records, monkeypatch, tmp_path):

@@ -191,6 +191,7 @@ def no_network(monkeypatch):
     return tried
 
 
+@pytest.mark.usefixtures("coarse_grid")
 def test_a_run_tries_no_connection(
     no_network, bids_skeleton, brain, tiny_records, tmp_path, monkeypatch
 ):

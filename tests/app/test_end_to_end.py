@@ -93,6 +93,7 @@ def _check_the_values(raw: nib.Nifti1Image, folder: Path, stem: str, suffix: str
     assert set(np.unique(load("desc-enhanced_dseg")[mask])) <= {1, 2, 3}
 
 
+@pytest.mark.usefixtures("coarse_grid")
 def test_uni_of_mp2rage_beside_a_t1w_keeps_its_suffix_and_is_valid(bids_skeleton, brain, tmp_path):
     bids = bids_skeleton(
         {
@@ -115,6 +116,7 @@ def test_uni_of_mp2rage_beside_a_t1w_keeps_its_suffix_and_is_valid(bids_skeleton
     assert (out / "group_UNIT1.tsv").is_file()
 
 
+@pytest.mark.usefixtures("coarse_grid")
 def test_an_image_whose_qform_lies_elsewhere_gives_results_in_one_place(
     bids_skeleton, brain, tmp_path, capsys
 ):
@@ -146,6 +148,7 @@ def test_a_fetus_comes_at_its_own_resolution(bids_skeleton, brain, tmp_path):
     assert derivatives(tmp_path / "out") == expected("sub-01", "T2w", "0p75")
 
 
+@pytest.mark.usefixtures("coarse_grid")
 def test_one_bad_image_among_good_ones_and_one_without_an_age(
     bids_skeleton, brain, tmp_path, capsys
 ):
@@ -377,6 +380,7 @@ def test_a_head_keeps_what_is_outside_its_brain(
     assert enhanced["SkullStripped"] is True
 
 
+@pytest.mark.usefixtures("coarse_grid")
 def test_a_second_run_fills_an_output_that_was_deleted(bids_skeleton, brain, tmp_path):
     bids = bids_skeleton({**participants("01"), "sub-01/anat/sub-01_T1w.nii.gz": brain()})
     assert bmex(bids) == 0

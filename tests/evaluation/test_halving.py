@@ -74,11 +74,11 @@ def test_the_command_prints_both_tables(tmp_path, monkeypatch, capsys):
     maps = ("map.nii.gz",)
     (tmp_path / "map.nii.gz").touch()
     monkeypatch.setattr("bmex_bids.training.images.VALIDATION_MAPS", maps)
-    labels = np.zeros((60, 60, 60), np.uint8)
-    labels[10:50, 10:50, 10:50] = 24  # fluid
-    labels[16:44, 16:44, 16:44] = 3
-    labels[20:40, 20:40, 20:40] = 2
-    labels[28:32, 28:30, 20:40] = 4
+    labels = np.zeros((26, 26, 26), np.uint8)
+    labels[3:23, 3:23, 3:23] = 24  # fluid
+    labels[6:20, 6:20, 6:20] = 3
+    labels[8:18, 8:18, 8:18] = 2
+    labels[12:14, 12:13, 8:18] = 4
     monkeypatch.setattr(halving, "structures_of", lambda _: structures(labels))
     assert main(["super", "--data", str(tmp_path)]) == 0
     row = capsys.readouterr().out.splitlines()[-1]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from nipype.interfaces.base import Undefined
 
+from bmex_bids.interfaces import reportlets
 from bmex_bids.interfaces.reportlets import (
     Reportlets,
     cropped,
@@ -121,10 +122,22 @@ def test_all_pictures_are_drawn_and_named_after_the_image(inputs, tmp_path, monk
     assert ">−7" in difference  # a tenth of the brightest tissue
 
 
+@pytest.fixture
+def draw_only(monkeypatch):
+    """Leaves out all pictures but one, which is quicker."""
+
+    def leave_out(name):
+        only = {name: reportlets.drawings()[name]}
+        monkeypatch.setattr(reportlets, "drawings", lambda: only)
+
+    return leave_out
+
+
 def test_the_expected_error_is_drawn_where_it_is_known_and_an_old_picture_goes(
-    inputs, tmp_path, monkeypatch
+    inputs, tmp_path, monkeypatch, draw_only
 ):
     monkeypatch.chdir(tmp_path)
+    draw_only("uncertainty")
     picture = tmp_path / "out/sub-01/figures/sub-01_run-1_desc-uncertainty_T1w.svg"
     assert (
         str(picture) in Reportlets(**inputs, deviation=inputs["matched"]).run().outputs.out_files
@@ -136,8 +149,11 @@ def test_the_expected_error_is_drawn_where_it_is_known_and_an_old_picture_goes(
     assert not picture.exists()
 
 
-def test_structures_are_outlined_where_they_were_labelled(inputs, tmp_path, monkeypatch):
+def test_structures_are_outlined_where_they_were_labelled(
+    inputs, tmp_path, monkeypatch, draw_only
+):
     monkeypatch.chdir(tmp_path)
+    draw_only("structures")
     picture = tmp_path / "out/sub-01/figures/sub-01_run-1_desc-structures_T1w.svg"
     labelled = {
         **inputs,

@@ -13,6 +13,7 @@ from scipy.ndimage import gaussian_filter
 
 from bmex_bids.degrade.ghost import ghosting
 from bmex_bids.degrade.motion import apply_motion, periodic
+from bmex_bids.refocus import refocus as module
 from bmex_bids.refocus.lines import Spike, find_uneven_lines, without_spikes
 from bmex_bids.refocus.refocus import NOTHING, refocus
 
@@ -147,6 +148,15 @@ def test_spikes_go(slab, spikes, stripped):
         assert not result[~slab.mask].any()
 
 
+@pytest.fixture(params=["no motion", pytest.param("search", marks=pytest.mark.slow)])
+def searched(request, monkeypatch):
+    """Motion is searched for, or known to be none, which is quick."""
+    if request.param == "no motion":
+        monkeypatch.setattr(module, "find", lambda *_: None)
+        monkeypatch.setattr(module, "find_odd", lambda *_: None)
+
+
+@pytest.mark.usefixtures("searched")
 def test_the_whole_step_says_what_was_mended(slab):
     spike = Spike((11, -30, 5), (40.0, 20.0))
     stripes = spike.size[0] * spike.stripes(slab.image.shape)[0]
@@ -165,6 +175,7 @@ def test_the_whole_step_says_what_was_mended(slab):
     assert fit[0] == pytest.approx(1, abs=0.05)
 
 
+@pytest.mark.usefixtures("searched")
 def test_a_still_head_comes_back(slab):
     found = refocus(slab.image, SPACING)
     assert found.image is slab.image
