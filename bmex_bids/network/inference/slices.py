@@ -35,6 +35,8 @@ BATCH = 8
 PLANES = ((1, 2, 0), (1, 0, 2), (0, 1, 2), (0, 2, 1), (2, 0, 1), (2, 1, 0))
 #: each axis across the slices once; the others are mirrored
 FEW_PLANES = PLANES[::2]
+#: percentile of the brain, and times it: what the network sees is no brighter
+BRIGHT, BRIGHTEST = 99.5, 1.5
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,9 @@ def run_slices(
     batch : slices that go through the network together
     """
     scale = MEAN / max(float(data[mask].mean()), 1e-6)
-    volume = torch.from_numpy(np.ascontiguousarray(data * scale, dtype=np.float32)).to(device)
+    # the network normalises a slice as a whole: a few hot voxels would make all else look flat
+    seen = np.minimum(data, BRIGHTEST * max(float(np.percentile(data[mask], BRIGHT)), 0.0))
+    volume = torch.from_numpy(np.ascontiguousarray(seen * scale, dtype=np.float32)).to(device)
     inside = torch.from_numpy(np.ascontiguousarray(mask)).to(device)
     volume = volume * inside
     shape = (data.shape[0], data.shape[1], data.shape[2])
