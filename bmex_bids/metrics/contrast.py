@@ -44,7 +44,8 @@ def fluid_contrast(
 
     Parameters
     ----------
-    image, mask : (X, Y, Z), any unit; the brain
+    image, mask : (X, Y, Z), zero where it shows nothing; the brain.  A mask that reaches over a
+        stripped brain does no harm
     spacing : mm
 
     Returns
@@ -55,6 +56,7 @@ def fluid_contrast(
     thin = tuple(slice(None, None, n) for n in step)
     sizes = [n * size for n, size in zip(step, spacing, strict=True)]
     values, inside = np.asarray(image[thin], dtype=np.float32), np.asarray(mask[thin])
+    inside = inside & ~_beside(values, inside)
     if not inside.any() or not np.isfinite(values[inside]).all():
         return math.nan
     values = np.clip(values, *np.percentile(values[inside], OUTERMOST))
@@ -84,6 +86,12 @@ def may_be_clipping(figure: float, lowest: float, highest: float) -> bool:
     if figure < 0:
         return highest > CLIPPED
     return lowest > CLIPPED or highest > MOSTLY_CLIPPED
+
+
+def _beside(values: NDArray[np.float32], inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Where a mask reaches over a stripped brain: zeros, from its surface inwards."""
+    nothing = values == 0
+    return np.asarray(scipy.ndimage.binary_propagation(~inside, mask=nothing | ~inside))
 
 
 def _reach(values: NDArray[np.float64]) -> tuple[float, float]:

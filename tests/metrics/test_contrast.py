@@ -48,6 +48,17 @@ def test_real_brains_of_all_ages(shared_data, folder, number, contrast):
     assert abs(found) > 0.3
 
 
+@pytest.mark.parametrize("dilation", [2, 5, 20])
+def test_a_mask_that_reaches_over_a_stripped_brain_does_no_harm(shared_data, dilation):
+    """Zeros of the surroundings counted as dark, what they met as bright: an infant's T1w failed."""
+    image = nib.load(sorted((shared_data / "lifespan-bids").glob("**/sub-*01_*T1w.nii.gz"))[0])
+    data, spacing = np.asarray(image.dataobj, dtype=np.float32), voxel_sizes(image.affine)
+    inside = data > 0
+    wide = scipy.ndimage.binary_dilation(inside, iterations=dilation)
+    found = fluid_contrast(data, wide, spacing)
+    assert found == pytest.approx(fluid_contrast(data, inside, spacing), abs=0.03)
+
+
 def tubes(image, mask, share, value, *, width):
     """An image with winding tubes of one value through so large a share of its brain."""
     rng = np.random.default_rng(0)
