@@ -43,7 +43,17 @@ from bmex_bids.metrics.contrast import fluid_contrast, may_be_clipping
 from bmex_bids.metrics.gate import Measures, judge, largest_change
 from bmex_bids.metrics.limits import FLUID_CONTRAST
 from bmex_bids.metrics.tissue import quality_index, tct
-from bmex_bids.network.inference.score import after_change, change_between, of_slices, score
+from bmex_bids.network.inference.score import (
+    Score,
+    after_change,
+    at_least,
+    change_between,
+    of_slices,
+    removed_by,
+    rms_of,
+    score,
+)
+from bmex_bids.network.models.score import MEAN
 
 #: what a sidecar says of the image's quality, besides the tissues' volumes; the figures of the
 #: mask are under its key ``Mask``
@@ -87,7 +97,9 @@ class MeasureQualityInput(BaseInterfaceInputSpec):
     contrast = traits.Enum(*SUFFIXES, usedefault=True, desc="that the image is said to have")
     score_weights = traits.Dict(desc="record of the network that scores; none: no score")
     intensity_json = File(exists=True, desc="how the histogram was matched, for the score")
-    refocus = traits.Dict(desc="slices: Thickness in mm, where the image showed thick ones")
+    refocus = traits.Dict(
+        desc="motion that was undone; slices: Thickness in mm; each may be empty"
+    )
 
 
 class MeasureQualityOutput(TraitedSpec):
@@ -192,8 +204,9 @@ def scores(inputs: Any) -> dict[str, Any]:
     """The key ``Score``: the network's estimates before and after, None where it cannot tell.
 
     It gets images that are linear in the input's intensities, as in training: the histogram
-    matching is undone.  What it says of the enhanced image is no better than the change explains,
-    and of the image as it came no finer than its voxels, and than slices that were found in it.
+    matching is undone.  Of the image as it came it says no less motion than was found and undone, and
+    no finer resolution than its voxels and the slices that were found; of the enhanced image no less
+    motion than the change leaves, and than the expected error is, up to the motion before.
     """
     if not isdefined(inputs.score_weights):
         return {}
@@ -201,17 +214,31 @@ def scores(inputs: Any) -> dict[str, Any]:
     chain = json.loads(Path(inputs.intensity_json).read_text())["match"]
     match = HistogramMatch.of(chain)
     inside = data_of(read(inputs.mask_res, "uint8")) > 0
-    images, found = [], []
-    for path in (inputs.before, inputs.after):
-        image = read(path)
-        spacing = float(np.mean(voxel_sizes(image.affine)))
-        images.append(match.invert(data_of(image)))
-        found.append(score(images[-1], inside, record, spacing_mm=spacing))
-    before, after = found
+    spacing = float(np.mean(voxel_sizes(read(inputs.before).affine)))
+    first = match.invert(data_of(read(inputs.before)))
+
+    def scored(image: NDArray[np.float32]) -> Score | None:
+        return score(image, inside, record, spacing_mm=spacing)
+
+    before = scored(first)
     if before is not None:
         before = of_slices(before, slices_of(inputs))
+        if isdefined(inputs.refocus) and inputs.refocus.get("motion"):
+            still = match.invert(data_of(read(inputs.refocused)))
+            undone = scored(still)
+            if undone is not None:
+                change = change_between(first, still, inside)
+                before = at_least(before, removed_by(before, undone, change))
+    last = data_of(read(inputs.after))
+    after = scored(match.invert(last))
     if before is not None and after is not None:
-        after = after_change(before, after, change_between(images[0], images[1], inside))
+        after = after_change(before, after, change_between(first, match.invert(last), inside))
+        if isdefined(inputs.deviation):
+            expected = data_of(read(inputs.deviation))[inside] * (
+                MEAN / float(last[inside].mean())
+            )
+            error = float(np.sqrt((expected.astype(np.float64) ** 2).mean()))
+            after = at_least(after, min(error, rms_of(before.motion.value)))
     table: dict[str, Any] = {"weights": record.name}
     for when, estimated in (("before", before), ("after", after)):
         table[when] = None if estimated is None else estimated.as_table()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import nibabel as nib
@@ -12,7 +13,7 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
 from bmex_bids.interfaces import quality as nodes
 from bmex_bids.interfaces.quality import MeasureLikeMriqc, MeasureQuality
-from bmex_bids.network.inference.score import Estimate, Score
+from bmex_bids.network.inference.score import Estimate, Score, rms_of
 from bmex_bids.network.weights.registry import bundled
 from bmex_bids.workflows.request import as_table
 
@@ -309,6 +310,54 @@ def test_the_score_after_is_no_better_than_the_change_explains(quality, tmp_path
         assert found["Score"]["before"]["motion"] == 2.0
         assert found["Score"]["after"]["motion"] == pytest.approx(expected, abs=0.01)
         assert rules["motion after"] == verdict
+
+
+@pytest.mark.parametrize(("motion", "expected"), [({"Model": "periodic"}, 1.5), ({}, 0.2)])
+def test_the_score_before_is_no_better_than_the_motion_that_was_undone(
+    quality, tmp_path, monkeypatch, motion, expected
+):
+    """Of a fetus the network saw a third of the motion that the first step then undid."""
+    record, chain, inside = _scored(quality, tmp_path, monkeypatch, 0.2)
+    before = quality.images["before"]
+    wave = np.sin(np.arange(before.shape[1]))[:, None] * np.ones(before.shape, np.float32)
+    wave -= wave[inside].mean()
+    wave *= rms_of(1.5) * before[inside].mean() / 400 / wave[inside].std()
+    found, _, _ = quality(
+        before=before,
+        refocused=before + wave,
+        after=before + wave,
+        refocus={"applied": True, "motion": motion, "slices": {}},
+        score_weights=record,
+        intensity_json=chain,
+    )
+    assert found["Score"]["before"]["motion"] == pytest.approx(expected, abs=0.02)
+
+
+@pytest.mark.parametrize(("severity", "expected"), [(2.0, 1.0), (0.3, 0.3)])
+def test_the_score_after_is_no_better_than_the_expected_error(
+    quality, tmp_path, monkeypatch, severity, expected
+):
+    """Up to the motion before: where there was none, what is expected is no motion."""
+    record, chain, inside = _scored(quality, tmp_path, monkeypatch, severity, 0.1)
+    after = 1000 - quality.images["before"]  # a change that might explain all
+    deviation = np.full(after.shape, rms_of(1.0) * after[inside].mean() / 400, np.float32)
+    found, _, _ = quality(
+        after=after, deviation=deviation, score_weights=record, intensity_json=chain
+    )
+    assert found["Score"]["after"]["motion"] == pytest.approx(expected, abs=0.02)
+
+
+def _scored(quality, tmp_path, monkeypatch, before, others=None):
+    """A network that says a severity before, and one of all other images; its record, chain, mask."""
+    (record,) = [record for record in bundled() if record.kind == "score"]
+    path = tmp_path / "intensity.json"
+    path.write_text(json.dumps({"match": {"source": [0, 1000], "reference": [0, 1000]}}))
+    told = itertools.chain([before], itertools.repeat(before if others is None else others))
+    exact = Estimate(1.0, 1.0, 1.0)
+    monkeypatch.setattr(
+        nodes, "score", lambda *_, **__: Score(Estimate(next(told), 0.0, 3.0), exact, exact)
+    )
+    return as_table(record), str(path), quality.images["mask_res"] > 0
 
 
 def test_the_resolution_before_is_no_finer_than_what_is_known(quality, tmp_path, monkeypatch):

@@ -160,14 +160,28 @@ def after_change(before: Score, after: Score, change: float) -> Score:
     before, after : what the network says of both
     change : root mean square of their difference in the brain, each scaled to a mean of 400
     """
+    left = rms_of(before.motion.value) ** 2 - removed_by(before, after, change) ** 2
+    return at_least(after, math.sqrt(max(left, 0.0)))
+
+
+def removed_by(before: Score, after: Score, change: float) -> float:
+    """The error by motion that a change removed, at most; parameters as for :func:`after_change`."""
     units = RANGE * MEAN / 100
     noise = (before.noise_percent.value * units) ** 2 - (after.noise_percent.value * units) ** 2
-    removed = max(change**2 - max(noise, 0.0), 0.0)
-    least = level(math.sqrt(max(rms_of(before.motion.value) ** 2 - removed, 0.0)))
-    seen = after.motion
+    return math.sqrt(max(change**2 - max(noise, 0.0), 0.0))
+
+
+def at_least(found: Score, rms: float) -> Score:
+    """A score with a severity of motion no lower than that of a known error.
+
+    Parameters
+    ----------
+    rms : root mean square of the error by motion, of a brain mean of 400
+    """
+    least, seen = level(rms), found.motion
     if least <= seen.value:
-        return after
-    return replace(after, motion=Estimate(least, seen.low, max(seen.high, least)))
+        return found
+    return replace(found, motion=Estimate(least, seen.low, max(seen.high, least)))
 
 
 def of_slices(found: Score, slices_mm: float) -> Score:
