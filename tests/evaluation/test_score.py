@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -72,6 +73,9 @@ def small(monkeypatch):
 
     monkeypatch.setattr(judged, "read", lambda data, source, kept: ball)
     monkeypatch.setattr(judged, "score", score)
+    monkeypatch.setattr(
+        judged, "refocus", lambda image, _: SimpleNamespace(image=image, motion={})
+    )
     return calls
 
 
@@ -92,6 +96,23 @@ def test_a_run_goes_on_and_refuses_other_weights(tmp_path, small):
     assert reported["severe"] == "nan"
     with pytest.raises(UsageError, match="other weights"):
         judged.run(tmp_path, tmp_path / "out", units, dataclasses.replace(record, sha256="x"))
+
+
+def test_motion_that_is_found_counts(tmp_path, small, monkeypatch):
+    record = bundled()[0]
+    units = list(judged.plan(1, images=[VALIDATION[0].name], second=False))[:4]
+    found = SimpleNamespace(motion={"Model": "periodic"})
+
+    def undone(image, _):
+        found.image = np.roll(image, 2, axis=0)
+        return found
+
+    monkeypatch.setattr(judged, "refocus", undone)
+    rows = judged.run(tmp_path, tmp_path / "out", units, record)
+    assert [row["motion"] for row in rows] == ["1"] * 4
+    assert all(float(row["known"]) > 2 for row in rows)
+    lines = {line.what: line.value for line in judged.lines(rows)}
+    assert lines["AUC, moderate or worse"] == 0.5
 
 
 def test_the_command_is_there():
