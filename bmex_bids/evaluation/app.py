@@ -62,7 +62,8 @@ class Networks:
         mirrored = "".join(self.enhance.mirrored) if self.mirroring else ""
         others = [self.structures, *map(bundled_of, (*BUNDLED, "segment"))]
         sums = [record.sha256 for record in others if record is not None]
-        return " ".join([self.enhance.sha256, self.strip.sha256, mirrored, *sums])
+        share = [] if self.enhance.share == 1 else [str(self.enhance.share)]
+        return " ".join([self.enhance.sha256, self.strip.sha256, mirrored, *sums, *share])
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,8 @@ class Enhance(Step):
         if isdefined(self.inputs.tile):
             where["tile"] = self.inputs.tile
         made = enhance(data_of(image), mask, record, **where)
-        result = limited(calibrated(made, record.error_scale), came, self.inputs.max_change)
+        given = shared(made, data_of(image), record.share)
+        result = limited(calibrated(given, record.error_scale), came, self.inputs.max_change)
         finder = None
         if isdefined(self.inputs.tissue_weights):
             finder = weight_record(self.inputs.tissue_weights)
@@ -200,6 +201,7 @@ class Enhance(Step):
             **provenance_of(record),
             "weights_version": record.version,
             "error_scale": record.error_scale,
+            "share": record.share,
             "variant": record.variant,
             "tissues": {} if finder is None else provenance_of(finder),
             "device": result.device,
@@ -209,6 +211,21 @@ class Enhance(Step):
             "max_change": self.inputs.max_change,
             "seconds": round(float(result.seconds), 2),
         }
+
+
+def shared(result: Enhancement, given: Any, share: float) -> Enhancement:
+    """The enhancement with a share of its correction.
+
+    Parameters
+    ----------
+    given : (X, Y, Z), what the network was given, template units
+    share : 0…1
+    """
+    if share == 1:
+        return result
+    image = given + np.float32(share) * (result.image - given)
+    image = np.where(result.probabilities[0] < 1, image, result.image)
+    return dataclasses.replace(result, image=image.astype(np.float32))
 
 
 def calibrated(result: Enhancement, factor: float) -> Enhancement:

@@ -311,7 +311,11 @@ def processing_record(
         "Environment": environment(),
         "Age": planned["age"],
         "Model": planned["age_group"],
-        "Weights": weights_told(provenance) | {"ErrorScale": provenance.get("error_scale", 1.0)},
+        "Weights": weights_told(provenance)
+        | {
+            "ErrorScale": provenance.get("error_scale", 1.0),
+            "CorrectionShare": provenance.get("share", 1.0),
+        },
         "Device": provenance["device"],
         "Precision": provenance["precision"],
         "MirroredAxes": provenance["mirrored"],

@@ -211,7 +211,7 @@ def task(config: Config, image: PlannedImage, *, quick: bool = False) -> Task:
         **config.fingerprint(),
         # weights that know no mirror images give the same with and without
         "mirroring": processing.mirroring and bool(weights.mirrored),
-        "scales": [weights.error_scale, weights.volume_scale, weights.usual],
+        "scales": [weights.error_scale, weights.volume_scale, weights.usual, weights.share],
         "outputs": names,
     }
     if image.histogram is not None:

@@ -25,6 +25,7 @@ PROVENANCE = {
     "weights_licence": "MIT",
     "weights_source": "a test",
     "error_scale": 1.25,
+    "share": 0.5,
     "device": "cpu",
     "precision": "float32",
     "mirrored": ["x", "y"],
@@ -243,7 +244,7 @@ def test_the_record_says_age_weights_and_warnings(planned):
     record = processing_record(planned, PROVENANCE, MASK_INFO, {"qi": 0.5}, GATE)
     assert record["Weights"] == {
         "Name": "test-1", "SHA256": "ab" * 32, "License": "MIT", "Source": "a test",
-        "ErrorScale": 1.25,
+        "ErrorScale": 1.25, "CorrectionShare": 0.5,
     }  # fmt: skip
     assert record["Gate"] == GATE
     assert record["Model"] == "month24"

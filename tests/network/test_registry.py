@@ -233,6 +233,20 @@ def test_a_set_for_an_age_and_above_goes_before_one_for_all_ages(sets, make_reco
         select("enhance", age_group="month24", contrast="T1w", weights="older", age_months=24.0)
 
 
+def test_an_image_unlike_those_that_trained_a_set_gets_a_share_of_its_correction(
+    sets, weights_dir
+):
+    """The whole correction smoothed real T2w heads of adults, none of which had trained it."""
+    sets[0] = dataclasses.replace(
+        sets[0], contrasts=("T1w", "T2w"), shares={"T2w": {"from_months": 30, "share": 0.4}}
+    )
+    asked = {"age_group": "month24", "weights": "bundled"}
+    assert select("enhance", contrast="T2w", age_months=30.0, **asked).share == 0.4
+    assert select("enhance", contrast="T2w", age_months=29.0, **asked).share == 1
+    assert select("enhance", contrast="T2w", **asked).share == 1
+    assert select("enhance", contrast="T1w", age_months=30.0, **asked).share == 1
+
+
 def test_a_folder_that_may_not_be_looked_into_has_no_published_weights(
     tmp_path, monkeypatch, caplog
 ):

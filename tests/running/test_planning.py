@@ -40,7 +40,7 @@ def image(bids):
 def task(bids, tmp_path, monkeypatch):
     """Of an image, some flags and the checksums of two networks."""
 
-    def of(image, *flags, sums=("a", "b"), scales=(1.0, None), tissues=None):
+    def of(image, *flags, sums=("a", "b"), scales=(1.0, None, 1.0), tissues=None):
         enhance, strip = (
             SimpleNamespace(
                 sha256=text,
@@ -49,6 +49,7 @@ def task(bids, tmp_path, monkeypatch):
                 variant="bmex-slices",
                 error_scale=scales[0],
                 volume_scale=scales[1],
+                share=scales[2],
                 usual=None,
                 tissues=tissues,
             )
@@ -117,7 +118,7 @@ def test_so_do_the_voxels_of_image_and_mask(image, fingerprint, tmp_path):
     assert fingerprint(image)["Input"] != before["Input"]
 
 
-@pytest.mark.parametrize("scales", [(1.1, None), (1.0, 0.1)])
+@pytest.mark.parametrize("scales", [(1.1, None, 1.0), (1.0, 0.1, 1.0), (1.0, None, 0.5)])
 def test_so_do_the_factors_of_the_weights(image, fingerprint, scales):
     before = fingerprint(image)["Configuration"]
     assert fingerprint(image, scales=scales)["Configuration"] != before

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,9 @@ class WeightRecord:
     usual: Mapping[str, Any] | None = None  # figures of images that trained; metrics.familiarity
     # contrast → age groups of which the bundled set of kind "segment" finds the tissues better
     tissues: Mapping[str, Sequence[str]] | None = None
+    # contrast → from_months and share: of the correction, where nothing of the kind has trained it
+    shares: Mapping[str, Mapping[str, float]] | None = None
+    share: float = 1.0  # of the correction, for the image that the set was selected for
 
     @property
     def companions(self) -> tuple[Path, ...]:
@@ -72,6 +75,13 @@ class WeightRecord:
     def mirrored(self) -> tuple[str, ...]:
         """Axes of LPS along which the network knows brains mirrored; () for published weights."""
         return facts(self.variant).mirrored
+
+    def shared(self, contrast: str | None, age_months: float | None) -> WeightRecord:
+        """The record with the share of the correction that an image gets."""
+        known = (self.shares or {}).get(contrast or "")
+        if known is None or (age_months or 0) < known["from_months"]:
+            return self
+        return replace(self, share=float(known["share"]))
 
     def serves(self, kind: str, age_group: str | None, contrast: str | None) -> bool:
         """Whether this set is for the kind, age group and contrast asked for (None: any)."""
@@ -106,6 +116,7 @@ def bundled() -> list[WeightRecord]:
             volume_scale=entry.get("volume_scale"),
             usual=entry.get("usual"),
             tissues=entry.get("tissues"),
+            shares=entry.get("shares"),
         )
         for entry in table["sets"]
     ]
@@ -262,7 +273,7 @@ def select(
         )
     record = max(fitting, key=lambda one: one.from_months)
     verify(record.path, record.sha256)
-    return record
+    return record.shared(contrast, age_months)
 
 
 def bundled_of(kind: str) -> WeightRecord | None:
