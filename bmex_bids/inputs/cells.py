@@ -16,6 +16,7 @@ from bmex_bids.inputs.numbers import (
     decimals,
     is_lower_bound,
     is_missing,
+    number,
     parse_age,
     parse_range,
     pointed,
@@ -44,6 +45,9 @@ from bmex_bids.inputs.units import (
 #: an age in weeks within these may count from birth or from before it (infants up to 20 weeks
 #: after term are described in weeks since before birth, too)
 UNCLEAR_WEEKS = (16.0, 60.0)
+
+#: an age beside that of a fetus may be its mother's from this on
+MOTHERS_MONTHS = 144
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,8 @@ class Reading:
     def is_comparable(self, other: Reading) -> bool:
         """Whether two count from one day: beside a fetus' age may stand the mother's."""
         before = (counts_before_birth(self.age.unit), counts_before_birth(other.age.unit))
+        if self.age.fetal and not other.age.fetal:
+            return other.age.months < MOTHERS_MONTHS
         return self.age.fetal == other.age.fetal and before[0] == before[1]
 
 
@@ -129,6 +135,8 @@ class Context:
         contents = sidecar_metadata(self.table, self.bids_dir) if inside else {}
         contents = {**contents, **read_json(self.table.with_suffix(".json"))}
         entry = {column_name(str(key)): value for key, value in contents.items()}.get(column)
+        if isinstance(entry, str):
+            return {"Description": entry}
         return entry if isinstance(entry, Mapping) else {}
 
 
@@ -166,10 +174,17 @@ def _compared(first: Reading, cell: Cell) -> Reading:
         other = cell.read()
     except AgeError:
         return first
-    if other is None or not first.is_comparable(other) or first.agrees(other):
+    if other is None or not first.is_comparable(other):
         return first
     ours = f"{first.age.written} in column {first.age.column}"
     theirs = f"{other.age.written} in column {cell.column}"
+    if _are_parts(first, other):
+        raise AgeError(
+            f"expected one age in a row of {cell.context.name}, got {ours} and {theirs}, which "
+            "may be the parts of one; write it in one column, or give --age-months"
+        )
+    if first.agrees(other):
+        return first
     if not (first.unit_guessed or other.unit_guessed):
         raise AgeError(
             f"expected one age in a row of {cell.context.name}, got {ours} and {theirs}; correct "
@@ -177,6 +192,18 @@ def _compared(first: Reading, cell: Cell) -> Reading:
         )
     doubt = f"{cell.context.name} says {ours} and {theirs}; the former is taken"
     return replace(first, doubts=(*first.doubts, doubt))
+
+
+def _are_parts(first: Reading, other: Reading) -> bool:
+    """Whether two may be the years and the months of one age, or months and days.
+
+    1 year and 8 months may also be one age, rounded: nobody knows.
+    """
+    small, large = sorted((first, other), key=lambda reading: reading.days)
+    units = [unit_days(reading.age.unit) for reading in (small, large)]
+    if units[0] is None or units[1] is None or units[0][0] >= units[1][0]:
+        return False
+    return 0 < small.days < units[1][0] <= large.days
 
 
 @dataclass(frozen=True)
@@ -202,7 +229,7 @@ class Cell:
     def level(self) -> str | None:
         """What the sidecar's ``Levels`` say of the value, which is then a code and no age."""
         levels = self.context.sidecar(self.column).get("Levels")
-        said = levels.get(tidy(self.written)) if isinstance(levels, Mapping) else None
+        said = _labelled(levels, tidy(self.written)) if isinstance(levels, Mapping) else None
         label = said.get("Description") if isinstance(said, Mapping) else said
         return None if said is None else str(label or "a level")
 
@@ -369,6 +396,15 @@ class Cell:
         if low == high:
             return ages[0], ()
         return ages[1], (f"{self.context.name} says {self.written!r}; the middle of it is taken",)
+
+
+def _labelled(levels: Mapping[str, object], written: str) -> object:
+    """What the level of a value says; pandas writes the code 777 as 777.0."""
+    if written in levels:
+        return levels[written]
+    value = number(written)
+    same = (said for code, said in levels.items() if value is not None and number(code) == value)
+    return next(same, None)
 
 
 def _of_whole_years(age: Age, places: int | None, days: float) -> Iterator[str]:

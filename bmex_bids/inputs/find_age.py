@@ -18,7 +18,13 @@ from bmex_bids.exceptions import AgeError, UsageError
 from bmex_bids.inputs.age import Age, age_group, checked
 from bmex_bids.inputs.cells import Context, Reading, Unknown, read_row
 from bmex_bids.inputs.numbers import is_missing, parse_age
-from bmex_bids.inputs.sources import Source, levels, other_tables, sessions_with_images
+from bmex_bids.inputs.sources import (
+    Source,
+    levels,
+    other_tables,
+    sessions_with_images,
+    without_row,
+)
 from bmex_bids.inputs.tables import read_table
 from bmex_bids.inputs.units import (
     COLUMNS,
@@ -102,6 +108,12 @@ def find_age(
         notes += _overruled(reading.age, [item.reading for item in others])
     else:
         doubts += _contradicted(reading, others, several=len(sessions) > 1)
+        if image.session and not nearest.source.of_session:
+            doubts += [
+                f"{table} has ages and none of the session {image.session}; that of "
+                f"{reading.age.source} is taken"
+                for table in without_row(image, bids_dir)
+            ]
     notes += _patient_age(image, reading)
     notes += [f"{column} is not taken, since no one says its unit" for column in passed]
     doubts = [*nearest.source.doubts, *doubts]

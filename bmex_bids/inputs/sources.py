@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from bmex_bids.common.names import subject_folder
 from bmex_bids.inputs.numbers import is_missing
 from bmex_bids.inputs.tables import table_with_notes
-from bmex_bids.inputs.units import SESSION_COLUMNS, SUBJECT_COLUMNS
+from bmex_bids.inputs.units import SESSION_COLUMNS, SUBJECT_COLUMNS, age_columns
 
 if TYPE_CHECKING:
     from bmex_bids.inputs.collect import SourceImage
@@ -82,6 +82,21 @@ def other_tables(bids_dir: Path) -> list[str]:
         for path in bids_dir.glob("[Pp]articipants.*")
         if path.name not in {"participants.tsv", "participants.json"}
     )
+
+
+def without_row(image: SourceImage, bids_dir: Path) -> list[str]:
+    """Names of sessions tables that have ages of the participant, and none of an image's session."""
+    subject = f"sub-{image.subject}"
+    found = []
+    for table in (bids_dir / subject / f"{subject}_sessions.tsv", bids_dir / "sessions.tsv"):
+        rows, _ = table_with_notes(table)
+        if table.parent == bids_dir:
+            rows = labelled(rows, SUBJECT_COLUMNS, bids_dir / subject, must=True)
+        if any(not is_missing(row[name]) for row in rows for name, _ in age_columns(row)):
+            by_subject = table.parent == bids_dir
+            if not _about(table, image, bids_dir, by_subject=by_subject, by_session=True):
+                found.append(table.name)
+    return found
 
 
 def sessions_with_images(image: SourceImage, bids_dir: Path) -> list[str]:

@@ -7,6 +7,7 @@ import csv
 import re
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import zip_longest
 from pathlib import Path
 
 from bmex_bids.inputs.sidecars import text_of
@@ -60,12 +61,12 @@ def _row(names: Sequence[str], cells: Sequence[str]) -> dict[str, str]:
 
     Where two columns have one name and differ, the cell holds both; where there are more cells than
     columns, nobody knows which is which, and each but the first holds the whole row: such a cell
-    is no number.
+    is no number.  Where there are fewer, an editor took the blanks at the end away: they are empty.
     """
     if any(cells[len(names) :]):
         return dict.fromkeys(names, " | ".join(cells)) | {names[0]: cells[0]}
     row: dict[str, str] = {}
-    for name, cell in zip(names, cells, strict=False):
+    for name, cell in zip_longest(names, cells[: len(names)], fillvalue=""):
         before = row.get(name, "")
         row[name] = f"{before} | {cell}" if before and cell and before != cell else before or cell
     return row

@@ -348,7 +348,7 @@ FAULTS = {
             f"{SESSIONS}.tsv": "session_id\tage\nses-V02\t9 months\n",
             f"{PEOPLE}.tsv": "participant_id\tage\nsub-0007\t6 months\n",
         },
-        6, False, None, f"{PEOPLE}.tsv",
+        6, False, "none of the session V01", f"{PEOPLE}.tsv",
     ),
     # more file names
     "backslashes": (

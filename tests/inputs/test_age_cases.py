@@ -377,9 +377,9 @@ def test_two_columns_of_a_row_contradict_each_other(bids_skeleton):
         found(bids_skeleton, {PEOPLE: f"{header}sub-01\t6\t30\n"}, session=None)
     age = found(bids_skeleton, {PEOPLE: f"{header}sub-01\t30\t2\n"}, session=None)
     assert (age.months, age.warnings) == (30, ())
-    text = "participant_id\tage_months\tage\nsub-01\t6\t30\n"
+    text = "participant_id\tage_months\tage\nsub-01\t20\t30\n"
     age = found(bids_skeleton, {PEOPLE: text}, session=None)
-    assert "6 months in column age_months and 30 years in column age" in age.warnings[0]
+    assert "20 months in column age_months and 30 years in column age" in age.warnings[0]
 
 
 def test_one_column_twice(bids_skeleton):
@@ -572,3 +572,88 @@ def test_years_are_not_guessed_where_another_table_says_another_unit(bids_skelet
 def test_years_are_taken_where_no_other_table_says_otherwise(bids_skeleton, people_say):
     age = found(bids_skeleton, {SESSIONS: sessions("24"), PEOPLE: people(people_say)})
     assert age.months == 288
+
+
+# ------------------------------------------------------------------ tables that spreadsheets change
+@pytest.mark.parametrize("written", ["777.0", "777", " 777.00 "])
+def test_a_code_that_pandas_made_a_decimal_is_a_code(written, bids_skeleton):
+    """777.0 months were an adult."""
+    entry = {"age": {"Units": "months", "Levels": {"777": "refused"}}}
+    with pytest.raises(AgeError, match="not known"):
+        found(
+            bids_skeleton,
+            {PEOPLE: people(written), "participants.json": entry},
+            session=None,
+        )
+
+
+def test_a_sidecar_that_describes_a_column_by_a_text(bids_skeleton):
+    files = {PEOPLE: people("6"), "participants.json": {"age": "Age in months"}}
+    assert found(bids_skeleton, files, session=None).months == 6
+
+
+def test_blanks_that_an_editor_took_from_the_end_of_a_row_are_an_empty_cell(bids_skeleton):
+    """The participant's age was taken, without a word."""
+    files = {PEOPLE: people("30"), SESSIONS: "session_id\tacq_time\tage\nses-00m\t2020\n"}
+    with pytest.raises(AgeError, match=r"not known, which counts more than 30 years"):
+        found(bids_skeleton, files)
+
+
+@pytest.mark.parametrize(
+    ("columns", "cells"),
+    [
+        ("age_years\tage_months", "1\t8"),
+        ("age_y\tage_m", "1\t3"),
+        ("age\tage_months", "1\t11"),
+        ("age\tage_months", "30\t6"),
+        ("age_months\tage_days", "1\t20"),
+    ],
+)
+def test_parts_of_an_age_in_two_columns_are_no_two_ages(columns, cells, bids_skeleton):
+    """One year and eight months were eight months."""
+    text = f"participant_id\t{columns}\nsub-01\t{cells}\n"
+    with pytest.raises(AgeError, match="may be the parts of one"):
+        found(bids_skeleton, {PEOPLE: text}, session=None)
+
+
+def test_columns_that_say_one_age_in_two_units_are_no_parts(bids_skeleton):
+    for columns, cells, months in (
+        ("age_years\tage_months", "0\t8", 8),
+        ("age_years\tage_months", "1\t20", 20),
+        ("age_months\tage_weeks_since_birth", "6\t26", 5.98),
+    ):
+        text = f"participant_id\t{columns}\nsub-01\t{cells}\n"
+        age = found(bids_skeleton, {PEOPLE: text}, session=None)
+        assert age.months == pytest.approx(months, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        {SESSIONS: "session_id\tage\nbaseline\t6 months\n"},
+        {SESSIONS: "age\n6 months\n"},
+        {TOP_SESSIONS: "participant_id\tsession_id\tage\nsub-01\tbaseline\t6 months\n"},
+    ],
+)
+def test_ages_of_sessions_none_of_which_is_the_images_are_told(table, bids_skeleton):
+    """The participant's age of another year was taken, without a word."""
+    files = {PEOPLE: people("30 years"), **table}
+    age = found(bids_skeleton, files)
+    assert "has ages and none of the session 00m" in age.warnings[0]
+    with pytest.raises(AgeError, match="--strict-ages"):
+        found(bids_skeleton, files, strict=True)
+
+
+def test_ages_of_sessions_of_others_are_not_told(bids_skeleton):
+    others = "participant_id\tsession_id\tage\nsub-02\tses-1\t6 months\n"
+    for table in (others, "participant_id\tsession_id\tage\nsub-01\tses-1\tn/a\n"):
+        age = found(bids_skeleton, {PEOPLE: people("30 years"), TOP_SESSIONS: table})
+        assert age.warnings == ()
+
+
+@pytest.mark.parametrize(("other", "told"), [("6 months", True), ("31 years", False)])
+def test_a_fetus_that_another_table_has_as_born_is_told(other, told, bids_skeleton):
+    """The other may be the mother's age, but not one of a child."""
+    files = {SCANS: scans("25 gestational_weeks"), SESSIONS: sessions(other)}
+    age = found(bids_skeleton, files)
+    assert any("the former is taken" in warning for warning in age.warnings) == told
