@@ -33,12 +33,14 @@ from bmex_bids.outputs.files import as_json, clear_temporaries, write_together
 from bmex_bids.outputs.lock import alone
 from bmex_bids.outputs.provenance import MADE_BY, activity_id, environment
 from bmex_bids.outputs.records import (
+    CORRECTION_SHARE,
     KEY,
     MOTION,
     NOISE,
     SPIKES,
     SPLIT,
     SUPER,
+    TEMPLATE_MATCH,
     THICK,
     TISSUE_MAPS,
     UNEVEN,
@@ -311,10 +313,11 @@ def processing_record(
         "Environment": environment(),
         "Age": planned["age"],
         "Model": planned["age_group"],
+        **({TEMPLATE_MATCH: label} if (label := planned.get("histogram")) else {}),
         "Weights": weights_told(provenance)
         | {
             "ErrorScale": provenance.get("error_scale", 1.0),
-            "CorrectionShare": provenance.get("share", 1.0),
+            CORRECTION_SHARE: provenance.get("share", 1.0),
         },
         "Device": provenance["device"],
         "Precision": provenance["precision"],

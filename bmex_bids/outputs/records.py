@@ -31,6 +31,10 @@ AXES = ("left–right", "anterior–posterior", "superior–inferior")
 HALVED: Mapping[str, str] = {"0p8": "0p4", "0p75": "0p375"}
 #: of a record: the network that halved the edges of voxels; absent where none did
 SUPER = "SuperResolution"
+#: of a record: template whose histogram the brain was matched to; absent where it was the age's
+TEMPLATE_MATCH = "HistogramReference"
+#: of a record's weights: share of the network's correction that was applied
+CORRECTION_SHARE = "CorrectionShare"
 #: of a record: the network that found the tissues; absent where the enhancement's own did
 TISSUE_MAPS = "TissueMaps"
 #: a run writes all sidecars of an image within this time

@@ -70,12 +70,12 @@ class Product:
 PRODUCTS: tuple[Product, ...] = (
     Product(
         "enhanced_native", {"desc": "enhanced"}, None, "native", "image",
-        "Enhanced brain on the input's grid, in the units of the age's histogram reference "
+        "Enhanced brain on the input's grid, in the units of its histogram reference "
         "(0 to about 1000; without a reference, its mean is 400); zero outside the brain mask",
     ),
     Product(
         "enhanced_res", {"res": GRID, "desc": "enhanced"}, None, "res", "image",
-        "Enhanced brain on the network's grid, in the units of the age's histogram reference "
+        "Enhanced brain on the network's grid, in the units of its histogram reference "
         "(0 to about 1000; without a reference, its mean is 400); zero outside the brain mask",
     ),
     Product(

@@ -20,12 +20,14 @@ from typing import Any
 from bmex_bids.common.names import BidsName
 from bmex_bids.network.variants import VARIANTS
 from bmex_bids.outputs.records import (
+    CORRECTION_SHARE,
     KEY,
     MOTION,
     NOISE,
     SPIKES,
     SPLIT,
     SUPER,
+    TEMPLATE_MATCH,
     THICK,
     TISSUE_MAPS,
     UNEVEN,
@@ -99,6 +101,8 @@ class Facts:
     mirrored, mirrored_slices : images whose mirror images, left-right and front-back, went through
         the network too; images of which every other direction of slices was mirrored
     max_changes : limits to the change of a voxel, % → images
+    shares : parts of the correction that were applied where it was not all, % → images
+    matched_to : label of a template, instead of the age's reference → images
     turns : images for which several networks took turns with these
     spaces : label of a template → images that were brought there
     in_spaces : images that were brought to any
@@ -144,6 +148,8 @@ class Facts:
     mirrored: int = 0
     mirrored_slices: int = 0
     max_changes: Mapping[str, int] = field(default_factory=dict)
+    shares: Mapping[str, int] = field(default_factory=dict)
+    matched_to: Mapping[str, int] = field(default_factory=dict)
     turns: int = 0
     spaces: Mapping[str, int] = field(default_factory=dict)
     in_spaces: int = 0
@@ -221,6 +227,12 @@ def collect_facts(output_dir: Path) -> Facts:
         max_changes=_count(
             f"{limit:g}" for record in records if (limit := record.get("MaxChange")) is not None
         ),
+        shares=_count(
+            f"{100 * share:g}"
+            for record in records
+            if (share := table_of(record, "Weights").get(CORRECTION_SHARE, 1.0)) != 1.0
+        ),
+        matched_to=_count(record.get(TEMPLATE_MATCH) for record in records),
         turns=sum(record.get("Networks") not in (None, 1) for record in records),
         spaces=_count(label for labels in spaces for label in labels),
         in_spaces=sum(bool(labels) for labels in spaces),

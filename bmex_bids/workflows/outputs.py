@@ -43,6 +43,7 @@ def plan_table(planned: PlannedImage) -> dict[str, Any]:
         "beside_another": bool(distinct_space(planned.image.path, planned.image.bids_name)),
         "age": None if planned.age is None else age_table(planned.age),
         "age_group": planned.age_group,
+        "histogram": planned.histogram.label if planned.histogram else None,
         "metadata": dict(planned.image.metadata),
         "warnings": list(planned.warnings),
         "given_mask": given_mask(planned),

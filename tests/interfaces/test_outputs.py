@@ -250,6 +250,13 @@ def test_the_record_says_age_weights_and_warnings(planned):
     assert record["Model"] == "month24"
     assert record["Mask"] == {"volume_litres": 1.2, "components": 1, "method": "input"}
     assert record["Warnings"] == ["age rounded", "small mask"]
+    assert "HistogramReference" not in record
+
+
+def test_the_record_names_the_template_that_intensities_were_matched_to(planned):
+    planned["histogram"] = "MNI152NLin6Asym"
+    record = processing_record(planned, PROVENANCE, MASK_INFO, {"qi": 0.5}, GATE)
+    assert record["HistogramReference"] == "MNI152NLin6Asym"
 
 
 def test_every_sidecar_says_what_the_motion_correction_did(node, tmp_path, monkeypatch):

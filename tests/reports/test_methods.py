@@ -230,6 +230,8 @@ def every_kind_of_facts():
         mirrored=4,
         turns=4,
         max_changes={"2.5": 1, "10": 1},
+        shares={"50": 2},
+        matched_to={"MNI152NLin6Asym": 1},
         spaces={"MNI152NLin2009cAsym": 2, "MNIInfant+2": 1},
         in_spaces=2,
         contrast_measured=6,
@@ -283,7 +285,7 @@ FULL = next(every_kind_of_facts())
 #: what was not done → the facts of that, and words that FULL has and these facts must not have
 SKIPPED = {
     "no standard space": (
-        {"spaces": {}, "in_spaces": 0},
+        {"spaces": {}, "in_spaces": 0, "matched_to": {}},
         [
             "For 2 images, images, mask and tissue maps",
             "@templateflow",
@@ -292,6 +294,8 @@ SKIPPED = {
             "(MNI152NLin2009cAsym for 2 and MNIInfant+2 for 1)",
         ],
     ),
+    "all of the correction": ({"shares": {}}, ["For 2 images, only 50 % of the correction"]),
+    "matched to the age": ({"matched_to": {}}, ["MNI152NLin6Asym"]),
     "no limit": ({"max_changes": {}}, ["no voxel was changed", "2.5 and 10 %"]),
     "no mask by network": (
         {"masks": {"stripped": 6}},
@@ -328,7 +332,7 @@ SKIPPED = {
     "tissues by the enhancement": (
         {"tissue_weights": ()},
         [
-            "For 4 images, the tissues (of maps and measures) came",
+            "For 4 images, the tissues in maps and measures came",
             "w-tissues",
             "probability of a tissue",
         ],
@@ -376,6 +380,14 @@ def test_what_was_not_done_is_not_in_the_text(changes, words):
     assert [word for word in words if word in not_done] == []
 
 
+def test_a_part_of_the_correction_and_another_reference_are_counted(output):
+    output("sub-1", weights=OWN | {"CorrectionShare": 1.0})
+    output("sub-2", weights=OWN | {"CorrectionShare": 0.5})
+    root = output("sub-3", HistogramReference="MNI152NLin6Asym")
+    facts = collect_facts(root)
+    assert (facts.shares, facts.matched_to) == ({"50": 1}, {"MNI152NLin6Asym": 1})
+
+
 def test_facts_that_are_told():
     text = methods_text(FULL)
     for words in (
@@ -396,6 +408,8 @@ def test_facts_that_are_told():
         "For 1 image, the brain mask was obtained as follows: drawn.",
         "(images by age group: 1 fetal and 5 from birth)",
         "For 4 images, a compact network",
+        "for 1 image, the histogram was matched to that of a template of TemplateFlow "
+        "[@templateflow]: MNI152NLin6Asym.",
         "*w-own* (SHA-256 `11`; licence: Apache-2.0)",
         "For 2 images, the two joined",
         "*w-published* (SHA-256 `22`; licence: MIT)",

@@ -18,6 +18,7 @@ from bmex_bids.exceptions import OutputError
 from bmex_bids.inputs.age import Age
 from bmex_bids.inputs.collect import SourceImage
 from bmex_bids.inputs.plan import PlannedImage
+from bmex_bids.inputs.templates import Template
 from bmex_bids.workflows.outputs import init_outputs_wf, plan_table
 from bmex_bids.workflows.request import Target
 
@@ -193,6 +194,14 @@ def test_the_plan_is_plain_values(raw):
     assert json.loads(json.dumps(table)) == table
     assert table["space"] == "T2w"
     assert table["source"] == "sub-02/ses-A/anat/sub-02_ses-A_acq-mprage_run-2_T2w.nii.gz"
+
+
+def test_the_plan_names_the_template_that_intensities_are_matched_to(raw):
+    planned = raw[1]("sub-01", "T1w")
+    template = Template("MNIInfant+2", "T1w", "https://archive/tpl", ())
+    assert plan_table(planned)["histogram"] is None
+    matched = dataclasses.replace(planned, histogram=template)
+    assert plan_table(matched)["histogram"] == "MNIInfant+2"
 
 
 def test_images_are_readable_and_unchanged(raw, results, tmp_path, monkeypatch):
