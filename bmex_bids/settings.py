@@ -192,7 +192,9 @@ def loads(kind: type[Section], text: str, where: str, default: Section | None = 
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"expected TOML, got: {error}; mend the file or do without") from error
+        raise UsageError(
+            f"expected TOML, got: {error}; correct the file or leave it out"
+        ) from error
     return _build(kind, table, where, default)
 
 
@@ -254,6 +256,6 @@ def _convert(hint: Any, value: Any, name: str, default: Any = None) -> Any:
         return float(value)
     if type(value) is not hint:
         raise UsageError(
-            f"expected {getattr(hint, '__name__', hint)} for {name}, got {value!r}; mend the file"
+            f"expected {getattr(hint, '__name__', hint)} for {name}, got {value!r}; correct the file"
         )
     return value

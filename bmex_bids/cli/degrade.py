@@ -353,7 +353,7 @@ def _compare(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         print("  the recipe's sidecar says otherwise about --mask")
     else:
         print(
-            f"{PROGRAM}: the voxels are not those that the sidecar tells of; it was made with "
+            f"{PROGRAM}: the voxels differ from those that the sidecar describes; it was made with "
             f"{before.get('Software')}, and here is {now['Software']}",
             file=sys.stderr,
         )

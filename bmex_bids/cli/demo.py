@@ -273,7 +273,7 @@ def _stages(work: Path) -> Path:
     if not folders:
         raise UsageError(
             f"expected intermediate files in {work}, found none: the image was done before, and "
-            "what its network was fed is gone; remove the demo's folder, or name another"
+            "the input of its network is gone; remove the demo's folder, or name another"
         )
     return folders[-1]
 

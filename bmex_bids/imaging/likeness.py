@@ -138,11 +138,10 @@ def no_brain(like: Likeness, part: Callable[[], float] | None) -> str | None:
     explained = max(fit.explained for fit in like.fits)
     overlap = max(fit.overlap for fit in like.fits)
     if explained < EXPLAINED_LEAST or not RELIEF[0] <= like.relief <= RELIEF[1]:
-        return "what comes nearest shows no tissues of a brain"
+        return "the most brain-like part shows no tissues of a brain"
     if part is not None and overlap < OVERLAP_WHOLE and overlap + part() < OVERLAP_AND_PART:
         return (
-            "what comes nearest reaches the top of the image and does not look like a part of a "
-            "brain"
+            "the most brain-like part reaches the top of the image and does not look like a brain"
         )
     return None
 

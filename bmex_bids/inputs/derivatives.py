@@ -244,7 +244,7 @@ def _fault_of_grid(image: Path, mask: Path) -> str | None:
     share = overlap(*grids)
     if share < OVERLAP:
         return (
-            f"its field of view is another than the image's ({100 * share:.0f} % of the smaller "
+            f"its field of view differs from the image's ({100 * share:.0f} % of the smaller "
             "one lies in the other)"
         )
     return None

@@ -115,11 +115,11 @@ def find_age(
                 for table in without_row(image, bids_dir)
             ]
     notes += _patient_age(image, reading)
-    notes += [f"{column} is not taken, since no one says its unit" for column in passed]
+    notes += [f"{column} is not used: its unit is not known" for column in passed]
     doubts = [*nearest.source.doubts, *doubts]
     if strict and doubts:
         raise AgeError(
-            f"expected an age of {image.name} about which nothing is guessed (--strict-ages), got "
+            f"expected an age of {image.name} that needs no assumption (--strict-ages), got "
             f"{reading.age.written}: {'; '.join(doubts)}"
         )
     return replace(reading.age, warnings=(*doubts, *notes))

@@ -141,9 +141,7 @@ def _scans(table: Path, image: SourceImage) -> Iterator[Source]:
     )
     if len(rows) == 1 and own:
         written = rows[0].get("filename", "") or "no file"
-        doubt = (
-            f"the only row of the scans table names {written}, not {wanted}; taken all the same"
-        )
+        doubt = f"the only row of the scans table names {written}, not {wanted}; used anyway"
         yield Source(table, rows, notes, (doubt,))
 
 
@@ -172,7 +170,7 @@ def _about(
     if rows and not fitting and not by_subject:
         # the table lies in the subject's own folder: a wrong label in it is a slip
         written = _first(rows[0], SUBJECT_COLUMNS)
-        doubts.append(f"{table.name} names the subject {written}; taken all the same")
+        doubts.append(f"{table.name} names the subject {written}; used anyway")
         fitting = rows
     if image.session:
         session_dir = subject_dir / f"ses-{image.session}"

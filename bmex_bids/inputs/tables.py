@@ -52,7 +52,7 @@ def _parsed_table(
         [str(number)] for number in range(1, len(rows) + 1)
     ]:
         rows = [row[1:] for row in rows]  # R numbers the rows, and the header not
-    notes = (f"{path.name} is parted by {marks}, not by tabs",) if marks else ()
+    notes = (f"{path.name} is separated by {marks}, not by tabs",) if marks else ()
     return [_row(names, row) for row in rows], notes
 
 

@@ -142,6 +142,6 @@ def warnings_of(label: str, overlap: float) -> list[str]:
     if overlap >= LEAST_OVERLAP:
         return []
     return [
-        f"the brain lies badly on {label} (Dice {overlap:.2f} of the masks); look at the picture "
+        f"the brain does not fit {label} (Dice {overlap:.2f} of the masks); look at the picture "
         "of the registration before using the images in that space"
     ]

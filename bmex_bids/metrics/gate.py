@@ -416,7 +416,7 @@ def _contrast(measures: Measures) -> tuple[Rule, ...]:
         + f"(T1w, FLAIR: below 0, fluid is darker; T2w: above 0, it is brighter), and the image is taken as "
         f"{named}",
         low="fluid is darker than tissue, as in a T1w or FLAIR image: correct the image's name; "
-        "where this fails, no tissue maps are written",
+        "if this rule fails, no tissue maps are written",
         high="fluid is brighter than tissue, as in a T2w image: correct the image's name; where "
         "this fails, no tissue maps are written",
     )
@@ -481,6 +481,6 @@ def _tissues(measures: Measures) -> Rule:
         name,
         abs(changes[worst]),
         WRITTEN_CHANGE,
-        text=f"the tissue maps have {changes[worst]:+.1%} {worst} compared with the image as it came",
-        high="look at what was undone before the network; the volumes hold if that is right",
+        text=f"the tissue maps have {changes[worst]:+.1%} {worst} compared with the raw image",
+        high="look at the corrected read-out faults; if the correction is right, so are the volumes",
     )

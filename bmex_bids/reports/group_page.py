@@ -43,7 +43,7 @@ HEADINGS: Mapping[str, str] = {
     "motion_undone_mm": "Motion that was undone (mm, root mean square)",
     "quality_qi": "Quality index (TCT before / after)",
     "quality_correlation": "Correlation of before and after",
-    "quality_mean_shift": "Change of the mean intensity (share of it)",
+    "quality_mean_shift": "Relative change of the mean intensity",
     "quality_empty_share": "Share of the mask without signal",
     "quality_enhanced_tissue_change": "Largest change of a tissue in the enhanced image",
     "quality_csf_litres_before": "Cerebrospinal fluid before, litres",
@@ -58,7 +58,7 @@ HEADINGS: Mapping[str, str] = {
     "cjv": "Coefficient of joint variation (cjv) after",
     "mask_volume_litres": "Brain mask: volume, litres",
     "mask_components": "Brain mask: components",
-    "mask_turn_margin": "Fit of a turned brain beyond that of the header's orientation",
+    "mask_turn_margin": "Orientation: how much better a rotated brain fits",
     "mask_border_contact": "Brain mask: share of its surface at the image's border",
 }
 

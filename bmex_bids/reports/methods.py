@@ -269,7 +269,7 @@ def _own_version(facts: Facts) -> str:
     done = _list(_escape(version) for version in facts.processed_by)
     if facts.processed_by == (__version__,):
         return done
-    return f"{done} (the settings told here are those of {__version__})"
+    return f"{done} (the settings described here are those of {__version__})"
 
 
 def _spacing(facts: Facts) -> str:

@@ -182,7 +182,7 @@ def guarded(name: str, arguments: dict[str, Any]) -> Any:
     if base is None:
         known = sorted(n.removesuffix("Plugin") for n in dir(nipype_plugins) if n[-6:] == "Plugin")
         raise UsageError(
-            f"expected one of Nipype's plugins ({', '.join(known)}), got {name!r}; mend the file "
+            f"expected one of Nipype's plugins ({', '.join(known)}), got {name!r}; correct the file "
             "of --use-plugin"
         )
     arguments = dict(arguments)

@@ -21,7 +21,7 @@ STEPS: Mapping[str, str] = {
     "find_brain": "preprocess: brain mask",
     "correct_brain": "preprocess: bias field in the brain, network grid",
     "match_histogram": "preprocess: match the age's histogram",
-    "before": "preprocess: the image as it came, prepared likewise",
+    "before": "preprocess: the raw image, for comparison",
     "network": "enhance: tissues and image",
     "segment": "enhance: structures",
     "halve": "enhance: super-resolution to half the edge",

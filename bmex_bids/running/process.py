@@ -219,17 +219,17 @@ def read_plugin(path: Path | None) -> tuple[str, dict[str, Any]] | None:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UsageError(f"expected YAML in {path}, got: {error}; mend the file") from error
+        raise UsageError(f"expected YAML in {path}, got: {error}; correct the file") from error
     arguments = content.get("plugin_args") or {} if isinstance(content, dict) else None
     if not isinstance(arguments, dict) or not isinstance(content.get("plugin"), str):
         raise UsageError(
             f"expected the keys plugin (a name, such as MultiProc or SLURM) and plugin_args (a "
-            f"table) in {path}, got {content!r}; mend the file"
+            f"table) in {path}, got {content!r}; correct the file"
         )
     for name, least in (("n_procs", 1), ("memory_gb", 0.1), ("n_gpu_procs", 0)):
         value = arguments.get(name, least)
         if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
             raise UsageError(
-                f"expected {name} of {least} or more in {path}, got {value!r}; mend the file"
+                f"expected {name} of {least} or more in {path}, got {value!r}; correct the file"
             )
     return content["plugin"], arguments

@@ -64,7 +64,7 @@ def submit_job(script: Path, dependencies: Sequence[str] = ()) -> str:
     if not number.isdigit():
         raise EnvironmentProblem(
             f"expected a job's number from sbatch, got {answer!r}; see squeue whether it was "
-            "submitted all the same"
+            "submitted anyway"
         )
     return number
 
@@ -118,7 +118,7 @@ def _run(command: Sequence[str], folder: Path | None = None) -> str:
     if done.returncode:
         said = " ".join((done.stderr or done.stdout).split())
         raise EnvironmentProblem(
-            f"expected {name} to succeed, got code {done.returncode}: {said}; mend what it names "
+            f"expected {name} to succeed, got code {done.returncode}: {said}; correct what it names "
             "(--nprocs, --mem-mb, --partition, --account, --time-limit, --slurm-option …), or try "
             "later"
         )

@@ -287,7 +287,7 @@ FAULTS = {
             f"{SCANS}.tsv": scans("40", "scan_age"),
             f"{PEOPLE}.tsv": "participant_id\tage\nsub-0007\t6 months\n",
         },
-        6, False, "scan_age of sub-0007/ses-V01/sub-0007_ses-V01_scans.tsv is not taken",
+        6, False, "scan_age of sub-0007/ses-V01/sub-0007_ses-V01_scans.tsv is not used",
         f"{PEOPLE}.tsv",
     ),
     "columns of other ages are passed over": (
@@ -400,23 +400,23 @@ FAULTS = {
     # more of how the file was written
     "commas": (
         {f"{PEOPLE}.tsv": "participant_id,sex,age\nsub-0003,M,1 year\nsub-0007,F,6 months\n"},
-        6, False, "parted by commas, not by tabs", f"{PEOPLE}.tsv",
+        6, False, "separated by commas, not by tabs", f"{PEOPLE}.tsv",
     ),
     "semicolons and decimal commas": (
         {f"{PEOPLE}.tsv": "participant_id;age_months\nsub-0007;4,5\n"},
-        4.5, False, "parted by semicolons", f"{PEOPLE}.tsv",
+        4.5, False, "separated by semicolons", f"{PEOPLE}.tsv",
     ),
     "commas and quoted cells": (
         {f"{PEOPLE}.tsv": 'participant_id,note,age\nsub-0007,"late, twice",6 months\n'},
-        6, False, "parted by commas", f"{PEOPLE}.tsv",
+        6, False, "separated by commas", f"{PEOPLE}.tsv",
     ),
     "many blanks": (
         {f"{PEOPLE}.tsv": "participant_id   sex   age\nsub-0007         F     6 months\n"},
-        6, False, "parted by blanks", f"{PEOPLE}.tsv",
+        6, False, "separated by blanks", f"{PEOPLE}.tsv",
     ),
     "single blanks": (
         {f"{PEOPLE}.tsv": "participant_id age_months\nsub-0003 5\nsub-0007 6\n"},
-        6, False, "parted by blanks", f"{PEOPLE}.tsv",
+        6, False, "separated by blanks", f"{PEOPLE}.tsv",
     ),
 }  # fmt: skip
 

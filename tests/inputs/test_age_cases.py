@@ -242,7 +242,7 @@ def test_days_with_a_point_before_three_digits_are_doubted(written, unit, doubte
     age = found(bids_skeleton, files, session=None)
     assert any("is it 10950?" in text or "is it 1095?" in text for text in age.warnings) == doubted
     if doubted:
-        with pytest.raises(AgeError, match="about which nothing is guessed"):
+        with pytest.raises(AgeError, match="that needs no assumption"):
             found(bids_skeleton, files, session=None, strict=True)
 
 

@@ -184,7 +184,7 @@ def test_another_grid_must_be_of_the_same_space(options, taken, case, make_image
     mask, warnings = choose_mask(image, derivatives)
     assert (mask is not None) == taken
     if not taken:
-        assert "its field of view is another than the image's" in warnings[0]
+        assert "its field of view differs from the image's" in warnings[0]
 
 
 def test_the_order_of_the_axes_does_not_matter(case, make_image):

@@ -391,7 +391,7 @@ def test_a_part_of_the_correction_and_another_reference_are_counted(output):
 def test_facts_that_are_told():
     text = methods_text(FULL)
     for words in (
-        f"*bmex_bids* 0.0.1 (the settings told here are those of {__version__})",
+        f"*bmex_bids* 0.0.1 (the settings described here are those of {__version__})",
         "consisted of 6 images of 5 participants (4 T1-weighted and 2 T2-weighted)",
         "Ages at the scan were 0.5 months to 3.3 years and 25 to 31 weeks of gestation.",
         "For 1 image, only quality measures were saved",

@@ -303,7 +303,7 @@ def test_the_result_is_made_from_the_refocused_image_and_compared_with_the_one_t
     assert before.inputs.spacing_mm == 0.8
     assert {STEPS["refocus"], STEPS["before"]} == {
         "preprocess: motion correction from the image",
-        "preprocess: the image as it came, prepared likewise",
+        "preprocess: the raw image, for comparison",
     }
 
 
