@@ -15,7 +15,7 @@ from bmex_bids.degrade.blur import average_slabs, slab_centres
 from bmex_bids.evaluation.segmentation import segment
 from bmex_bids.imaging.noise import non_local_means
 from bmex_bids.metrics.reference import mse, psnr, ssim
-from bmex_bids.metrics.structure import Structure
+from bmex_bids.metrics.structure import Similarity
 from bmex_bids.metrics.tissue import dice
 
 Array = NDArray[np.float32]
@@ -46,7 +46,7 @@ def in_template_units(image: Array, truth: Array, mask: Mask) -> dict[str, float
     box = bounding_box(mask, MARGIN)
     image, truth, mask = image[box], truth[box], mask[box]
     try:
-        similarity, multi_scale = Structure(truth, mask, RANGE).ssim_and_ms_ssim(image)
+        similarity, multi_scale = Similarity(truth, mask, RANGE).ssim_and_ms_ssim(image)
     except ValueError:
         similarity, multi_scale = ssim(image, truth, mask, RANGE), math.nan
     return {

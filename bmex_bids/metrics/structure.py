@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measures of structure against a clean reference, in any number of dimensions, inside a mask.
 
-SSIM, MS-SSIM, UQI and VIF all compare local means, variances and covariances of two images.  The
-well-kept libraries compute them of whole pictures, most in two dimensions only; here windows have
-as many dimensions as the image, and the mean is taken over a mask.  On whole images the figures are
-those of scikit-image (SSIM), torchmetrics (MS-SSIM, three-dimensional) and sewar (UQI, VIF), which
-the tests compare.
+SSIM and MS-SSIM compare local means, variances and covariances of two images.  The well-kept
+libraries compute them of whole pictures, most in two dimensions only; here windows have as many
+dimensions as the image, and the mean is taken over a mask.  On whole images the figures are those
+of scikit-image (SSIM) and torchmetrics (MS-SSIM, three-dimensional), which the tests compare.
 
 Windows at the mask's edge see beyond it.  Both images are expected to be zero there, as the
 application's are, so a mask's edge counts in favour of every method alike.
@@ -31,11 +30,6 @@ SIGMA, TRUNCATE = 1.5, 3.5
 K1, K2 = 0.01, 0.03
 #: exponents of the five scales (Wang et al., Asilomar 2003)
 SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
-UQI_WINDOW = 8
-#: noise variance of the visual channel, for a range of 255 (Sheikh and Bovik 2006)
-VIF_NOISE = 2.0
-VIF_SCALES = 4
-TINY = 1e-10
 
 
 @dataclass(frozen=True)
@@ -63,7 +57,7 @@ def moments(image: Array, window: Filter) -> Moments:
     return Moments(window(image), window(image**2))
 
 
-class Structure:
+class Similarity:
     """A clean reference that images are compared with.
 
     What depends on the reference alone is computed once, so that many methods cost little more.
@@ -130,107 +124,6 @@ class Structure:
             cs = (2 * covariance + self.c2) / (of_x.variance + of_r.variance + self.c2)
             light = (2 * of_x.mean * of_r.mean + self.c1) / (of_x.mean**2 + of_r.mean**2 + self.c1)
             yield light, cs, inside
-
-    def uqi(self, image: NDArray[Any]) -> float:
-        """Universal quality index, −1…1 (Wang and Bovik, IEEE Signal Process. Lett. 2002).
-
-        SSIM without its constants, in cubes of 8 voxels.  Where both images are zero in the whole
-        cube there is nothing to compare, and the cube counts as 1.
-        """
-        x, r = self._scaled(image), self.reference
-
-        def window(array: Array) -> Array:
-            result: Array = scipy.ndimage.uniform_filter(array, UQI_WINDOW)
-            return result
-
-        of_x, of_r = moments(x, window), moments(r, window)
-        covariance = window(x * r) - of_x.mean * of_r.mean
-        light = of_x.mean**2 + of_r.mean**2
-        spread = of_x.variance + of_r.variance
-        top = 4 * covariance * of_x.mean * of_r.mean
-        flat = (spread < TINY) & (light > TINY)
-        quality = np.ones_like(x)
-        both = (spread >= TINY) & (light > TINY)
-        quality[both] = top[both] / (spread * light)[both]
-        quality[flat] = (2 * of_x.mean * of_r.mean)[flat] / light[flat]
-        return float(quality[self.mask].mean(dtype=np.float64))
-
-    def vif(self, image: NDArray[Any]) -> float:
-        """Visual information fidelity in the pixel domain; 0 and more, 1 for the reference itself.
-
-        Sheikh and Bovik, IEEE Trans. Image Process. 2006, in the multi-scale pixel form their
-        laboratory published: at four scales the image is explained as a gain times the reference
-        plus noise; VIF is the information that survives, over the information there was.  More
-        than 1 means more contrast than the reference.  The noise of the visual channel is 2 for a
-        range of 255.
-        """
-        scale = np.float32(255.0)
-        x, r, inside = self._scaled(image) * scale, self.reference * scale, self.mask
-        kept = there = 0.0
-        for level in range(VIF_SCALES):
-            width = 2 ** (VIF_SCALES - level) + 1  # 17, 9, 5, 3 voxels
-            window = _window(width, width / 5)
-            if level:
-                x, r = (_shrunk(window(array), width) for array in (x, r))
-                inside = _shrunk(inside, width)
-            if min(x.shape) <= 2 * (width // 2):
-                raise ValueError(
-                    f"expected an image of at least 41 voxels a side for VIF, got "
-                    f"{self.reference.shape}"
-                )
-            of_x, of_r = moments(x, window), moments(r, window)
-            covariance = window(x * r) - of_x.mean * of_r.mean
-            numerator, denominator = _information(
-                of_x.variance, of_r.variance, covariance, VIF_NOISE
-            )
-            seen = _trimmed(inside, width)
-            kept += float(_trimmed(numerator, width)[seen].sum(dtype=np.float64))
-            there += float(_trimmed(denominator, width)[seen].sum(dtype=np.float64))
-        return kept / there if there > 0 else math.nan
-
-
-def _information(
-    var_x: Array, var_r: Array, covariance: Array, noise: float
-) -> tuple[Array, Array]:
-    """Information of the distorted and of the reference image that reaches the eye, in bits."""
-    gain = covariance / (var_r + np.float32(TINY))
-    rest = var_x - gain * covariance
-    gain[var_r < TINY] = 0
-    rest[var_r < TINY] = var_x[var_r < TINY]
-    gain[var_x < TINY] = 0
-    rest[var_x < TINY] = 0
-    rest[gain < 0] = var_x[gain < 0]
-    gain = np.maximum(gain, 0)
-    rest = np.maximum(rest, TINY)
-    reference = np.where(var_r < TINY, 0, var_r)
-    kept: Array = np.log2(1 + gain**2 * reference / (rest + noise))
-    there: Array = np.log2(1 + reference / noise)
-    return kept, there
-
-
-def _window(width: int, sigma: float) -> Filter:
-    """A normalised Gaussian of so many voxels along every axis."""
-    position = np.arange(width) - width // 2
-    kernel = np.exp(-(position**2) / (2 * sigma**2))
-    kernel = kernel / kernel.sum()
-
-    def apply(array: Array) -> Array:
-        for axis in range(array.ndim):
-            array = scipy.ndimage.correlate1d(array, kernel, axis=axis)
-        return array
-
-    return apply
-
-
-def _trimmed(array: NDArray[Any], width: int) -> NDArray[Any]:
-    """Without the border where a window would reach beyond the array."""
-    half = width // 2
-    return array[tuple(slice(half, n - half) for n in array.shape)]
-
-
-def _shrunk(array: NDArray[Any], width: int) -> NDArray[Any]:
-    """Every other voxel of what a window saw whole."""
-    return _trimmed(array, width)[(slice(None, None, 2),) * array.ndim]
 
 
 def _pyramid(image: Array, mask: Mask, levels: int) -> Iterator[tuple[Array, Mask]]:
