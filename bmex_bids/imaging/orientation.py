@@ -40,6 +40,18 @@ MOST_PACKED = 1100  # deflate makes nothing smaller than 1/1032
 SPARE_BYTES = 1 << 26  # that may follow an image
 #: NIfTI's codes of units, as nibabel names them, and what a header in them must be divided by
 UNITS = {"meter": ("metres", 1e-3), "micron": ("microns", 1e3)}
+#: NIfTI's codes of where an image lies: scanner, aligned, Talairach, MNI152, another template
+MOST_FORM_CODE = 5
+#: first bytes of other formats that come under an image's name
+OTHER_FORMATS = {
+    b"PK\x03\x04": ("a ZIP archive", "unpack it"),
+    b"\xfd7zXZ\0": ("a file compressed with xz", "unpack it, and compress it with gzip"),
+    b"BZh": ("a file compressed with bzip2", "unpack it, and compress it with gzip"),
+    b"\x28\xb5\x2f\xfd": ("a file compressed with zstd", "unpack it, and compress it with gzip"),
+    b"\x89HDF": ("HDF5 (MINC 2 or MATLAB)", "convert it to NIfTI"),
+    b"NRRD": ("NRRD", "convert it to NIfTI"),
+    b"CDF": ("MINC 1", "convert it to NIfTI"),
+}
 MOST_SHEAR = 0.5  # cosine of the angle between two axes, 0 for a right angle
 
 
@@ -153,7 +165,7 @@ def _raw_header(path: Path) -> Any:
 def _check_voxel_sizes(path: Path) -> None:
     """Refuse voxel sizes of zero where nothing else says them; nibabel would make them 1 mm."""
     header = _raw_header(path)
-    if header is None or int(header["sform_code"]) > 0:
+    if header is None or _has_form(header, "sform"):
         return
     sizes = [float(size) for size in header["pixdim"][1:4]]
     if not all(sizes):
@@ -161,6 +173,11 @@ def _check_voxel_sizes(path: Path) -> None:
             f"expected voxel sizes in {path.name}, got a header with pixdim {sizes} and without "
             "an sform; convert the image again from DICOM, or write its voxel sizes"
         )
+
+
+def _has_form(header: Any, form: str) -> bool:
+    """Whether a header says by sform or qform where the image lies: with a code of the standard."""
+    return int(header[f"{form}_code"]) in range(1, MOST_FORM_CODE + 1)
 
 
 def header_remarks(path: Path) -> tuple[str, ...]:
@@ -174,28 +191,36 @@ def header_remarks(path: Path) -> tuple[str, ...]:
     if header is None:
         return ()
     remarks = []
-    qform, sform = int(header["qform_code"]) > 0, int(header["sform_code"]) > 0
+    qform, sform = _has_form(header, "qform"), _has_form(header, "sform")
     try:
         with np.errstate(all="ignore"):
             if not qform and not sform:
                 remarks.append(
-                    "the header has neither sform nor qform: the orientation was guessed, and left "
-                    "and right may be exchanged"
+                    "the header has neither a valid sform nor a valid qform: the orientation was "
+                    "guessed, and left and right may be exchanged"
                 )
             elif qform and sform and not _same_place(header):
                 remarks.append(
                     "the sform and the qform of the header differ: the sform is used, and the "
                     "results have it in both"
                 )
-        unit = header.get_xyzt_units()[0]
     except Exception:  # noqa: BLE001 - a qform that makes no sense beside an sform that does
-        return (*remarks, "the qform of the header is invalid: the sform is used")
+        remarks.append("the qform of the header is invalid: the sform is used")
+    unit = _unit_of_length(header)
     if unit in UNITS:
         remarks.append(
             f"the header says that its lengths are in {UNITS[unit][0]}: they were taken for "
             "millimetres"
         )
     return tuple(remarks)
+
+
+def _unit_of_length(header: Any) -> str:
+    """As nibabel names it; ``unknown`` for a code that is none of the standard's."""
+    try:
+        return str(header.get_xyzt_units()[0])
+    except (AttributeError, KeyError):
+        return "unknown"
 
 
 def _same_place(header: Any) -> bool:
@@ -216,6 +241,7 @@ def _unreadable(path: Path, error: Exception) -> ImageError:
     except OSError:
         start = b"\0"
     packed = start.startswith(b"\x1f\x8b")
+    other = next((said for magic, said in OTHER_FORMATS.items() if start.startswith(magic)), None)
     what = f"{type(error).__name__}: {' '.join(str(error).split())}"
     advice = "the file is damaged or cut off: copy or convert it again"
     if not start:
@@ -224,6 +250,10 @@ def _unreadable(path: Path, error: Exception) -> ImageError:
         what, advice = "a pointer to a file that is not here", "run `datalad get` on it"
     elif start.startswith(b"version https://git-lfs"):
         what, advice = "a pointer to a file that is not here", "run `git lfs pull`"
+    elif other is not None:
+        what, advice = other
+    elif start[128:132] == b"DICM":
+        what, advice = "DICOM", "convert it with dcm2niix"
     elif start.isascii() and b"\0" not in start:
         begin = " ".join(start.decode("ascii").split())[:40]
         what, advice = f"text ({begin!r})", "put the image in its place"
@@ -359,11 +389,7 @@ def _checked_affine(image: nib.spatialimages.SpatialImage, name: str) -> NDArray
 
 def _unit_hint(image: nib.spatialimages.SpatialImage, spacing: NDArray[np.float64]) -> str:
     """What to do about voxels of an impossible size: they may be in another unit."""
-    try:
-        unit, _ = image.header.get_xyzt_units()  # type: ignore[attr-defined]
-    except (AttributeError, KeyError):
-        unit = ""
-    name, factor = UNITS.get(unit, ("", 1.0))
+    name, factor = UNITS.get(_unit_of_length(image.header), ("", 1.0))
     if name and 0.05 <= float(spacing.min()) / factor and float(spacing.max()) / factor <= 20:
         return f"its header is in {name}: write it in millimetres"
     return "its header (sform, qform, pixdim) is broken: convert it again from DICOM"

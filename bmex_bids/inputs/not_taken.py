@@ -45,6 +45,13 @@ IMAGE = re.compile(
     r"\.(nii|img|hdr|mg[zh]|nrrd|nhdr|mh[ad]|mnc|dcm|ima|par|rec|brik|head)(\.(gz|bz2|xz|zip|zst|lz4|lzma|br|z))*$",
     re.IGNORECASE,
 )
+#: ends of files beside an image that are no image
+BESIDE = re.compile(
+    r"\.(json|tsv|csv|txt|md5|sha\d*|md5sum|log|html?|png|svg|jpe?g|gif|pdf|xml|ya?ml|bval|bvec|md)$",
+    re.IGNORECASE,
+)
+#: folders that are one recording, or results
+DATA_FOLDER = re.compile(r"\.(ds|mefd|zarr|nii|gz|feat|ica)$", re.IGNORECASE)
 #: of archives
 PACKED = re.compile(r"\.(zip|tar|tgz|tar\.(gz|bz2|xz|zst)|7z|rar)$", re.IGNORECASE)
 #: what to convert other formats with
@@ -160,18 +167,25 @@ def _has_anat(folder: Path) -> bool:
 
 
 def _walk(folder: Path, depth: int) -> Iterator[Path]:
-    """Files, and links that lead nowhere; no link to a folder is followed but ``anat``'s."""
+    """Files, and links that lead nowhere; of links to folders, ``anat`` and sessions."""
     for entry in _entries(folder):
         path = folder / entry.name
         try:
             is_folder = entry.is_dir()
-            leave = entry.is_symlink() and entry.name != "anat"
+            leave = entry.is_symlink() and not _is_followed(path)
         except OSError:  # a link to itself
             is_folder = leave = False
         if not is_folder:
             yield path
-        elif depth and not leave and "." not in entry.name and entry.name not in IGNORED:
+        elif depth and not (leave or DATA_FOLDER.search(entry.name) or entry.name in IGNORED):
             yield from _walk(path, depth - 1)
+
+
+def _is_followed(link: Path) -> bool:
+    """Whether a link to a folder is: to ``anat`` or a session, and not to a folder above it."""
+    if not re.fullmatch("anat|ses-.+", link.name, re.IGNORECASE):
+        return False
+    return not link.parent.resolve().is_relative_to(link.resolve())
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
@@ -240,7 +254,11 @@ def _is_lost_folder(path: Path) -> bool:
 
 
 def _reason_of_rest(path: Path, name: str) -> str | None:
-    """Packed participants and pieces of downloads."""
+    """Packed participants, pieces of downloads, images with another end to their name."""
+    if path.name == "anat" and path.is_file():
+        return (
+            "expected a folder of images, got a file; is it a link that a program wrote as text?"
+        )
     packed = PACKED.search(path.name)
     if packed:
         stem = path.name[: packed.start()]
@@ -250,7 +268,20 @@ def _reason_of_rest(path: Path, name: str) -> str | None:
     half = re.search(r"\.nii(\.gz)?(\.(part|tmp|crdownload|download|aria2)|~)$", path.name, re.I)
     if half and (_in_anat(name) or _has_word(path.name)):
         return f"the name of a download that was broken off ({half.group()}); get it again"
-    return None
+    return _fault_of_end(path, name)
+
+
+def _fault_of_end(path: Path, name: str) -> str | None:
+    """The fault of an image's name that ends in no format; None beside an image of that name."""
+    image = re.match(rf"(sub-.+_(?:{'|'.join(SUFFIXES)}))(\..*)?$", path.name, re.I | re.S)
+    if image is None or BESIDE.search(path.name):
+        return None
+    stem, end = image[1], image[2] or ""
+    if not (_in_anat(name) or end.startswith(".nii")):
+        return None
+    if any(path.with_name(stem + extension).exists() for extension in EXTENSIONS):
+        return None
+    return f"expected .nii.gz or .nii, got {ascii(end) if end else 'no extension'}; rename it"
 
 
 def _fault_of_format(path: Path, extension: str) -> str | None:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from bmex_bids.inputs.not_taken import NotTaken
@@ -32,7 +32,24 @@ def choose(
             left.append(NotTaken(image.relative_path, reason))
         else:
             kept.append(image)
-    return kept, left
+    return kept, [*left, *_brings_nothing(selection.participants or (), images, kept, left)]
+
+
+def _brings_nothing(
+    participants: Sequence[str],
+    images: Sequence[SourceImage],
+    kept: Sequence[SourceImage],
+    left: Sequence[NotTaken],
+) -> Iterator[NotTaken]:
+    """The participants asked for all of whose images are left out."""
+    with_images = {image.subject for image in images} - {image.subject for image in kept}
+    for label in sorted(with_images & set(participants)):
+        first = next(item for item in left if item.name.startswith(f"sub-{label}/"))
+        reason = (
+            f"expected an image of sub-{label}, which was asked for, found none that is kept "
+            f"({first.name}: {first.reason})"
+        )
+        yield NotTaken(f"sub-{label}", reason, asked_for=True)
 
 
 def _reason(image: SourceImage, config: Config, scans: ScansFilter | None) -> str:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import bz2
+import lzma
 import warnings
 
 import numpy as np
@@ -18,6 +20,7 @@ from bad_cases import (
     healthy,
     mask_image,
     patched,
+    pixdims,
 )
 from bad_images import put
 
@@ -105,6 +108,56 @@ def test_a_scanners_rounding_of_qform_and_sform_is_no_remark(tmp_path):
     image.set_sform(moved, 1)
     put(image, tmp_path / "image.nii.gz")
     assert header_remarks(tmp_path / "image.nii.gz") == ()
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"qform_code": 99, "sform_code": -3}, "neither a valid sform nor a valid qform"),
+        ({"qform_code": -1, "sform_code": 6}, "neither a valid sform nor a valid qform"),
+        ({"qform_code": 99, "srow": [float(n) for n in range(12)]}, None),
+        ({"sform_code": 99, "srow": [float(n) for n in range(12)]}, None),
+        ({"xyzt_units": 255}, None),
+        ({"xyzt_units": 7}, None),
+    ],
+)
+def test_codes_that_are_none_of_the_standards_count_for_nothing(fields, words, tmp_path):
+    """The orientation was guessed, without a word; of a unit it said that the qform was invalid."""
+    put(patched(**fields), tmp_path / "image.nii.gz")
+    remarks = header_remarks(tmp_path / "image.nii.gz")
+    assert (words is None and remarks == ()) or words in remarks[0]
+
+
+@pytest.mark.parametrize("form", ["qform", "sform"])
+def test_voxel_sizes_of_zero_are_refused_beside_a_code_that_counts_for_nothing(form, tmp_path):
+    codes = {"qform_code": 0, "sform_code": 0, f"{form}_code": 99}
+    put(patched(pixdim=pixdims(1, 0, 1), **codes), tmp_path / "image.nii.gz")
+    with pytest.raises(ImageError, match="expected voxel sizes"):
+        load_image(tmp_path / "image.nii.gz")
+
+
+PLAIN = healthy().to_bytes()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"PK\x03\x04" + PLAIN, "a ZIP archive; unpack it"),
+        (lzma.compress(PLAIN), "compressed with xz; unpack it"),
+        (bz2.compress(PLAIN), "compressed with bzip2; unpack it"),
+        (b"\x28\xb5\x2f\xfd" + PLAIN, "compressed with zstd; unpack it"),
+        (b"\x89HDF\r\n\x1a\n" + PLAIN, "HDF5"),
+        (b"NRRD0005\ntype: short\n\n" + PLAIN, "NRRD; convert it"),
+        (b"CDF\x01" + PLAIN, "MINC 1; convert it"),
+        (bytes(128) + b"DICM" + PLAIN, "DICOM; convert it with dcm2niix"),
+    ],
+)
+@pytest.mark.parametrize("extension", [".nii", ".nii.gz"])
+def test_another_format_under_an_images_name_is_named(content, words, extension, tmp_path):
+    """Some were to be renamed to .nii."""
+    put(Exact(content), tmp_path / f"image{extension}")
+    with pytest.raises(ImageError, match=words):
+        load_image(tmp_path / f"image{extension}")
 
 
 def test_a_file_is_no_fault_and_what_is_none_is_named(tmp_path):

@@ -27,6 +27,9 @@ ODD = {
     "sub-02/anatomy/sub-02_T2w.nii": "expected in the folder sub-02/anat",
     "sub-02/func/sub-02_T1w.nii.gz": "expected in the folder sub-02/anat, found in sub-02/func",
     "sub-02/anat/orig/sub-02_T1w.nii.gz": "expected in the folder sub-02/anat",
+    "sub-02/ses-1.5/anat/sub-02_ses-1.5_T1w.nii.gz": NAME,
+    "sub-02/anat/1.2.840.113619/sub-02_T1w.nii.gz": "expected in the folder sub-02/anat, found in",
+    "sub-02/anat/1.2.840.113619/1.2.840.1.dcm": "a DICOM file in sub-02/anat/1.2.840.113619",
     "sub-02/session1/anat/sub-02_T1w.nii.gz": "expected in the folder sub-02/anat",
     "sub-02/ses-1/ses-2/anat/sub-02_ses-1_T1w.nii.gz": "expected in the folder sub-02/ses-1/anat",
     "sub-02/T1w/sub-02_T1w.nii.gz": "expected in the folder sub-02/anat",
@@ -85,6 +88,16 @@ ODD = {
     "sub-02/anat/sub-02_T1w.tar.gz": "packed",
     "sub-02/anat/dicom.zip": "packed",
     "sub-02/T1.7z": "packed",
+    "sub-02/anat/sub-02_T1w.nii.gz.bak": "expected .nii.gz or .nii, got '.nii.gz.bak'; rename it",
+    "sub-02/anat/sub-02_T1w.nii.gz_old": "expected .nii.gz or .nii, got '.nii.gz_old'",
+    "sub-02/anat/sub-02_T1w.nii.gz.dvc": "expected .nii.gz or .nii, got '.nii.gz.dvc'",
+    "sub-02/anat/sub-02_T1w.nii.gz.1": "expected .nii.gz or .nii, got '.nii.gz.1'",
+    "sub-02/anat/sub-02_T1w.nii_.gz": "expected .nii.gz or .nii, got '.nii_.gz'",
+    "sub-02/anat/sub-02_t1w.gz": "expected .nii.gz or .nii, got '.gz'",
+    "sub-02/anat/sub-02_T1w.niigz": "expected .nii.gz or .nii, got '.niigz'",
+    "sub-02/anat/sub-02_T2w.gipl": "expected .nii.gz or .nii, got '.gipl'",
+    "sub-02/anat/sub-02_T1w": "expected .nii.gz or .nii, got no extension",
+    "sub-02/anat": "expected a folder of images, got a file",
     "sub-02/anat/sub-02_T1w.nii.gz.gz": "expected .nii.gz or .nii, got .nii.gz.gz; convert it",
     # other contrasts
     "sub-02/anat/sub-02_UNIT1.nii.gz": ON_DEMAND.format("UNIT1"),
@@ -122,6 +135,9 @@ def test_what_looks_like_an_image_is_told(odd, bids_skeleton, caplog):
         "sub-01/func/sub-01_task-rest_bold.nii.gz", "sub-01/func/sub-01_acq-T1_task-x_bold.nii.gz",
         "sub-01/fmap/sub-01_magnitude1.nii.gz", "sub-01/dwi/sub-01_dwi.nii.gz",
         "sub-01/meg/sub-01_task-x_meg.ds/sub-01_T1w.nii.gz", "sub-01/sub-01_scans.tsv",
+        "sub-01/anat/sub-01_T1w.nii.gz.bak", "sub-01/anat/sub-01_T2w.nii.gz.md5", "sub-01/anat/sub-01_T2w.png",
+        "sub-01/anat/sub-01_T2w.nii.gz.json", "sub-01/anat/sub-01_T2w_notes", "sub-01/anat/sub-01_T2wx",
+        "sub-01/func/sub-01_T1w.txt", "sub-01/anat/sub-01_T2w_qc.json",
         "sub-01/anat/notes.txt", "participants.tsv", "phenotype/T1w.json", "freesurfer/sub-01/mri/T1.mgz",
         "task/sub-01_bold.nii.gz",
         "sub-01/func.zip", "code.zip", "sub-01/func/sub-01_task-x_bold.tar.gz", "sub-01/mri/T1/notes.txt", "README",
@@ -173,6 +189,24 @@ def test_links_that_lead_nowhere(link, bids_skeleton):
     assert "datalad get" in found[link]
 
 
+@pytest.mark.parametrize("link", ["sub-02/anat", "sub-02/ses-1"])
+def test_links_to_folders_elsewhere_are_looked_into(link, bids_skeleton, tmp_path):
+    inner = "anat/" if link.endswith("1") else ""
+    root = bids_skeleton({GOOD: None, "sub-02/notes.txt": ""})
+    store = tmp_path / "store" / inner
+    store.mkdir(parents=True)
+    (store / "sub-02_t1w.nii.gz").touch()
+    (root / link).symlink_to(tmp_path / "store")
+    assert list(told(root)) == [f"{link}/{inner}sub-02_t1w.nii.gz"]
+
+
+def test_links_to_a_folder_above_are_not_walked(bids_skeleton):
+    root = bids_skeleton({GOOD: None, "sub-02/sub-02_T1w.nii.gz": None})
+    (root / "sub-02/ses-1").symlink_to("..")
+    (root / "sub-02/ses-2").symlink_to(".")
+    assert list(told(root)) == ["sub-02/sub-02_T1w.nii.gz"]
+
+
 def test_dicom_is_told_once_a_folder_and_known_by_its_bytes(bids_skeleton):
     series = {f"sub-02/anat/t1/{n:04d}": b"\0" * 128 + b"DICM" for n in range(20)}
     root = bids_skeleton({GOOD: None, **series, "sub-02/anat/README": ""})
@@ -184,10 +218,15 @@ def test_dicom_is_told_once_a_folder_and_known_by_its_bytes(bids_skeleton):
 def test_names_that_cannot_be_printed_can_be_written(bids_skeleton):
     root = bids_skeleton({GOOD: None})
     folder = os.fsencode(root) + b"/sub-01"
-    for name in (b"sub-01_acq-\x1b[31m_T1w.nii.gz", b"sub-01_acq-\xff_T1w.NII"):
+    names = (
+        b"sub-01_acq-\x1b[31m_T1w.nii.gz",
+        b"sub-01_acq-\xff_T1w.NII",
+        b"anat/sub-01_T2w.nii.gz\r",  # by a script that was written in Windows
+    )
+    for name in names:
         os.close(os.open(folder + b"/" + name, os.O_CREAT))
     found = told(root)
-    assert len(found) == 2
+    assert len(found) == len(names)
     assert all((name + reason).isprintable() for name, reason in found.items())
     assert "".join(found).encode("utf-8")
 

@@ -161,6 +161,32 @@ def test_localizers_small_coverage_and_rows_of_scans_are_left_out_with_reasons(
     assert not any(item.asked_for for item in not_taken)
 
 
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [
+        ("acq-scout_T1w", []),
+        ("T1w", ["--least-coverage", "100"]),
+        ("T1w", ["--scans-filter", "QU_motion<=2"]),
+    ],
+)
+def test_a_participant_asked_for_all_of_whose_images_are_left_out(
+    name, flags, bids_skeleton, make_image, tmp_path
+):
+    bids = bids_skeleton(
+        {
+            "participants.tsv": [{"participant_id": "sub-01", "age_months": 12}],
+            "sub-01/sub-01_scans.tsv": [{"filename": "anat/sub-01_T1w.nii.gz", "QU_motion": 1}],
+            "sub-01/anat/sub-01_T1w.nii.gz": make_image("LPS", (30, 30, 30), spacing=(5, 5, 5)),
+            f"sub-02/anat/sub-02_{name}.nii.gz": None,
+        }
+    )
+    given = [str(bids), str(tmp_path / "out"), "participant", *flags]
+    for labels, told in (([], []), (["--participant-label", "01", "02"], ["sub-02"])):
+        planned, not_taken = planning.survey(parse([*given, *labels]))
+        assert [image.name for image in planned] == ["sub-01_T1w"]
+        assert [item.name for item in not_taken if item.asked_for] == told
+
+
 def test_a_template_for_the_histogram_is_in_the_plan_with_a_warning(
     bids_skeleton, tmp_path, monkeypatch
 ):
