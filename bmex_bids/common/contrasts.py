@@ -41,7 +41,7 @@ CONTRASTS: Mapping[str, Contrast] = {
         Contrast("UNIT1", "MP2RAGE UNI", -1, default=False, like="T1w", ratio=True),
     )
 }
-#: template units, of a brain whose contrast has no reference
+#: template units: mean of a brain whose contrast has no reference, and of what networks over slices get
 MEAN = 400.0
 SUFFIXES = tuple(CONTRASTS)
 DEFAULT = tuple(name for name, contrast in CONTRASTS.items() if contrast.default)

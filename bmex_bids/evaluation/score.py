@@ -18,6 +18,7 @@ import numpy as np
 import scipy.ndimage
 from numpy.typing import NDArray
 
+from bmex_bids.common.contrasts import MEAN
 from bmex_bids.common.noise import noise_sigma, robust_deviation
 from bmex_bids.degrade.cells import CELLS
 from bmex_bids.evaluation import torchio_cells
@@ -38,7 +39,6 @@ from bmex_bids.network.inference.score import (
     removed_by,
     score,
 )
-from bmex_bids.network.models.score import MEAN
 from bmex_bids.network.weights.registry import WeightRecord
 from bmex_bids.refocus.refocus import refocus
 from bmex_bids.refocus.thick import find_thick_slices

@@ -20,7 +20,7 @@ from nipype.interfaces.base import (
 )
 from numpy.typing import NDArray
 
-from bmex_bids.common.contrasts import SUFFIXES
+from bmex_bids.common.contrasts import MEAN, SUFFIXES
 from bmex_bids.common.tissues import TISSUES
 from bmex_bids.imaging.intensity import HistogramMatch
 from bmex_bids.imaging.likeness import TOWARDS, describe_turn
@@ -53,7 +53,6 @@ from bmex_bids.network.inference.score import (
     rms_of,
     score,
 )
-from bmex_bids.network.models.score import MEAN
 
 #: what a sidecar says of the image's quality, besides the tissues' volumes; the figures of the
 #: mask are under its key ``Mask``

@@ -17,14 +17,12 @@ from typing import Any
 
 from bmex_bids.common.replacing import put_in_place
 from bmex_bids.exceptions import OutputError
-from bmex_bids.outputs.lock import is_alive, machine
+from bmex_bids.outputs.lock import ABANDONED_S, is_alive, machine
 
 #: bytes of a file name that most file systems take, and of it what a temporary name adds
 LONGEST_NAME, ADDED = 255, 40
 #: a temporary file tells whose it is: machine and process
 TEMPORARY = re.compile(r"\..+\.(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-\w+")
-#: one of another machine is nobody's after so long
-ABANDONED_S = 86400.0
 
 
 def write_whole(target: Path, fill: Callable[[Path], object]) -> Path:

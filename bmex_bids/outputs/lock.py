@@ -21,7 +21,7 @@ from bmex_bids.exceptions import OutputError
 #: a lock that stays the same for so long is nobody's any more; files are written in seconds
 PATIENCE_S = 120.0
 POLL_S = 0.05
-#: for so long a claim of another machine is taken for one of a living process
+#: for so long a claim or a temporary file of another machine is taken for one of a living process
 ABANDONED_S = 24 * 3600.0
 #: others may take it and give it back meanwhile
 CLAIM_TRIES = 20

@@ -19,13 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bmex_bids.common.boxes import bounding_box
+from bmex_bids.common.contrasts import MEAN
 from bmex_bids.common.replacing import put_in_place
 from bmex_bids.imaging.intensity import TOP, n4, rescale_robust
 from bmex_bids.imaging.mask import clean_mask, hysteresis_mask
 from bmex_bids.imaging.orientation import conform, load_image, voxel_sizes
 from bmex_bids.imaging.resampling import resample_to_spacing
 from bmex_bids.network.inference.stripper import brain_probability
-from bmex_bids.network.models.slices import MEAN
 from bmex_bids.network.weights.registry import bundled
 from bmex_bids.training.images import (
     REAL_IMAGES,

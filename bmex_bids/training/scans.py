@@ -18,11 +18,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from bmex_bids.common.boxes import bounding_box
+from bmex_bids.common.contrasts import MEAN
 from bmex_bids.degrade.checks import Step
 from bmex_bids.degrade.intensity import smooth_field
 from bmex_bids.degrade.recipe import Recipe
 from bmex_bids.degrade.steps import FASTEST, SLOWEST, direction, usual_frequency
-from bmex_bids.network.models.slices import MEAN
 from bmex_bids.training.images import CleanImage
 from bmex_bids.training.patients import LESION, Patients, with_lesions
 from bmex_bids.training.surroundings import ROOM, surround

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from bmex_bids.common.contrasts import MEAN
 from bmex_bids.network.inference.score import (
     SLICES,
     Estimate,
@@ -20,7 +21,7 @@ from bmex_bids.network.inference.score import (
     rms_of,
     score,
 )
-from bmex_bids.network.models.score import MEAN, STATISTICS, ScoreNet, build, statistics
+from bmex_bids.network.models.score import STATISTICS, ScoreNet, build, statistics
 
 
 @pytest.fixture(scope="module")

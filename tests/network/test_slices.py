@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import torch
 
+from bmex_bids.common.contrasts import MEAN
 from bmex_bids.exceptions import MemoryLimitError
 from bmex_bids.network.inference import predict
 from bmex_bids.network.inference.predict import classify, enhance
@@ -10,7 +11,6 @@ from bmex_bids.network.inference.slices import FEW_PLANES, PLANES, run_slices
 from bmex_bids.network.models.slices import (
     CORRECTION_UNIT,
     DETAIL_UNIT,
-    MEAN,
     MEAN_UNIT,
     NEIGHBOURS,
     OUTPUTS,

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bmex_bids.common.contrasts import MEAN
 from bmex_bids.common.scoring import LEVELS
-from bmex_bids.network.models.score import MEAN, QUANTITIES, ScoreNet, statistics
+from bmex_bids.network.models.score import QUANTITIES, ScoreNet, statistics
 from bmex_bids.network.weights.checkpoints import load_network_as
 from bmex_bids.network.weights.registry import WeightRecord
 

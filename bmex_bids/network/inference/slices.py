@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bmex_bids.common.contrasts import MEAN
 from bmex_bids.network.models.slices import (
     CORRECTION_UNIT,
     FIRST_SCORE,
-    MEAN,
     MULTIPLE,
     NEIGHBOURS,
     TISSUES,

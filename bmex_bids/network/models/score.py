@@ -14,10 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bmex_bids.common.contrasts import MEAN
 from bmex_bids.network.models.shapes import State, channels
 
-#: brain mean that an image is scaled to before it goes in
-MEAN = 400.0
 #: quantities, in the order of the answer: severity, logarithm of noise and of resolution
 QUANTITIES = ("motion", "noise", "resolution")
 #: what an untrained network answers: means, log variances

@@ -17,14 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bmex_bids.common.contrasts import MEAN
 from bmex_bids.network.models.shapes import State, channels
 
 #: neighbouring slices that go in; the result is for the middle one
 NEIGHBOURS = 5
 #: voxels: edge of the box of the local mean
 LOCAL = 7
-#: brain mean that an image is scaled to before it goes in
-MEAN = 400.0
 #: units of the local mean, of the detail and of the correction
 MEAN_UNIT, DETAIL_UNIT, CORRECTION_UNIT = 200.0, 40.0, 30.0
 #: the log variance is that of an error in this unit
