@@ -133,7 +133,7 @@ def _work(options: argparse.Namespace) -> int:
     from bmex_bids.evaluation.benchmark import run
     from bmex_bids.evaluation.figures import write_figures
     from bmex_bids.evaluation.subjects import SUBJECTS
-    from bmex_bids.evaluation.summary import markdown, replaced, short_table
+    from bmex_bids.evaluation.summary import markdown, page_tables, replaced
     from bmex_bids.network.weights.registry import select, unregistered
     from bmex_bids.outputs.files import write_text
 
@@ -150,7 +150,7 @@ def _work(options: argparse.Namespace) -> int:
     written = [write_text(options.out / "benchmark.md", text)]
     written += write_figures(rows, options.out, settings.images)
     if options.page is not None:
-        page = replaced(options.page.read_text(encoding="utf-8"), short_table(rows))
+        page = replaced(options.page.read_text(encoding="utf-8"), page_tables(rows))
         written.append(write_text(options.page, page))
     print(f"\n{text}", *written, sep="\n")
     return 0

@@ -93,9 +93,11 @@ def markdown(rows: Sequence[Row], weights: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def short_table(rows: Sequence[Row]) -> str:
-    """The table of the README: by damage, without intervals."""
-    return by_cell(Table(rows), intervals=False)
+def page_tables(rows: Sequence[Row]) -> str:
+    """The tables of the documentation: by damage, without intervals, and each image's error."""
+    table = Table(rows)
+    parts = by_cell(table, intervals=False), tissues(table), each_image(table)
+    return "\n\n".join(parts)
 
 
 def replaced(page: str, text: str, name: str = "benchmark") -> str:

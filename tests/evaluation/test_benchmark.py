@@ -131,7 +131,7 @@ def test_the_command_writes_tables_and_pictures_and_computes_nothing_twice(
 
     monkeypatch.setattr(registry, "select", lambda kind, **_: getattr(settings.networks, kind))
     page = settings.data / "README.md"
-    page.write_text("a\n<!-- benchmark: begin -->\nold\n<!-- benchmark: end -->\nb\n")
+    page.write_text("a\n<!-- benchmark: begin -->\nstale\n<!-- benchmark: end -->\nb\n")
     words = [
         "benchmark", "--data", settings.data, "--out", settings.out, "--images", "one",
         "--cells", "clean; noise 2.5%", "--page", page, "--device", "cpu",
@@ -143,7 +143,9 @@ def test_the_command_writes_tables_and_pictures_and_computes_nothing_twice(
     assert "| noise 2.5% (1) |" in text
     assert (settings.out / "picture_one.png").stat().st_size > 5000
     assert "noise 2.5% (1)" in page.read_text()
-    assert "old" not in page.read_text()
+    assert "| one |" in page.read_text()
+    assert "Bold: worse" in page.read_text()
+    assert "stale" not in page.read_text()
     assert evaluate.main([str(word) for word in words]) == 0
     assert "0 to compute" in capsys.readouterr().out
 
