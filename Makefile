@@ -70,7 +70,7 @@ benchmark: $(READY) ## judge the weights on everything (hours; BENCHMARK_DIR=DIR
 	$(BIN)/bmex-evaluate benchmark --data $(DATA) --out $(BENCHMARK_DIR)
 
 test-slurm: $(READY) ## run the tests that need a SLURM (sbatch) on this machine
-	$(BIN)/python -m pytest -m slow tests/app/test_slurm.py tests/workflows/test_batch_plugins.py
+	$(BIN)/python -m pytest -m slow tests/app/test_slurm.py tests/running/test_batch_plugins.py
 
 docs: $(READY) ## build the pages as a site in build/site; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir build/site

@@ -93,3 +93,11 @@ def test_files_of_the_code_that_a_page_names_exist(page: Path) -> None:
     names = [name for name in named if "/" in name and not name.endswith("NAME.py")]
     bases = (ROOT, ROOT / "bmex_bids", ROOT / "docs")
     assert [name for name in names if not any((base / name).exists() for base in bases)] == []
+
+
+@pytest.mark.parametrize("name", ["Makefile", "CONTRIBUTING.md", "setup.cfg", "pyproject.toml"])
+def test_tests_and_folders_that_a_build_file_names_exist(name: str) -> None:
+    """A test moved to another folder; its target of make named the old one."""
+    text = (ROOT / name).read_text("utf-8")
+    named = re.findall(r"(?<![\w/.])(?:tests|docs|containers|boilerplate)/[\w./-]*\w", text)
+    assert [path for path in named if not (ROOT / path).exists()] == []
