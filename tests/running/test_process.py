@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from bmex_bids.cli.parser import parse
+from bmex_bids.config import ENTRIES
 from bmex_bids.running import process
 from bmex_bids.workflows import base
 from bmex_bids.workflows.request import Machine, Networks, Target
@@ -16,7 +17,7 @@ FLAGS = (
     "--precision", "float32", "--geometry", "reference", "--no-mirroring", "--low-mem",
     "--mem-mb", "3072", "--omp-nthreads", "2", "--output-res", "0p8", "--qc-only",
     "--skull-strip", "skip", "--max-change", "5", "--reorient", "--segment", "rois",
-    "--motion-correction", "off",
+    "--motion-correction", "off", "--uncertainty", "off",
 )  # fmt: skip
 
 
@@ -52,11 +53,17 @@ def test_every_flag_reaches_the_workflow(asked, tmp_path):
         ),
         Target(
             tmp_path / "bids", tmp_path / "out", output_res=("0p8",), qc_only=True,
-            segment="rois", fingerprint={"a": "b"},
+            uncertainty="off", segment="rois", fingerprint={"a": "b"},
         ),
         Machine("cuda:1", use_gpu=True, low_mem=True, memory_limit_gb=3.0, omp_nthreads=2),
     )  # fmt: skip
     assert named == {"skull_strip": "skip", "reorient": True, "motion_correction": "off"}
+
+
+def test_every_flag_of_the_processing_is_among_those_that_reach_it():
+    """``--uncertainty`` was not: lost on its way, it left every test green."""
+    results_depend_on = {entry.setting.flag for entry in ENTRIES if entry.setting.fingerprint}
+    assert results_depend_on - set(FLAGS) == set()
 
 
 def test_a_processor_needs_no_place_on_the_gpu(asked):
