@@ -16,6 +16,27 @@ from nipype import logging as nipype_logging
 from bmex_bids.running import batch_plugins
 
 POLL_SECONDS = 0.2
+#: what a run rests on, whatever a ``nipype.cfg`` of the user's (home, or the folder that a run was
+#: started in) says
+FIXED = {
+    "logging": {"log_to_file": "false"},
+    "execution": {
+        "crashfile_format": "txt",
+        "remove_unnecessary_outputs": "false",
+        "remove_node_directories": "false",
+        "keep_inputs": "false",
+        "hash_method": "timestamp",
+        "local_hash_check": "true",
+        "use_relative_paths": "false",
+        "parameterize_dirs": "true",
+        "stop_on_first_rerun": "false",
+        "stop_on_unknown_version": "false",
+        "write_provenance": "false",
+        "create_report": "false",
+        "get_linked_libs": "false",
+        "check_version": "false",
+    },
+}
 
 
 def configure(
@@ -34,17 +55,14 @@ def configure(
     nipype_config._config._interpolation = Interpolation()
     nipype_config.update_config(
         {
-            "logging": dict.fromkeys(
+            "logging": FIXED["logging"]
+            | dict.fromkeys(
                 ("workflow_level", "interface_level", "utils_level"), level_name(verbosity)
             ),
-            "execution": {
+            "execution": FIXED["execution"]
+            | {
                 "crashdump_dir": str(crash_dir),
-                "crashfile_format": "txt",
                 "stop_on_first_crash": str(stop_on_first_crash).lower(),
-                "remove_unnecessary_outputs": "false",
-                "create_report": "false",
-                "get_linked_libs": "false",
-                "check_version": "false",
                 "job_finished_timeout": str(batch_plugins.RESULT_TIMEOUT_S),
                 "poll_sleep_duration": str(POLL_SECONDS),
             },

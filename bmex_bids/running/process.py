@@ -36,6 +36,8 @@ def surroundings(config: Config) -> Iterator[None]:
         "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": threads,
         "NO_ET": "1",
         "NIPYPE_NO_ET": "1",
+        # no settings of the user's for other pipelines: a log file that cannot be made ends the run
+        "NIPYPE_CONFIG_DIR": os.devnull,
         "MPLBACKEND": "Agg",
     }
     before = {name: os.environ.get(name) for name in wanted}

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -70,3 +73,40 @@ def test_a_processor_needs_no_place_on_the_gpu(asked):
     given, _ = asked("cpu")
     assert given[3].device == "cpu"
     assert not given[3].use_gpu
+
+
+SETTINGS = (
+    "remove_unnecessary_outputs", "remove_node_directories", "keep_inputs", "use_relative_paths",
+    "stop_on_first_rerun", "write_provenance", "create_report", "stop_on_first_crash",
+)  # fmt: skip
+IN_A_RUN = f"""
+import sys
+from pathlib import Path
+from bmex_bids.cli.parser import parse
+from bmex_bids.running import process
+with process.surroundings(parse([sys.argv[1], sys.argv[1] + "_out", "participant"])):
+    from bmex_bids.running import engine
+    from nipype import config
+    engine.configure(crash_dir=Path(sys.argv[1]))
+    print([config.get("execution", name) for name in {SETTINGS!r}])
+    print(config.get("execution", "crashfile_format"), config.get("logging", "log_to_file"))
+"""
+
+
+@pytest.mark.parametrize("place", ["home", "here"])
+def test_settings_for_nipype_of_the_users_do_not_count(place, tmp_path):
+    """A log file that could not be made ended the run in a traceback, when Nipype was loaded."""
+    home, here, bids = (tmp_path / name for name in ("home/.nipype", "here", "bids"))
+    for folder in (home, here, bids):
+        folder.mkdir(parents=True)
+    lines = ["[execution]", *(f"{name} = true" for name in SETTINGS), "crashfile_format = pklz"]
+    if place == "home":
+        lines += ["[logging]", "log_to_file = true", f"log_directory = {tmp_path}/absent"]
+    {"home": home, "here": here}[place].joinpath("nipype.cfg").write_text("\n".join(lines))
+    environment = {**os.environ, "HOME": str(home.parent)}
+    environment.pop("NIPYPE_CONFIG_DIR", None)
+    done = subprocess.run(
+        [sys.executable, "-c", IN_A_RUN, str(bids)],
+        env=environment, cwd=here, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.stdout.splitlines() == [str(["false"] * len(SETTINGS)), "txt false"], done.stderr
