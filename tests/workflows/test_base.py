@@ -13,6 +13,7 @@ from nipype.pipeline.engine.utils import generate_expanded_graph
 from bmex_bids.inputs.age import Age
 from bmex_bids.inputs.collect import SourceImage
 from bmex_bids.inputs.plan import PlannedImage
+from bmex_bids.inputs.templates import Grid, Template
 from bmex_bids.network.weights.registry import WeightRecord, bundled, bundled_of, select
 from bmex_bids.running.events import STEPS
 from bmex_bids.workflows import base
@@ -383,6 +384,42 @@ def test_tissues_of_published_weights_are_compared_by_the_bundled_network():
     found = yardstick(dataclasses.replace(RECORD, variant="bmex-pytorch"))
     assert found.variant == "bmex-compact"
     assert Path(found.path).is_file()
+
+
+def test_each_network_that_judges_or_helps_reaches_its_node(planned, build):
+    """Left out, the node goes on without it, and says so nowhere."""
+    published = dataclasses.replace(RECORD, variant="bmex-pytorch")
+    workflow = build(planned(), enhance=published)
+    network = workflow.get_node("enhance_wf.network")
+    assert network.inputs.yardstick == as_table(yardstick(published))
+    assert not isdefined(build(planned()).get_node("enhance_wf.network").inputs.yardstick)
+    for name in ("refocus", "before", "correct_brain"):
+        node = workflow.get_node(f"preprocess_wf.{name}")
+        assert node.inputs.within_weights == as_table(bundled_of("within")), name
+    refocus = workflow.get_node("preprocess_wf.refocus")
+    assert refocus.inputs.denoise_weights == as_table(bundled_of("denoise"))
+
+
+def test_the_gate_gets_contrast_and_age(planned, build):
+    unborn = Age(7.0, True, "30", "weeks", "participants.tsv", "age")
+    image = dataclasses.replace(planned(suffix="T2w"), age=unborn, age_group="fetal")
+    inputs = build(image).get_node("enhance_wf.quality").inputs
+    assert (inputs.contrast, inputs.fetal, inputs.age_months) == ("T2w", True, 7.0)
+    inputs = build(planned()).get_node("enhance_wf.quality").inputs
+    assert (inputs.contrast, inputs.fetal, inputs.age_months) == ("T1w", False, 30.0)
+
+
+def test_a_template_for_the_histogram_reaches_its_node(planned, build, tmp_path):
+    def template_of(image):
+        return build(image).get_node("preprocess_wf.match_histogram").inputs.template
+
+    files = [tmp_path / "template.nii.gz", tmp_path / "mask.nii.gz"]
+    for path in files:
+        path.touch()
+    template = Template("MNIInfant+2", "T1w", "https://archive", (Grid("1", *files),))
+    matched = dataclasses.replace(planned(), histogram=template)
+    assert template_of(matched) == [str(path) for path in files]
+    assert not template_of(planned())
 
 
 def test_a_network_of_their_own_finds_the_tissues_where_it_does_better(planned, build):
