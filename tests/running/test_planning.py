@@ -15,6 +15,7 @@ from bmex_bids.exceptions import UsageError, WeightsError
 from bmex_bids.inputs.age import Age
 from bmex_bids.inputs.collect import SourceImage
 from bmex_bids.inputs.plan import PlannedImage
+from bmex_bids.inputs.templates import Grid, Template
 from bmex_bids.network.weights import checkpoints, registry
 from bmex_bids.running import planning
 
@@ -105,6 +106,20 @@ def test_so_does_what_is_known_of_the_image(image, fingerprint):
         dataclasses.replace(image, image=dataclasses.replace(image.image, metadata={})),
     ):
         assert fingerprint(other)["Configuration"] != before["Configuration"]
+
+
+def test_so_does_the_template_of_the_histogram(image, fingerprint, tmp_path):
+    """And the name of the dataset that a mask is from."""
+    paths = [tmp_path / name for name in ("first.nii.gz", "second.nii.gz")]
+    for path in paths:
+        path.write_text(path.name)
+    known = [fingerprint(image)["Configuration"]]
+    for path in paths:
+        template = Template("MNIInfant", "T1w", "", (Grid("1", path),))
+        matched = dataclasses.replace(image, histogram=template)
+        known.append(fingerprint(matched)["Configuration"])
+    known.append(fingerprint(dataclasses.replace(image, mask_source="a: m"))["Configuration"])
+    assert len(set(known)) == 4
 
 
 def test_so_do_the_voxels_of_image_and_mask(image, fingerprint, tmp_path):
