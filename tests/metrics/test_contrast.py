@@ -113,7 +113,10 @@ def test_nor_does_what_is_added_to_a_phantom(head_phantom):
     assert fluid_contrast(1000 - bright, head.mask, spacing) > 0
 
 
-@pytest.mark.parametrize(("folder", "number", "contrast"), REAL)
+@pytest.mark.parametrize(
+    ("folder", "number", "contrast"),
+    [REAL[0], *(pytest.param(*case, marks=pytest.mark.slow) for case in REAL[1:])],
+)
 def test_where_clipping_turns_the_figure_it_may_be_clipping(shared_data, folder, number, contrast):
     """Whatever is clipped, the wrong contrast is never sure."""
     pattern = f"**/sub-*{number:02d}_*{contrast}.nii.gz"

@@ -224,7 +224,15 @@ def thick(image):
     return np.repeat(pairs, 2, axis=-1).astype(np.float32)
 
 
-@pytest.mark.parametrize("change", [np.copy, noisy, thick], ids=["still", "noisy", "thick"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        np.copy,
+        pytest.param(noisy, marks=pytest.mark.slow),
+        pytest.param(thick, marks=pytest.mark.slow),
+    ],
+    ids=["still", "noisy", "thick"],
+)
 def test_without_motion_the_image_comes_back_voxel_for_voxel(head, change):
     image = change(head.image)
     before = image.copy()
