@@ -32,11 +32,10 @@ from bmex_bids.network.inference.score import (
     RANGE,
     Score,
     after_change,
-    at_least,
+    before_change,
     change_between,
     level,
     of_slices,
-    removed_by,
     score,
 )
 from bmex_bids.network.weights.registry import WeightRecord
@@ -183,7 +182,7 @@ def _known(found: Score, head: Array, clean: CleanImage, record: WeightRecord) -
     if after is None:
         return found.motion.value
     change = change_between(head, still, clean.mask)
-    return at_least(found, removed_by(found, after, change)).motion.value
+    return before_change(found, after, change).motion.value
 
 
 def _cjv(image: Array, labels: NDArray[np.uint8]) -> float:

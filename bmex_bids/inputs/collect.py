@@ -15,7 +15,7 @@ from bmex_bids.common.names import BidsName
 from bmex_bids.exceptions import NoInputError, UsageError
 from bmex_bids.inputs.filters import Filters, check_filters, passes
 from bmex_bids.inputs.index import anatomical, index, kept_index
-from bmex_bids.inputs.not_taken import NotTaken, not_taken, without_prefix
+from bmex_bids.inputs.not_taken import NotTaken, not_taken, nothing_of, without_prefix
 from bmex_bids.inputs.on_disk import IMAGE_PLACE, images_on_disk, is_at_home
 from bmex_bids.inputs.sidecars import not_fetched, sidecar_metadata
 
@@ -219,14 +219,13 @@ def _brings_nothing(
     for label in sorted(set(participants) - {image.subject for image in chosen}):
         others = sum(image.subject == label for image in known)
         odd = [item for item in left if item.name.startswith((f"sub-{label}/", f"sub-{label}_"))]
-        reason = f"expected an image of sub-{label}, which was asked for, "
         if others:
-            reason += f"found {others}, not of the sessions, runs, contrasts or filters asked for"
+            found = f"found {others}, not of the sessions, runs, contrasts or filters asked for"
         elif odd:
-            reason += f"found none that can be taken ({odd[0].name}: {odd[0].reason})"
+            found = f"found none that can be taken ({odd[0].name}: {odd[0].reason})"
         else:
-            reason += f"found no {' or '.join(DEFAULT)} image in sub-{label}/[ses-*/]anat"
-        yield NotTaken(f"sub-{label}", reason, asked_for=True)
+            found = f"found no {' or '.join(DEFAULT)} image in sub-{label}/[ses-*/]anat"
+        yield nothing_of(label, found)
 
 
 def _passes(image: SourceImage, filters: Filters) -> bool:

@@ -37,6 +37,12 @@ class NotTaken:
     asked_for: bool = False
 
 
+def nothing_of(label: str, found: str) -> NotTaken:
+    """A participant that was asked for and brings nothing, and what was found instead."""
+    reason = f"expected an image of sub-{label}, which was asked for, {found}"
+    return NotTaken(f"sub-{label}", reason, asked_for=True)
+
+
 #: folders are walked to this depth below a participant's
 DEPTH = 4
 DICOM = re.compile(r"\.(dcm|ima)$", re.IGNORECASE)

@@ -57,22 +57,27 @@ def levels(image: SourceImage, bids_dir: Path, age_file: Path | None) -> Iterato
         yield _about(Path(age_file).absolute(), image, bids_dir, by_subject=True)
     yield [source for table in _scans_tables(image, bids_dir) for source in _scans(table, image)]
     if image.session:
-        table = bids_dir / f"sub-{image.subject}" / f"sub-{image.subject}_sessions.tsv"
-        yield _about(table, image, bids_dir, by_session=True)
-        # a sessions table for everybody at the top, with both columns
-        table = bids_dir / "sessions.tsv"
-        yield _about(table, image, bids_dir, by_subject=True, by_session=True)
+        for table, by_subject in _sessions_tables(image, bids_dir):
+            yield _about(table, image, bids_dir, by_subject=by_subject, by_session=True)
     yield _about(bids_dir / "participants.tsv", image, bids_dir, by_subject=True)
 
 
 def age_tables(image: SourceImage, bids_dir: Path) -> list[Path]:
     """The tables of the dataset that may hold an image's age, and their JSON files."""
-    subject_dir = bids_dir / f"sub-{image.subject}"
     tables = _scans_tables(image, bids_dir)
     if image.session:
-        tables += [subject_dir / f"sub-{image.subject}_sessions.tsv", bids_dir / "sessions.tsv"]
+        tables += [table for table, _ in _sessions_tables(image, bids_dir)]
     tables.append(bids_dir / "participants.tsv")
     return [path for table in tables for path in (table, table.with_suffix(".json"))]
+
+
+def _sessions_tables(image: SourceImage, bids_dir: Path) -> list[tuple[Path, bool]]:
+    """Tables of sessions, and whether they are everybody's, with a column for the participant."""
+    subject = f"sub-{image.subject}"
+    return [
+        (bids_dir / subject / f"{subject}_sessions.tsv", False),
+        (bids_dir / "sessions.tsv", True),
+    ]
 
 
 def other_tables(bids_dir: Path) -> list[str]:
@@ -86,16 +91,15 @@ def other_tables(bids_dir: Path) -> list[str]:
 
 def without_row(image: SourceImage, bids_dir: Path) -> list[str]:
     """Names of sessions tables that have ages of the participant, and none of an image's session."""
-    subject = f"sub-{image.subject}"
     found = []
-    for table in (bids_dir / subject / f"{subject}_sessions.tsv", bids_dir / "sessions.tsv"):
+    for table, by_subject in _sessions_tables(image, bids_dir):
         rows, _ = table_with_notes(table)
-        if table.parent == bids_dir:
-            rows = labelled(rows, SUBJECT_COLUMNS, bids_dir / subject, must=True)
-        if any(not is_missing(row[name]) for row in rows for name, _ in age_columns(row)):
-            by_subject = table.parent == bids_dir
-            if not _about(table, image, bids_dir, by_subject=by_subject, by_session=True):
-                found.append(table.name)
+        if by_subject:
+            rows = labelled(rows, SUBJECT_COLUMNS, bids_dir / f"sub-{image.subject}", must=True)
+        ages = (row[name] for row in rows for name, _ in age_columns(row))
+        about = _about(table, image, bids_dir, by_subject=by_subject, by_session=True)
+        if not about and not all(map(is_missing, ages)):
+            found.append(table.name)
     return found
 
 

@@ -112,7 +112,8 @@ class Enhance(Step):
     def work(self, folder: str) -> None:
         image = read(self.inputs.in_file)
         moved = isdefined(self.inputs.before) and self.inputs.before != self.inputs.in_file
-        came = data_of(read(self.inputs.before)) if moved else data_of(image)
+        given = data_of(image)
+        came = data_of(read(self.inputs.before)) if moved else given
         record = weight_record(self.inputs.weights)
         mask = data_of(read(self.inputs.mask, "uint8")) > 0
         where: dict[str, Any] = {
@@ -126,9 +127,8 @@ class Enhance(Step):
             where["memory_mb"] = self.inputs.memory_mb
         if isdefined(self.inputs.tile):
             where["tile"] = self.inputs.tile
-        made = enhance(data_of(image), mask, record, **where)
-        given = shared(made, data_of(image), record.share)
-        result = limited(calibrated(given, record.error_scale), came, self.inputs.max_change)
+        made = shared(enhance(given, mask, record, **where), given, record.share)
+        result = limited(calibrated(made, record.error_scale), came, self.inputs.max_change)
         finder = None
         if isdefined(self.inputs.tissue_weights):
             finder = weight_record(self.inputs.tissue_weights)
@@ -223,9 +223,13 @@ def shared(result: Enhancement, given: Any, share: float) -> Enhancement:
     """
     if share == 1:
         return result
-    image = given + np.float32(share) * (result.image - given)
-    image = np.where(result.probabilities[0] < 1, image, result.image)
-    return dataclasses.replace(result, image=image.astype(np.float32))
+    image = _in_brain(result, given + np.float32(share) * (result.image - given))
+    return dataclasses.replace(result, image=image)
+
+
+def _in_brain(result: Enhancement, image: Any) -> Any:
+    """An image where the network sees a brain, the enhanced one elsewhere; float32."""
+    return np.where(result.probabilities[0] < 1, image, result.image).astype(np.float32)
 
 
 def calibrated(result: Enhancement, factor: float) -> Enhancement:
@@ -247,9 +251,7 @@ def limited(result: Enhancement, before: Any, percent: float | None) -> Enhancem
     """
     if percent is None:
         return result
-    image = np.where(
-        result.probabilities[0] < 1, before + within(result.image - before, percent), result.image
-    ).astype(np.float32)
+    image = _in_brain(result, before + within(result.image - before, percent))
     deviation = result.deviation
     if deviation is not None:
         deviation = np.hypot(deviation, result.image - image)

@@ -47,9 +47,9 @@ from bmex_bids.network.inference.score import (
     Score,
     after_change,
     at_least,
+    before_change,
     change_between,
     of_slices,
-    removed_by,
     rms_of,
     score,
 )
@@ -213,8 +213,9 @@ def scores(inputs: Any) -> dict[str, Any]:
     chain = json.loads(Path(inputs.intensity_json).read_text())["match"]
     match = HistogramMatch.of(chain)
     inside = data_of(read(inputs.mask_res, "uint8")) > 0
-    spacing = float(np.mean(voxel_sizes(read(inputs.before).affine)))
-    first = match.invert(data_of(read(inputs.before)))
+    image = read(inputs.before)
+    spacing = float(np.mean(voxel_sizes(image.affine)))
+    first = match.invert(data_of(image))
 
     def scored(image: NDArray[np.float32]) -> Score | None:
         return score(image, inside, record, spacing_mm=spacing)
@@ -226,15 +227,15 @@ def scores(inputs: Any) -> dict[str, Any]:
             still = match.invert(data_of(read(inputs.refocused)))
             undone = scored(still)
             if undone is not None:
-                change = change_between(first, still, inside)
-                before = at_least(before, removed_by(before, undone, change))
-    last = data_of(read(inputs.after))
-    after = scored(match.invert(last))
+                before = before_change(before, undone, change_between(first, still, inside))
+    enhanced = data_of(read(inputs.after))
+    last = match.invert(enhanced)
+    after = scored(last)
     if before is not None and after is not None:
-        after = after_change(before, after, change_between(first, match.invert(last), inside))
+        after = after_change(before, after, change_between(first, last, inside))
         if isdefined(inputs.deviation):
             expected = data_of(read(inputs.deviation))[inside] * (
-                MEAN / float(last[inside].mean())
+                MEAN / float(enhanced[inside].mean())
             )
             error = float(np.sqrt((expected.astype(np.float64) ** 2).mean()))
             after = at_least(after, min(error, rms_of(before.motion.value)))

@@ -417,8 +417,8 @@ def _contrast(measures: Measures) -> tuple[Rule, ...]:
         f"{named}",
         low="fluid is darker than tissue, as in a T1w or FLAIR image: correct the image's name; "
         "if this rule fails, no tissue maps are written",
-        high="fluid is brighter than tissue, as in a T2w image: correct the image's name; where "
-        "this fails, no tissue maps are written",
+        high="fluid is brighter than tissue, as in a T2w image: correct the image's name; if "
+        "this rule fails, no tissue maps are written",
     )
     return (rule,)
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from bmex_bids.inputs.not_taken import NotTaken
+from bmex_bids.inputs.not_taken import NotTaken, nothing_of
 from bmex_bids.inputs.scans_filter import read_filter, refusal
 
 if TYPE_CHECKING:
@@ -45,11 +45,7 @@ def _brings_nothing(
     with_images = {image.subject for image in images} - {image.subject for image in kept}
     for label in sorted(with_images & set(participants)):
         first = next(item for item in left if item.name.startswith(f"sub-{label}/"))
-        reason = (
-            f"expected an image of sub-{label}, which was asked for, found none that is kept "
-            f"({first.name}: {first.reason})"
-        )
-        yield NotTaken(f"sub-{label}", reason, asked_for=True)
+        yield nothing_of(label, f"found none that is kept ({first.name}: {first.reason})")
 
 
 def _reason(image: SourceImage, config: Config, scans: ScansFilter | None) -> str:

@@ -165,6 +165,14 @@ def after_change(before: Score, after: Score, change: float) -> Score:
     return at_least(after, math.sqrt(max(left, 0.0)))
 
 
+def before_change(before: Score, after: Score, change: float) -> Score:
+    """The score of the image as it came: at least the motion that a known correction removed.
+
+    Parameters as for :func:`after_change`.
+    """
+    return at_least(before, removed_by(before, after, change))
+
+
 def removed_by(before: Score, after: Score, change: float) -> float:
     """The error by motion that a change removed, at most; parameters as for :func:`after_change`."""
     units = RANGE * MEAN / 100
